@@ -1,0 +1,64 @@
+"""Every error tftrain raises: one line that says what, where and what to do.
+
+Error
+├── ConfigError        a gin file, a binding or a flag               exit code 2
+├── InputError         the data: none, wrong shape, wrong labels     exit code 2
+├── TaskError          the model, the loss or the optimizer          exit code 2
+├── StrategyError      devices and distribution                      exit code 2
+├── RunDirectoryError  model_dir: unwritable, in use, another run's  exit code 2
+├── CheckpointError    none readable, or of another model            exit code 2
+├── NonFiniteError     the loss or a gradient became NaN or infinite exit code 1
+└── ExportError        the exported model could not be trusted       exit code 1
+"""
+
+
+class Error(Exception):
+  """The root of the tree; `exit_code` is what the command line returns."""
+
+  exit_code = 1
+
+
+class ConfigError(Error, ValueError):
+  exit_code = 2
+
+
+class InputError(Error, ValueError):
+  exit_code = 2
+
+
+class TaskError(Error, ValueError):
+  exit_code = 2
+
+
+class StrategyError(Error, ValueError):
+  exit_code = 2
+
+
+class RunDirectoryError(Error):
+  exit_code = 2
+
+
+class CheckpointError(Error):
+  exit_code = 2
+
+
+class NonFiniteError(Error):
+  """Raised at the exact step whose loss or gradient is not finite.
+
+  The weights are those before that step: the update was not applied.
+  """
+
+  def __init__(self, message: str, *, step: int):
+    super().__init__(message)
+    self.step = step
+
+
+class ExportError(Error):
+  pass
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+  """The first telling line of a long error text, for use inside ours."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  text = lines[0] if lines else type(error).__name__
+  return text if len(text) <= limit else text[: limit - 1] + '…'

@@ -1,0 +1,122 @@
+"""Evaluator: measures a Task on data; itself an Action."""
+
+from collections.abc import Sequence
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import actions as actions_lib
+from tftrain import errors
+from tftrain import inputs
+from tftrain import loops
+from tftrain import metrics
+from tftrain import reports
+from tftrain import tasks
+
+_ALL = tf.int64.max
+
+
+class Evaluator:
+  """Computes exact means over the whole of `data`, whatever its remainder.
+
+  As an Action it runs when called and passes its own Report, with the source
+  `eval/<name>`, to actions of its own. Training's metrics are left untouched.
+
+  Args:
+    task: The Task, shared with a Trainer.
+    data: Like a Trainer's; read once per evaluation, in order.
+    strategy: The Trainer's strategy; None means one device.
+    name: What this data is called.
+    actions: Who receives the Reports.
+    stop: A bool variable that ends an evaluation early, without a Report;
+      give `trainer.stop_variable`.
+  """
+
+  def __init__(
+    self,
+    task: tasks.Task,
+    data: Any,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    name: str = 'test',
+    actions: Sequence[reports.Action] = (),
+    stop: tf.Variable | None = None,
+  ):
+    self.name = name
+    self._task = task
+    self._strategy = strategy or tf.distribute.get_strategy()
+    self._pipeline = inputs.as_pipeline(data, training=False)
+    self._actions = tuple(actions)
+    self._feed = loops.Feed(self._pipeline, seed=0)
+    counters = loops.Counters.make()
+    self._counters = (
+      counters if stop is None else counters.with_stop(stop)
+    )
+    self._means = metrics.Means(self._build())
+    self._keras_metrics = metrics.KerasMetrics(task.metrics)
+    self._loop = loops.eval_loop(task, self._feed, self._counters, self._means)
+    self._previous_step = 0
+
+  def __call__(self, report: reports.Report) -> reports.Signal | None:
+    """Evaluates at a Trainer's Report; asks to stop if an Action does."""
+    begun = time.perf_counter()
+    scalars = self.evaluate()
+    if scalars is None:
+      return None
+    own = reports.Report(
+      source=f'eval/{self.name}',
+      step=report.step,
+      previous_step=self._previous_step,
+      start_step=report.start_step,
+      last_step=report.last_step,
+      scalars=scalars,
+      seconds=time.perf_counter() - begun,
+      timing={'seconds': time.perf_counter() - begun},
+    )
+    self._previous_step = report.step
+    return actions_lib.dispatch(self._actions, own)
+
+  def evaluate(self) -> dict[str, float] | None:
+    """Metric name -> exact mean; None if a stop came before the end."""
+    self._means.reset()
+    self._counters.step.assign(0)
+    batches = self._pipeline.num_steps
+    n = tf.constant(_ALL if batches is None else batches, tf.int64)
+    with self._strategy.scope():
+      training = self._keras_metrics.values()
+      self._keras_metrics.reset()
+      try:
+        self._run(n)
+        scalars = {**self._means.read(), **self._keras_metrics.read()}
+      finally:
+        self._keras_metrics.set_values(training)
+    return None if self._counters.stop.numpy() else scalars
+
+  def _run(self, n: tf.Tensor) -> None:
+    try:
+      self._loop(self._feed.iterator(0), n)
+    except tf.errors.OutOfRangeError:
+      pass  # the end of data whose length was not known; all of it is counted
+    except tf.errors.InvalidArgumentError as error:
+      raise errors.InputError(
+        f'evaluation {self.name!r}, batch {int(self._counters.step.numpy())}: '
+        f'the model or loss cannot take it: {errors.one_line(error)}'
+      ) from error
+
+  def _build(self) -> tuple[str, ...]:
+    """Runs one batch without effect, to find wrong data before step 1."""
+    batch = self._feed.first_batch()
+    try:
+      with self._strategy.scope():
+        if not self._task.is_built:
+          self._task.build(batch)
+        with self._task.untouched():
+          return tuple(self._task.eval_step(batch))
+    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+      if isinstance(error, errors.Error):
+        raise
+      raise errors.InputError(
+        f'evaluation {self.name!r}: the model or loss cannot take its data: '
+        f'{errors.one_line(error)}'
+      ) from error

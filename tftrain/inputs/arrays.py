@@ -1,0 +1,165 @@
+"""Arrays in memory, shuffled by index."""
+
+from collections.abc import Mapping
+import hashlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain.inputs import pipelines
+
+# Up to this size a batch is gathered inside the training graph: copying it
+# costs less than waking the input thread (measured: a 1.3x faster step for 32
+# rows of 64 floats). Above it, tf.data gathers ahead on another core.
+_IN_GRAPH_BYTES = 64 * 1024
+
+
+class Arrays(pipelines.Pipeline):
+  """Batches gathered from arrays that share their first dimension.
+
+  In training every epoch is one permutation of the examples, a function of
+  (seed, epoch) computed index by index, so that starting at step 1,000,000
+  costs nothing and no shuffle buffer exists. Batches run on over epoch ends:
+  each has `batch_size` rows, each example comes once per epoch. For evaluation
+  (`training=False`) the order is that of the arrays, the epoch is one, and the
+  last batch is as long as what is left.
+
+  >>> digits = Arrays((images, labels), batch_size=32)
+
+  Args:
+    arrays: An array or a nest (tuple, dict) of arrays, `[examples, ...]`.
+    batch_size: Rows of a global batch.
+    training: Whether to shuffle and repeat.
+    epochs: Epochs until the data ends; None repeats for ever in training.
+
+  Raises:
+    InputError: There are no examples, or the arrays disagree on their number.
+  """
+
+  def __init__(
+    self,
+    arrays: Any,
+    batch_size: int,
+    *,
+    training: bool = True,
+    epochs: int | None = None,
+  ):
+    arrays = tf.nest.map_structure(np.asarray, arrays)
+    leaves = tf.nest.flatten(arrays)
+    if not leaves or any(leaf.ndim == 0 for leaf in leaves):
+      raise errors.InputError('Arrays needs arrays of shape [examples, ...]')
+    lengths = [len(leaf) for leaf in leaves]
+    if len(set(lengths)) > 1:
+      raise errors.InputError(
+        f'the arrays have {", ".join(map(str, lengths))} rows; give each the '
+        'same number of examples'
+      )
+    if lengths[0] == 0:
+      raise errors.InputError(
+        'the arrays have 0 examples; check the path or filter they came from'
+      )
+    if batch_size < 1:
+      raise errors.InputError(f'batch_size must be at least 1: {batch_size}')
+    if any(leaf.dtype == object for leaf in leaves):
+      raise errors.InputError(
+        'an array has dtype object (rows of unequal length?); pad the rows or '
+        'convert it to a numeric or string dtype'
+      )
+    self._arrays = arrays
+    self._training = training
+    self.batch_size = batch_size
+    self.num_examples = lengths[0]
+    epochs = epochs if training else 1
+    self._total = None if epochs is None else epochs * self.num_examples
+    self.num_steps = (
+      None if self._total is None else -(-self._total // batch_size)
+    )
+    # One batch size for good where every batch is full: static shapes help.
+    full = self._total is None or self._total % batch_size == 0
+    self._rows = batch_size if full else None
+    self.element_spec = tf.nest.map_structure(
+      lambda leaf: tf.TensorSpec((self._rows, *leaf.shape[1:]), leaf.dtype),
+      arrays,
+    )
+    self._in_memory: Any = None
+
+  def batch(self, seed: int, step: tf.Tensor) -> Any:
+    row_bytes = sum(leaf[:1].nbytes for leaf in tf.nest.flatten(self._arrays))
+    if row_bytes * self.batch_size > _IN_GRAPH_BYTES:
+      return None
+    return self._gather(seed, step)
+
+  def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
+    stop = np.iinfo(np.int64).max if self.num_steps is None else self.num_steps
+    return (
+      tf.data.Dataset.range(start_step, stop)
+      .map(
+        lambda step: self._gather(seed, step),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+      )
+      .prefetch(2)
+    )
+
+  def label_range(self) -> tuple[int, int] | None:
+    if not isinstance(self._arrays, tuple) or len(self._arrays) < 2:
+      return None
+    labels = self._arrays[1]
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in 'iu':
+      return None
+    return int(labels.min()), int(labels.max())
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(self._arrays):
+      digest.update(f'{leaf.dtype} {leaf.shape}'.encode())
+      data = leaf.tolist() if leaf.dtype.kind in 'OSU' else leaf
+      digest.update(
+        repr(data).encode()
+        if isinstance(data, list)
+        else np.ascontiguousarray(data).tobytes()
+      )
+    return {
+      'kind': 'arrays',
+      'batch_size': self.batch_size,
+      'training': self._training,
+      'examples': self.num_examples,
+      'sha256': digest.hexdigest(),
+    }
+
+  def _gather(self, seed: int, step: tf.Tensor) -> Any:
+    if self._in_memory is None:
+      with tf.init_scope():
+        self._in_memory = tf.nest.map_structure(tf.constant, self._arrays)
+    index = self._indices(seed, step)  # [batch]
+    return tf.nest.map_structure(
+      lambda leaf: tf.gather(leaf, index), self._in_memory
+    )
+
+  def _indices(self, seed: int, step: tf.Tensor) -> tf.Tensor:
+    """Which examples make up the batch of `step`, int64 `[batch]`."""
+    begin = step * self.batch_size
+    if self._rows is None:
+      end = tf.minimum(begin + self.batch_size, self._total)
+      position = tf.range(begin, end)
+    else:
+      position = begin + tf.range(self._rows, dtype=tf.int64)
+    if not self._training:
+      return position
+    examples = tf.constant(self.num_examples, tf.int64)
+    epoch, offset = position // examples, position % examples
+    words = tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
+    keys = tf.concat(  # one key per epoch, [batch, 3]
+      [
+        tf.broadcast_to(words, [tf.size(position), 2]),
+        tf.cast(epoch, tf.int32)[:, None],
+      ],
+      axis=1,
+    )
+    # A pseudo-random permutation evaluated at single points (a Feistel
+    # cipher over the index, as tf.random.experimental.index_shuffle uses).
+    return tf.raw_ops.RandomIndexShuffle(
+      index=offset, seed=keys, max_index=examples - 1, rounds=4
+    )

@@ -1,0 +1,153 @@
+"""The compiled inner loops: many steps in one call of a tf.function."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import inputs
+from tftrain import metrics
+from tftrain import tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Counters:
+  """What a loop shares with its host.
+
+  Attributes:
+    step: int64, batches consumed.
+    updates: int64, weight changes.
+    stop: bool; set it, from any thread, and the loop ends before its next step.
+    waited: float64, seconds spent waiting for input.
+  """
+
+  step: tf.Variable
+  updates: tf.Variable
+  stop: tf.Variable
+  waited: tf.Variable
+
+  def with_stop(self, stop: tf.Variable) -> 'Counters':
+    """The same counters under somebody else's stop."""
+    return dataclasses.replace(self, stop=stop)
+
+  @classmethod
+  def make(cls) -> 'Counters':
+    with tf.device('CPU:0'):
+      return cls(
+        step=tf.Variable(0, dtype=tf.int64, trainable=False),
+        updates=tf.Variable(0, dtype=tf.int64, trainable=False),
+        stop=tf.Variable(False, trainable=False),
+        waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
+      )
+
+
+class Feed:
+  """Where a loop takes its batches from: an iterator, or the graph itself."""
+
+  def __init__(self, pipeline: inputs.Pipeline, seed: int):
+    self._pipeline = pipeline
+    self._seed = seed
+    with tf.device('CPU:0'):
+      first = pipeline.batch(seed, tf.constant(0, tf.int64))
+    self._in_graph = first is not None
+
+  def iterator(self, start_step: int) -> Any:
+    """What to give the loop so that it starts at `start_step`."""
+    if self._in_graph:
+      return None
+    with tf.device('CPU:0'):
+      return iter(self._pipeline.dataset(self._seed, start_step))
+
+  def take(self, iterator: Any, step: tf.Tensor) -> Any:
+    """The batch of `step`; raises OutOfRangeError at the end of the data."""
+    if self._in_graph:
+      with tf.device('CPU:0'):
+        return self._pipeline.batch(self._seed, step)
+    return next(iterator)
+
+  def first_batch(self) -> Any:
+    return self.take(self.iterator(0), tf.constant(0, tf.int64))
+
+
+class Loop:
+  """A compiled loop that refuses to create variables."""
+
+  def __init__(self, compiled: Any):
+    self.compiled = compiled
+
+  def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
+    with tf.variable_creator_scope(_refuse_variable):
+      return self.compiled(iterator, n)
+
+  def trace(self, iterator: Any, n: tf.Tensor) -> None:
+    """Compiles without running."""
+    with tf.variable_creator_scope(_refuse_variable):
+      self.compiled.get_concrete_function(iterator, n)
+
+
+def _refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
+  del next_creator
+  raise errors.TaskError(
+    f'a step created the variable {kwargs.get("name") or "?"}; create all '
+    'variables when the model is first called, or in the constructor'
+  )
+
+
+def train_loop(
+  task: tasks.Task, feed: Feed, counters: Counters, means: metrics.Means
+) -> Loop:
+  """Compiles `run(iterator, n)`, which takes up to `n` training steps.
+
+  It leaves early, at the exact step, when a stop is requested, when the data
+  ends (an OutOfRangeError; all state is that of the last whole step) and when
+  a loss or gradient is not finite.
+
+  Returns:
+    The function; it returns (finite, loss, gradient norm) of the last step.
+  """
+
+  @tf.function
+  def run(iterator: Any, n: tf.Tensor) -> Any:
+    task.refresh()
+    done = tf.constant(0, tf.int64)
+    finite, loss, norm = tf.constant(True), tf.zeros([]), tf.zeros([])
+    while (done < n) & finite & ~counters.stop.read_value():
+      batch = _timed_take(feed, iterator, counters)
+      step = task.train_step(batch)
+      finite, loss, norm = step.finite, step.loss, step.gradient_norm
+      counters.updates.assign_add(tf.cast(finite, tf.int64), read_value=False)
+      means.add(step.sums)
+      done += 1
+    return finite, loss, norm
+
+  return Loop(run)
+
+
+def eval_loop(
+  task: tasks.Task, feed: Feed, counters: Counters, means: metrics.Means
+) -> Loop:
+  """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
+
+  @tf.function
+  def run(iterator: Any, n: tf.Tensor) -> Any:
+    done = tf.constant(0, tf.int64)
+    while (done < n) & ~counters.stop.read_value():
+      batch = _timed_take(feed, iterator, counters)
+      means.add(task.eval_step(batch))
+      done += 1
+    return done
+
+  return Loop(run)
+
+
+def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:
+  """Takes a batch, counts it, and adds up how long it was waited for."""
+  begun = tf.timestamp()
+  with tf.control_dependencies([begun]):
+    batch = feed.take(iterator, counters.step.read_value())
+  # The edge from the batch keeps the count right when there is none.
+  with tf.control_dependencies(tf.nest.flatten(batch)):
+    counters.step.assign_add(1, read_value=False)
+    counters.waited.assign_add(tf.timestamp() - begun, read_value=False)
+  return batch

@@ -1,0 +1,105 @@
+"""Loss: per-example values that the library sums, and divides once."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tftrain import errors
+
+
+class Loss:
+  """What `Task.loss` returns.
+
+  The library adds up `values * weights` over replicas and micro-batches and
+  divides once by the sum of the weights. So one replica, many replicas and a
+  ragged last batch all give the same mean. The metrics are averaged the same
+  way, with the same weights.
+
+  Args:
+    values: The loss of each example, `[batch]`. A scalar is accepted and taken
+      for a mean over the batch: right only if all examples weigh the same.
+    weights: The weight of each example, `[batch]`; None means 1.
+    **metrics: Further values to average, each `[batch]` or a scalar mean.
+  """
+
+  def __init__(self, values: Any, weights: Any = None, **metrics: Any):
+    self.values = values
+    self.weights = weights
+    self.metrics = metrics
+
+
+class Sums(NamedTuple):
+  """A Loss added up over this replica's rows; all scalars are float32.
+
+  Attributes:
+    objective: Sum of the weighted losses and of the regularisation, which
+      carries the replica's weight so that it counts once after the division.
+    weight: Sum of the weights.
+    metrics: Sum of each metric's weighted values; `loss` is among them.
+  """
+
+  objective: tf.Tensor
+  weight: tf.Tensor
+  metrics: Mapping[str, tf.Tensor]
+
+
+def add_up(loss: Any, rows: tf.Tensor, regularization: Any = 0.0) -> Sums:
+  """Adds up what a Task returned for `rows` examples.
+
+  Raises:
+    TaskError: It is no Loss, or has values of the wrong rank.
+  """
+  if not isinstance(loss, Loss):
+    raise errors.TaskError(
+      f'loss() returned {type(loss).__name__}; return tftrain.Loss(values) '
+      'with values [batch]'
+    )
+  if 'loss' in loss.metrics:
+    raise errors.TaskError(
+      'loss() returned a metric called `loss`; that name is taken, rename it'
+    )
+  weights = None
+  weight = tf.cast(rows, tf.float32)
+  if loss.weights is not None:
+    weights = _per_example('weights', loss.weights)
+    if weights.shape.rank == 0:
+      raise errors.TaskError('Loss weights is a scalar; give one per example')
+    weight = tf.reduce_sum(weights)
+  data_loss = _weighted_sum('values', loss.values, weights, weight)
+  objective = data_loss + tf.cast(regularization, tf.float32) * weight
+  metrics = {'loss': objective}
+  for name, values in loss.metrics.items():
+    metrics[name] = _weighted_sum(name, values, weights, weight)
+  return Sums(objective, weight, metrics)
+
+
+def _weighted_sum(
+  name: str, values: Any, weights: tf.Tensor | None, weight: tf.Tensor
+) -> tf.Tensor:
+  values = _per_example(name, values)
+  if values.shape.rank == 0:
+    # A mean over no examples is NaN; it stands for nothing, so count nothing.
+    return tf.where(weight > 0, values, 0.0) * weight
+  if weights is None:
+    return tf.reduce_sum(values)
+  if (
+    values.shape.is_fully_defined()
+    and weights.shape.is_fully_defined()
+    and values.shape != weights.shape
+  ):
+    raise errors.TaskError(
+      f'Loss {name} has shape {values.shape} and weights {weights.shape}; both '
+      'must be [batch]'
+    )
+  return tf.reduce_sum(values * weights)
+
+
+def _per_example(name: str, values: Any) -> tf.Tensor:
+  values = tf.cast(values, tf.float32)
+  if values.shape.rank not in (0, 1):
+    raise errors.TaskError(
+      f'Loss {name} has shape {values.shape}; it must be [batch]: one number '
+      'per example (average or sum over the other dimensions)'
+    )
+  return values

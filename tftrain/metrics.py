@@ -1,0 +1,79 @@
+"""Exact means and Keras metrics: updated in the graph, read once per report."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+class Means:
+  """Running sums and weights of named values, in one float64 variable.
+
+  The order of additions is the order of steps wherever blocks of steps are
+  cut, so the means do not depend on `steps_per_loop`.
+  """
+
+  def __init__(self, names: Sequence[str]):
+    self.names = tuple(names)
+    self._totals = tf.Variable(
+      tf.zeros([2 * len(self.names)], tf.float64), trainable=False
+    )
+
+  def add(self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
+    """Adds name -> (weighted sum, sum of weights); traceable."""
+    pairs = [tensor for name in self.names for tensor in sums[name]]
+    self._totals.assign_add(
+      tf.cast(tf.stack(pairs), tf.float64), read_value=False
+    )
+
+  def read(self) -> dict[str, float]:
+    totals = self._totals.numpy()
+    return {
+      name: float(totals[2 * i] / totals[2 * i + 1])
+      for i, name in enumerate(self.names)
+      if totals[2 * i + 1] != 0
+    }
+
+  def reset(self) -> None:
+    self._totals.assign(tf.zeros_like(self._totals))
+
+  def read_state(self) -> tf.Tensor:
+    return self._totals.read_value()
+
+  def write_state(self, value: Any) -> None:
+    self._totals.assign(value)
+
+
+class KerasMetrics:
+  """The Keras metrics of a Task: AUC and others that are no plain mean.
+
+  They stay local to the replicas until they are read.
+  """
+
+  def __init__(self, metrics: Mapping[str, Any]):
+    self._metrics = dict(metrics)
+    self._compiled_read = tf.function(self._read)
+
+  def read(self) -> dict[str, float]:
+    if not self._metrics:
+      return {}
+    return {name: float(value) for name, value in self._compiled_read().items()}
+
+  def reset(self) -> None:
+    for metric in self._metrics.values():
+      metric.reset_state()
+
+  def values(self) -> list[Any]:
+    """The raw state, so that an evaluation can leave training's untouched."""
+    return [v.value.read_value() for v in self._variables()]
+
+  def set_values(self, values: Sequence[Any]) -> None:
+    for variable, value in zip(self._variables(), values, strict=True):
+      variable.value.assign(value)
+
+  def _read(self) -> dict[str, tf.Tensor]:
+    return {name: metric.result() for name, metric in self._metrics.items()}
+
+  def _variables(self) -> list[Any]:
+    return [v for metric in self._metrics.values() for v in metric.variables]

@@ -1,0 +1,86 @@
+"""Which devices a run uses: tf.distribute strategies by name."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import errors
+
+NAMES = ('auto', 'one_device', 'mirrored')
+
+
+def make_strategy(name: str = 'auto') -> tf.distribute.Strategy:
+  """Makes the strategy called `name`.
+
+  `one_device` is TensorFlow's default strategy. `mirrored` copies the model to
+  every local GPU, or to every logical CPU device where there is no GPU. `auto`
+  is `mirrored` where there are several GPUs, else `one_device`.
+
+  Raises:
+    StrategyError: There is no strategy of that name.
+  """
+  gpus = tf.config.list_logical_devices('GPU')
+  if name == 'auto':
+    name = 'mirrored' if len(gpus) > 1 else 'one_device'
+  if name == 'one_device':
+    return tf.distribute.get_strategy()
+  if name == 'mirrored':
+    devices = gpus or tf.config.list_logical_devices('CPU')
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+  raise errors.StrategyError(
+    f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
+  )
+
+
+def set_local_devices(count: int) -> None:
+  """Splits the CPU into `count` logical devices, to try replicas on a laptop.
+
+  Raises:
+    StrategyError: TensorFlow has started already; it can only be set before.
+  """
+  if count < 1:
+    raise errors.StrategyError(f'local_devices must be at least 1, got {count}')
+  cpu = tf.config.list_physical_devices('CPU')[0]
+  devices = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+  try:
+    tf.config.set_logical_device_configuration(cpu, devices)
+  except RuntimeError as error:
+    raise errors.StrategyError(
+      f'local_devices={count} comes too late: TensorFlow has started; set it '
+      'before anything else of TensorFlow is used'
+    ) from error
+
+
+def replica_slice(batch: Any) -> Any:
+  """This replica's rows of a global batch, inside `strategy.run`.
+
+  Rows are dealt in order and as evenly as they go, so one host iterator feeds
+  all replicas and every row of a ragged last batch is used exactly once.
+  """
+  context = tf.distribute.get_replica_context()
+  replicas = context.num_replicas_in_sync
+  if replicas == 1:
+    return batch
+  rows = batch_size(batch)
+  replica = context.replica_id_in_sync_group
+  share, extra = rows // replicas, rows % replicas
+  begin = replica * share + tf.minimum(replica, extra)
+  end = begin + share + tf.cast(replica < extra, tf.int32)
+  return tf.nest.map_structure(lambda leaf: leaf[begin:end], batch)
+
+
+def batch_size(batch: Any) -> tf.Tensor:
+  """Rows of a batch: the first dimension of its first leaf, an int32 scalar."""
+  return tf.shape(tf.nest.flatten(batch)[0])[0]
+
+
+def check_divides(global_batch_size: int, strategy: tf.distribute.Strategy):
+  """Raises InputError unless every replica gets the same number of rows."""
+  replicas = strategy.num_replicas_in_sync
+  if global_batch_size % replicas:
+    lower = global_batch_size // replicas * replicas
+    choices = [str(size) for size in (lower, lower + replicas) if size]
+    raise errors.InputError(
+      f'batch_size {global_batch_size} does not divide by {replicas} replicas; '
+      f'use {" or ".join(choices)}'
+    )

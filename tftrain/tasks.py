@@ -1,0 +1,391 @@
+"""Task: what is learned. A model, an optimizer, and a loss."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tftrain import buckets
+from tftrain import errors
+from tftrain import losses
+from tftrain import strategies
+from tftrain import updates
+from tftrain import variables as variables_lib
+
+
+class Task:
+  """Subclass it and write `loss`; override `train_step` for more.
+
+  Make it inside `strategy.scope()`: its variables live where they are made.
+  Every model, optimizer and Keras metric that is an attribute of the Task is
+  found, trained, saved and restored. Attributes that start with `_` are not.
+
+  >>> class Regression(Task):
+  ...   def loss(self, batch, training):
+  ...     x, y = batch
+  ...     error = self.model(x, training=training)[:, 0] - y  # [batch]
+  ...     return Loss(error**2, absolute_error=tf.abs(error))
+
+  Args:
+    model: A Keras model or layer, or a `tf.Module` that can be called.
+    optimizer: A Keras optimizer, not built yet.
+  """
+
+  def __init__(self, model: Any = None, optimizer: Any = None):
+    self.model = model
+    self.optimizer = optimizer
+    self._updates: dict[int, updates.Update] = {}
+    self._recorder: _Recorder | None = None
+    self._owned: variables_lib.Owned | None = None
+
+  def loss(self, batch: Any, training: bool) -> losses.Loss:
+    """The loss of each example of a batch, `[batch]`, as a `Loss`."""
+    raise errors.TaskError(
+      f'{type(self).__name__} has no loss(batch, training); write one that '
+      'returns tftrain.Loss(values), or override train_step'
+    )
+
+  def train_step(self, batch: Any) -> updates.Step:
+    """Trains on one global batch; the escape hatch for GANs and the like.
+
+    It runs compiled, once for all replicas. Call `minimize` as often as
+    needed and return the `Step` of the last call.
+    """
+    return self.minimize(self.loss, batch)
+
+  def minimize(
+    self,
+    loss: Callable[..., losses.Loss],
+    batch: Any,
+    variables: Sequence[Any] | None = None,
+    optimizer: Any = None,
+  ) -> updates.Step:
+    """Moves `variables` one step down the gradient of `loss`.
+
+    Args:
+      loss: `loss(batch, training)` that returns a `Loss`; it sees one
+        replica's rows.
+      batch: The global batch.
+      variables: What to train; None means every trainable variable.
+      optimizer: Which optimizer; None means `self.optimizer`.
+    """
+    optimizer = self.optimizer if optimizer is None else optimizer
+    if variables is None:
+      variables = list(variables_lib.owned_by(self).trainable.values())
+    if self._recorder is not None:
+      return self._recorder.record(loss, batch, variables, optimizer)
+    update = self._updates[id(optimizer)]
+    connected = {id(variable) for variable in update.trained.values()}
+    trained = [v for v in variables if id(v) in connected]
+    return updates.minimize(
+      update, loss, batch, trained, self._regularization
+    )
+
+  def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
+    """Metric name -> (weighted sum, sum of weights) over a global batch."""
+
+    def add_up(batch: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+      rows = strategies.replica_slice(batch)
+      result = self.loss(rows, training=False)
+      sums = losses.add_up(
+        result, strategies.batch_size(rows), self._regularization()
+      )
+      return sums.weight, dict(sums.metrics)
+
+    weight, sums = _sum_over_replicas(add_up, batch)
+    return {name: (value, weight) for name, value in sums.items()}
+
+  def serve(self, features: Any) -> Any:
+    """What an exported model computes; override to add a softmax, say."""
+    return self.model(features, training=False)
+
+  @property
+  def metrics(self) -> dict[str, Any]:
+    """Keras metrics among the attributes, by the name they report under."""
+    owned = self._owned or variables_lib.owned_by(self)
+    return {metric.name: metric for metric in owned.metrics.values()}
+
+  @property
+  def optimizers(self) -> dict[str, Any]:
+    return dict(variables_lib.owned_by(self).optimizers)
+
+  def build(self, batch: Any) -> tuple[str, ...]:
+    """Creates and checks everything that depends on data; called once.
+
+    Runs the loss on one real batch, eagerly and without effect: lazily built
+    layers get their variables, a wrong shape or label shows with a Python
+    stack, the variables that no gradient reaches become known. Then optimizers
+    are built, and later new variables are refused.
+
+    Returns:
+      The names of what `train_step` reports.
+
+    Raises:
+      TaskError: No optimizer, nothing to train, or variables that were created
+        outside the strategy's scope.
+    """
+    strategy = tf.distribute.get_strategy()
+    with strategy.scope():
+      recorder = _Recorder(self)
+      step = recorder.run(batch)
+      self._owned = owned = variables_lib.owned_by(self)
+      for name, variable in owned.variables.items():
+        if not strategy.extended.variable_created_in_scope(
+          buckets.raw(variable)
+        ):
+          raise errors.TaskError(
+            f'variable {name} was created outside the strategy; build the '
+            'model inside `with strategy.scope():` (or pass Experiment a '
+            'function that builds it)'
+          )
+      self._updates = recorder.make_updates(owned)
+    return tuple(step.sums)
+
+  @property
+  def is_built(self) -> bool:
+    return self._owned is not None
+
+  @contextlib.contextmanager
+  def untouched(self) -> Iterator[None]:
+    """Puts every variable back to its value: for trying things out."""
+    owned = variables_lib.owned_by(self)
+    in_metrics = [v for m in owned.metrics.values() for v in m.variables]
+    everything = [buckets.raw(v) for v in [*owned.variables.values(), *in_metrics]]
+    before = [tf.identity(variable.read_value()) for variable in everything]
+    try:
+      yield
+    finally:
+      for variable, value in zip(everything, before, strict=True):
+        variable.assign(value)
+
+  def refresh(self) -> None:
+    """Called once before each block of steps."""
+    for update in self._updates.values():
+      update.refresh()
+
+  # State: name -> value. Whoever saves needs to know nothing else of a Task.
+
+  def read_state(self) -> dict[str, tf.Tensor]:
+    state = {}
+    for name, variable in self._saved_variables().items():
+      state[name] = buckets.raw(variable).read_value()
+    for name, update in self._named_updates().items():
+      for key, value in update.read_state().items():
+        state[f'{name}/{key}'] = value
+    return state
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    for name, variable in self._saved_variables().items():
+      buckets.raw(variable).assign(state[name])
+    for name, update in self._named_updates().items():
+      prefix = f'{name}/'
+      update.write_state(
+        {
+          key.removeprefix(prefix): value
+          for key, value in state.items()
+          if key.startswith(prefix)
+        }
+      )
+
+  def _saved_variables(self) -> dict[str, Any]:
+    assert self._owned is not None, 'build comes first'
+    saved = dict(self._owned.variables)
+    for name, metric in self._owned.metrics.items():
+      for index, variable in enumerate(metric.variables):
+        saved[f'{name}/{index}_{variable.name}'] = variable
+    return saved
+
+  def _named_updates(self) -> dict[str, updates.Update]:
+    assert self._owned is not None, 'build comes first'
+    return {
+      name: self._updates[id(optimizer)]
+      for name, optimizer in self._owned.optimizers.items()
+      if id(optimizer) in self._updates
+    }
+
+  def _regularization(self) -> Any:
+    layers = (self._owned or variables_lib.owned_by(self)).layers.values()
+    terms = [term for layer in layers for term in layer.losses]
+    return tf.add_n(terms) if terms else 0.0
+
+
+class SupervisedTask(Task):
+  """The common case: batches of (features, labels[, weights]).
+
+  Args:
+    model: Maps features to predictions.
+    loss: A Keras loss object, or a function of (labels, predictions) that
+      returns the loss of each example, `[batch]`.
+    optimizer: A Keras optimizer.
+    metrics: Name -> function of (labels, predictions) that returns a value of
+      each example, averaged exactly; or a Keras metric such as AUC.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Any,
+    metrics: Mapping[str, Any] | None = None,
+  ):
+    super().__init__(model, optimizer)
+    self._loss = loss
+    self._means: dict[str, Callable[[Any, Any], Any]] = {}
+    self.keras_metrics = []
+    for name, metric in (metrics or {}).items():
+      if isinstance(metric, keras.Metric):
+        metric.name = name
+        self.keras_metrics.append(metric)
+      else:
+        self._means[name] = metric
+
+  def loss(self, batch: Any, training: bool) -> losses.Loss:
+    features, labels, weights = self._unpack(batch)
+    predictions = self.model(features, training=training)
+    for metric in self.keras_metrics:
+      metric.update_state(labels, predictions, sample_weight=weights)
+    means = {n: f(labels, predictions) for n, f in self._means.items()}
+    values = _per_example_loss(self._loss, labels, predictions)  # [batch]
+    return losses.Loss(values, weights, **means)
+
+  def check_labels(self, smallest: int, largest: int, batch: Any) -> None:
+    """Raises InputError if class labels do not fit the model's outputs."""
+    name = getattr(self._loss, '__name__', type(self._loss).__name__)
+    if not _snake_like(name).startswith('sparsecategorical'):
+      return
+    classes = self.model(self._unpack(batch)[0], training=False).shape[-1]
+    if smallest < 0 or largest >= classes:
+      raise errors.InputError(
+        f'labels range from {smallest} to {largest} but the model has '
+        f'{classes} outputs (classes 0 to {classes - 1}); correct the labels or '
+        'the last layer'
+      )
+
+  def _unpack(self, batch: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+      raise errors.InputError(
+        f'SupervisedTask needs batches of (features, labels) or (features, '
+        f'labels, weights), got {type(batch).__name__}; reshape them in the '
+        'data or write a Task with its own loss()'
+      )
+    return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def _sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
+  """Runs `function` on every replica and adds up the scalars it returns."""
+  strategy = tf.distribute.get_strategy()
+  return tf.nest.map_structure(
+    lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, None),
+    strategy.run(function, args=(batch,)),
+  )
+
+
+def _snake_like(name: str) -> str:
+  return name.replace('_', '').lower()
+
+
+def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
+  """The unreduced loss; a Keras loss object would divide it by itself."""
+  if not isinstance(loss, keras.losses.Loss):
+    return loss(labels, predictions)
+  values = loss.call(labels, predictions)
+  # Losses of sequences or images have more dimensions than [batch].
+  while values.shape.rank > 1:
+    values = tf.reduce_mean(values, axis=-1)
+  return values
+
+
+class _Recorder:
+  """Runs a Task's train_step once without effect and notes what it trains."""
+
+  def __init__(self, task: Task):
+    self._task = task
+    self._calls: list[tuple[Any, list[Any], bool]] = []
+
+  def run(self, batch: Any) -> updates.Step:
+    task = self._task
+    if type(task).loss is not Task.loss:
+      with task.untouched():
+        task.loss(batch, training=False)  # creates the model's variables
+    task._recorder = self
+    try:
+      with task.untouched():
+        step = task.train_step(batch)
+    finally:
+      task._recorder = None
+    if not isinstance(step, updates.Step):
+      raise errors.TaskError(
+        f'train_step returned {type(step).__name__}; return what minimize() '
+        'returned'
+      )
+    return step
+
+  def record(
+    self, loss: Any, batch: Any, variables: Sequence[Any], optimizer: Any
+  ) -> updates.Step:
+    """Stands in for `minimize`: computes everything, updates nothing."""
+    if optimizer is None:
+      raise errors.TaskError(
+        f'{type(self._task).__name__} has no optimizer; pass one, e.g. '
+        'keras.optimizers.Adam(1e-3)'
+      )
+    start = [tf.identity(buckets.raw(v).read_value()) for v in variables]
+    connected: list[Any] = []
+
+    def gradients(batch: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+      rows = strategies.replica_slice(batch)
+      with tf.GradientTape() as tape:
+        sums = losses.add_up(
+          loss(rows, training=True),
+          strategies.batch_size(rows),
+          self._task._regularization(),
+        )
+      sources = [buckets.raw(variable) for variable in variables]
+      found = tape.gradient(sums.objective, sources)
+      connected[:] = [
+        v for v, g in zip(variables, found, strict=True) if g is not None
+      ]
+      return sums.weight, dict(sums.metrics)
+
+    weight, sums = _sum_over_replicas(gradients, batch)
+    if not connected:
+      names = ', '.join(v.name for v in list(variables)[:5])
+      raise errors.TaskError(
+        'no gradient reaches any variable'
+        + (f' ({names}, ...)' if names else ': the model has none to train')
+        + '; compute the loss from the model inside loss(), with TensorFlow ops'
+      )
+    assigned = any(
+      bool(tf.reduce_any(was != buckets.raw(v).read_value()))
+      for was, v in zip(start, variables, strict=True)
+    )
+    self._calls.append((optimizer, connected, assigned))
+    means = {name: (value, weight) for name, value in sums.items()}
+    means['gradient_norm'] = (tf.zeros([]), tf.ones([]))
+    loss_value = sums['loss'] / weight
+    return updates.Step(tf.constant(True), loss_value, tf.zeros([]), means)
+
+  def make_updates(
+    self, owned: variables_lib.Owned
+  ) -> dict[int, updates.Update]:
+    names = {id(variable): name for name, variable in owned.variables.items()}
+    made = {}
+    for optimizer in {id(call[0]): call[0] for call in self._calls}.values():
+      calls = [call for call in self._calls if call[0] is optimizer]
+      trained = {
+        names[id(v)]: v for _, connected, _ in calls for v in connected
+      }
+      # A flat copy of variables is right only where nobody else assigns them
+      # during a step: one minimize call, none of them changed by the loss.
+      own_step = type(self._task).train_step is not Task.train_step
+      apart = own_step or len(calls) > 1 or any(call[2] for call in calls)
+      made[id(optimizer)] = updates.Update(
+        optimizer, trained, bucketed=not apart
+      )
+    return made
+

@@ -1,0 +1,326 @@
+"""Trainer: the host loop around one compiled inner loop."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import math
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import actions as actions_lib
+from tftrain import buckets
+from tftrain import errors
+from tftrain import inputs
+from tftrain import loops
+from tftrain import metrics
+from tftrain import reports
+from tftrain import strategies
+from tftrain import tasks
+
+
+class Trainer:
+  """Takes steps and reports.
+
+  >>> trainer = Trainer(task, Arrays((x, y), batch_size=32))
+  >>> trainer.train(1000, [log_progress])
+
+  Everything is checked here, before the first step: the data is read once, the
+  model built, the loss computed on a real batch.
+
+  Args:
+    task: What to learn, made inside `strategy.scope()`.
+    data: A Pipeline, a `tf.data.Dataset` of global batches, a function that
+      makes one, or a re-iterable of batches.
+    strategy: A `tf.distribute.Strategy`; None means one device.
+    steps_per_loop: Most steps in one call of the compiled loop. It changes
+      nothing but speed: blocks end wherever something is due.
+    log_every: Steps over which train metrics are averaged and reported.
+    seed: Seed of the data's order.
+
+  Raises:
+    InputError: No data, or a batch the model or the replicas cannot take.
+    TaskError: A model or loss that cannot be trained.
+  """
+
+  def __init__(
+    self,
+    task: tasks.Task,
+    data: Any,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    steps_per_loop: int = 100,
+    log_every: int = 100,
+    seed: int = 0,
+  ):
+    for name, value in (
+      ('steps_per_loop', steps_per_loop),
+      ('log_every', log_every),
+    ):
+      if value < 1:
+        raise errors.ConfigError(f'{name} must be at least 1, got {value}')
+    self._task = task
+    self._strategy = strategy or tf.distribute.get_strategy()
+    self._pipeline = inputs.as_pipeline(data, training=True)
+    self._steps_per_loop = steps_per_loop
+    self._log_every = log_every
+    self._seed = seed
+    if self._pipeline.batch_size:
+      strategies.check_divides(self._pipeline.batch_size, self._strategy)
+    self._feed = loops.Feed(self._pipeline, seed)
+    self._counters = loops.Counters.make()
+    self._means = metrics.Means(self._build())
+    self._keras_metrics = metrics.KerasMetrics(task.metrics)
+    self._loop = loops.train_loop(task, self._feed, self._counters, self._means)
+    self._position: tuple[int, Any] | None = None
+    self._start_step = 0
+    self._last_logged = 0
+    self._seconds = 0.0
+    self.compile_seconds: float | None = None
+    """How long it took to trace and compile the loop; None before that."""
+
+  @property
+  def step(self) -> int:
+    """Batches consumed so far."""
+    return int(self._counters.step.numpy())
+
+  @property
+  def updates(self) -> int:
+    """Weight changes so far; learning-rate schedules follow it."""
+    return int(self._counters.updates.numpy())
+
+  @property
+  def stop_requested(self) -> bool:
+    return bool(self._counters.stop.numpy())
+
+  @property
+  def stop_variable(self) -> tf.Variable:
+    """Evaluators watch it too, so that a stop is not kept waiting."""
+    return self._counters.stop
+
+  def request_stop(self) -> None:
+    """Ends the run after the step in progress; safe from any thread."""
+    self._counters.stop.assign(True)
+
+  def last_step(self, steps: int) -> int:
+    """`steps`, or where the data is known to end before that."""
+    ends = self._pipeline.num_steps
+    return steps if ends is None else min(steps, ends)
+
+  def train(
+    self, steps: int, actions: Sequence[reports.Action] = ()
+  ) -> reports.Report | None:
+    """Trains until `steps` steps are done, counted from the run's beginning.
+
+    Returns:
+      The last Report with scalars; None if there was nothing left to do.
+
+    Raises:
+      NonFiniteError: The loss or a gradient became NaN or infinite.
+    """
+    last = None
+    for last in self.steps(steps, actions):
+      pass
+    return last
+
+  def steps(
+    self, steps: int, actions: Sequence[reports.Action] = ()
+  ) -> Iterator[reports.Report]:
+    """The same engine in your own loop: yields a Report every `log_every`.
+
+    >>> for report in trainer.steps(1000, [Every(100, checkpointer)]):
+    ...   print(report.step, report.scalars['loss'])
+    """
+    last_step = self.last_step(steps)
+    previous = self.step
+    self._counters.stop.assign(False)
+    while previous < last_step:
+      ended = self._block(self._next_event(previous, last_step, actions))
+      step = self.step
+      stopping = self.stop_requested
+      if ended and not stopping:
+        last_step = step
+      report = self._report(previous, step, last_step, stopping)
+      signal = actions_lib.dispatch(actions, report)
+      stopping = stopping or self.stop_requested  # a stop during an evaluation
+      if stopping and not report.stopping:
+        report = self._report(step, step, last_step, stopping=True)
+        actions_lib.dispatch(actions, report)
+      elif signal is reports.Signal.STOP and not report.is_last:
+        last_step = step
+        report = self._report(previous, step, last_step, stopping=False)
+        actions_lib.dispatch(actions, report)
+      if report.scalars:
+        yield report
+      if stopping:
+        return
+      previous = step
+
+  # State, for a Checkpointer.
+
+  def read_state(self) -> dict[str, tf.Tensor]:
+    with self._strategy.scope():
+      return {
+        **self._task.read_state(),
+        'trainer/step': self._counters.step.read_value(),
+        'trainer/updates': self._counters.updates.read_value(),
+        'trainer/means': self._means.read_state(),
+        'trainer/last_logged': tf.constant(self._last_logged, tf.int64),
+      }
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    with self._strategy.scope():
+      self._task.write_state(state)
+    self._counters.step.assign(state['trainer/step'])
+    self._counters.updates.assign(state['trainer/updates'])
+    self._means.write_state(state['trainer/means'])
+    self._last_logged = int(state['trainer/last_logged'])
+    self._start_step = self.step
+    self._position = None
+
+  def facts(self) -> dict[str, Any]:
+    """What must not change between the lives of a run (JSON)."""
+    return {
+      'seed': self._seed,
+      'data': dict(self._pipeline.fingerprint()),
+      'optimizers': {
+        name: type(optimizer).__name__
+        for name, optimizer in self._task.optimizers.items()
+      },
+      'metrics': list(self._means.names),
+      'passed_over': [],
+    }
+
+  # The engine.
+
+  def _build(self) -> tuple[str, ...]:
+    batch = self._feed.first_batch()
+    try:
+      with self._strategy.scope():
+        names = self._task.build(batch)
+        self._check_labels(batch)
+    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+      if isinstance(error, errors.Error):
+        raise
+      raise errors.InputError(
+        f'the model or loss cannot take a batch of {_describe(batch)}: '
+        f'{errors.one_line(error)}'
+      ) from error
+    return names
+
+  def _check_labels(self, batch: Any) -> None:
+    labels = self._pipeline.label_range()
+    if labels is not None and isinstance(self._task, tasks.SupervisedTask):
+      self._task.check_labels(*labels, batch)
+
+  def _next_event(
+    self, step: int, last_step: int, actions: Sequence[reports.Action]
+  ) -> int:
+    """Where the next block of steps ends."""
+    due = [actions_lib.due_steps(action, step) for action in actions]
+    return min(
+      last_step,
+      step + self._steps_per_loop,
+      (step // self._log_every + 1) * self._log_every,
+      *(event for event in due if event is not None),
+    )
+
+  def _block(self, until: int) -> bool:
+    """Takes steps up to `until`, fewer if it must; True if the data ended."""
+    before = self.step
+    if self._position is None or self._position[0] != before:
+      self._position = (before, self._feed.iterator(before))
+    iterator = self._position[1]
+    n = tf.constant(until - before, tf.int64)
+    with self._strategy.scope():
+      if self.compile_seconds is None:
+        begun = time.perf_counter()
+        self._compile(iterator, n)
+        self.compile_seconds = time.perf_counter() - begun
+      begun = time.perf_counter()
+      try:
+        finite, loss, norm = self._loop(iterator, n)
+        ended = False
+      except tf.errors.OutOfRangeError:
+        finite, ended = True, True
+      except tf.errors.InvalidArgumentError as error:
+        raise errors.InputError(
+          f'step {self.step}: the model or loss cannot take this batch: '
+          f'{errors.one_line(error)}'
+        ) from error
+    step = self.step
+    self._seconds += time.perf_counter() - begun
+    self._position = (step, iterator)
+    if not finite:
+      raise errors.NonFiniteError(
+        f'step {step}: loss {float(loss):g}, gradient norm {float(norm):g}; '
+        'the update was not applied. Lower the learning rate, or look at the '
+        'batch of that step',
+        step=step,
+      )
+    if ended and step == 0:
+      raise errors.InputError('the training data yields 0 batches')
+    return ended
+
+  def _compile(self, iterator: Any, n: tf.Tensor) -> None:
+    if not tf.config.functions_run_eagerly():
+      self._loop.trace(iterator, n)
+
+  def _report(
+    self, previous: int, step: int, last_step: int, stopping: bool
+  ) -> reports.Report:
+    at_end = step >= last_step and step > self._last_logged
+    due = step // self._log_every > self._last_logged // self._log_every
+    scalars: dict[str, float] = {}
+    timing: dict[str, float] = {}
+    seconds = self._seconds
+    if not stopping and (due or at_end):
+      scalars = self._read_scalars()
+      timing = self._read_timing(step)
+      self._last_logged = step
+    return reports.Report(
+      source='train',
+      step=step,
+      previous_step=previous,
+      start_step=self._start_step,
+      last_step=last_step,
+      scalars=scalars,
+      seconds=seconds,
+      timing=timing,
+      stopping=stopping,
+    )
+
+  def _read_scalars(self) -> dict[str, float]:
+    with self._strategy.scope():
+      scalars = {**self._means.read(), **self._keras_metrics.read()}
+      self._means.reset()
+      self._keras_metrics.reset()
+      optimizers = self._task.optimizers
+      for name, optimizer in optimizers.items():
+        tag = 'learning_rate' if len(optimizers) == 1 else f'{name}/learning_rate'
+        scalars[tag] = float(buckets.value(optimizer.learning_rate))
+    return scalars
+
+  def _read_timing(self, step: int) -> dict[str, float]:
+    """Rates since the last logged step of this process."""
+    taken = step - max(self._last_logged, self._start_step)
+    seconds = max(self._seconds, 1e-9)
+    timing = {
+      'seconds': self._seconds,
+      'steps_per_second': taken / seconds,
+      'input_wait': min(1.0, float(self._counters.waited.numpy()) / seconds),
+    }
+    if self._pipeline.batch_size:
+      timing['examples_per_second'] = (
+        taken * self._pipeline.batch_size / seconds
+      )
+    self._seconds = 0.0
+    self._counters.waited.assign(0.0)
+    return {k: v for k, v in timing.items() if math.isfinite(v)}
+
+
+def _describe(batch: Any) -> str:
+  return ', '.join(
+    f'{leaf.dtype.name}{list(leaf.shape)}' for leaf in tf.nest.flatten(batch)
+  )

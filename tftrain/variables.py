@@ -1,0 +1,147 @@
+"""What a Task owns: its variables, optimizers and metrics, each under a name.
+
+Names are paths of attributes, so they are the same in every process; Keras
+numbers its layers per process (`dense_7`), which is renumbered per model here.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import re
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@dataclasses.dataclass
+class Owned:
+  """Name -> thing, in the order in which a Task's attributes were set."""
+
+  variables: dict[str, Any] = dataclasses.field(default_factory=dict)
+  layers: dict[str, Any] = dataclasses.field(default_factory=dict)
+  optimizers: dict[str, Any] = dataclasses.field(default_factory=dict)
+  metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+  _seen: set[int] = dataclasses.field(default_factory=set)
+
+  @property
+  def trainable(self) -> dict[str, Any]:
+    return {k: v for k, v in self.variables.items() if v.trainable}
+
+  def visit(self, name: str, value: Any) -> None:
+    if id(value) in self._seen:
+      return
+    if isinstance(value, keras.Variable | tf.Variable):
+      self._add(name, value)
+    elif isinstance(value, keras.Optimizer):
+      self._remember(value)
+      self.optimizers[name] = value
+    elif isinstance(value, keras.Metric):
+      self._remember(value)
+      self.metrics[name] = value
+    elif isinstance(value, keras.Layer):
+      self._visit_layer(name, value)
+    elif isinstance(value, keras.random.SeedGenerator | tf.random.Generator):
+      self._add(name, value.state)
+    elif isinstance(value, tf.Module):
+      self._remember(value)
+      for attribute, child in vars(value).items():
+        self.visit(f'{name}/{attribute}', child)
+    elif isinstance(value, Mapping):
+      for key, child in value.items():
+        self.visit(f'{name}/{key}', child)
+    elif isinstance(value, list | tuple):
+      for index, child in enumerate(value):
+        self.visit(f'{name}/{index}', child)
+
+  def _visit_layer(self, name: str, layer: Any) -> None:
+    self._remember(layer)
+    self.layers[name] = layer
+    for path, variable in _stable_paths(layer):
+      self._add(f'{name}/{path}', variable)
+    for sublayer in layer._flatten_layers():  # modules that Keras cannot see
+      for attribute, child in vars(sublayer).items():
+        if isinstance(child, tf.Module):
+          self.visit(f'{name}/{attribute}', child)
+
+  def _add(self, name: str, variable: Any) -> None:
+    if id(variable) in self._seen:
+      return
+    self._remember(variable)
+    unique, count = name, 1
+    while unique in self.variables:
+      unique, count = f'{name}#{count}', count + 1
+    self.variables[unique] = variable
+
+  def _remember(self, value: Any) -> None:
+    self._seen.add(id(value))
+
+
+def owned_by(task: Any) -> Owned:
+  """Walks the attributes of a Task, except those that start with `_`."""
+  owned = Owned()
+  for name, value in vars(task).items():
+    if not name.startswith('_'):
+      owned.visit(name, value)
+  return owned
+
+
+def optimizer_slots(
+  optimizer: Any, references: Sequence[tuple[str, Any]]
+) -> Iterator[tuple[str, str, Any]]:
+  """Yields (slot, name of the reference variable, variable) of an optimizer.
+
+  Args:
+    optimizer: A built Keras optimizer.
+    references: (name, variable) of what it was built for, in that order.
+  """
+  plain = {id(optimizer.iterations), id(getattr(optimizer, '_learning_rate', 0))}
+  waiting: dict[tuple[str, str], list[str]] = {}
+  mangled: dict[str, list[str]] = {}
+  for name, variable in references:
+    mangled.setdefault(_mangle(variable), []).append(name)
+  for index, variable in enumerate(optimizer.variables):
+    if id(variable) in plain:
+      continue
+    prefixes = [m for m in mangled if variable.name.startswith(f'{m}_')]
+    if not prefixes:
+      yield 'state', f'{index:03d}_{variable.name}', variable
+      continue
+    prefix = max(prefixes, key=len)
+    slot = variable.name[len(prefix) + 1 :]
+    names = waiting.setdefault((prefix, slot), list(mangled[prefix]))
+    yield slot, names.pop(0), variable
+
+
+def _mangle(variable: Any) -> str:
+  """How a Keras optimizer spells a variable in the names of its slots."""
+  if hasattr(variable, 'path'):
+    return variable.path.replace('/', '_')
+  return variable.name.replace('/', '_').replace(':', '_')
+
+
+def _stable_paths(layer: Any) -> Iterator[tuple[str, Any]]:
+  """(path, variable) of a layer, without numbers that Keras made up."""
+  automatic = {_snake(type(part).__name__) for part in layer._flatten_layers()}
+  automatic.add('seed_generator')
+  renamed: dict[str, dict[str, str]] = {}
+  for variable in layer.variables:
+    parent = ''
+    for segment in variable.path.split('/'):
+      siblings = renamed.setdefault(parent, {})
+      if segment not in siblings:
+        base = re.sub(r'_\d+$', '', segment)
+        if base in automatic:
+          count = sum(re.sub(r'_\d+$', '', s) == base for s in siblings)
+          siblings[segment] = f'{base}_{count}' if count else base
+        else:
+          siblings[segment] = segment
+      parent = f'{parent}/{siblings[segment]}' if parent else siblings[segment]
+    yield parent, variable
+
+
+def _snake(name: str) -> str:
+  name = re.sub(r'\W+', '', name)
+  name = re.sub('(.)([A-Z][a-z]+)', r'\1_\2', name)
+  return re.sub('([a-z])([A-Z])', r'\1_\2', name).lower()
