@@ -168,6 +168,11 @@ class Task:
     for update in self._updates.values():
       update.refresh()
 
+  def all_variables(self) -> list[tf.Variable]:
+    """Every variable of the models, as TensorFlow sees it."""
+    owned = self._owned or variables_lib.owned_by(self)
+    return [buckets.raw(variable) for variable in owned.variables.values()]
+
   # State: name -> value. Whoever saves needs to know nothing else of a Task.
 
   def read_state(self) -> dict[str, tf.Tensor]:

@@ -1,0 +1,96 @@
+"""A Report becomes TensorBoard curves and lines of JSON."""
+
+from collections.abc import Mapping
+import json
+import math
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import files
+from tftrain import reports
+
+
+class SummaryWriter:
+  """Writes scalars to `model_dir/<source>/`, for TensorBoard.
+
+  Train and evaluation use the same tags in directories of their own, so
+  `tensorboard --logdir model_dir` shows both on one chart. What a clock says
+  goes under `time/`.
+  """
+
+  def __init__(self, model_dir: str | pathlib.Path):
+    self._model_dir = pathlib.Path(model_dir)
+    self._writers: dict[str, Any] = {}
+
+  def __call__(self, report: reports.Report) -> None:
+    if not report.scalars:
+      return
+    with self._writer(report.source).as_default(step=report.step):
+      for tag, value in report.scalars.items():
+        tf.summary.scalar(tag, value)
+      for tag, value in report.timing.items():
+        tf.summary.scalar(f'time/{tag}', value)
+
+  def write_text(self, tag: str, text: str) -> None:
+    """Shows a text, such as the configuration, in TensorBoard's Text tab."""
+    indented = ''.join(f'    {line}\n' for line in text.splitlines())
+    with self._writer('train').as_default(step=0):
+      tf.summary.text(tag, indented)
+
+  def flush(self) -> None:
+    for writer in self._writers.values():
+      writer.flush()
+
+  def close(self) -> None:
+    for writer in self._writers.values():
+      writer.close()
+
+  def _writer(self, source: str) -> Any:
+    if source not in self._writers:
+      directory = self._model_dir / source
+      files.make_directory(directory)
+      self._writers[source] = tf.summary.create_file_writer(str(directory))
+    return self._writers[source]
+
+
+class MetricsFile:
+  """Appends each Report to `metrics.jsonl`, and its timing to `timing.jsonl`.
+
+  `metrics.jsonl` of a run that was killed and resumed equals that of one that
+  was not, byte for byte: lines after the restored checkpoint are taken back.
+  """
+
+  def __init__(self, model_dir: str | pathlib.Path):
+    self._metrics = pathlib.Path(model_dir) / 'metrics.jsonl'
+    self._timing = pathlib.Path(model_dir) / 'timing.jsonl'
+    self._rewound = False
+
+  def __call__(self, report: reports.Report) -> None:
+    if not report.scalars:
+      return
+    if not self._rewound:
+      start = report.start_step
+      files.keep_lines(self._metrics, lambda line: _step_of(line) <= start)
+      self._rewound = True
+    head = {'step': report.step, 'source': report.source}
+    files.append_line(self._metrics, _to_json({**head, **report.scalars}))
+    files.append_line(self._timing, _to_json({**head, **report.timing}))
+
+
+def _step_of(line: str) -> float:
+  try:
+    return float(json.loads(line)['step'])
+  except (ValueError, KeyError, TypeError):
+    return math.inf  # half a line: it is written again
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+  """Strict JSON: NaN and the infinities become strings."""
+  clean = {
+    key: str(value) if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for key, value in values.items()
+  }  # fmt: skip
+  return json.dumps(clean, allow_nan=False)
