@@ -66,17 +66,26 @@ class MetricsFile:
     self._metrics = pathlib.Path(model_dir) / 'metrics.jsonl'
     self._timing = pathlib.Path(model_dir) / 'timing.jsonl'
     self._rewound = False
+    self._written: set[tuple[Any, ...]] = set()
 
   def __call__(self, report: reports.Report) -> None:
     if not report.scalars:
       return
     if not self._rewound:
-      start = report.start_step
-      files.keep_lines(self._metrics, lambda line: _step_of(line) <= start)
-      self._rewound = True
+      self._rewind(report.start_step)
+    if (report.step, report.source) in self._written:
+      return  # a run that ended here is asked to end here again
     head = {'step': report.step, 'source': report.source}
     files.append_line(self._metrics, _to_json({**head, **report.scalars}))
     files.append_line(self._timing, _to_json({**head, **report.timing}))
+
+  def _rewind(self, start_step: int) -> None:
+    self._rewound = True
+    files.keep_lines(self._metrics, lambda line: _step_of(line) <= start_step)
+    if self._metrics.exists():
+      for line in self._metrics.read_text(encoding='utf-8').splitlines():
+        values = json.loads(line)
+        self._written.add((values['step'], values['source']))
 
 
 def _step_of(line: str) -> float:

@@ -104,6 +104,10 @@ class Task:
     """What an exported model computes; override to add a softmax, say."""
     return self.model(features, training=False)
 
+  def features(self, batch: Any) -> Any:
+    """What `serve` takes, out of a batch: its first part, or all of it."""
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
   @property
   def metrics(self) -> dict[str, Any]:
     """Keras metrics among the attributes, by the name they report under."""

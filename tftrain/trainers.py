@@ -60,11 +60,11 @@ class Trainer:
     ):
       if value < 1:
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
-    self._task = task
+    self.task = task
     self._strategy = strategy or tf.distribute.get_strategy()
     self._pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
-    self._log_every = log_every
+    self.log_every = log_every
     self._seed = seed
     if self._pipeline.batch_size:
       strategies.check_divides(self._pipeline.batch_size, self._strategy)
@@ -98,6 +98,15 @@ class Trainer:
   def stop_variable(self) -> tf.Variable:
     """Evaluators watch it too, so that a stop is not kept waiting."""
     return self._counters.stop
+
+  @property
+  def steps_per_epoch(self) -> float | None:
+    """Steps per epoch; None where the size of the data is unknown."""
+    return self._pipeline.steps_per_epoch
+
+  def example_features(self) -> Any:
+    """A real batch of what the model takes, to try an export on."""
+    return self.task.features(self._feed.first_batch())
 
   def request_stop(self) -> None:
     """Ends the run after the step in progress; safe from any thread."""
@@ -162,7 +171,7 @@ class Trainer:
   def read_state(self) -> dict[str, tf.Tensor]:
     with self._strategy.scope():
       return {
-        **self._task.read_state(),
+        **self.task.read_state(),
         'trainer/step': self._counters.step.read_value(),
         'trainer/updates': self._counters.updates.read_value(),
         'trainer/means': self._means.read_state(),
@@ -171,7 +180,7 @@ class Trainer:
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     with self._strategy.scope():
-      self._task.write_state(state)
+      self.task.write_state(state)
     self._counters.step.assign(state['trainer/step'])
     self._counters.updates.assign(state['trainer/updates'])
     self._means.write_state(state['trainer/means'])
@@ -186,7 +195,7 @@ class Trainer:
       'data': dict(self._pipeline.fingerprint()),
       'optimizers': {
         name: type(optimizer).__name__
-        for name, optimizer in self._task.optimizers.items()
+        for name, optimizer in self.task.optimizers.items()
       },
       'metrics': list(self._means.names),
       'passed_over': [],
@@ -198,7 +207,7 @@ class Trainer:
     batch = self._feed.first_batch()
     try:
       with self._strategy.scope():
-        names = self._task.build(batch)
+        names = self.task.build(batch)
         self._check_labels(batch)
     except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
       if isinstance(error, errors.Error):
@@ -211,8 +220,8 @@ class Trainer:
 
   def _check_labels(self, batch: Any) -> None:
     labels = self._pipeline.label_range()
-    if labels is not None and isinstance(self._task, tasks.SupervisedTask):
-      self._task.check_labels(*labels, batch)
+    if labels is not None and isinstance(self.task, tasks.SupervisedTask):
+      self.task.check_labels(*labels, batch)
 
   def _next_event(
     self, step: int, last_step: int, actions: Sequence[reports.Action]
@@ -222,7 +231,7 @@ class Trainer:
     return min(
       last_step,
       step + self._steps_per_loop,
-      (step // self._log_every + 1) * self._log_every,
+      (step // self.log_every + 1) * self.log_every,
       *(event for event in due if event is not None),
     )
 
@@ -271,7 +280,7 @@ class Trainer:
     self, previous: int, step: int, last_step: int, stopping: bool
   ) -> reports.Report:
     at_end = step >= last_step and step > self._last_logged
-    due = step // self._log_every > self._last_logged // self._log_every
+    due = step // self.log_every > self._last_logged // self.log_every
     scalars: dict[str, float] = {}
     timing: dict[str, float] = {}
     seconds = self._seconds
@@ -296,7 +305,7 @@ class Trainer:
       scalars = {**self._means.read(), **self._keras_metrics.read()}
       self._means.reset()
       self._keras_metrics.reset()
-      optimizers = self._task.optimizers
+      optimizers = self.task.optimizers
       for name, optimizer in optimizers.items():
         tag = 'learning_rate' if len(optimizers) == 1 else f'{name}/learning_rate'
         scalars[tag] = float(buckets.value(optimizer.learning_rate))

@@ -1,0 +1,109 @@
+"""tftrain: training loops for TensorFlow 2 and Keras 3.
+
+A Trainer takes steps and reports; an Action receives the Report; everything
+else is an Action.
+
+This is the only door. It opens lazily: importing it does not import TensorFlow.
+"""
+
+import importlib
+import typing
+from typing import Any
+
+__version__ = '0.1.0'
+
+_HOMES = {
+  'Action': 'reports',
+  'Batches': 'inputs',
+  'Arrays': 'inputs',
+  'Checkpointer': 'checkpoints',
+  'EarlyStopping': 'actions',
+  'Error': 'errors',
+  'Evaluator': 'evaluators',
+  'Every': 'actions',
+  'Experiment': 'experiments',
+  'Loss': 'losses',
+  'MetricsFile': 'summaries',
+  'NonFiniteError': 'errors',
+  'Pipeline': 'inputs',
+  'Progress': 'progress',
+  'Report': 'reports',
+  'Result': 'runs',
+  'Signal': 'reports',
+  'SummaryWriter': 'summaries',
+  'SupervisedTask': 'tasks',
+  'Task': 'tasks',
+  'Trainer': 'trainers',
+  'export_model': 'exports',
+  'inputs': None,
+  'make_strategy': 'strategies',
+  'stop_on_signal': 'preemption',
+}
+
+__all__ = [
+  'Action',
+  'Arrays',
+  'Batches',
+  'Checkpointer',
+  'EarlyStopping',
+  'Error',
+  'Evaluator',
+  'Every',
+  'Experiment',
+  'Loss',
+  'MetricsFile',
+  'NonFiniteError',
+  'Pipeline',
+  'Progress',
+  'Report',
+  'Result',
+  'Signal',
+  'SummaryWriter',
+  'SupervisedTask',
+  'Task',
+  'Trainer',
+  'export_model',
+  'inputs',
+  'make_strategy',
+  'stop_on_signal',
+]
+
+if typing.TYPE_CHECKING:
+  from tftrain import inputs as inputs
+  from tftrain.actions import EarlyStopping as EarlyStopping
+  from tftrain.actions import Every as Every
+  from tftrain.checkpoints import Checkpointer as Checkpointer
+  from tftrain.errors import Error as Error
+  from tftrain.errors import NonFiniteError as NonFiniteError
+  from tftrain.evaluators import Evaluator as Evaluator
+  from tftrain.experiments import Experiment as Experiment
+  from tftrain.exports import export_model as export_model
+  from tftrain.inputs import Arrays as Arrays
+  from tftrain.inputs import Batches as Batches
+  from tftrain.inputs import Pipeline as Pipeline
+  from tftrain.losses import Loss as Loss
+  from tftrain.preemption import stop_on_signal as stop_on_signal
+  from tftrain.progress import Progress as Progress
+  from tftrain.reports import Action as Action
+  from tftrain.reports import Report as Report
+  from tftrain.reports import Signal as Signal
+  from tftrain.runs import Result as Result
+  from tftrain.strategies import make_strategy as make_strategy
+  from tftrain.summaries import MetricsFile as MetricsFile
+  from tftrain.summaries import SummaryWriter as SummaryWriter
+  from tftrain.tasks import SupervisedTask as SupervisedTask
+  from tftrain.tasks import Task as Task
+  from tftrain.trainers import Trainer as Trainer
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOMES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  home = _HOMES[name]
+  if home is None:
+    return importlib.import_module(f'{__name__}.{name}')
+  return getattr(importlib.import_module(f'{__name__}.{home}'), name)
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -1,0 +1,209 @@
+"""Experiment: the recipe of a run, and how its parts are put together."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import keras
+
+from tftrain import actions as actions_lib
+from tftrain import checkpoints
+from tftrain import errors
+from tftrain import evaluators
+from tftrain import progress
+from tftrain import reports
+from tftrain import runs
+from tftrain import strategies
+from tftrain import summaries
+from tftrain import tasks
+from tftrain import trainers
+
+Interval = int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What to learn, from what, for how long. Made of factories, so that models
+  are born inside the strategy's scope.
+
+  >>> Experiment(make_task, train_data, test_data, steps=1000).train('/tmp/run')
+
+  Intervals are steps (100), a time ('10m') or epochs ('2 epochs').
+
+  Attributes:
+    task: Makes the Task.
+    train_data: Makes the training data: a Pipeline, a dataset of global
+      batches, or a re-iterable of batches.
+    eval_data: Makes the evaluation data, or name -> function that does.
+    steps: Where the run ends, in steps; or
+    epochs: in epochs, where the number of examples is known.
+    steps_per_loop: Most steps in one call of the compiled loop.
+    log_every: Steps over which train metrics are averaged.
+    eval_every: How often to evaluate; always at the end.
+    checkpoint_every: How often to save; always at the end.
+    keep: How many checkpoints to keep.
+    early_stop: Ends the run when a metric stops improving.
+    export: Whether to export a SavedModel at the end.
+    seed: Seeds the weights, the data's order and the dropout.
+    strategy: Which devices: `auto`, `one_device` or `mirrored`.
+    actions: Further Actions for the training Reports.
+  """
+
+  task: Callable[[], tasks.Task]
+  train_data: Callable[[], Any]
+  eval_data: Callable[[], Any] | Mapping[str, Callable[[], Any]] | None = None
+  _: dataclasses.KW_ONLY
+  steps: int | None = None
+  epochs: float | None = None
+  steps_per_loop: int = 100
+  log_every: Interval = 100
+  eval_every: Interval = 1000
+  checkpoint_every: Interval = 1000
+  keep: int = 3
+  early_stop: actions_lib.EarlyStopping | None = None
+  export: bool = True
+  seed: int = 0
+  strategy: str = 'auto'
+  actions: Sequence[reports.Action] = ()
+
+  def __post_init__(self) -> None:
+    if (self.steps is None) == (self.epochs is None):
+      raise errors.ConfigError(
+        'Experiment needs either steps or epochs; '
+        + ('it has neither' if self.steps is None else 'it has both')
+      )
+    for name in ('steps', 'epochs'):
+      value = getattr(self, name)
+      if value is not None and value <= 0:
+        raise errors.ConfigError(f'Experiment.{name} must be positive: {value}')
+
+  def train(
+    self,
+    model_dir: str | pathlib.Path,
+    *,
+    evaluate: bool = True,
+    texts: Mapping[str, str] | None = None,
+  ) -> runs.Result:
+    """Trains to the end; the same call resumes what was interrupted."""
+    return self.prepare(model_dir, evaluate=evaluate).train(texts)
+
+  def evaluate(self, model_dir: str | pathlib.Path) -> runs.Result:
+    """Evaluates the newest checkpoint in `model_dir`."""
+    return self.prepare(model_dir).evaluate()
+
+  def export_model(self, model_dir: str | pathlib.Path) -> pathlib.Path:
+    """Exports the newest checkpoint in `model_dir`; returns where it went."""
+    return self.prepare(model_dir).export()
+
+  def prepare(
+    self, model_dir: str | pathlib.Path, *, evaluate: bool = True
+  ) -> runs.Run:
+    """Builds and checks every part; writes nothing."""
+    model_dir = pathlib.Path(model_dir)
+    keras.utils.set_random_seed(self.seed)
+    strategy = strategies.make_strategy(self.strategy)
+    train_data = self.train_data()
+    with strategy.scope():
+      task = self.task()
+    if not isinstance(task, tasks.Task):
+      raise errors.TaskError(
+        f'Experiment.task made a {type(task).__name__}; let it return a '
+        'tftrain.Task'
+      )
+    trainer = trainers.Trainer(
+      task,
+      train_data,
+      strategy=strategy,
+      steps_per_loop=self.steps_per_loop,
+      log_every=1,
+      seed=self.seed,
+    )
+    per_epoch = trainer.steps_per_epoch
+    trainer.log_every = self._in_steps('log_every', per_epoch)
+    writer = summaries.SummaryWriter(model_dir)
+    publish = [
+      writer, summaries.MetricsFile(model_dir), progress.Progress()
+    ]  # fmt: skip
+    listeners = [*publish, *([self.early_stop] if self.early_stop else [])]
+    measured = []
+    for name, make_data in self._eval_data().items() if evaluate else ():
+      measured.append(
+        evaluators.Evaluator(
+          task,
+          make_data(),
+          strategy=strategy,
+          name=name,
+          actions=listeners,
+          stop=trainer.stop_variable,
+        )
+      )
+    checkpointer = checkpoints.Checkpointer(
+      model_dir, trainer, keep=self.keep, before_commit=writer.flush
+    )
+    every = actions_lib.Every
+    return runs.Run(
+      model_dir,
+      trainer=trainer,
+      last_step=trainer.last_step(self._last_step(per_epoch)),
+      evaluators=measured,
+      evaluate=[
+        every(self._interval('eval_every', per_epoch), evaluator)
+        for evaluator in measured
+      ],
+      checkpointer=checkpointer,
+      checkpoint=every(
+        self._interval('checkpoint_every', per_epoch), checkpointer
+      ),
+      summary_writer=writer,
+      publish=listeners,
+      actions=self.actions,
+      export=self.export,
+      facts={
+        'seed': self.seed,
+        'strategy': self.strategy,
+        'replicas': strategy.num_replicas_in_sync,
+      },
+    )
+
+  def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
+    if self.eval_data is None:
+      return {}
+    if isinstance(self.eval_data, Mapping):
+      return self.eval_data
+    return {'test': self.eval_data}
+
+  def _last_step(self, per_epoch: float | None) -> int:
+    if self.steps is not None:
+      return self.steps
+    assert self.epochs is not None
+    if per_epoch is None:
+      raise errors.ConfigError(
+        'Experiment.epochs needs data whose size is known; give steps instead'
+      )
+    return max(1, round(self.epochs * per_epoch))
+
+  def _interval(self, name: str, per_epoch: float | None) -> Interval:
+    """The interval called `name`, epochs turned into steps."""
+    value: Interval = getattr(self, name)
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*epochs?', str(value).strip())
+    if not match:
+      return value
+    if per_epoch is None:
+      raise errors.ConfigError(
+        f'Experiment.{name} = {value!r} needs data whose size is known; give a '
+        'number of steps instead'
+      )
+    return max(1, round(float(match[1]) * per_epoch))
+
+  def _in_steps(self, name: str, per_epoch: float | None) -> int:
+    value = self._interval(name, per_epoch)
+    if not isinstance(value, int) or value < 1:
+      raise errors.ConfigError(
+        f'Experiment.{name} = {value!r} must be a number of steps of at least '
+        '1, or epochs'
+      )
+    return value

@@ -1,0 +1,158 @@
+"""The command line: absl flags in, exit code out."""
+
+from collections.abc import Callable
+import os
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from tftrain import errors
+
+_USAGE = """tftrain: train what a gin file describes.
+
+  tftrain --gin_file=configs/digits.gin --model_dir=/tmp/digits
+
+The same command resumes a run that was interrupted. Exit codes: 0 done, 1
+failed, 2 wrong configuration or input, 130 SIGINT, 143 SIGTERM.
+"""
+
+_MODES = ('train', 'eval', 'train_and_eval', 'export')
+
+_GIN_FILE = flags.DEFINE_multi_string(
+  'gin_file', [], 'Configuration file; may be given several times.'
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+  'gin_bindings',
+  [],
+  "A binding such as 'Experiment.steps = 100'; may be given several times.",
+)
+_GIN_SEARCH_PATHS = flags.DEFINE_multi_string(
+  'gin_search_paths', [], 'Directory to look for configuration files in.'
+)
+_MODEL_DIR = flags.DEFINE_string(
+  'model_dir', None, 'Directory of the run: checkpoints, summaries, export.'
+)
+_MODE = flags.DEFINE_enum('mode', 'train_and_eval', _MODES, 'What to do.')
+_STRATEGY = flags.DEFINE_string(
+  'strategy', None, 'Which devices: auto, one_device or mirrored.'
+)
+_LOCAL_DEVICES = flags.DEFINE_integer(
+  'local_devices', None, 'Split the CPU into this many logical devices.'
+)
+_RUN_EAGERLY = flags.DEFINE_boolean(
+  'run_eagerly', False, 'Run without compiling, to debug with pdb.'
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line and exits with its code."""
+  sys.exit(run(sys.argv if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  if any(word in ('--help', '-help', '-h', '--helpfull') for word in argv[1:]):
+    print(_USAGE)
+    print(flags.FLAGS.module_help(__name__))
+    return 0
+  try:
+    _parse(argv)
+    return _work()
+  except errors.Error as error:
+    print(f'error: {error}', file=sys.stderr)
+    return error.exit_code
+
+
+def _parse(argv: list[str]) -> None:
+  try:
+    rest = flags.FLAGS(argv)[1:]
+  except flags.Error as error:
+    raise errors.ConfigError(f'{errors.one_line(error)}; see --help') from error
+  if rest:
+    raise errors.ConfigError(
+      f'{rest[0]!r} is not a flag; a binding goes into '
+      f"--gin_bindings='{rest[0]}'"
+    )
+  for name, flag in (('gin_file', _GIN_FILE), ('model_dir', _MODEL_DIR)):
+    if not flag.value:
+      raise errors.ConfigError(f'--{name} is missing; see --help')
+
+
+def _work() -> int:
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  config, strategies, tf = _import_heavy()
+  if _LOCAL_DEVICES.value is not None:
+    strategies.set_local_devices(_LOCAL_DEVICES.value)
+  tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
+  bindings = list(_GIN_BINDINGS.value)
+  if _STRATEGY.value is not None:
+    bindings.append(f'Experiment.strategy = {_STRATEGY.value!r}')
+  experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
+  model_dir = pathlib.Path(_MODEL_DIR.value)
+  config.check_same(model_dir)
+  mode = _MODE.value
+  job = experiment.prepare(model_dir, evaluate=mode != 'train')
+  if mode != 'train':
+    config.check_used()
+  actions: dict[str, Callable[[Any, Any], int]] = {
+    'train': _train,
+    'train_and_eval': _train,
+    'eval': _evaluate,
+    'export': _export,
+  }
+  return actions[mode](job, config)
+
+
+def _train(job: Any, config: Any) -> int:
+  result = job.train(config.texts())
+  if result.already_done:
+    print(
+      f'Already at step {result.step:,} of {result.last_step:,}; nothing to do.'
+    )
+  elif result.exit_code:
+    print(
+      f'Stopped at step {result.step:,} of {result.last_step:,}; the same '
+      'command resumes it.'
+    )
+    return int(result.exit_code)
+  else:
+    print(f'Done: step {result.step:,} of {result.last_step:,}.')
+  _print_scalars(result.scalars)
+  print(f'Checkpoints  {job.checkpointer.directory}')
+  export = job.model_dir / 'export'
+  if export.is_dir():
+    print(f'Export       {export / str(result.step)}')
+  print(f'Next:        tensorboard --logdir {job.model_dir}')
+  return 0
+
+
+def _evaluate(job: Any, config: Any) -> int:
+  del config
+  result = job.evaluate()
+  print(f'Evaluated the checkpoint of step {result.step:,}.')
+  _print_scalars(result.scalars)
+  return 0
+
+
+def _export(job: Any, config: Any) -> int:
+  del config
+  print(f'Exported to {job.export()}')
+  return 0
+
+
+def _print_scalars(scalars: Any) -> None:
+  for name, value in scalars.items():
+    if name.startswith('eval/'):
+      print(f'{name:<24} {value:.4f}')
+
+
+def _import_heavy() -> tuple[Any, Any, Any]:
+  """The one place of this file that imports TensorFlow, so --help need not."""
+  import tensorflow as tf
+
+  from tftrain import config
+  from tftrain import strategies
+
+  return config, strategies, tf
