@@ -34,15 +34,20 @@ def test_data(batch_size: int = 100) -> tftrain.Arrays:
 @gin.register(module='digits')
 def make_task(
   optimizer: Callable[[], keras.Optimizer] = keras.optimizers.Adam,
-  width: int = 128,
-  dropout: float = 0.2,
+  filters: int = 32,
+  dropout: float = 0.3,
 ) -> tftrain.SupervisedTask:
+  layers = keras.layers
   model = keras.Sequential(
     [
       keras.Input((64,)),
-      keras.layers.Dense(width, activation='relu'),
-      keras.layers.Dropout(dropout),
-      keras.layers.Dense(10),
+      layers.Reshape((8, 8, 1)),
+      layers.Conv2D(filters, 3, activation='relu'),
+      layers.Conv2D(2 * filters, 3, activation='relu'),
+      layers.MaxPooling2D(),
+      layers.Flatten(),
+      layers.Dropout(dropout),
+      layers.Dense(10),
     ]
   )
   return tftrain.SupervisedTask(

@@ -107,21 +107,23 @@ def train_loop(
     The function; it returns (finite, loss, gradient norm) of the last step.
   """
 
-  @tf.function
   def run(iterator: Any, n: tf.Tensor) -> Any:
-    task.refresh()
-    done = tf.constant(0, tf.int64)
-    finite, loss, norm = tf.constant(True), tf.zeros([]), tf.zeros([])
-    while (done < n) & finite & ~counters.stop.read_value():
-      batch = _timed_take(feed, iterator, counters)
-      step = task.train_step(batch)
-      finite, loss, norm = step.finite, step.loss, step.gradient_norm
-      counters.updates.assign_add(tf.cast(finite, tf.int64), read_value=False)
-      means.add(step.sums)
-      done += 1
-    return finite, loss, norm
+    def go_on(done: Any, finite: Any, *_: Any) -> Any:
+      return (done < n) & finite & ~counters.stop.read_value()
 
-  return Loop(run)
+    def take_step(done: Any, *_: Any) -> Any:
+      step = task.run_train_step(_timed_take(feed, iterator, counters))
+      counters.updates.assign_add(
+        tf.cast(step.finite, tf.int64), read_value=False
+      )
+      means.add(step.sums)
+      return done + 1, step.finite, step.loss, step.gradient_norm
+
+    task.refresh()
+    none_yet = (tf.zeros([], tf.int64), tf.constant(True), tf.zeros([]), tf.zeros([]))
+    return tf.while_loop(go_on, take_step, none_yet)[1:]
+
+  return Loop(tf.function(run, autograph=False))
 
 
 def eval_loop(
@@ -129,16 +131,17 @@ def eval_loop(
 ) -> Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
 
-  @tf.function
   def run(iterator: Any, n: tf.Tensor) -> Any:
-    done = tf.constant(0, tf.int64)
-    while (done < n) & ~counters.stop.read_value():
-      batch = _timed_take(feed, iterator, counters)
-      means.add(task.eval_step(batch))
-      done += 1
-    return done
+    def go_on(done: Any) -> Any:
+      return (done < n) & ~counters.stop.read_value()
 
-  return Loop(run)
+    def take_batch(done: Any) -> Any:
+      means.add(task.eval_step(_timed_take(feed, iterator, counters)))
+      return (done + 1,)
+
+    return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
+
+  return Loop(tf.function(run, autograph=False))
 
 
 def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tftrain import autographs
 from tftrain import buckets
 from tftrain import errors
 from tftrain import losses
@@ -58,6 +59,7 @@ class Task:
     """
     return self.minimize(self.loss, batch)
 
+  @autographs.unconverted
   def minimize(
     self,
     loss: Callable[..., losses.Loss],
@@ -83,15 +85,23 @@ class Task:
     connected = {id(variable) for variable in update.trained.values()}
     trained = [v for v in variables if id(v) in connected]
     return updates.minimize(
-      update, loss, batch, trained, self._regularization
+      update,
+      autographs.converted(loss),
+      batch,
+      trained,
+      self._regularization,
     )
+
+  def run_train_step(self, batch: Any) -> updates.Step:
+    """`train_step`, converted by AutoGraph if it is the user's own."""
+    return autographs.converted(self.train_step)(batch)
 
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Metric name -> (weighted sum, sum of weights) over a global batch."""
 
     def add_up(batch: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       rows = strategies.replica_slice(batch)
-      result = self.loss(rows, training=False)
+      result = autographs.converted(self.loss)(rows, training=False)
       sums = losses.add_up(
         result, strategies.batch_size(rows), self._regularization()
       )
@@ -258,7 +268,10 @@ class SupervisedTask(Task):
     predictions = self.model(features, training=training)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
-    means = {n: f(labels, predictions) for n, f in self._means.items()}
+    means = {
+      name: autographs.converted(function)(labels, predictions)
+      for name, function in self._means.items()
+    }
     values = _per_example_loss(self._loss, labels, predictions)  # [batch]
     return losses.Loss(values, weights, **means)
 
@@ -301,7 +314,7 @@ def _snake_like(name: str) -> str:
 def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
   """The unreduced loss; a Keras loss object would divide it by itself."""
   if not isinstance(loss, keras.losses.Loss):
-    return loss(labels, predictions)
+    return autographs.converted(loss)(labels, predictions)
   values = loss.call(labels, predictions)
   # Losses of sequences or images have more dimensions than [batch].
   while values.shape.rank > 1:
