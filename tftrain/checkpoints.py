@@ -228,9 +228,17 @@ def checkpoint_path(directory: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def committed_steps(directory: pathlib.Path) -> list[int]:
-  if not directory.is_dir():
+  """The steps whose checkpoints lie in `directory`, oldest first."""
+  try:
+    names = [path.name for path in directory.iterdir()]
+  except FileNotFoundError:
     return []
-  matches = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+  except OSError as error:
+    raise errors.RunDirectoryError(
+      f'cannot read {directory}: {error.strerror}; choose another model_dir or '
+      'change its permissions'
+    ) from error
+  matches = (_NAME.fullmatch(name) for name in names)
   return sorted(int(match[1]) for match in matches if match)
 
 

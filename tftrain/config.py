@@ -335,7 +335,7 @@ def _check_binding(
     value = macros[value.name].value
   expected = parameters[name]
   if not isinstance(value, _Reference) and not _fits(value, expected):
-    wanted = ' or '.join(kind.__name__ for kind in expected)
+    wanted = ' or '.join(_NAMES.get(k, k.__name__) for k in expected)
     raise errors.ConfigError(
       f'{statement.where}: {statement.selector}.{name} = {value!r} is '
       f'{type(value).__name__}, expected {wanted}'
@@ -361,6 +361,7 @@ def _configurable(selector: str, where: str) -> Any:
 
 _Kinds = tuple[type, ...]
 _CHECKED = (int, float, bool, str, type(None))
+_NAMES = {type(None): 'None'}
 
 
 def _parameters(function: Any) -> dict[str, _Kinds]:
@@ -368,7 +369,9 @@ def _parameters(function: Any) -> dict[str, _Kinds]:
   found: dict[str, _Kinds] = {}
   inits = [function]
   if inspect.isclass(function):
-    inits = [c.__init__ for c in function.__mro__ if '__init__' in vars(c)]
+    inits = [
+      vars(c)['__init__'] for c in function.__mro__ if '__init__' in vars(c)
+    ]
   for init in inits:
     try:
       signature = inspect.signature(init)

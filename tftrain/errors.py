@@ -57,8 +57,16 @@ class ExportError(Error):
   pass
 
 
+# How TensorFlow dresses the one line that matters.
+_DRESSING = ('Graph execution error', 'Detected at node', 'File "', '[[', '<')
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
-  """The first telling line of a long error text, for use inside ours."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  text = lines[0] if lines else type(error).__name__
-  return text if len(text) <= limit else text[: limit - 1] + '…'
+  """The telling line of a long error text, for use inside ours."""
+  text = str(getattr(error, 'message', None) or error)
+  stripped = [line.strip() for line in text.splitlines()]
+  lines = [s for s in stripped if s and not s.startswith(_DRESSING)]
+  line = type(error).__name__
+  if lines:
+    line = lines[-1] if 'Graph execution error' in text else lines[0]
+  return line if len(line) <= limit else line[: limit - 1] + '…'

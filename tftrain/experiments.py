@@ -125,10 +125,10 @@ class Experiment:
     per_epoch = trainer.steps_per_epoch
     trainer.log_every = self._in_steps('log_every', per_epoch)
     writer = summaries.SummaryWriter(model_dir)
-    publish = [
+    publish: list[reports.Action] = [
       writer, summaries.MetricsFile(model_dir), progress.Progress()
     ]  # fmt: skip
-    listeners = [*publish, *([self.early_stop] if self.early_stop else [])]
+    listeners: list[reports.Action] = [*publish, *([self.early_stop] if self.early_stop else [])]
     measured = []
     for name, make_data in self._eval_data().items() if evaluate else ():
       measured.append(

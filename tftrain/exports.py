@@ -61,7 +61,7 @@ def export_model(
   return directory
 
 
-class _Exported(tf.Module):
+class _Exported(tf.Module):  # type: ignore[misc]
   """Holds what a SavedModel must contain."""
 
   def __init__(self, task: tasks.Task):

@@ -90,6 +90,7 @@ def _work() -> int:
   if _STRATEGY.value is not None:
     bindings.append(f'Experiment.strategy = {_STRATEGY.value!r}')
   experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
+  assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = pathlib.Path(_MODEL_DIR.value)
   config.check_same(model_dir)
   mode = _MODE.value

@@ -80,6 +80,10 @@ class Loop:
     with tf.variable_creator_scope(_refuse_variable):
       return self.compiled(iterator, n)
 
+  @property
+  def traces(self) -> int:
+    return int(self.compiled.experimental_get_tracing_count())
+
   def trace(self, iterator: Any, n: tf.Tensor) -> None:
     """Compiles without running."""
     with tf.variable_creator_scope(_refuse_variable):

@@ -119,9 +119,9 @@ class Run:
         actions.append(self._export_at_end)
       try:
         self.trainer.train(self.last_step, [*actions, self._checkpoint])
-        self.checkpointer.wait()
-      finally:
+      finally:  # also after an error: what was saved before it is committed
         self._summary_writer.close()
+        self.checkpointer.wait()
       if not self.trainer.stop_requested:
         self._write_run(finished=self.trainer.step)
     return self._result(exit_code=stopper.exit_code)

@@ -25,8 +25,15 @@ def make_strategy(name: str = 'auto') -> tf.distribute.Strategy:
   if name == 'one_device':
     return tf.distribute.get_strategy()
   if name == 'mirrored':
-    devices = gpus or tf.config.list_logical_devices('CPU')
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if gpus:
+      return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
+    cpus = tf.config.list_logical_devices('CPU')
+    # The default on CPUs, collectives, gives keys by strategy but remembers
+    # them by process: a second strategy in one process gets shapes mixed up.
+    return tf.distribute.MirroredStrategy(
+      [cpu.name for cpu in cpus],
+      cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
   raise errors.StrategyError(
     f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
   )

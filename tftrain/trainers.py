@@ -91,6 +91,11 @@ class Trainer:
     return int(self._counters.updates.numpy())
 
   @property
+  def traces(self) -> int:
+    """How often the loop was traced; more than once is a waste to look into."""
+    return self._loop.traces
+
+  @property
   def stop_requested(self) -> bool:
     return bool(self._counters.stop.numpy())
 

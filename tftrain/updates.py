@@ -65,7 +65,9 @@ class Update:
     if self.bucket:
       self.bucket.refresh()
 
-  def pack(self, gradients: Sequence[tf.Tensor], trained: Sequence[Any]):
+  def pack(
+    self, gradients: Sequence[tf.Tensor], trained: Sequence[Any]
+  ) -> list[tf.Tensor]:
     """Brings gradients into the order in which `apply` wants them."""
     by_id = {
       id(v): tf.convert_to_tensor(g)

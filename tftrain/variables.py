@@ -47,7 +47,8 @@ class Owned:
     elif isinstance(value, tf.Module):
       self._remember(value)
       for attribute, child in vars(value).items():
-        self.visit(f'{name}/{attribute}', child)
+        if not attribute.startswith('_self_'):  # TensorFlow's bookkeeping
+          self.visit(f'{name}/{attribute}', child)
     elif isinstance(value, Mapping):
       for key, child in value.items():
         self.visit(f'{name}/{key}', child)
@@ -117,8 +118,8 @@ def optimizer_slots(
 def _mangle(variable: Any) -> str:
   """How a Keras optimizer spells a variable in the names of its slots."""
   if hasattr(variable, 'path'):
-    return variable.path.replace('/', '_')
-  return variable.name.replace('/', '_').replace(':', '_')
+    return str(variable.path).replace('/', '_')
+  return str(variable.name).replace('/', '_').replace(':', '_')
 
 
 def _stable_paths(layer: Any) -> Iterator[tuple[str, Any]]:

@@ -72,9 +72,10 @@ def _dataset_factory(data: Any) -> Callable[[], tf.data.Dataset]:
   if isinstance(data, tf.data.Dataset):
     return lambda: data
   if callable(data):
-    made = data()
+    make: Callable[[], Any] = data
+    made = make()
     if isinstance(made, tf.data.Dataset):
-      return data
+      return make
     return _dataset_factory(made)
   if isinstance(data, np.ndarray) or not hasattr(data, '__iter__'):
     raise errors.InputError(

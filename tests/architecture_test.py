@@ -1,0 +1,402 @@
+"""The laws of docs/design.md, kept by reading the source.
+
+Each law has an example that breaks it, so that the law itself is tested.
+"""
+
+import ast
+from collections.abc import Iterator
+import dataclasses
+import functools
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_PACKAGE = _ROOT / 'tftrain'
+
+# A file imports only what stands before it: that rules out circles too.
+_LAYERS = (
+  'errors files reports',
+  'strategies inputs.pipelines inputs.arrays inputs.batches inputs autographs '
+  'losses variables buckets updates tasks metrics actions summaries '
+  'checkpoints exports preemption progress',
+  'loops',
+  'trainers evaluators',
+  'runs experiments',
+  'config launch',
+  '__main__',
+)
+_ORDER = ' '.join(_LAYERS).split()
+_DOOR = '__init__'
+_WITHOUT_TENSORFLOW = ('errors', 'files', 'reports', 'launch')
+
+_GIN = ('config',)
+_FLAGS = ('config', 'launch')
+_LAZY = ('launch',)
+_COMPILES = ('loops', 'exports', 'metrics', 'updates')
+_WRITES = ('files',)
+_LOADS_MODELS = ('exports',)
+
+_MAX_LINES = 450
+_MAX_FUNCTION_LINES = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class _Module:
+  """One file; `inputs.arrays` is tftrain/inputs/arrays.py."""
+
+  name: str
+  source: str
+
+  @functools.cached_property
+  def tree(self) -> ast.Module:
+    return ast.parse(self.source)
+
+  def calls(self) -> Iterator[tuple[str, ast.Call]]:
+    """What is called, as written (`os.path.join`), and the call."""
+    for node in ast.walk(self.tree):
+      if isinstance(node, ast.Call):
+        yield ast.unparse(node.func), node
+
+  def imports(self) -> Iterator[tuple[str, ast.stmt]]:
+    """What is imported, in full (`tftrain.errors`), and the statement."""
+    for node in ast.walk(self.tree):
+      if isinstance(node, ast.Import):
+        for alias in node.names:
+          yield alias.name, node
+      elif isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+          yield f'{"." * node.level}{node.module or ""}.{alias.name}', node
+
+  def internal_imports(self) -> Iterator[str]:
+    """The modules of ours that it imports; what is none counts as the door."""
+    for name, _ in self.imports():
+      package, _, rest = name.partition('.')
+      if package == 'tftrain':
+        while rest and rest not in _ORDER:  # a name, not a module
+          rest = rest.rpartition('.')[0]
+        yield rest or _DOOR
+
+
+def _modules() -> list[_Module]:
+  found = []
+  for path in sorted(_PACKAGE.rglob('*.py')):
+    parts = path.relative_to(_PACKAGE).with_suffix('').parts
+    if len(parts) > 1 and parts[-1] == '__init__':
+      parts = parts[:-1]
+    found.append(_Module('.'.join(parts), path.read_text(encoding='utf-8')))
+  return found
+
+
+# The laws: each yields what breaks it.
+
+
+def _imports_go_down(module: _Module) -> Iterator[str]:
+  if module.name == _DOOR:
+    return
+  before = _ORDER[: _ORDER.index(module.name)]
+  for name in module.internal_imports():
+    if name not in before:
+      yield f'imports {name}'
+
+
+def _no_relative_import(module: _Module) -> Iterator[str]:
+  for name, _ in module.imports():
+    if name.startswith('.'):
+      yield f'imports {name}'
+
+
+def _no_private_tensorflow(module: _Module) -> Iterator[str]:
+  for name, _ in module.imports():
+    if f'{name}.'.startswith('tensorflow.python.'):
+      yield f'imports {name}'
+
+
+def _no_lazy_import(module: _Module) -> Iterator[str]:
+  lazy = set()
+  for function in _functions(module.tree):
+    for node in ast.walk(function):
+      if isinstance(node, ast.Import | ast.ImportFrom):
+        lazy.add(function.name)
+  if len(lazy) > (module.name in _LAZY):
+    yield f'imports inside {", ".join(sorted(lazy))}'
+  if module.name not in (_DOOR, *_GIN):
+    for name, _ in module.calls():
+      if name in ('importlib.import_module', '__import__'):
+        yield f'calls {name}'
+
+
+def _gin_and_flags_at_the_edge(module: _Module) -> Iterator[str]:
+  for name, _ in module.imports():
+    if name.partition('.')[0] == 'gin' and module.name not in _GIN:
+      yield f'imports {name}'
+    if f'{name}.'.startswith('absl.flags.') and module.name not in _FLAGS:
+      yield f'imports {name}'
+
+
+def _compiles_in_few_places(module: _Module) -> Iterator[str]:
+  for node in ast.walk(module.tree):
+    if isinstance(node, ast.Attribute) and module.name not in _COMPILES:
+      if ast.unparse(node) == 'tf.function':
+        yield 'uses tf.function'
+
+
+_OS_WRITES = frozenset(
+  'os.' + name
+  for name in (
+    'chmod fdopen link makedirs mkdir open remove removedirs rename renames '
+    'replace rmdir symlink truncate unlink utime'
+  ).split()
+)
+_PATH_WRITES = frozenset(
+  'chmod hardlink_to mkdir rename rmdir symlink_to tofile touch unlink '
+  'write_bytes write_text'.split()
+)
+_PREFIXES = ('np.save', 'shutil.', 'tempfile.', 'tf.io.gfile.', 'tf.io.write')
+
+
+def _writes_through_files(module: _Module) -> Iterator[str]:
+  if module.name in _WRITES:
+    return
+  for name, call in module.calls():
+    owner, _, method = name.rpartition('.')
+    if name == 'open' or method == 'open':
+      mode = [*call.args[1 if not owner else 0 :][:1]]
+      mode += [k.value for k in call.keywords if k.arg == 'mode']
+      if name in _OS_WRITES or any(
+        not isinstance(m, ast.Constant) or set('wax+') & set(str(m.value))
+        for m in mode
+      ):
+        yield f'calls {ast.unparse(call)}'
+    elif name in _OS_WRITES or name.startswith(_PREFIXES):
+      yield f'calls {name}'
+    # An event writer of TensorFlow's writes into a directory files.py made.
+    elif method in _PATH_WRITES and not owner.endswith(('files', '_writer')):
+      yield f'calls {name}'
+
+
+_FORBIDDEN_IMPORTS = ('cloudpickle', 'dill', 'marshal', 'pickle', 'shelve')
+_FORBIDDEN_CALLS = ('eval', 'exec', 'os.popen', 'os.system', 'yaml.load')
+
+
+def _runs_no_data(module: _Module) -> Iterator[str]:
+  for name, _ in module.imports():
+    if name.partition('.')[0] in _FORBIDDEN_IMPORTS:
+      yield f'imports {name}'
+  for name, call in module.calls():
+    if name in _FORBIDDEN_CALLS:
+      yield f'calls {name}'
+    if name.endswith(('load_model', 'saved_model.load')):
+      if module.name not in _LOADS_MODELS:
+        yield f'calls {name}'
+    for keyword in call.keywords:
+      if keyword.arg in ('shell', 'allow_pickle'):
+        if not _is_false(keyword.value):
+          yield f'calls {name} with {keyword.arg}'
+
+
+def _is_false(node: ast.expr) -> bool:
+  return isinstance(node, ast.Constant) and node.value is False
+
+
+def _stays_small(module: _Module) -> Iterator[str]:
+  lines = len(module.source.splitlines())
+  if lines > _MAX_LINES:
+    yield f'has {lines} lines'
+  for function in _functions(module.tree):
+    assert function.end_lineno is not None
+    lines = function.end_lineno - function.lineno + 1
+    if lines > _MAX_FUNCTION_LINES:
+      yield f'{function.name} has {lines} lines'
+
+
+def _functions(
+  tree: ast.Module,
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+  for node in ast.walk(tree):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      yield node
+
+
+_LAWS = {
+  _imports_go_down: [
+    ('losses', 'from tftrain import trainers'),
+    ('losses', 'import tftrain'),
+    ('losses', 'from tftrain import Trainer'),
+    ('inputs.arrays', 'from tftrain.inputs import batches'),
+  ],
+  _no_relative_import: [('losses', 'from . import errors')],
+  _no_private_tensorflow: [
+    ('losses', 'from tensorflow.python.ops import array_ops'),
+    ('losses', 'from tensorflow import python'),
+    ('losses', 'import tensorflow.python'),
+  ],
+  _no_lazy_import: [
+    ('losses', 'def f():\n  import tensorflow'),
+    ('losses', 'importlib.import_module("tensorflow")'),
+    ('launch', 'def f():\n  import gin\ndef g():\n  import keras'),
+  ],
+  _gin_and_flags_at_the_edge: [
+    ('experiments', 'import gin'),
+    ('experiments', 'from gin import config'),
+    ('launch', 'import gin'),
+    ('experiments', 'from absl import flags'),
+  ],
+  _compiles_in_few_places: [
+    ('tasks', '@tf.function\ndef f(): pass'),
+    ('tasks', 'f = tf.function(g, jit_compile=True)'),
+  ],
+  _writes_through_files: [
+    ('runs', 'open(path, "w")'),
+    ('runs', 'open(path, mode=mode)'),
+    ('runs', 'path.open("ab")'),
+    ('runs', 'os.open(path, os.O_RDONLY)'),
+    ('runs', 'os.rename(a, b)'),
+    ('runs', 'path.write_text("")'),
+    ('runs', '(path / "x").mkdir()'),
+    ('runs', 'shutil.rmtree(path)'),
+    ('runs', 'np.savez(path, x)'),
+  ],
+  _runs_no_data: [
+    ('runs', 'import pickle'),
+    ('runs', 'from pickle import loads'),
+    ('runs', 'eval(text)'),
+    ('runs', 'exec(text)'),
+    ('runs', 'yaml.load(text)'),
+    ('runs', 'subprocess.run(text, shell=True)'),
+    ('runs', 'np.load(path, allow_pickle=True)'),
+    ('checkpoints', 'tf.saved_model.load(path)'),
+    ('checkpoints', 'keras.models.load_model(path)'),
+  ],
+  _stays_small: [
+    ('losses', 'x = 1\n' * (_MAX_LINES + 1)),
+    ('losses', 'def f():\n' + '  x = 1\n' * _MAX_FUNCTION_LINES),
+  ],
+}
+_BROKEN = [(law, *case) for law, cases in _LAWS.items() for case in cases]
+
+
+def test_every_file_has_a_place_in_the_order():
+  assert sorted(m.name for m in _modules()) == sorted([*_ORDER, _DOOR])
+
+
+@pytest.mark.parametrize('law', _LAWS, ids=lambda law: law.__name__)
+def test_law_is_kept(law):
+  broken = [f'{m.name} {what}' for m in _modules() for what in law(m)]
+  assert not broken
+
+
+@pytest.mark.parametrize(
+  ('law', 'name', 'source'), _BROKEN, ids=[c[0].__name__ for c in _BROKEN]
+)
+def test_law_can_be_broken(law, name, source):
+  assert list(law(_Module(name, source)))
+
+
+def test_laws_allow_what_is_meant():
+  source = """
+from tftrain import errors
+from absl import logging
+files.write_text(path, text)
+open(path).read()
+open(path, 'rb')
+text.replace('a', 'b')
+os.write(pipe, b'')
+np.load(path, allow_pickle=False)
+"""
+  assert not [w for law in _LAWS for w in law(_Module('runs', source))]
+
+
+def test_light_modules_import_without_tensorflow():
+  names = ', '.join(f'tftrain.{name}' for name in _WITHOUT_TENSORFLOW)
+  heavy = "[m for m in ('tensorflow', 'keras', 'gin') if m in sys.modules]"
+  code = f'import sys, tftrain, {names}; print({heavy})'
+  found = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=_ROOT
+  )
+  assert found.stdout == '[]\n', found.stderr
+
+
+# BUILD: Starlark is, as far as it goes there, Python.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+  kind: str
+  sources: list[str]
+  dependencies: list[str]
+
+
+def _targets(build: str) -> dict[str, _Target]:
+  """Name -> target, of those that are written out one by one."""
+  targets = {}
+  for statement in ast.parse(build).body:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+      call = statement.value
+      values = {k.arg: k.value for k in call.keywords}
+      if 'name' in values:
+        targets[ast.literal_eval(values['name'])] = _Target(
+          ast.unparse(call.func),
+          _strings(values.get('srcs')),
+          [label.removeprefix(':') for label in _strings(values.get('deps'))],
+        )
+  return targets
+
+
+def _strings(node: ast.expr | None) -> list[str]:
+  return ast.literal_eval(node) if isinstance(node, ast.List) else []
+
+
+def _build_faults(build: str, modules: list[_Module]) -> Iterator[str]:
+  """Where BUILD and the imports differ."""
+  owners = {
+    source: (name, target)
+    for name, target in _targets(build).items()
+    for source in target.sources
+  }
+  for module in modules:
+    path = 'tftrain/' + module.name.replace('.', '/')
+    in_folder = f'{path}/__init__.py'
+    source = in_folder if in_folder in owners else f'{path}.py'
+    if source not in owners:
+      yield f'no target has {source}'
+      continue
+    name, target = owners[source]
+    expected = {_label(imported) for imported in module.internal_imports()}
+    if set(target.dependencies) != expected:
+      yield f'deps of {name} should be {sorted(expected)}'
+    if target.dependencies != sorted(target.dependencies):
+      yield f'deps of {name} are not sorted'
+
+
+def _label(module: str) -> str:
+  return 'tftrain_lib' if module == _DOOR else module.replace('.', '_')
+
+
+def test_build_is_what_the_imports_are():
+  build = (_ROOT / 'BUILD').read_text(encoding='utf-8')
+  assert not list(_build_faults(build, _modules()))
+
+
+@pytest.mark.parametrize(
+  ('deps', 'fault'),
+  [
+    ('[":errors"]', None),
+    ('[]', "deps of losses should be ['errors']"),
+    ('[":errors", ":files"]', "deps of losses should be ['errors']"),
+  ],
+)
+def test_build_faults_are_found(deps, fault):
+  build = (
+    f'py_library(name="losses", srcs=["tftrain/losses.py"], deps={deps})\n'
+  )
+  module = _Module('losses', 'from tftrain import errors')
+  assert list(_build_faults(build, [module])) == ([fault] if fault else [])
+
+
+def test_a_file_without_a_target_is_found():
+  assert list(_build_faults('', [_Module('losses', '')])) == [
+    'no target has tftrain/losses.py'
+  ]

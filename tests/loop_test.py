@@ -1,0 +1,302 @@
+"""The Trainer's loop: blocks, ends of data, stops, Reports, Actions."""
+
+import os
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import cases
+import tftrain
+from tftrain import actions
+
+
+def trainer(data=None, **options):
+  keras.utils.set_random_seed(0)
+  data = tftrain.Arrays(cases.arrays(), 8) if data is None else data
+  return tftrain.Trainer(cases.supervised(dropout=0.2), data, **options)
+
+
+class Steps(list):
+  """An Action that notes the steps at which it was called."""
+
+  def __call__(self, report):
+    self.append(report.step)
+
+
+def test_every_interval_works_with_every_block_length():
+  run = trainer(steps_per_loop=100, log_every=60)
+  logged, seventy, forty_five = Steps(), Steps(), Steps()
+  run.train(
+    200,
+    [logged, tftrain.Every(70, seventy), tftrain.Every(45, forty_five)],
+  )
+  assert logged == [60, 120, 180, 200]
+  assert seventy == [70, 140, 200]
+  assert forty_five == [45, 90, 135, 180, 200]
+  assert run.traces == 1
+
+
+@pytest.mark.parametrize('kind', ['arrays', 'dataset', 'list', 'unknown'])
+def test_data_that_ends_in_a_block_ends_the_run_exactly(kind):
+  x, y = cases.arrays(examples=60)
+  dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+  pipelines = {
+    'arrays': tftrain.Arrays((x, y), 8, epochs=1),
+    'dataset': tftrain.Batches(dataset, repeat=False),
+    'list': tftrain.Batches(
+      [(x[i : i + 8], y[i : i + 8]) for i in range(0, 60, 8)], repeat=False
+    ),
+    'unknown': tftrain.Batches(
+      lambda: dataset.filter(lambda *_: True), repeat=False
+    ),
+  }
+  run = trainer(pipelines[kind], log_every=100)
+  end = Steps()
+  report = run.train(100, [tftrain.Every(50, end)])
+  assert run.step == run.updates == report.step == report.last_step == 8
+  assert end == [8]
+  if kind != 'arrays':  # ordered, so the steps can be taken one by one
+    same = trainer(pipelines[kind], log_every=100)
+    reports = [same.train(n) for n in range(1, 9)]
+    assert reports[-1].step == 8
+    expected = cases.state_of(same)
+    ours = cases.state_of(run)
+    for name in ('trainer/means', 'trainer/last_logged'):
+      expected.pop(name), ours.pop(name)
+    cases.assert_same_bits(ours, expected)
+
+
+def test_one_epoch_sees_each_example_once_and_epochs_differ():
+  index = np.arange(67)
+  data = tftrain.Arrays((index, index), 8)
+  batches = iter(data.dataset(seed=4))
+  rows = np.concatenate([next(batches)[0].numpy() for _ in range(17)])
+  first, second = rows[:67], rows[67:134]
+  assert sorted(first) == sorted(second) == list(index)
+  assert list(first) != list(second)
+  assert list(first) != list(index)
+  resumed = next(iter(data.dataset(seed=4, start_step=9)))[0].numpy()
+  np.testing.assert_array_equal(resumed, rows[72:80])
+  in_graph = data.batch(4, tf.constant(9, tf.int64))[0].numpy()
+  np.testing.assert_array_equal(in_graph, rows[72:80])
+  other = next(iter(data.dataset(seed=5)))[0].numpy()
+  assert list(other) != list(rows[:8])
+
+
+def test_steps_gives_the_same_run_in_the_users_own_loop(tmp_path):
+  mine, theirs = trainer(log_every=20), trainer(log_every=20)
+  checkpointer = tftrain.Checkpointer(tmp_path, mine)
+  seen = []
+  for report in mine.steps(70, [tftrain.Every(30, checkpointer)]):
+    assert 'loss' in report.scalars
+    seen.append(report.step)
+  theirs.train(70)
+  assert seen == [20, 40, 60, 70]
+  cases.assert_same_bits(cases.state_of(mine), cases.state_of(theirs))
+  assert checkpointer.steps() == [30, 60, 70]
+
+
+def test_an_action_may_stop_the_run_and_all_see_the_last_report():
+  run = trainer(log_every=10)
+  steps, last = Steps(), []
+
+  def stop_at_thirty(report):
+    return tftrain.Signal.STOP if report.step == 30 else None
+
+  run.train(
+    100, [stop_at_thirty, steps, lambda r: last.append(r.is_last)]
+  )
+  assert run.step == 30
+  assert last[-1] is True
+  assert steps[-1] == 30
+
+
+def test_early_stopping_waits_for_its_patience():
+  stop = tftrain.EarlyStopping('eval/test/loss', patience=2)
+  values = [3.0, 2.0, 2.5, 2.1, 1.0]
+  signals = []
+  for step, value in enumerate(values):
+    report = tftrain.Report(
+      source='eval/test',
+      step=step,
+      previous_step=step - 1,
+      start_step=0,
+      last_step=9,
+      scalars={'loss': value},
+    )
+    signals.append(stop(report))
+  assert signals == [None, None, None, tftrain.Signal.STOP, None]
+
+
+def test_every_by_the_clock(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(actions.time, 'monotonic', lambda: now[0])
+  steps = Steps()
+  every = tftrain.Every('10m', steps)
+  for step in range(1, 8):
+    now[0] += 240
+    every(
+      tftrain.Report(
+        source='train',
+        step=step,
+        previous_step=step - 1,
+        start_step=0,
+        last_step=7,
+      )
+    )
+  assert steps == [3, 6, 7]
+
+
+def test_a_stop_leaves_a_long_block_within_a_step():
+  run = trainer(steps_per_loop=10_000_000, log_every=10_000_000)
+  run.train(1)
+  threading.Timer(0.5, run.request_stop).start()
+  begun = time.monotonic()
+  run.train(10_000_000)
+  assert time.monotonic() - begun < 20
+  assert 1 < run.step < 10_000_000
+  assert run.stop_requested
+
+
+def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
+  def experiment(steps):
+    return tftrain.Experiment(
+      lambda: cases.supervised(dropout=0.2),
+      lambda: tftrain.Arrays(cases.arrays(), 8),
+      lambda: tftrain.Arrays(cases.arrays(seed=3), 8, training=False),
+      steps=steps,
+      steps_per_loop=steps,
+      log_every=steps,
+      eval_every=steps,
+      checkpoint_every=steps,
+      export=False,
+    )
+
+  steps = 30_000
+  threading.Timer(
+    2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)
+  ).start()
+  run = experiment(steps).prepare(tmp_path / 'stopped')
+  before = signal.getsignal(signal.SIGTERM)
+  result = run.train()
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert result.exit_code == 143
+  assert 0 < result.step < steps
+  assert run.checkpointer.steps() == [result.step]
+  assert not (tmp_path / 'stopped' / 'metrics.jsonl').exists()
+  resumed = experiment(steps).prepare(tmp_path / 'stopped')
+  assert resumed.train().exit_code == 0
+  whole = experiment(steps).prepare(tmp_path / 'whole')
+  whole.train()
+  cases.assert_same_bits(
+    cases.state_of(resumed.trainer), cases.state_of(whole.trainer)
+  )
+  assert (tmp_path / 'stopped' / 'metrics.jsonl').read_bytes() == (
+    tmp_path / 'whole' / 'metrics.jsonl'
+  ).read_bytes()
+
+
+def test_an_evaluation_leaves_training_metrics_untouched():
+  def make():
+    return cases.supervised(
+      metrics={'keras': keras.metrics.SparseCategoricalAccuracy()}
+    )
+
+  scalars = []
+  for evaluate in (False, True):
+    keras.utils.set_random_seed(2)
+    run = tftrain.Trainer(make(), tftrain.Arrays(cases.arrays(), 8))
+    data = tftrain.Arrays(cases.arrays(seed=9), 8, training=False)
+    evaluator = tftrain.Evaluator(run.task, data)
+    also = [tftrain.Every(7, evaluator)] if evaluate else []
+    scalars.append(run.train(40, also).scalars)
+  assert scalars[0] == scalars[1]
+  assert scalars[0]['keras'] == pytest.approx(scalars[0]['accuracy'])
+
+
+class Collatz(tftrain.Task):
+  """Data-dependent control flow in a loss, as AutoGraph compiles it."""
+
+  def loss(self, batch, training):
+    x, _ = batch
+    total = tf.zeros([])
+    for row in x:
+      if tf.reduce_sum(row) > 0:
+        total += tf.reduce_sum(row)
+      n = 0
+      while n < 3:
+        total += 1.0
+        n += 1
+    values = self.model(x, training=training)[:, 0] ** 2
+    return tftrain.Loss(values, total=tf.fill([len(x)], total))
+
+
+def test_autograph_compiles_what_the_user_wrote():
+  x, y = cases.arrays(examples=8)
+  task = Collatz(cases.model(), keras.optimizers.SGD(0.0))
+  run = tftrain.Trainer(task, [(x, y)])
+  report = run.train(3)
+  sums = x.sum(-1)
+  expected = sums[sums > 0].sum() + 3 * 8
+  assert report.scalars['total'] == pytest.approx(expected, rel=1e-5)
+
+
+class Pair(tftrain.Task):
+  """Two models, two optimizers, one step."""
+
+  def __init__(self, first, second, optimizers):
+    super().__init__()
+    self.first, self.second = first, second
+    self.optimizers_of = optimizers
+
+  def one(self, batch, training):
+    return tftrain.Loss(self.first(batch[0], training=training)[:, 0] ** 2)
+
+  def two(self, batch, training):
+    difference = self.second(batch[0]) - tf.stop_gradient(self.first(batch[0]))
+    return tftrain.Loss(difference[:, 0] ** 2)
+
+  def loss(self, batch, training):
+    return self.two(batch, training)
+
+  def train_step(self, batch):
+    self.minimize(
+      self.one,
+      batch,
+      self.first.trainable_variables,
+      self.optimizers_of['first'],
+    )
+    return self.minimize(
+      self.two,
+      batch,
+      self.second.trainable_variables,
+      self.optimizers_of['second'],
+    )
+
+
+def test_two_optimizers_in_one_step_on_one_replica_and_two():
+  states = []
+  for name in ('one_device', 'mirrored'):
+    keras.utils.set_random_seed(0)
+    strategy = tftrain.make_strategy(name)
+    with strategy.scope():
+      task = Pair(
+        cases.model(),
+        cases.model(),
+        {
+          'first': keras.optimizers.SGD(0.01),
+          'second': keras.optimizers.Adam(0.01),
+        },
+      )
+    data = tftrain.Arrays(cases.arrays(), 8)
+    run = tftrain.Trainer(task, data, strategy=strategy)
+    before = cases.state_of(run)
+    run.train(20)
+    states.append(cases.state_of(run))
+  assert any((before[k] != states[1][k]).any() for k in before if 'first' in k)
+  cases.assert_close(states[0], states[1], 1e-5)

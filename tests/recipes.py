@@ -1,0 +1,23 @@
+"""What the gin files of the tests refer to."""
+
+import gin
+import keras
+
+from tests import cases
+import tftrain
+
+
+@gin.register(module='recipes')
+def make_task(optimizer=keras.optimizers.SGD, width=8):
+  del width
+  return cases.supervised(optimizer())
+
+
+@gin.register(module='recipes')
+def train_data(batch_size=8):
+  return tftrain.Arrays(cases.arrays(), batch_size)
+
+
+@gin.register(module='recipes')
+def test_data(batch_size=8):
+  return tftrain.Arrays(cases.arrays(seed=1), batch_size, training=False)
