@@ -181,7 +181,7 @@ _FORBIDDEN_IMPORTS = ('cloudpickle', 'dill', 'marshal', 'pickle', 'shelve')
 _FORBIDDEN_CALLS = ('eval', 'exec', 'os.popen', 'os.system', 'yaml.load')
 
 
-def _runs_no_data(module: _Module) -> Iterator[str]:
+def _data_is_not_code(module: _Module) -> Iterator[str]:
   for name, _ in module.imports():
     if name.partition('.')[0] in _FORBIDDEN_IMPORTS:
       yield f'imports {name}'
@@ -259,7 +259,7 @@ _LAWS = {
     ('runs', 'shutil.rmtree(path)'),
     ('runs', 'np.savez(path, x)'),
   ],
-  _runs_no_data: [
+  _data_is_not_code: [
     ('runs', 'import pickle'),
     ('runs', 'from pickle import loads'),
     ('runs', 'eval(text)'),
@@ -333,7 +333,9 @@ def _targets(build: str) -> dict[str, _Target]:
   """Name -> target, of those that are written out one by one."""
   targets = {}
   for statement in ast.parse(build).body:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+    if isinstance(statement, ast.Expr) and isinstance(
+      statement.value, ast.Call
+    ):
       call = statement.value
       values = {k.arg: k.value for k in call.keywords}
       if 'name' in values:

@@ -55,9 +55,7 @@ def query(bazel, tmp_path_factory):
       ignore=shutil.ignore_patterns('__pycache__'),
     )
   shutil.copy(_ROOT / 'BUILD', workspace)
-  (workspace / 'WORKSPACE').write_text(
-    _WORKSPACE.format(rules=base / 'rules')
-  )
+  (workspace / 'WORKSPACE').write_text(_WORKSPACE.format(rules=base / 'rules'))
   command = [bazel, f'--output_user_root={base / "output"}']
 
   def run(expression):

@@ -130,7 +130,7 @@ _MISTAKES = {
   ),
   'required value missing': (
     _GOOD.replace('Experiment.task = @recipes.make_task', ''),
-    ['task'],
+    ['Experiment.task is required'],
   ),
   'neither steps nor epochs': (
     _GOOD.replace('Experiment.steps = %STEPS', '').replace('STEPS = 4', ''),

@@ -15,10 +15,13 @@ import tftrain
 from tftrain import actions
 
 
-def trainer(data=None, **options):
+def trainer(data=None, strategy='one_device', **options):
   keras.utils.set_random_seed(0)
   data = tftrain.Arrays(cases.arrays(), 8) if data is None else data
-  return tftrain.Trainer(cases.supervised(dropout=0.2), data, **options)
+  strategy = tftrain.make_strategy(strategy)
+  with strategy.scope():
+    task = cases.supervised(dropout=0.2)
+  return tftrain.Trainer(task, data, strategy=strategy, **options)
 
 
 class Steps(list):
@@ -41,8 +44,9 @@ def test_every_interval_works_with_every_block_length():
   assert run.traces == 1
 
 
+@pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
 @pytest.mark.parametrize('kind', ['arrays', 'dataset', 'list', 'unknown'])
-def test_data_that_ends_in_a_block_ends_the_run_exactly(kind):
+def test_data_that_ends_in_a_block_ends_the_run_exactly(kind, strategy):
   x, y = cases.arrays(examples=60)
   dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
   pipelines = {
@@ -55,13 +59,13 @@ def test_data_that_ends_in_a_block_ends_the_run_exactly(kind):
       lambda: dataset.filter(lambda *_: True), repeat=False
     ),
   }
-  run = trainer(pipelines[kind], log_every=100)
+  run = trainer(pipelines[kind], strategy, log_every=100)
   end = Steps()
   report = run.train(100, [tftrain.Every(50, end)])
   assert run.step == run.updates == report.step == report.last_step == 8
   assert end == [8]
   if kind != 'arrays':  # ordered, so the steps can be taken one by one
-    same = trainer(pipelines[kind], log_every=100)
+    same = trainer(pipelines[kind], strategy, log_every=100)
     reports = [same.train(n) for n in range(1, 9)]
     assert reports[-1].step == 8
     expected = cases.state_of(same)
@@ -177,9 +181,9 @@ def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
       export=False,
     )
 
-  steps = 30_000
+  steps = 6_000
   threading.Timer(
-    2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    1.2, lambda: os.kill(os.getpid(), signal.SIGTERM)
   ).start()
   run = experiment(steps).prepare(tmp_path / 'stopped')
   before = signal.getsignal(signal.SIGTERM)

@@ -95,14 +95,15 @@ if typing.TYPE_CHECKING:
   from tftrain.tasks import Task as Task
   from tftrain.trainers import Trainer as Trainer
 
+else:  # hidden from type checkers, who would believe any name to be there
 
-def __getattr__(name: str) -> Any:
-  if name not in _HOMES:
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  home = _HOMES[name]
-  if home is None:
-    return importlib.import_module(f'{__name__}.{name}')
-  return getattr(importlib.import_module(f'{__name__}.{home}'), name)
+  def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+      raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    home = _HOMES[name]
+    if home is None:
+      return importlib.import_module(f'{__name__}.{name}')
+    return getattr(importlib.import_module(f'{__name__}.{home}'), name)
 
 
 def __dir__() -> list[str]:

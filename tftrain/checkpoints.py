@@ -115,10 +115,10 @@ class Checkpointer:
       self._writer = None
     failure, self._failure = self._failure, None
     if failure is not None:
-      last = self.steps()[-1:] or ['none']
+      last = max(self.steps(), default=None)
       raise errors.CheckpointError(
         f'saving to {self.directory} failed: {failure}; the last good '
-        f'checkpoint is at step {last[0]}. Free space or mend the directory, '
+        f'checkpoint is at step {last}. Free space or mend the directory, '
         'then start the same command again'
       ) from failure
 

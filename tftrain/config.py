@@ -299,11 +299,26 @@ def _check_statements(statements: Sequence[_Statement]) -> None:
         _configurable(reference.name.rpartition('/')[2], statement.where)
     if not statement.is_macro:
       _check_binding(statement, macros)
+  _check_required(statements)
   for name, statement in macros.items():
     if name not in read:
       raise errors.ConfigError(
         f'{statement.where}: nothing reads the macro {name}; use it as '
         f'%{name}, or write Name.{name} to bind a parameter'
+      )
+
+
+def _check_required(statements: Sequence[_Statement]) -> None:
+  bound = {
+    s.parameter
+    for s in statements
+    if s.selector.rpartition('.')[2] == 'Experiment'
+  }
+  for field in dataclasses.fields(experiments.Experiment):
+    if field.default is dataclasses.MISSING and field.name not in bound:
+      raise errors.ConfigError(
+        f'Experiment.{field.name} is required; bind it in a gin file or with '
+        f"--gin_bindings='Experiment.{field.name} = @...'"
       )
 
 

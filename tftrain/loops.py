@@ -116,7 +116,10 @@ def train_loop(
       return (done < n) & finite & ~counters.stop.read_value()
 
     def take_step(done: Any, *_: Any) -> Any:
-      step = task.run_train_step(_timed_take(feed, iterator, counters))
+      batch = _timed_take(feed, iterator, counters)
+      # Without a batch nothing may move, not even the seed of a dropout.
+      with tf.control_dependencies(tf.nest.flatten(batch)):
+        step = task.run_train_step(batch)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
       )
@@ -140,7 +143,8 @@ def eval_loop(
       return (done < n) & ~counters.stop.read_value()
 
     def take_batch(done: Any) -> Any:
-      means.add(task.eval_step(_timed_take(feed, iterator, counters)))
+      batch = _timed_take(feed, iterator, counters)
+      means.add(task.eval_step(batch))
       return (done + 1,)
 
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))

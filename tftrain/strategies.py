@@ -1,5 +1,6 @@
 """Which devices a run uses: tf.distribute strategies by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -58,8 +59,22 @@ def set_local_devices(count: int) -> None:
     ) from error
 
 
-def replica_slice(batch: Any) -> Any:
-  """This replica's rows of a global batch, inside `strategy.run`.
+def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
+  """Runs `function` on every replica, each with its rows of a global batch.
+
+  Nothing in it happens before the batch is there: at the end of the data not
+  even the seed of a dropout moves.
+  """
+
+  def on_replica(batch: Any) -> Any:
+    with tf.control_dependencies(tf.nest.flatten(batch)):
+      return function(_own_rows(batch))
+
+  return tf.distribute.get_strategy().run(on_replica, args=(batch,))
+
+
+def _own_rows(batch: Any) -> Any:
+  """This replica's rows of a global batch.
 
   Rows are dealt in order and as evenly as they go, so one host iterator feeds
   all replicas and every row of a ragged last batch is used exactly once.
@@ -81,7 +96,9 @@ def batch_size(batch: Any) -> tf.Tensor:
   return tf.shape(tf.nest.flatten(batch)[0])[0]
 
 
-def check_divides(global_batch_size: int, strategy: tf.distribute.Strategy):
+def check_divides(
+  global_batch_size: int, strategy: tf.distribute.Strategy
+) -> None:
   """Raises InputError unless every replica gets the same number of rows."""
   replicas = strategy.num_replicas_in_sync
   if global_batch_size % replicas:

@@ -99,8 +99,7 @@ class Task:
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Metric name -> (weighted sum, sum of weights) over a global batch."""
 
-    def add_up(batch: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-      rows = strategies.replica_slice(batch)
+    def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       result = autographs.converted(self.loss)(rows, training=False)
       sums = losses.add_up(
         result, strategies.batch_size(rows), self._regularization()
@@ -299,11 +298,11 @@ class SupervisedTask(Task):
 
 
 def _sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
-  """Runs `function` on every replica and adds up the scalars it returns."""
+  """Runs `function` on every replica's rows and adds up the scalars."""
   strategy = tf.distribute.get_strategy()
   return tf.nest.map_structure(
     lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, None),
-    strategy.run(function, args=(batch,)),
+    strategies.run_on_rows(function, batch),
   )
 
 
@@ -359,8 +358,7 @@ class _Recorder:
     start = [tf.identity(buckets.raw(v).read_value()) for v in variables]
     connected: list[Any] = []
 
-    def gradients(batch: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-      rows = strategies.replica_slice(batch)
+    def gradients(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       with tf.GradientTape() as tape:
         sums = losses.add_up(
           loss(rows, training=True),

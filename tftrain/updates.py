@@ -155,8 +155,7 @@ def minimize(
   """
   strategy = tf.distribute.get_strategy()
 
-  def gradients(batch: Any) -> tuple[Any, ...]:
-    rows = strategies.replica_slice(batch)
+  def gradients(rows: Any) -> tuple[Any, ...]:
     with tf.GradientTape() as tape:
       result = loss(rows, training=True)
       sums = losses.add_up(
@@ -164,7 +163,7 @@ def minimize(
       )
     return _mean_gradients(update, tape, sums, trained)
 
-  packed, weight, sums = strategy.run(gradients, args=(batch,))
+  packed, weight, sums = strategies.run_on_rows(gradients, batch)
   weight, sums = tf.nest.map_structure(
     lambda value: strategy.experimental_local_results(value)[0], (weight, sums)
   )

@@ -1,0 +1,167 @@
+"""What a run leaves behind: curves, lines, texts and an exported model."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+import tensorflow as tf
+
+from tests import cases
+import tftrain
+from tftrain import errors
+
+
+@pytest.fixture(scope='module', params=['one_device', 'mirrored'])
+def run_dir(request, tmp_path_factory):
+  """A finished run."""
+  model_dir = tmp_path_factory.mktemp(request.param)
+  keras.utils.set_random_seed(0)
+  run = tftrain.Experiment(
+    cases.supervised,
+    lambda: tftrain.Arrays(cases.arrays(), 8),
+    {
+      'test': lambda: tftrain.Arrays(cases.arrays(seed=1), 8, training=False),
+      'ood': lambda: tftrain.Arrays(cases.arrays(seed=2), 8, training=False),
+    },
+    steps=60,
+    log_every=20,
+    eval_every='2 epochs',
+    strategy=request.param,
+  ).prepare(model_dir)
+  run.train({'config.gin': 'Experiment.steps = 60\n'})
+  return run, model_dir
+
+
+def events(directory):
+  accumulator = event_accumulator.EventAccumulator(
+    str(directory), size_guidance={'tensors': 0}
+  )
+  accumulator.Reload()
+  return accumulator
+
+
+def scalars(directory, tag):
+  return {
+    event.step: float(tf.make_ndarray(event.tensor_proto))
+    for event in events(directory).Tensors(tag)
+  }
+
+
+def test_train_and_eval_curves_share_their_tags(run_dir):
+  _, model_dir = run_dir
+  train = scalars(model_dir / 'train', 'loss')
+  test = scalars(model_dir / 'eval' / 'test', 'loss')
+  assert list(train) == [20, 40, 60]
+  assert list(test) == list(scalars(model_dir / 'eval' / 'ood', 'loss'))
+  assert list(test) == [17, 34, 51, 60]  # two epochs of 67 in batches of 8
+  tags = events(model_dir / 'train').Tags()['tensors']
+  assert {
+    'loss',
+    'accuracy',
+    'learning_rate',
+    'gradient_norm',
+    'time/steps_per_second',
+    'time/examples_per_second',
+    'time/input_wait',
+    'config.gin',
+  } <= set(tags)
+
+
+def test_metrics_jsonl_holds_the_same_values(run_dir):
+  _, model_dir = run_dir
+  train = scalars(model_dir / 'train', 'loss')
+  lines = (model_dir / 'metrics.jsonl').read_text().splitlines()
+  values = [json.loads(line) for line in lines]
+  ours = {v['step']: v['loss'] for v in values if v['source'] == 'train'}
+  assert ours == pytest.approx(train)
+  assert not any('per_second' in line or 'seconds' in line for line in lines)
+  timing = (model_dir / 'timing.jsonl').read_text().splitlines()
+  assert len(timing) == len(lines)
+
+
+def test_the_export_serves_any_batch_size_without_our_code(run_dir):
+  run, model_dir = run_dir
+  served = tf.saved_model.load(str(model_dir / 'export' / '60'))
+  signature = served.signatures['serving_default']
+  for rows in (1, 5):
+    x, _ = cases.arrays(rows)
+    np.testing.assert_array_equal(
+      signature(inputs=x)['outputs'], run.trainer.task.model(x)
+    )
+  names = [path.name for path in (model_dir / 'export').iterdir()]
+  assert names == ['60']
+
+
+def test_an_export_that_differs_is_refused_and_leaves_nothing(tmp_path):
+  class Counting(tftrain.SupervisedTask):
+    calls = None
+
+    def serve(self, features):
+      return self.model(features) + self.calls.assign_add(1.0)
+
+  task = Counting(
+    cases.model(),
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    keras.optimizers.Adam(),
+  )
+  task.calls = tf.Variable(0.0, trainable=False)
+  data = tftrain.Arrays(cases.arrays(), 8)
+  trainer = tftrain.Trainer(task, data)
+  with pytest.raises(errors.ExportError, match='differs from the live one'):
+    tftrain.export_model(
+      task, trainer.example_features(), tmp_path / 'out' / '1'
+    )
+  assert list((tmp_path / 'out').iterdir()) == []
+  (tmp_path / 'out' / '2').mkdir()
+  with pytest.raises(errors.ExportError, match='exists'):
+    tftrain.export_model(task, None, tmp_path / 'out' / '2')
+
+
+def test_dictionaries_of_features_become_named_inputs(tmp_path):
+  class Two(tftrain.Task):
+    def loss(self, batch, training):
+      return tftrain.Loss(self.serve(batch)['score'] ** 2)
+
+    def serve(self, features):
+      inputs = tf.concat([features['a'], features['b']], 1)
+      return {'score': self.model(inputs)[:, 0]}
+
+  x, _ = cases.arrays()
+  data = tftrain.Arrays({'a': x[:, :2], 'b': x[:, 2:]}, 8)
+  trainer = tftrain.Trainer(Two(cases.model(), keras.optimizers.SGD()), data)
+  path = tftrain.export_model(
+    trainer.task, trainer.example_features(), tmp_path / '1'
+  )
+  signature = tf.saved_model.load(str(path)).signatures['serving_default']
+  assert signature(a=x[:3, :2], b=x[:3, 2:])['score'].shape == (3,)
+
+
+def test_progress_says_step_metrics_and_speed(capsys):
+  trainer = tftrain.Trainer(
+    cases.supervised(), tftrain.Arrays(cases.arrays(), 8), log_every=10
+  )
+  trainer.train(20, [tftrain.Progress()])
+  lines = capsys.readouterr().err.splitlines()
+  lines = [line for line in lines if ' train ' in line]
+  assert len(lines) == 2
+  assert '20/20' in lines[1] and 'loss' in lines[1] and 'steps/s' in lines[1]
+
+
+def test_metrics_files_take_non_finite_values_as_strict_json(tmp_path):
+  sink = tftrain.MetricsFile(tmp_path)
+  sink(
+    tftrain.Report(
+      source='eval/test',
+      step=1,
+      previous_step=0,
+      start_step=0,
+      last_step=1,
+      scalars={'a': float('nan'), 'b': 1e300, 'c': float('-inf')},
+    )
+  )
+  line = pathlib.Path(tmp_path, 'metrics.jsonl').read_text()
+  assert 'NaN' not in line and 'Infinity' not in line
+  assert json.loads(line)['b'] == 1e300
