@@ -25,6 +25,7 @@ _LAYERS = (
   'loops',
   'trainers evaluators',
   'runs experiments',
+  'statements',
   'config launch',
   '__main__',
 )
@@ -32,7 +33,7 @@ _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
 _WITHOUT_TENSORFLOW = ('errors', 'files', 'reports', 'launch')
 
-_GIN = ('config',)
+_GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')
 _LAZY = ('launch',)
 _COMPILES = ('loops', 'exports', 'metrics', 'updates')

@@ -248,9 +248,7 @@ def test_modes_on_a_trained_run(commands, tmp_path):
 def test_local_devices_and_strategy(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = (f'--gin_file={path}', f'--model_dir={tmp_path / "run"}')
-  result = commands.run(
-    *arguments, '--local_devices=2', '--strategy=mirrored'
-  )
+  result = commands.run(*arguments, '--local_devices=2', '--strategy=mirrored')
   assert result['code'] == 0, result
   run = json.loads((tmp_path / 'run' / 'run.json').read_text())
   assert run['replicas'] == 2

@@ -16,7 +16,7 @@ from tftrain import launch
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PAGES = sorted([*_ROOT.glob('*.md'), *_ROOT.glob('docs/*.md')])
-_LANGUAGES = {'python', 'gin', 'sh', 'text', 'error'}
+_LANGUAGES = {'', 'python', 'gin', 'sh', 'text', 'error'}
 _FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r'# (\w+\.(?:py|gin))\n')
 _FOLDERS = 'benchmarks|configs|docs|examples|scripts|tests|tftrain'
@@ -44,16 +44,13 @@ def _fresh(tmp_path, monkeypatch):
   """A directory, an import path and a gin configuration of each test's own."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
-  modules = set(sys.modules)
-  registered = gin.config._REGISTRY.copy()
   gin.clear_config()
+  gin.enter_interactive_mode()  # two tests may import the same page's module
   yield
+  gin.exit_interactive_mode()
   gin.clear_config()
-  monkeypatch.setattr(gin.config, '_REGISTRY', registered)
-  for name in set(sys.modules) - modules:
-    if str(getattr(sys.modules[name], '__file__', '')).startswith(
-      str(tmp_path)
-    ):
+  for name, module in list(sys.modules.items()):
+    if str(getattr(module, '__file__', '')).startswith(str(tmp_path)):
       del sys.modules[name]
 
 
@@ -66,7 +63,7 @@ def _save_named_files(page):
 
 
 def _run_program(page):
-  """Runs a page's Python as one file, in which lines have the page's numbers."""
+  """Runs a page as one file, in which lines have the numbers of the page."""
   _save_named_files(page)
   lines = [''] * len(page.read_text('utf-8').splitlines())
   for number, text in _blocks(page, 'python'):
@@ -109,7 +106,7 @@ def test_the_gin_of_a_page_loads(page):
   _save_named_files(page)
   for number, text in _blocks(page, 'gin'):
     if 'task = ' not in text and 'include ' not in text:
-      text = f"include 'configs/digits.gin'\n{text}"
+      text = f"include 'digits.gin'\n{text}"
     path = pathlib.Path(f'{page.stem}_{number}.gin')
     path.write_text(text, 'utf-8')
     _load(path)

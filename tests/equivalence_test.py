@@ -49,9 +49,10 @@ def test_regularization_counts_once_whatever_the_replicas():
   )
   without, _ = train(cases.supervised, data, 20)
   name = 'model/sequential/dense/kernel'
-  assert np.abs(cases.state_of(one)[name]).sum() < np.abs(
-    cases.state_of(without)[name]
-  ).sum()
+  assert (
+    np.abs(cases.state_of(one)[name]).sum()
+    < np.abs(cases.state_of(without)[name]).sum()
+  )
 
 
 @pytest.mark.parametrize('examples', [1, 2, 17, 40])

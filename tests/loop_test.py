@@ -112,9 +112,7 @@ def test_an_action_may_stop_the_run_and_all_see_the_last_report():
   def stop_at_thirty(report):
     return tftrain.Signal.STOP if report.step == 30 else None
 
-  run.train(
-    100, [stop_at_thirty, steps, lambda r: last.append(r.is_last)]
-  )
+  run.train(100, [stop_at_thirty, steps, lambda r: last.append(r.is_last)])
   assert run.step == 30
   assert last[-1] is True
   assert steps[-1] == 30
@@ -182,9 +180,7 @@ def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
     )
 
   steps = 6_000
-  threading.Timer(
-    1.2, lambda: os.kill(os.getpid(), signal.SIGTERM)
-  ).start()
+  threading.Timer(1.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
   run = experiment(steps).prepare(tmp_path / 'stopped')
   before = signal.getsignal(signal.SIGTERM)
   result = run.train()
@@ -304,3 +300,58 @@ def test_two_optimizers_in_one_step_on_one_replica_and_two():
     states.append(cases.state_of(run))
   assert any((before[k] != states[1][k]).any() for k in before if 'first' in k)
   cases.assert_close(states[0], states[1], 1e-5)
+
+
+def test_a_stop_during_an_evaluation_loses_no_line(tmp_path):
+  x, y = cases.arrays(seed=3)
+  calls, run = [], None
+
+  def batches():
+    for start in range(0, 64, 8):
+      calls.append(start)
+      if len(calls) == 12 and run is not None:
+        run.trainer.request_stop()
+        time.sleep(0.5)
+      yield x[start : start + 8], y[start : start + 8]
+
+  class Data:
+    def __iter__(self):
+      return batches()
+
+  def experiment():
+    return tftrain.Experiment(
+      lambda: cases.supervised(dropout=0.2),
+      lambda: tftrain.Arrays(cases.arrays(), 8),
+      Data,
+      steps=60,
+      log_every=20,
+      eval_every=20,
+      checkpoint_every=20,
+      export=False,
+    )
+
+  whole = experiment().prepare(tmp_path / 'whole')
+  whole.train()
+  calls.clear()
+  run = experiment().prepare(tmp_path / 'stopped')
+  calls.clear()
+  result = run.train()
+  assert result.step == 40
+  stopped = (tmp_path / 'stopped' / 'metrics.jsonl').read_text()
+  assert stopped.count('eval/test') == 1
+  run = None
+  resumed = experiment().prepare(tmp_path / 'stopped')
+  resumed.train()
+  assert (tmp_path / 'stopped' / 'metrics.jsonl').read_text() == (
+    tmp_path / 'whole' / 'metrics.jsonl'
+  ).read_text()
+  cases.assert_same_bits(
+    cases.state_of(resumed.trainer), cases.state_of(whole.trainer)
+  )
+
+
+def test_speed_does_not_count_what_actions_take():
+  run = trainer(log_every=50)
+  run.train(50)
+  report = run.train(100, [tftrain.Every(10, lambda _: time.sleep(0.3))])
+  assert report.seconds < 1.0  # five Actions slept 1.5 s

@@ -15,7 +15,8 @@ _UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0}
 class Every:
   """Runs `action` whenever another interval is done, and at the end.
 
-  Counts crossings, not remainders, and holds no state: resuming needs no care.
+  Counts crossings, not remainders, and has no state to save: resuming needs no
+  care.
   The Trainer ends its blocks of steps where a number of steps is due, so the
   interval need not divide `steps_per_loop`.
 
@@ -32,6 +33,7 @@ class Every:
     self._steps, self._seconds = _parse(interval)
     self._action = action
     self._last_time = time.monotonic()
+    self._last_step = -1
 
   @property
   def acts_on_stop(self) -> bool:
@@ -39,13 +41,19 @@ class Every:
 
   def next_due(self, step: int) -> int | None:
     """The next step after `step` at which to run; None if a clock decides."""
-    return None if self._steps is None else (step // self._steps + 1) * self._steps
+    return (
+      None if self._steps is None else (step // self._steps + 1) * self._steps
+    )
 
   def __call__(self, report: reports.Report) -> reports.Signal | None:
-    if not (report.is_last or report.stopping or self._is_due(report)):
+    due = report.is_last or report.stopping or self._is_due(report)
+    if not due or report.step == self._last_step:
       return None
+    signal = self._action(report)
     self._last_time = time.monotonic()
-    return self._action(report)
+    if signal is not reports.Signal.INTERRUPTED:
+      self._last_step = report.step
+    return signal
 
   def _is_due(self, report: reports.Report) -> bool:
     if self._steps is None:
@@ -75,9 +83,7 @@ def due_steps(action: Any, step: int) -> int | None:
   return next_due(step) if next_due else None
 
 
-def dispatch(
-  actions: Any, report: reports.Report
-) -> reports.Signal | None:
+def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
   """Gives a Report to those Actions that it concerns.
 
   A plain Action gets the Reports with scalars and the last one; one that has
@@ -85,9 +91,9 @@ def dispatch(
   those hear of it that must save (`acts_on_stop`).
 
   Returns:
-    STOP if any of them asked for it.
+    STOP if any of them asked for it; INTERRUPTED at once if one of them was.
   """
-  signals = []
+  answer = None
   for action in actions:
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
@@ -96,9 +102,11 @@ def dispatch(
         bool(report.scalars) or report.is_last or hasattr(action, 'next_due')
       )
     if concerned:
-      signals.append(action(report))
-  stop = reports.Signal.STOP
-  return stop if stop in signals else None
+      signal = action(report)
+      if signal is reports.Signal.INTERRUPTED:
+        return signal
+      answer = signal or answer
+  return answer
 
 
 class EarlyStopping:

@@ -33,9 +33,7 @@ def converted(function: _Function) -> _Function:
 
 def unconverted(function: _Function) -> _Function:
   """Marks a function of ours that a user's converted code calls."""
-  return cast(
-    _Function, tf.autograph.experimental.do_not_convert(function)
-  )
+  return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 
 @functools.cache

@@ -100,8 +100,7 @@ def raw(variable: Any) -> Any:
   return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-
 def value(quantity: Any) -> Any:
-  """A Keras or TensorFlow variable's, tensor's or float's value, on the host."""
+  """The value of a variable, tensor or float, on the host."""
   quantity = raw(quantity)
   return quantity.numpy() if hasattr(quantity, 'numpy') else quantity

@@ -318,5 +318,3 @@ def _sha256(array: np.ndarray) -> str:
 def _brief(value: Any) -> str:
   text = json.dumps(value)
   return text if len(text) <= 120 else text[:119] + '…'
-
-

@@ -1,26 +1,16 @@
-"""gin at the edge: registration, parsing, checking, saving.
+"""gin at the edge: registration, parsing, saving.
 
-The only file that imports gin. The core takes plain arguments.
+This file and statements.py are the only ones that import gin. The core takes
+plain arguments.
 """
 
-import importlib
-import importlib.util  # gin uses it without importing it  # noqa: F401
-import inspect
-from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
-import difflib
+import inspect
 import pathlib
 import sys
-import tokenize
-import types
-import typing
-from typing import Any
 
 import gin
 from gin import config as gin_config
-from gin import config_parser
 import keras
 
 from tftrain import actions
@@ -28,6 +18,7 @@ from tftrain import errors
 from tftrain import experiments
 from tftrain import inputs
 from tftrain import losses
+from tftrain import statements
 from tftrain import tasks
 
 _PUBLIC = (
@@ -66,13 +57,15 @@ def load(
     gin.add_config_file_search_path(str(root))
     if str(root) not in sys.path:
       sys.path.append(str(root))
-  paths = [_find(name, roots, where='--gin_file') for name in gin_files]
-  statements: list[_Statement] = []
+  paths = [
+    statements.find(name, roots, where='--gin_file') for name in gin_files
+  ]
+  found: list[statements.Statement] = []
   for path in paths:
-    statements += _read(path.read_text('utf-8'), str(path), roots)
+    found += statements.read(path.read_text('utf-8'), str(path), roots)
   for binding in bindings:
-    statements += _read(binding, '--gin_bindings', roots)
-  _check_statements(statements)
+    found += statements.read(binding, '--gin_bindings', roots)
+  statements.check(found)
   try:
     gin.parse_config_files_and_bindings([str(p) for p in paths], list(bindings))
     recipe = gin.get_configurable(experiments.Experiment)()
@@ -148,8 +141,8 @@ def check_same(model_dir: pathlib.Path) -> None:
   path = model_dir / 'config.gin'
   if not path.exists():
     return
-  old = _values(path.read_text(encoding='utf-8'))
-  new = _values(gin.config_str())
+  old = statements.values(path.read_text(encoding='utf-8'))
+  new = statements.values(gin.config_str())
   different = sorted(
     name
     for name in old.keys() | new.keys()
@@ -166,109 +159,6 @@ def check_same(model_dir: pathlib.Path) -> None:
     )
 
 
-# Reading gin files without running them.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reference:
-  name: str
-  is_macro: bool = False
-  called: bool = False
-
-  def __repr__(self) -> str:
-    mark = '%' if self.is_macro else '@'
-    return f'{mark}{self.name}{"()" if self.called else ""}'
-
-
-class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]
-  def configurable_reference(self, name: str, evaluate: bool) -> _Reference:
-    return _Reference(name, called=evaluate)
-
-  def macro(self, name: str) -> _Reference:
-    return _Reference(name, is_macro=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Statement:
-  """One binding and where it stands."""
-
-  where: str
-  selector: str
-  parameter: str
-  value: Any
-
-  @property
-  def is_macro(self) -> bool:
-    return not self.parameter or self.selector == 'gin.macro'
-
-
-def _read(
-  text: str, origin: str, roots: Sequence[pathlib.Path]
-) -> Iterator[_Statement]:
-  """The bindings of a gin text and its includes; imports what it imports."""
-  where = origin
-  try:
-    for statement in config_parser.ConfigParser(text, _Delegate()):
-      if origin != '--gin_bindings':
-        where = f'{origin}:{statement.location.line_num}'
-      if isinstance(statement, config_parser.ImportStatement):
-        _import(statement, where)
-      elif isinstance(statement, config_parser.IncludeStatement):
-        path = _find(statement.filename, roots, where)
-        yield from _read(path.read_text('utf-8'), str(path), roots)
-      elif isinstance(statement, config_parser.BindingStatement):
-        yield _Statement(
-          where, statement.selector, statement.arg_name, statement.value
-        )
-  except errors.Error:
-    raise
-  except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-    line = getattr(error, 'lineno', None)
-    if line and origin != '--gin_bindings':
-      where = f'{origin}:{line}'
-    content = (getattr(error, 'text', None) or '').strip()
-    raise errors.ConfigError(
-      f'{where}: not gin: {content or errors.one_line(error)}; values are '
-      "Python literals (True, 0.1, 'text'), @name, @name() or %MACRO"
-    ) from error
-
-
-def _import(statement: Any, where: str) -> None:
-  if statement.module.startswith('__gin__'):
-    raise errors.ConfigError(
-      f'{where}: dynamic registration is not supported; import the module and '
-      'decorate what it offers with @gin.register'
-    )
-  try:
-    try:
-      importlib.import_module(statement.module)
-    except ModuleNotFoundError as error:
-      parent, _, name = statement.module.rpartition('.')
-      if not (statement.is_from and error.name == statement.module):
-        raise
-      getattr(importlib.import_module(parent), name)
-  except ModuleNotFoundError as error:
-    raise errors.ConfigError(
-      f'{where}: no module named {error.name!r} (for {statement.format()!r}); '
-      'install it, or run from the directory that holds it'
-    ) from error
-
-
-def _find(
-  name: str, roots: Sequence[pathlib.Path], where: str
-) -> pathlib.Path:
-  tried = [root / name for root in roots]
-  for path in tried:
-    if path.is_file():
-      return path.resolve()
-  nearby = [p for root in roots for p in (*root.glob('*.gin'), *root.glob('*/*.gin'))]
-  by_name = {path.name: path for path in nearby}
-  close = difflib.get_close_matches(pathlib.Path(name).name, by_name, n=1)
-  hint = f'; did you mean {by_name[close[0]]}?' if close else ''
-  searched = ', '.join(dict.fromkeys(str(root) for root in roots))
-  raise errors.ConfigError(f'{where}: no file {name!r} in {searched}{hint}')
-
-
 def _roots(search_paths: Sequence[str]) -> list[pathlib.Path]:
   """Where gin files and the modules they import are looked for, in order."""
   package = pathlib.Path(__file__).parent
@@ -280,184 +170,6 @@ def _roots(search_paths: Sequence[str]) -> list[pathlib.Path]:
     shipped,
     shipped / 'configs',
   ]
-
-
-# Checking what was read.
-
-
-def _check_statements(statements: Sequence[_Statement]) -> None:
-  macros = {
-    s.selector.rpartition('/')[2]: s for s in statements if s.is_macro
-  }
-  read: set[str] = set()
-  for statement in statements:
-    for reference in _references(statement.value):
-      if reference.is_macro:
-        read.add(reference.name)
-        _check_macro(statement, reference, macros)
-      else:
-        _configurable(reference.name.rpartition('/')[2], statement.where)
-    if not statement.is_macro:
-      _check_binding(statement, macros)
-  _check_required(statements)
-  for name, statement in macros.items():
-    if name not in read:
-      raise errors.ConfigError(
-        f'{statement.where}: nothing reads the macro {name}; use it as '
-        f'%{name}, or write Name.{name} to bind a parameter'
-      )
-
-
-def _check_required(statements: Sequence[_Statement]) -> None:
-  bound = {
-    s.parameter
-    for s in statements
-    if s.selector.rpartition('.')[2] == 'Experiment'
-  }
-  for field in dataclasses.fields(experiments.Experiment):
-    if field.default is dataclasses.MISSING and field.name not in bound:
-      raise errors.ConfigError(
-        f'Experiment.{field.name} is required; bind it in a gin file or with '
-        f"--gin_bindings='Experiment.{field.name} = @...'"
-      )
-
-
-def _check_macro(
-  statement: _Statement, reference: _Reference, macros: Mapping[str, Any]
-) -> None:
-  if reference.name not in macros and not reference.name.startswith('gin.'):
-    raise errors.ConfigError(
-      f'{statement.where}: no macro is called %{reference.name}'
-      + _suggest(reference.name, macros)
-    )
-
-
-def _check_binding(
-  statement: _Statement, macros: Mapping[str, _Statement]
-) -> None:
-  function = _configurable(statement.selector, statement.where)
-  parameters = _parameters(function)
-  name = statement.parameter
-  if name not in parameters:
-    if '**' in parameters:
-      return
-    raise errors.ConfigError(
-      f'{statement.where}: {statement.selector} has no parameter {name!r}'
-      + _suggest(name, parameters)
-    )
-  value = statement.value
-  if isinstance(value, _Reference) and value.name in macros:
-    value = macros[value.name].value
-  expected = parameters[name]
-  if not isinstance(value, _Reference) and not _fits(value, expected):
-    wanted = ' or '.join(_NAMES.get(k, k.__name__) for k in expected)
-    raise errors.ConfigError(
-      f'{statement.where}: {statement.selector}.{name} = {value!r} is '
-      f'{type(value).__name__}, expected {wanted}'
-    )
-
-
-def _configurable(selector: str, where: str) -> Any:
-  registry = gin_config._REGISTRY
-  matches = registry.matching_selectors(selector)
-  if len(matches) == 1:
-    return registry[matches[0]].wrapped
-  if matches:
-    raise errors.ConfigError(
-      f'{where}: {selector!r} may be any of {", ".join(sorted(matches))}; write '
-      'more of its name'
-    )
-  short = {name.rpartition('.')[2] for name, _ in registry.items()}
-  raise errors.ConfigError(
-    f'{where}: no configurable is called {selector!r}'
-    + (_suggest(selector, short) or '; is its module imported?')
-  )
-
-
-_Kinds = tuple[type, ...]
-_CHECKED = (int, float, bool, str, type(None))
-_NAMES = {type(None): 'None'}
-
-
-def _parameters(function: Any) -> dict[str, _Kinds]:
-  """Parameter -> types it takes, () for any; `**` stands for any name."""
-  found: dict[str, _Kinds] = {}
-  inits = [function]
-  if inspect.isclass(function):
-    inits = [
-      vars(c)['__init__'] for c in function.__mro__ if '__init__' in vars(c)
-    ]
-  for init in inits:
-    try:
-      signature = inspect.signature(init)
-      hints = typing.get_type_hints(init)
-    except (TypeError, ValueError, NameError):
-      hints = {}
-    open_ended = False
-    for parameter in signature.parameters.values():
-      if parameter.kind is parameter.VAR_KEYWORD:
-        open_ended = True
-      elif parameter.kind is not parameter.VAR_POSITIONAL:
-        kinds = _kinds(hints.get(parameter.name), parameter.default)
-        found.setdefault(parameter.name, kinds)
-    if not open_ended:
-      return found  # what a base class takes, this one does not pass on
-  return {**found, '**': ()} if not inspect.isclass(function) else found
-
-
-def _kinds(hint: Any, default: Any) -> _Kinds:
-  if hint is not None:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if union else (hint,)
-    return tuple(options) if all(o in _CHECKED for o in options) else ()
-  if type(default) in (bool, int, float):
-    return (type(default),)
-  return ()
-
-
-def _fits(value: Any, kinds: _Kinds) -> bool:
-  if not kinds:
-    return True
-  if type(value) in kinds:
-    return True
-  return isinstance(value, int) and not isinstance(value, bool) and float in kinds
-
-
-def _references(value: Any) -> Iterator[_Reference]:
-  if isinstance(value, _Reference):
-    yield value
-  elif isinstance(value, dict):
-    for key, item in value.items():
-      yield from _references(key)
-      yield from _references(item)
-  elif isinstance(value, list | tuple):
-    for item in value:
-      yield from _references(item)
-
-
-def _suggest(name: str, known: Any) -> str:
-  close = difflib.get_close_matches(name, [k for k in known if k != '**'], n=1)
-  return f'; did you mean {close[0]!r}?' if close else ''
-
-
-def _values(text: str) -> dict[str, str]:
-  """Binding -> value as text, macros resolved."""
-  statements = [
-    s
-    for s in config_parser.ConfigParser(text, _Delegate())
-    if isinstance(s, config_parser.BindingStatement)
-  ]
-  macros = {s.selector: s.value for s in statements if not s.arg_name}
-  values = {}
-  for s in statements:
-    if s.arg_name:
-      value = s.value
-      if isinstance(value, _Reference) and value.is_macro:
-        value = macros.get(value.name, value)
-      scope = f'{s.scope}/' if s.scope else ''
-      selector = s.selector.removeprefix('tftrain.')
-      values[f'{scope}{selector}.{s.arg_name}'] = repr(value)
-  return values
 
 
 def _join_lines(error: BaseException) -> str:

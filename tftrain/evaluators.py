@@ -50,9 +50,7 @@ class Evaluator:
     self._actions = tuple(actions)
     self._feed = loops.Feed(self._pipeline, seed=0)
     counters = loops.Counters.make()
-    self._counters = (
-      counters if stop is None else counters.with_stop(stop)
-    )
+    self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
     self._loop = loops.eval_loop(task, self._feed, self._counters, self._means)
@@ -63,7 +61,7 @@ class Evaluator:
     begun = time.perf_counter()
     scalars = self.evaluate()
     if scalars is None:
-      return None
+      return reports.Signal.INTERRUPTED
     own = reports.Report(
       source=f'eval/{self.name}',
       step=report.step,

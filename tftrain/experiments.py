@@ -14,6 +14,7 @@ from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
+from tftrain import inputs
 from tftrain import progress
 from tftrain import reports
 from tftrain import runs
@@ -103,64 +104,43 @@ class Experiment:
     self, model_dir: str | pathlib.Path, *, evaluate: bool = True
   ) -> runs.Run:
     """Builds and checks every part; writes nothing."""
-    model_dir = pathlib.Path(model_dir)
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(self.strategy)
-    train_data = self.train_data()
-    with strategy.scope():
-      task = self.task()
-    if not isinstance(task, tasks.Task):
-      raise errors.TaskError(
-        f'Experiment.task made a {type(task).__name__}; let it return a '
-        'tftrain.Task'
-      )
+    data = inputs.as_pipeline(self.train_data(), training=True)
+    per_epoch = data.steps_per_epoch
     trainer = trainers.Trainer(
-      task,
-      train_data,
+      self._make_task(strategy),
+      data,
       strategy=strategy,
       steps_per_loop=self.steps_per_loop,
-      log_every=1,
+      log_every=self._in_steps('log_every', per_epoch),
       seed=self.seed,
     )
-    per_epoch = trainer.steps_per_epoch
-    trainer.log_every = self._in_steps('log_every', per_epoch)
     writer = summaries.SummaryWriter(model_dir)
     publish: list[reports.Action] = [
       writer, summaries.MetricsFile(model_dir), progress.Progress()
     ]  # fmt: skip
-    listeners: list[reports.Action] = [*publish, *([self.early_stop] if self.early_stop else [])]
-    measured = []
-    for name, make_data in self._eval_data().items() if evaluate else ():
-      measured.append(
-        evaluators.Evaluator(
-          task,
-          make_data(),
-          strategy=strategy,
-          name=name,
-          actions=listeners,
-          stop=trainer.stop_variable,
-        )
-      )
+    if self.early_stop:
+      publish.append(self.early_stop)
+    measured = self._evaluators(trainer, strategy, publish) if evaluate else []
     checkpointer = checkpoints.Checkpointer(
       model_dir, trainer, keep=self.keep, before_commit=writer.flush
     )
-    every = actions_lib.Every
+    eval_every = self._interval('eval_every', per_epoch)
+    save_every = self._interval('checkpoint_every', per_epoch)
     return runs.Run(
       model_dir,
       trainer=trainer,
       last_step=trainer.last_step(self._last_step(per_epoch)),
       evaluators=measured,
-      evaluate=[
-        every(self._interval('eval_every', per_epoch), evaluator)
-        for evaluator in measured
-      ],
       checkpointer=checkpointer,
-      checkpoint=every(
-        self._interval('checkpoint_every', per_epoch), checkpointer
-      ),
       summary_writer=writer,
-      publish=listeners,
-      actions=self.actions,
+      actions=[
+        *publish,
+        *(actions_lib.Every(eval_every, evaluator) for evaluator in measured),
+        *self.actions,
+      ],
+      checkpoint=actions_lib.Every(save_every, checkpointer),
       export=self.export,
       facts={
         'seed': self.seed,
@@ -168,6 +148,34 @@ class Experiment:
         'replicas': strategy.num_replicas_in_sync,
       },
     )
+
+  def _make_task(self, strategy: Any) -> tasks.Task:
+    with strategy.scope():
+      task = self.task()
+    if not isinstance(task, tasks.Task):
+      raise errors.TaskError(
+        f'Experiment.task made a {type(task).__name__}; let it return a '
+        'tftrain.Task'
+      )
+    return task
+
+  def _evaluators(
+    self,
+    trainer: trainers.Trainer,
+    strategy: Any,
+    actions: Sequence[reports.Action],
+  ) -> list[evaluators.Evaluator]:
+    return [
+      evaluators.Evaluator(
+        trainer.task,
+        make_data(),
+        strategy=strategy,
+        name=name,
+        actions=actions,
+        stop=trainer.stop_variable,
+      )
+      for name, make_data in self._eval_data().items()
+    ]
 
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
     if self.eval_data is None:

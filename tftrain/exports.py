@@ -83,5 +83,6 @@ def _compare(
     if not difference == 0.0:
       raise errors.ExportError(
         f'the exported model differs from the live one by {difference:g} in '
-        f'{name!r}; does serve() depend on the time, on chance or on state that is not saved?'
+        f'{name!r}; does serve() depend on the time, on chance or on state '
+        'that is not saved?'
       )

@@ -127,7 +127,12 @@ def train_loop(
       return done + 1, step.finite, step.loss, step.gradient_norm
 
     task.refresh()
-    none_yet = (tf.zeros([], tf.int64), tf.constant(True), tf.zeros([]), tf.zeros([]))
+    none_yet = (
+      tf.zeros([], tf.int64),
+      tf.constant(True),
+      tf.zeros([]),
+      tf.zeros([]),
+    )
     return tf.while_loop(go_on, take_step, none_yet)[1:]
 
   return Loop(tf.function(run, autograph=False))

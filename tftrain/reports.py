@@ -12,6 +12,9 @@ class Signal(enum.Enum):
   STOP = 'stop'
   """The run is done: every Action sees one last Report, then it ends."""
 
+  INTERRUPTED = 'interrupted'
+  """A stop came before the Action was through; resuming asks it again."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:

@@ -53,12 +53,11 @@ class Run:
     model_dir: Where the run lives.
     trainer: Its Trainer.
     last_step: Where it ends.
-    evaluators: Each with its interval.
-    checkpointer: Saves the Trainer.
-    checkpoint_every: The Checkpointer's interval.
-    summaries: The TensorBoard writer.
-    publish: Actions for every Report, of training and of evaluation.
-    actions: Further Actions for the Trainer's Reports.
+    evaluators: What `evaluate` runs.
+    checkpointer: Restores the Trainer.
+    summary_writer: Takes the texts; closed at the end.
+    actions: Who receives the Trainer's Reports, in this order.
+    checkpoint: The Action that saves, after all of them.
     export: Whether to export the model at the end.
     facts: What run.json says of the run.
   """
@@ -70,12 +69,10 @@ class Run:
     trainer: trainers.Trainer,
     last_step: int,
     evaluators: Sequence[evaluators.Evaluator],
-    evaluate: Sequence[reports.Action],
     checkpointer: checkpoints.Checkpointer,
-    checkpoint: reports.Action,
     summary_writer: summaries.SummaryWriter,
-    publish: Sequence[reports.Action],
     actions: Sequence[reports.Action],
+    checkpoint: reports.Action,
     export: bool,
     facts: Mapping[str, Any],
   ):
@@ -83,12 +80,10 @@ class Run:
     self.trainer = trainer
     self.last_step = last_step
     self.evaluators = tuple(evaluators)
-    self._evaluate = tuple(evaluate)
     self.checkpointer = checkpointer
-    self._checkpoint = checkpoint
     self._summary_writer = summary_writer
-    self._publish = tuple(publish)
     self._actions = tuple(actions)
+    self._checkpoint = checkpoint
     self._export = export
     self._facts = dict(facts)
 
@@ -113,8 +108,8 @@ class Run:
         logging.info('Resumed from step %d', restored)
       self._write_texts(texts or {}, fresh=restored is None)
       # What is published at a step is on disk before its checkpoint is: the
-      # checkpointer comes last.
-      actions = [*self._publish, *self._evaluate, *self._actions]
+      # checkpoint comes last.
+      actions = [*self._actions]
       if self._export:
         actions.append(self._export_at_end)
       try:

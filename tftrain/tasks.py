@@ -168,7 +168,9 @@ class Task:
     """Puts every variable back to its value: for trying things out."""
     owned = variables_lib.owned_by(self)
     in_metrics = [v for m in owned.metrics.values() for v in m.variables]
-    everything = [buckets.raw(v) for v in [*owned.variables.values(), *in_metrics]]
+    everything = [
+      buckets.raw(v) for v in [*owned.variables.values(), *in_metrics]
+    ]
     before = [tf.identity(variable.read_value()) for variable in everything]
     try:
       yield
@@ -283,8 +285,8 @@ class SupervisedTask(Task):
     if smallest < 0 or largest >= classes:
       raise errors.InputError(
         f'labels range from {smallest} to {largest} but the model has '
-        f'{classes} outputs (classes 0 to {classes - 1}); correct the labels or '
-        'the last layer'
+        f'{classes} outputs (classes 0 to {classes - 1}); correct the labels '
+        'or the last layer'
       )
 
   def _unpack(self, batch: Any) -> tuple[Any, Any, Any]:
@@ -408,4 +410,3 @@ class _Recorder:
         optimizer, trained, bucketed=not apart
       )
     return made
-

@@ -64,7 +64,7 @@ class Trainer:
     self._strategy = strategy or tf.distribute.get_strategy()
     self._pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
-    self.log_every = log_every
+    self._log_every = log_every
     self._seed = seed
     if self._pipeline.batch_size:
       strategies.check_divides(self._pipeline.batch_size, self._strategy)
@@ -76,6 +76,7 @@ class Trainer:
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._last_logged = 0
+    self._reported = 0
     self._seconds = 0.0
     self.compile_seconds: float | None = None
     """How long it took to trace and compile the loop; None before that."""
@@ -103,11 +104,6 @@ class Trainer:
   def stop_variable(self) -> tf.Variable:
     """Evaluators watch it too, so that a stop is not kept waiting."""
     return self._counters.stop
-
-  @property
-  def steps_per_epoch(self) -> float | None:
-    """Steps per epoch; None where the size of the data is unknown."""
-    return self._pipeline.steps_per_epoch
 
   def example_features(self) -> Any:
     """A real batch of what the model takes, to try an export on."""
@@ -147,29 +143,29 @@ class Trainer:
     ...   print(report.step, report.scalars['loss'])
     """
     last_step = self.last_step(steps)
-    previous = self.step
     self._counters.stop.assign(False)
-    while previous < last_step:
-      ended = self._block(self._next_event(previous, last_step, actions))
-      step = self.step
+    while self._reported < last_step or self.step < last_step:
+      ended = False
+      if self._reported == self.step:  # else: what was interrupted comes first
+        ended = self._block(self._next_event(self.step, last_step, actions))
       stopping = self.stop_requested
       if ended and not stopping:
-        last_step = step
-      report = self._report(previous, step, last_step, stopping)
+        last_step = self.step
+      report = self._report(last_step, stopping)
+      self._reported = report.step
       signal = actions_lib.dispatch(actions, report)
-      stopping = stopping or self.stop_requested  # a stop during an evaluation
-      if stopping and not report.stopping:
-        report = self._report(step, step, last_step, stopping=True)
-        actions_lib.dispatch(actions, report)
+      if signal is reports.Signal.INTERRUPTED:
+        self._reported = report.previous_step
+      if self.stop_requested and not stopping:  # it came while Actions ran
+        stopping = True
+        actions_lib.dispatch(actions, self._report(last_step, stopping=True))
       elif signal is reports.Signal.STOP and not report.is_last:
-        last_step = step
-        report = self._report(previous, step, last_step, stopping=False)
-        actions_lib.dispatch(actions, report)
+        last_step = report.step
+        actions_lib.dispatch(actions, self._report(last_step, stopping=False))
       if report.scalars:
         yield report
       if stopping:
         return
-      previous = step
 
   # State, for a Checkpointer.
 
@@ -181,6 +177,7 @@ class Trainer:
         'trainer/updates': self._counters.updates.read_value(),
         'trainer/means': self._means.read_state(),
         'trainer/last_logged': tf.constant(self._last_logged, tf.int64),
+        'trainer/reported': tf.constant(self._reported, tf.int64),
       }
 
   def write_state(self, state: Mapping[str, Any]) -> None:
@@ -190,6 +187,7 @@ class Trainer:
     self._counters.updates.assign(state['trainer/updates'])
     self._means.write_state(state['trainer/means'])
     self._last_logged = int(state['trainer/last_logged'])
+    self._reported = int(state['trainer/reported'])
     self._start_step = self.step
     self._position = None
 
@@ -236,7 +234,7 @@ class Trainer:
     return min(
       last_step,
       step + self._steps_per_loop,
-      (step // self.log_every + 1) * self.log_every,
+      (step // self._log_every + 1) * self._log_every,
       *(event for event in due if event is not None),
     )
 
@@ -281,11 +279,10 @@ class Trainer:
     if not tf.config.functions_run_eagerly():
       self._loop.trace(iterator, n)
 
-  def _report(
-    self, previous: int, step: int, last_step: int, stopping: bool
-  ) -> reports.Report:
+  def _report(self, last_step: int, stopping: bool) -> reports.Report:
+    step = self.step
     at_end = step >= last_step and step > self._last_logged
-    due = step // self.log_every > self._last_logged // self.log_every
+    due = step // self._log_every > self._last_logged // self._log_every
     scalars: dict[str, float] = {}
     timing: dict[str, float] = {}
     seconds = self._seconds
@@ -296,7 +293,7 @@ class Trainer:
     return reports.Report(
       source='train',
       step=step,
-      previous_step=previous,
+      previous_step=self._reported,
       start_step=self._start_step,
       last_step=last_step,
       scalars=scalars,
@@ -312,7 +309,9 @@ class Trainer:
       self._keras_metrics.reset()
       optimizers = self.task.optimizers
       for name, optimizer in optimizers.items():
-        tag = 'learning_rate' if len(optimizers) == 1 else f'{name}/learning_rate'
+        tag = (
+          'learning_rate' if len(optimizers) == 1 else f'{name}/learning_rate'
+        )
         scalars[tag] = float(buckets.value(optimizer.learning_rate))
     return scalars
 

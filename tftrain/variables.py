@@ -97,7 +97,10 @@ def optimizer_slots(
     optimizer: A built Keras optimizer.
     references: (name, variable) of what it was built for, in that order.
   """
-  plain = {id(optimizer.iterations), id(getattr(optimizer, '_learning_rate', 0))}
+  plain = {
+    id(optimizer.iterations),
+    id(getattr(optimizer, '_learning_rate', 0)),
+  }
   waiting: dict[tuple[str, str], list[str]] = {}
   mangled: dict[str, list[str]] = {}
   for name, variable in references:

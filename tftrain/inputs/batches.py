@@ -53,7 +53,7 @@ class Batches(pipelines.Pipeline):
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
     tf.random.set_seed(seed)
     dataset = self._make()
-    if self._repeat:
+    if self._repeat and dataset.cardinality() != tf.data.INFINITE_CARDINALITY:
       dataset = dataset.repeat()
     return dataset.skip(start_step) if start_step else dataset
 
