@@ -175,6 +175,22 @@ def test_a_good_file_trains_and_bindings_override_it(commands, tmp_path):
   assert run['finished'] == {'last_step': 6, 'step': 6}
 
 
+def test_a_gin_file_may_include_another_from_anywhere(commands, tmp_path):
+  path = gin_file(
+    tmp_path, "include 'configs/digits.gin'\nExperiment.keep = 1\n"
+  )
+  result = commands.run(
+    f'--gin_file={path}',
+    f'--model_dir={tmp_path / "run"}',
+    '--gin_bindings=STEPS = 2',
+    cwd=tmp_path,
+  )
+  assert result['code'] == 0, result
+  assert 'Path not found' not in result['stderr']
+  config = (tmp_path / 'run' / 'config.gin').read_text()
+  assert 'Experiment.keep = 1' in config
+
+
 def contents(directory):
   return {
     str(p.relative_to(directory)): (p.read_bytes(), p.stat().st_mtime_ns)

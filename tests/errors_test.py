@@ -231,6 +231,55 @@ def test_an_unwritable_model_dir(tmp_path):
       os.seteuid(user)
 
 
+@pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
+def test_optimizers_that_go_wrong_are_refused(strategy):
+  data = tftrain.Arrays(cases.arrays(), 8)
+  optimizers = keras.optimizers
+  wrong = {
+    'loss scale': [
+      lambda: optimizers.LossScaleOptimizer(optimizers.SGD(0.1)),
+      lambda: optimizers.SGD(0.1, loss_scale_factor=8.0),
+    ],
+    'several replicas': [
+      lambda: optimizers.SGD(0.1, gradient_accumulation_steps=2),
+      lambda: optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=3),
+    ],
+  }
+  for fragment, makes in wrong.items():
+    for make in makes:
+      if fragment == 'several replicas' and strategy == 'one_device':
+        trainer(data, lambda make=make: cases.supervised(make())).train(3)
+        continue
+      with refused(errors.TaskError, fragment):
+        trainer(data, lambda make=make: cases.supervised(make()), strategy)
+
+
+def test_what_is_no_function_is_named():
+  data = lambda: tftrain.Arrays(cases.arrays(), 8)
+  with refused(errors.ConfigError, 'Experiment.task', 'function'):
+    tftrain.Experiment(cases.supervised(), data, steps=1)
+  with refused(errors.ConfigError, 'Experiment.train_data is a Arrays'):
+    tftrain.Experiment(cases.supervised, data(), steps=1)
+  with refused(errors.TaskError, "'mse'", 'MeanSquaredError()'):
+    tftrain.SupervisedTask(cases.model(), 'mse', keras.optimizers.SGD())
+  with refused(errors.TaskError, 'metrics'):
+    tftrain.SupervisedTask(
+      cases.model(),
+      keras.losses.mean_squared_error,
+      keras.optimizers.SGD(),
+      ['accuracy'],
+    )
+  with refused(errors.ConfigError, '[action]'):
+    trainer(data()).train(1, print)
+  with refused(errors.InputError, 'Arrays((x, y), batch_size)'):
+    trainer(cases.arrays())
+  early_stop = tftrain.EarlyStopping('eval/tset/loss')
+  with refused(errors.ConfigError, 'eval/tset/loss', 'eval/test/loss'):
+    tftrain.Experiment(
+      cases.supervised, data, data, steps=1, early_stop=early_stop
+    ).prepare('/nowhere')
+
+
 def test_settings_that_make_no_sense():
   with refused(errors.ConfigError, 'steps or epochs', 'neither'):
     tftrain.Experiment(cases.supervised, list)

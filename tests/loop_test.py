@@ -105,17 +105,21 @@ def test_steps_gives_the_same_run_in_the_users_own_loop(tmp_path):
   assert checkpointer.steps() == [30, 60, 70]
 
 
-def test_an_action_may_stop_the_run_and_all_see_the_last_report():
+def test_an_action_may_stop_the_run_and_what_is_due_fires_once_more():
   run = trainer(log_every=10)
-  steps, last = Steps(), []
+  steps, plain, last = Steps(), Steps(), Steps()
 
   def stop_at_thirty(report):
     return tftrain.Signal.STOP if report.step == 30 else None
 
-  run.train(100, [stop_at_thirty, steps, lambda r: last.append(r.is_last)])
-  assert run.step == 30
-  assert last[-1] is True
-  assert steps[-1] == 30
+  report = run.train(
+    100,
+    [stop_at_thirty, plain, tftrain.Every(20, steps), tftrain.Every(99, last)],
+  )
+  assert run.step == 30 and report.is_last
+  assert plain == [10, 20, 30]  # each once, and never without scalars
+  assert steps == [20, 30]
+  assert last == [30]
 
 
 def test_early_stopping_waits_for_its_patience():
@@ -355,3 +359,47 @@ def test_speed_does_not_count_what_actions_take():
   run.train(50)
   report = run.train(100, [tftrain.Every(10, lambda _: time.sleep(0.3))])
   assert report.seconds < 1.0  # five Actions slept 1.5 s
+
+
+class Broken(Pair):
+  """The first of its two updates meets a NaN, the second never does."""
+
+  def one(self, batch, training):
+    values = super().one(batch, training).values
+    return tftrain.Loss(values * (1.0 if tf.executing_eagerly() else np.nan))
+
+
+def test_a_nan_in_the_first_of_two_updates_stops_the_run():
+  optimizers = {
+    'first': keras.optimizers.SGD(0.01),
+    'second': keras.optimizers.SGD(0.01),
+  }
+  task = Broken(cases.model(), cases.model(), optimizers)
+  run = tftrain.Trainer(task, tftrain.Arrays(cases.arrays(), 8))
+  with pytest.raises(tftrain.NonFiniteError, match='step 1'):
+    run.train(5)
+
+
+class Named(Pair):
+  def train_step(self, batch):
+    first = self.first.trainable_variables
+    self.minimize(
+      self.one, batch, first, self.optimizers_of['first'], name='first'
+    )
+    return self.minimize(
+      self.two,
+      batch,
+      self.second.trainable_variables,
+      self.optimizers_of['second'],
+    )
+
+
+def test_all_updates_of_a_step_are_reported():
+  optimizers = {
+    'first': keras.optimizers.SGD(0.01),
+    'second': keras.optimizers.SGD(0.01),
+  }
+  task = Named(cases.model(), cases.model(), optimizers)
+  run = tftrain.Trainer(task, tftrain.Arrays(cases.arrays(), 8))
+  report = run.train(5)
+  assert {'loss', 'first/loss', 'first/gradient_norm'} <= set(report.scalars)

@@ -86,8 +86,8 @@ def due_steps(action: Any, step: int) -> int | None:
 def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
   """Gives a Report to those Actions that it concerns.
 
-  A plain Action gets the Reports with scalars and the last one; one that has
-  intervals of its own gets all. When the run is being stopped from outside only
+  A plain Action gets the Reports with scalars; one that has an interval of its
+  own gets all. When the run is being stopped from outside only
   those hear of it that must save (`acts_on_stop`).
 
   Returns:
@@ -98,9 +98,7 @@ def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
     else:
-      concerned = (
-        bool(report.scalars) or report.is_last or hasattr(action, 'next_due')
-      )
+      concerned = bool(report.scalars) or hasattr(action, 'next_due')
     if concerned:
       signal = action(report)
       if signal is reports.Signal.INTERRUPTED:
@@ -131,6 +129,7 @@ class EarlyStopping:
   ):
     if goal not in ('min', 'max'):
       raise errors.ConfigError(f"goal must be 'min' or 'max', got {goal!r}")
+    self.metric = metric
     self._source, _, self._tag = metric.rpartition('/')
     self._patience = patience
     self._sign = 1.0 if goal == 'max' else -1.0

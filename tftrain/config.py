@@ -53,13 +53,8 @@ def load(
   """
   register()
   roots = _roots(search_paths)
-  for root in roots:
-    gin.add_config_file_search_path(str(root))
-    if str(root) not in sys.path:
-      sys.path.append(str(root))
-  paths = [
-    statements.find(name, roots, where='--gin_file') for name in gin_files
-  ]
+  sys.path += [str(root) for root in roots if str(root) not in sys.path]
+  paths = [statements.find(name, roots, '--gin_file') for name in gin_files]
   found: list[statements.Statement] = []
   for path in paths:
     found += statements.read(path.read_text('utf-8'), str(path), roots)
@@ -67,7 +62,10 @@ def load(
     found += statements.read(binding, '--gin_bindings', roots)
   statements.check(found)
   try:
-    gin.parse_config_files_and_bindings([str(p) for p in paths], list(bindings))
+    for path in paths:
+      gin.parse_config(statements.flattened(path.read_text('utf-8'), roots))
+    gin.parse_config(list(bindings))
+    gin.finalize()
     recipe = gin.get_configurable(experiments.Experiment)()
   except errors.Error:
     raise

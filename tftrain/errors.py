@@ -11,6 +11,8 @@ Error
 └── ExportError        the exported model could not be trusted       exit code 1
 """
 
+import re
+
 
 class Error(Exception):
   """The root of the tree; `exit_code` is what the command line returns."""
@@ -69,4 +71,5 @@ def one_line(error: BaseException, limit: int = 300) -> str:
   line = type(error).__name__
   if lines:
     line = lines[-1] if 'Graph execution error' in text else lines[0]
+  line = re.sub(r'\{\{.*?\}\}\s*', '', line)
   return line if len(line) <= limit else line[: limit - 1] + '…'

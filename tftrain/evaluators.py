@@ -56,6 +56,11 @@ class Evaluator:
     self._loop = loops.eval_loop(task, self._feed, self._counters, self._means)
     self._previous_step = 0
 
+  @property
+  def tags(self) -> tuple[str, ...]:
+    """The names of what is reported."""
+    return (*self._means.names, *self._keras_metrics.names)
+
   def __call__(self, report: reports.Report) -> reports.Signal | None:
     """Evaluates at a Trainer's Report; asks to stop if an Action does."""
     begun = time.perf_counter()

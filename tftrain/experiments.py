@@ -72,6 +72,12 @@ class Experiment:
   actions: Sequence[reports.Action] = ()
 
   def __post_init__(self) -> None:
+    for name, value in (('task', self.task), ('train_data', self.train_data)):
+      if not callable(value) or isinstance(value, tasks.Task):
+        raise errors.ConfigError(
+          f'Experiment.{name} is a {type(value).__name__}; give the function '
+          'that makes it (in gin: @name, without parentheses)'
+        )
     if (self.steps is None) == (self.epochs is None):
       raise errors.ConfigError(
         'Experiment needs either steps or epochs; '
@@ -120,9 +126,11 @@ class Experiment:
     publish: list[reports.Action] = [
       writer, summaries.MetricsFile(model_dir), progress.Progress()
     ]  # fmt: skip
-    if self.early_stop:
+    if self.early_stop and evaluate:
       publish.append(self.early_stop)
     measured = self._evaluators(trainer, strategy, publish) if evaluate else []
+    if self.early_stop and evaluate:
+      self._check_monitored(trainer, measured)
     checkpointer = checkpoints.Checkpointer(
       model_dir, trainer, keep=self.keep, before_commit=writer.flush
     )
@@ -158,6 +166,20 @@ class Experiment:
         'tftrain.Task'
       )
     return task
+
+  def _check_monitored(
+    self,
+    trainer: trainers.Trainer,
+    measured: Sequence[evaluators.Evaluator],
+  ) -> None:
+    assert self.early_stop is not None
+    known = [f'train/{tag}' for tag in trainer.tags]
+    known += [f'eval/{e.name}/{tag}' for e in measured for tag in e.tags]
+    if self.early_stop.metric not in known:
+      raise errors.ConfigError(
+        f'early_stop waits for {self.early_stop.metric}, which is never '
+        f'reported; there are {", ".join(known)}'
+      )
 
   def _evaluators(
     self,

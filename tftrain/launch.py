@@ -61,7 +61,8 @@ def run(argv: list[str]) -> int:
     _parse(argv)
     return _work()
   except errors.Error as error:
-    print(f'error: {error}', file=sys.stderr)
+    # gin adds lines about its own calls; ours is the first.
+    print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
     return error.exit_code
 
 

@@ -55,6 +55,10 @@ class KerasMetrics:
     self._metrics = dict(metrics)
     self._compiled_read = tf.function(self._read)
 
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(self._metrics)
+
   def read(self) -> dict[str, float]:
     if not self._metrics:
       return {}

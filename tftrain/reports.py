@@ -10,7 +10,7 @@ class Signal(enum.Enum):
   """What an Action may return to the loop that called it."""
 
   STOP = 'stop'
-  """The run is done: every Action sees one last Report, then it ends."""
+  """The run is done: what has an interval fires once more, then it ends."""
 
   INTERRUPTED = 'interrupted'
   """A stop came before the Action was through; resuming asks it again."""

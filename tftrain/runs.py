@@ -12,10 +12,10 @@ import sys
 import time
 from typing import Any
 
-from absl import logging
 import keras
 import tensorflow as tf
 
+from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
@@ -25,6 +25,8 @@ from tftrain import preemption
 from tftrain import reports
 from tftrain import summaries
 from tftrain import trainers
+
+_AT_THE_END = sys.maxsize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,13 +107,13 @@ class Run:
       files.remove_stale(self.model_dir)
       restored = self.checkpointer.restore()
       if restored is not None:
-        logging.info('Resumed from step %d', restored)
+        print(f'Resumed from step {restored:,}', file=sys.stderr, flush=True)
       self._write_texts(texts or {}, fresh=restored is None)
       # What is published at a step is on disk before its checkpoint is: the
       # checkpoint comes last.
       actions = [*self._actions]
       if self._export:
-        actions.append(self._export_at_end)
+        actions.append(actions_lib.Every(_AT_THE_END, self._export_now))
       try:
         self.trainer.train(self.last_step, [*actions, self._checkpoint])
       finally:  # also after an error: what was saved before it is committed
@@ -145,9 +147,8 @@ class Run:
     """Exports the newest checkpoint to `export/<step>`."""
     return self._export_step(self.restore())
 
-  def _export_at_end(self, report: reports.Report) -> None:
-    if report.is_last:
-      self._export_step(report.step)
+  def _export_now(self, report: reports.Report) -> None:
+    self._export_step(report.step)
 
   def _export_step(self, step: int) -> pathlib.Path:
     directory = self.model_dir / 'export' / str(step)

@@ -89,6 +89,20 @@ def read(
     ) from error
 
 
+def flattened(text: str, roots: Sequence[pathlib.Path]) -> str:
+  """A gin text with the texts of its includes in their places.
+
+  gin looks includes up from the working directory only.
+  """
+  lines = text.splitlines()
+  for statement in config_parser.ConfigParser(text, _Delegate()):
+    if isinstance(statement, config_parser.IncludeStatement):
+      path = find(statement.filename, roots, where='include')
+      line = statement.location.line_num - 1
+      lines[line] = flattened(path.read_text('utf-8'), roots)
+  return '\n'.join(lines) + '\n'
+
+
 def _import(statement: Any, where: str) -> None:
   if statement.module.startswith('__gin__'):
     raise errors.ConfigError(

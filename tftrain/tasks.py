@@ -43,6 +43,7 @@ class Task:
     self._updates: dict[int, updates.Update] = {}
     self._recorder: _Recorder | None = None
     self._owned: variables_lib.Owned | None = None
+    self._steps: list[updates.Step] = []
 
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     """The loss of each example of a batch, `[batch]`, as a `Loss`."""
@@ -55,7 +56,8 @@ class Task:
     """Trains on one global batch; the escape hatch for GANs and the like.
 
     It runs compiled, once for all replicas. Call `minimize` as often as
-    needed and return the `Step` of the last call.
+    needed and return the `Step` of the last call; the metrics of all are
+    reported, and a step counts as finite only if all were.
     """
     return self.minimize(self.loss, batch)
 
@@ -66,6 +68,7 @@ class Task:
     batch: Any,
     variables: Sequence[Any] | None = None,
     optimizer: Any = None,
+    name: str = '',
   ) -> updates.Step:
     """Moves `variables` one step down the gradient of `loss`.
 
@@ -75,12 +78,27 @@ class Task:
       batch: The global batch.
       variables: What to train; None means every trainable variable.
       optimizer: Which optimizer; None means `self.optimizer`.
+      name: Goes before the names of its metrics: `name/loss`.
     """
     optimizer = self.optimizer if optimizer is None else optimizer
     if variables is None:
       variables = list(variables_lib.owned_by(self).trainable.values())
     if self._recorder is not None:
-      return self._recorder.record(loss, batch, variables, optimizer)
+      step = self._recorder.record(loss, batch, variables, optimizer)
+    else:
+      step = self._minimize(loss, batch, variables, optimizer)
+    prefix = f'{name}/' if name else ''
+    named = {f'{prefix}{key}': value for key, value in step.sums.items()}
+    self._steps.append(step._replace(sums=named))
+    return self._steps[-1]
+
+  def _minimize(
+    self,
+    loss: Callable[..., losses.Loss],
+    batch: Any,
+    variables: Sequence[Any],
+    optimizer: Any,
+  ) -> updates.Step:
     update = self._updates[id(optimizer)]
     connected = {id(variable) for variable in update.trained.values()}
     trained = [v for v in variables if id(v) in connected]
@@ -93,8 +111,18 @@ class Task:
     )
 
   def run_train_step(self, batch: Any) -> updates.Step:
-    """`train_step`, converted by AutoGraph if it is the user's own."""
-    return autographs.converted(self.train_step)(batch)
+    """`train_step`, by way of AutoGraph if it is the user's own."""
+    self._steps = []
+    last = autographs.converted(self.train_step)(batch)
+    if not isinstance(last, updates.Step):
+      raise errors.TaskError(
+        f'train_step returned {type(last).__name__}; return what minimize() '
+        'returned'
+      )
+    steps, self._steps = self._steps, []
+    finite = tf.reduce_all(tf.stack([step.finite for step in steps]))
+    sums = {name: v for step in steps for name, v in step.sums.items()}
+    return last._replace(finite=finite, sums={**sums, **last.sums})
 
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Metric name -> (weighted sum, sum of weights) over a global batch."""
@@ -254,6 +282,15 @@ class SupervisedTask(Task):
     metrics: Mapping[str, Any] | None = None,
   ):
     super().__init__(model, optimizer)
+    if not callable(loss):
+      raise errors.TaskError(
+        f'loss = {loss!r} cannot be called; give a function or a Keras loss '
+        'object such as keras.losses.MeanSquaredError()'
+      )
+    if metrics is not None and not isinstance(metrics, Mapping):
+      raise errors.TaskError(
+        'metrics is no dictionary; give {name: function or Keras metric}'
+      )
     self._loss = loss
     self._means: dict[str, Callable[[Any, Any], Any]] = {}
     self.keras_metrics = []
@@ -293,8 +330,8 @@ class SupervisedTask(Task):
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
       raise errors.InputError(
         f'SupervisedTask needs batches of (features, labels) or (features, '
-        f'labels, weights), got {type(batch).__name__}; reshape them in the '
-        'data or write a Task with its own loss()'
+        f'labels, weights), got {type(batch).__name__}; for whole arrays give '
+        'tftrain.Arrays((x, y), batch_size), for others write a Task'
       )
     return (*batch, None) if len(batch) == 2 else tuple(batch)
 
@@ -338,15 +375,9 @@ class _Recorder:
     task._recorder = self
     try:
       with task.untouched():
-        step = task.train_step(batch)
+        return task.run_train_step(batch)
     finally:
       task._recorder = None
-    if not isinstance(step, updates.Step):
-      raise errors.TaskError(
-        f'train_step returned {type(step).__name__}; return what minimize() '
-        'returned'
-      )
-    return step
 
   def record(
     self, loss: Any, batch: Any, variables: Sequence[Any], optimizer: Any
@@ -379,7 +410,11 @@ class _Recorder:
       names = ', '.join(v.name for v in list(variables)[:5])
       raise errors.TaskError(
         'no gradient reaches any variable'
-        + (f' ({names}, ...)' if names else ': the model has none to train')
+        + (
+          f' ({names}, ...)'
+          if names
+          else ': the model has no variable yet; give it a keras.Input'
+        )
         + '; compute the loss from the model inside loss(), with TensorFlow ops'
       )
     assigned = any(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import math
 import time
 from typing import Any
@@ -87,6 +88,11 @@ class Trainer:
     return int(self._counters.step.numpy())
 
   @property
+  def tags(self) -> tuple[str, ...]:
+    """The names of the means and Keras metrics that are reported."""
+    return (*self._means.names, *self._keras_metrics.names)
+
+  @property
   def updates(self) -> int:
     """Weight changes so far; learning-rate schedules follow it."""
     return int(self._counters.updates.numpy())
@@ -142,6 +148,10 @@ class Trainer:
     >>> for report in trainer.steps(1000, [Every(100, checkpointer)]):
     ...   print(report.step, report.scalars['loss'])
     """
+    if callable(actions):
+      raise errors.ConfigError(
+        f'actions is {type(actions).__name__}, not a list; write [action]'
+      )
     last_step = self.last_step(steps)
     self._counters.stop.assign(False)
     while self._reported < last_step or self.step < last_step:
@@ -161,7 +171,10 @@ class Trainer:
         actions_lib.dispatch(actions, self._report(last_step, stopping=True))
       elif signal is reports.Signal.STOP and not report.is_last:
         last_step = report.step
-        actions_lib.dispatch(actions, self._report(last_step, stopping=False))
+        report = dataclasses.replace(report, last_step=last_step)
+        actions_lib.dispatch(
+          actions, dataclasses.replace(report, scalars={}, timing={})
+        )
       if report.scalars:
         yield report
       if stopping:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import contextlib
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tftrain import buckets
@@ -44,6 +45,7 @@ class Update:
   def __init__(
     self, optimizer: Any, trained: Mapping[str, Any], *, bucketed: bool
   ):
+    _check_options(optimizer)
     self.optimizer = optimizer
     self.trained = dict(trained)
     listed = list(trained.values())
@@ -136,6 +138,25 @@ class Update:
 
 
 _BUCKET = '(bucket)'
+
+
+def _check_options(optimizer: Any) -> None:
+  """Refuses what Keras does on its own side of a step, where it goes wrong."""
+  name = type(optimizer).__name__
+  scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+  if scaled or optimizer.loss_scale_factor:
+    raise errors.TaskError(
+      f'{name} would divide gradients by a loss scale that was never '
+      'multiplied in; take the optimizer without LossScaleOptimizer and '
+      'without loss_scale_factor'
+    )
+  if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+    return
+  for option in ('gradient_accumulation_steps', 'ema_overwrite_frequency'):
+    if getattr(optimizer, option, None):
+      raise errors.TaskError(
+        f'{name}({option}=...) does not work on several replicas; leave it out'
+      )
 
 
 def minimize(
