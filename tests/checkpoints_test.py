@@ -186,7 +186,7 @@ def test_the_newest_are_kept_and_the_last_finite_one(tmp_path):
   kernel = run.task.model.layers[0].kernel
   for step in (50, 60, 70):
     run.request_stop()
-    run._counters.step.assign(step)
+    run._step = step
     kernel.assign(kernel.value * np.nan)
     checkpointer.save()
     checkpointer.wait()

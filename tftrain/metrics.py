@@ -16,9 +16,8 @@ class Means:
 
   def __init__(self, names: Sequence[str]):
     self.names = tuple(names)
-    self._totals = tf.Variable(
-      tf.zeros([2 * len(self.names)], tf.float64), trainable=False
-    )
+    self._zeros = tf.zeros([2 * len(self.names)], tf.float64)
+    self._totals = tf.Variable(self._zeros, trainable=False)
 
   def add(self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
     """Adds name -> (weighted sum, sum of weights); traceable."""
@@ -36,7 +35,7 @@ class Means:
     }
 
   def reset(self) -> None:
-    self._totals.assign(tf.zeros_like(self._totals))
+    self._totals.assign(self._zeros)
 
   def read_state(self) -> tf.Tensor:
     return self._totals.read_value()

@@ -27,11 +27,11 @@ class SummaryWriter:
   def __call__(self, report: reports.Report) -> None:
     if not report.scalars:
       return
+    timing = {f'time/{tag}': value for tag, value in report.timing.items()}
+    values = [_scalar(*item) for item in {**report.scalars, **timing}.items()]
+    summary = tf.compat.v1.Summary(value=values)
     with self._writer(report.source).as_default(step=report.step):
-      for tag, value in report.scalars.items():
-        tf.summary.scalar(tag, value)
-      for tag, value in report.timing.items():
-        tf.summary.scalar(f'time/{tag}', value)
+      tf.summary.experimental.write_raw_pb(summary.SerializeToString())
 
   def write_text(self, tag: str, text: str) -> None:
     """Shows a text, such as the configuration, in TensorBoard's Text tab."""
@@ -53,6 +53,16 @@ class SummaryWriter:
       files.make_directory(directory)
       self._writers[source] = tf.summary.create_file_writer(str(directory))
     return self._writers[source]
+
+
+def _scalar(tag: str, value: float) -> Any:
+  """What tf.summary.scalar writes; one op for all of a Report's scalars is ten
+  times faster than one call for each."""
+  return tf.compat.v1.Summary.Value(
+    tag=tag,
+    tensor={'dtype': tf.float32.as_datatype_enum, 'float_val': [value]},
+    metadata={'plugin_data': {'plugin_name': 'scalars'}},
+  )
 
 
 class MetricsFile:

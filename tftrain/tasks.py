@@ -153,7 +153,9 @@ class Task:
 
   @property
   def optimizers(self) -> dict[str, Any]:
-    return dict(variables_lib.owned_by(self).optimizers)
+    """Optimizers among the attributes, by name."""
+    owned = self._owned or variables_lib.owned_by(self)
+    return dict(owned.optimizers)
 
   def build(self, batch: Any) -> tuple[str, ...]:
     """Creates and checks everything that depends on data; called once.

@@ -76,6 +76,8 @@ class Trainer:
     self._loop = loops.train_loop(task, self._feed, self._counters, self._means)
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
+    self._step = 0
+    self._stop_requested = False
     self._last_logged = 0
     self._reported = 0
     self._seconds = 0.0
@@ -85,7 +87,7 @@ class Trainer:
   @property
   def step(self) -> int:
     """Batches consumed so far."""
-    return int(self._counters.step.numpy())
+    return self._step
 
   @property
   def tags(self) -> tuple[str, ...]:
@@ -104,7 +106,7 @@ class Trainer:
 
   @property
   def stop_requested(self) -> bool:
-    return bool(self._counters.stop.numpy())
+    return self._stop_requested
 
   @property
   def stop_variable(self) -> tf.Variable:
@@ -117,6 +119,7 @@ class Trainer:
 
   def request_stop(self) -> None:
     """Ends the run after the step in progress; safe from any thread."""
+    self._stop_requested = True
     self._counters.stop.assign(True)
 
   def last_step(self, steps: int) -> int:
@@ -153,6 +156,7 @@ class Trainer:
         f'actions is {type(actions).__name__}, not a list; write [action]'
       )
     last_step = self.last_step(steps)
+    self._stop_requested = False
     self._counters.stop.assign(False)
     while self._reported < last_step or self.step < last_step:
       ended = False
@@ -201,7 +205,8 @@ class Trainer:
     self._means.write_state(state['trainer/means'])
     self._last_logged = int(state['trainer/last_logged'])
     self._reported = int(state['trainer/reported'])
-    self._start_step = self.step
+    self._step = int(state['trainer/step'])
+    self._start_step = self._step
     self._position = None
 
   def facts(self) -> dict[str, Any]:
@@ -271,10 +276,13 @@ class Trainer:
         finite, ended = True, True
       except tf.errors.InvalidArgumentError as error:
         raise errors.InputError(
-          f'step {self.step}: the model or loss cannot take this batch: '
+          f'step {int(self._counters.step.numpy())}: the model or loss cannot '
+          'take this batch: '
           f'{errors.one_line(error)}'
         ) from error
-    step = self.step
+      finally:
+        self._step = int(self._counters.step.numpy())
+    step = self._step
     self._seconds += time.perf_counter() - begun
     self._position = (step, iterator)
     if not finite:
@@ -322,10 +330,9 @@ class Trainer:
       self._keras_metrics.reset()
       optimizers = self.task.optimizers
       for name, optimizer in optimizers.items():
-        tag = (
-          'learning_rate' if len(optimizers) == 1 else f'{name}/learning_rate'
-        )
-        scalars[tag] = float(buckets.value(optimizer.learning_rate))
+        prefix = '' if len(optimizers) == 1 else f'{name}/'
+        rate = float(buckets.value(optimizer.learning_rate))
+        scalars[f'{prefix}learning_rate'] = rate
     return scalars
 
   def _read_timing(self, step: int) -> dict[str, float]:
