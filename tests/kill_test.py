@@ -95,11 +95,14 @@ def test_killed_and_started_again_equals_never_killed(
   draw = random.Random(mark)
   # How often a life may pass the mark, so that every kill lands before the
   # end of the run and some progress is made between kills.
-  most = {'block': 17, 'save': 5, 'retention': 4, 'eval': 6}[mark]
+  most = {'block': 25, 'save': 6, 'retention': 4, 'eval': 7}[mark]
   landed = 0
   for _ in range(_KILLS[mark]):
     landed += server.run_and_kill(tmp_path, mark, draw.randint(2, most))
   digests, metrics = server.finish(tmp_path)
+  run = json.loads((tmp_path / 'run.json').read_text())
+  starts = [life['start_step'] for life in run['lives']]
+  assert len(set(starts)) > 2, f'too few lives went on from a save: {starts}'
   assert landed == _KILLS[mark], 'some kills did not land'
   assert metrics == never_killed[1]
   assert digests == never_killed[0]
