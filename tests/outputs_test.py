@@ -162,3 +162,26 @@ def test_metrics_files_take_non_finite_values_as_strict_json(tmp_path):
   line = pathlib.Path(tmp_path, 'metrics.jsonl').read_text()
   assert 'NaN' not in line and 'Infinity' not in line
   assert json.loads(line)['b'] == 1e300
+
+
+def test_lines_after_the_restored_step_are_taken_back(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  kept = '{"step": 10, "source": "train", "loss": 1.0}\n'
+  path.write_text(
+    kept + '{"step": 20, "source": "train", "loss": 9.0}\n' + '{"step": 30, "so'
+  )
+  sink = tftrain.MetricsFile(tmp_path)
+  for step, loss in ((20, 2.0), (20, 2.0), (30, 3.0)):
+    sink(
+      tftrain.Report(
+        source='train',
+        step=step,
+        previous_step=step - 10,
+        start_step=10,
+        last_step=30,
+        scalars={'loss': loss},
+      )
+    )
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert path.read_text().startswith(kept)
+  assert [line['loss'] for line in lines] == [1.0, 2.0, 2.0, 3.0]
