@@ -20,7 +20,7 @@ _PACKAGE = _ROOT / 'tftrain'
 _LAYERS = (
   'errors files reports',
   'strategies inputs.pipelines inputs.arrays inputs.batches inputs autographs '
-  'losses variables buckets updates tasks metrics actions summaries '
+  'losses variables buckets updates builds tasks metrics actions summaries '
   'checkpoints exports preemption progress',
   'loops',
   'trainers evaluators',

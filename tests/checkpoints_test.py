@@ -218,13 +218,36 @@ def test_a_failed_save_is_raised_and_leaves_no_trace(tmp_path, monkeypatch):
   assert names == {'ckpt-00000005', 'checkpoint'}
 
 
+def test_a_damaged_last_checkpoint_is_made_again(saved):
+  _, tmp_path = saved
+  newest = tmp_path / 'checkpoints' / 'ckpt-00000030'
+  _flip(newest)
+  run = trainer(lambda: cases.supervised(dropout=0.2))
+  checkpointer = tftrain.Checkpointer(tmp_path, run)
+  assert checkpointer.restore() == 20
+  run.train(30, [tftrain.Every(10, checkpointer)])
+  assert restored(tmp_path)[1] == 30
+  aside = [p.name for p in newest.parent.glob('*damaged*')]
+  assert len(aside) == 1 and aside[0].startswith('ckpt-00000030.damaged')
+
+
+def test_a_reader_leaves_a_trainers_half_written_save_alone(saved):
+  _, tmp_path = saved
+  half = tmp_path / 'checkpoints' / '.tmp-ckpt-00000040-abc'
+  half.mkdir()
+  assert restored(tmp_path)[1] == 30
+  assert half.exists()
+
+
 def test_stale_temporaries_go_and_nothing_else(saved):
   _, tmp_path = saved
   directory = tmp_path / 'checkpoints'
   stale = directory / '.tmp-ckpt-00000040-abc'
   shutil.copytree(directory / 'ckpt-00000030', stale)
   (directory / 'notes.txt').write_text('mine')
-  assert restored(tmp_path)[1] == 30
+  run, step = restored(tmp_path)
+  assert step == 30
+  run.train(35, [tftrain.Checkpointer(tmp_path, run)])
   assert not stale.exists()
   assert (directory / 'notes.txt').read_text() == 'mine'
 

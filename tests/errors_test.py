@@ -276,11 +276,164 @@ def test_what_is_no_function_is_named():
   early_stop = tftrain.EarlyStopping('eval/tset/loss')
   with refused(errors.ConfigError, 'eval/tset/loss', 'eval/test/loss'):
     tftrain.Experiment(
-      cases.supervised, data, data, steps=1, early_stop=early_stop
+      cases.supervised,
+      data,
+      lambda: tftrain.Arrays(cases.arrays(), 8, training=False),
+      steps=1,
+      early_stop=early_stop,
     ).prepare('/nowhere')
 
 
+def test_an_evaluation_that_would_never_end():
+  x, y = cases.arrays()
+  endless = tf.data.Dataset.from_tensors((x, y)).repeat()
+  for data in (tftrain.Arrays((x, y), 8), endless):
+    with refused(errors.InputError, 'never ends', 'training=False'):
+      tftrain.Evaluator(cases.supervised(), data)
+
+
+def test_numbers_of_the_wrong_length_are_refused():
+  data = tftrain.Arrays(cases.arrays(), 8)
+
+  def make(values, **others):
+    loss = lambda self, b, training: tftrain.Loss(
+      values(self.model(b[0])), **{k: f(b) for k, f in others.items()}
+    )
+    task = type('Mine', (tftrain.Task,), {'loss': loss})
+    return lambda: task(cases.model(), keras.optimizers.SGD())
+
+  right = lambda logits: logits[:, 0]
+  with refused(errors.TaskError, 'values has 24 entries for 8'):
+    trainer(data, make(lambda logits: tf.reshape(logits, [-1])))
+  with refused(errors.TaskError, 'weights has 1 entries for 8'):
+    trainer(data, make(right, weights=lambda b: tf.ones([1])))
+  with refused(errors.TaskError, 'extra has 1 entries for 8'):
+    trainer(data, make(right, extra=lambda b: tf.ones([1])))
+  with refused(errors.TaskError, '`gradient_norm`'):
+    trainer(data, make(right, gradient_norm=lambda b: tf.ones([8])))
+  with refused(errors.TaskError, "'step'", 'rename'):
+    trainer(data, make(right, step=lambda b: tf.ones([8])))
+  with refused(errors.TaskError, "'loss'", 'rename'):
+    metric = {'loss': keras.metrics.SparseCategoricalAccuracy()}
+    trainer(data, lambda: cases.supervised(metrics=metric))
+
+
+def test_a_layer_shared_by_two_attributes_is_regularized_once():
+  def make(shared):
+    keras.utils.set_random_seed(0)
+    task = cases.supervised(regularizer=keras.regularizers.L2(1.0))
+    if shared:
+      task.again = task.model.layers[0]
+    return task
+
+  data = tftrain.Arrays(cases.arrays(), 8, training=False)
+  losses = [
+    tftrain.Evaluator(make(shared), data).evaluate()['loss']
+    for shared in (False, True)
+  ]
+  assert losses[0] == losses[1]
+
+
+def test_freezing_a_layer_too_late_is_refused():
+  run = trainer(tftrain.Arrays(cases.arrays(), 8))
+  run.task.model.layers[0].trainable = False
+  with refused(errors.TaskError, 'dense/', 'freeze layers before'):
+    run.train(1)
+
+
+def test_a_layer_frozen_before_stays_as_it_is():
+  def make():
+    task = cases.supervised()
+    task.model.layers[0].trainable = False
+    return task
+
+  run = trainer(tftrain.Arrays(cases.arrays(), 8), make)
+  before = [v.numpy() for v in run.task.model.layers[0].variables]
+  run.train(5)
+  for value, variable in zip(
+    before, run.task.model.layers[0].variables, strict=True
+  ):
+    np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_what_is_trained_and_not_found_again_is_refused():
+  class Hidden(cases.Weighted):
+    def __init__(self, model):
+      super().__init__(model)
+      self._hidden = keras.optimizers.SGD(0.1)
+
+    def train_step(self, batch):
+      return self.minimize(self.loss, batch, optimizer=self._hidden)
+
+  with refused(errors.TaskError, 'SGD is trained but not found', 'start with'):
+    trainer(
+      tftrain.Arrays(cases.regression(), 8),
+      lambda: Hidden(cases.weighted(None).model),
+    )
+
+
+def test_masks_are_refused_and_not_dropped():
+  def make():
+    layers = keras.layers
+    model = keras.Sequential(
+      [
+        keras.Input((4,), dtype='int32'),
+        layers.Embedding(9, 3, mask_zero=True),
+        layers.Dense(5),
+      ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return tftrain.SupervisedTask(model, loss, keras.optimizers.SGD())
+
+  tokens = np.ones((8, 4), 'int32')
+  with refused(errors.TaskError, 'masks', 'weight 0'):
+    trainer([(tokens, tokens)], make)
+
+
+def test_models_in_double_precision_and_lists_of_lists_train():
+  def make():
+    layers = [keras.Input((6,)), keras.layers.Dense(3, dtype='float64')]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return tftrain.SupervisedTask(
+      keras.Sequential(layers), loss, keras.optimizers.SGD(0.1)
+    )
+
+  x, y = cases.arrays(8)
+  run = trainer([[x, y]], make)
+  assert run.train(3).scalars['loss'] > 0
+
+
+def test_random_numbers_that_no_checkpoint_holds_are_warned_of(caplog):
+  class Noisy(cases.Weighted):
+    def loss(self, batch, training):
+      noise = tf.random.normal([8]) if training else 0.0
+      values = self.model(batch[0])[:, 0] ** 2
+      return tftrain.Loss(values + noise)
+
+  run = trainer(
+    tftrain.Arrays(cases.regression(), 8),
+    lambda: Noisy(cases.weighted(None).model, keras.optimizers.SGD()),
+  )
+  run.train(1)
+  assert 'RandomStandardNormal' in caplog.text
+  caplog.clear()
+  dropout = lambda: cases.supervised(dropout=0.5)
+  trainer(tftrain.Arrays(cases.arrays(), 8), dropout).train(1)
+  assert 'random' not in caplog.text
+
+
 def test_settings_that_make_no_sense():
+  data = lambda: [cases.arrays()]
+  with refused(errors.ConfigError, "steps must be a positive number, got '9'"):
+    tftrain.Experiment(cases.supervised, data, steps='9')
+  with refused(errors.ConfigError, 'seed', '-1'):
+    tftrain.Experiment(cases.supervised, data, steps=1, seed=-1)
+  with refused(errors.ConfigError, 'whole number, got 10.0'):
+    trainer(data).train(1e1)
+  with refused(errors.InputError, 'batch_size', '8.0'):
+    tftrain.Arrays(cases.arrays(), 8.0)
+  with refused(errors.TaskError, "'adam' is no optimizer"):
+    trainer(data, lambda: cases.supervised('adam'))
   with refused(errors.ConfigError, 'steps or epochs', 'neither'):
     tftrain.Experiment(cases.supervised, list)
   with refused(errors.ConfigError, 'both'):

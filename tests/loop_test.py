@@ -70,7 +70,7 @@ def test_data_that_ends_in_a_block_ends_the_run_exactly(kind, strategy):
     assert reports[-1].step == 8
     expected = cases.state_of(same)
     ours = cases.state_of(run)
-    for name in ('trainer/means', 'trainer/last_logged'):
+    for name in ('trainer/means', 'trainer/last_logged', 'trainer/ended'):
       expected.pop(name), ours.pop(name)
     cases.assert_same_bits(ours, expected)
 
@@ -166,7 +166,7 @@ def test_a_stop_leaves_a_long_block_within_a_step():
   run.train(10_000_000)
   assert time.monotonic() - begun < 20
   assert 1 < run.step < 10_000_000
-  assert run.stop_requested
+  assert not run.is_done(10_000_000)
 
 
 def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
@@ -403,3 +403,94 @@ def test_all_updates_of_a_step_are_reported():
   run = tftrain.Trainer(task, tftrain.Arrays(cases.arrays(), 8))
   report = run.train(5)
   assert {'loss', 'first/loss', 'first/gradient_norm'} <= set(report.scalars)
+
+
+@pytest.mark.parametrize('stop_at', [5, 8, 10, 12, 20, 30])
+def test_a_stop_at_any_step_loses_no_line_and_no_evaluation(stop_at, tmp_path):
+  def prepare(name):
+    return tftrain.Experiment(
+      lambda: cases.supervised(dropout=0.2),
+      lambda: tftrain.Arrays(cases.arrays(), 8),
+      lambda: tftrain.Arrays(cases.arrays(seed=3), 8, training=False),
+      steps=30,
+      steps_per_loop=4,
+      log_every=10,
+      eval_every=10,
+      checkpoint_every=10,
+      export=False,
+    ).prepare(tmp_path / name)
+
+  whole = prepare('whole')
+  whole.train()
+  run = prepare('stopped')
+  # As if the signal came within the last step of the block.
+  block = run.trainer._block
+
+  def stop_in_block(until):
+    result = block(min(until, stop_at) if run.trainer.step < stop_at else until)
+    if run.trainer.step == stop_at:
+      run.trainer.request_stop()
+    return result
+
+  run.trainer._block = stop_in_block
+  assert run.train().step == stop_at
+  resumed = prepare('stopped')
+  resumed.train()
+  assert (tmp_path / 'stopped' / 'metrics.jsonl').read_text() == (
+    tmp_path / 'whole' / 'metrics.jsonl'
+  ).read_text()
+  cases.assert_same_bits(
+    cases.state_of(resumed.trainer), cases.state_of(whole.trainer)
+  )
+  assert prepare('stopped').train().already_done
+
+
+def test_a_stop_before_the_first_step_is_not_forgotten(tmp_path):
+  run = trainer()
+  run.request_stop()
+  assert run.train(100) is None
+  assert run.step == 0
+  run.train(3)  # asked again, it goes on
+  assert run.step == 3
+
+
+def test_a_run_that_ended_early_stays_ended(tmp_path):
+  def train(steps=100):
+    return tftrain.Experiment(
+      cases.supervised,
+      lambda: tftrain.Arrays(cases.arrays(), 8),
+      steps=steps,
+      log_every=5,
+      export=False,
+      actions=[lambda r: tftrain.Signal.STOP if r.step >= 15 else None],
+    ).train(tmp_path)
+
+  assert train().step == 15
+  again = train()
+  assert again.step == 15 and again.already_done
+  (tmp_path / 'run.json').unlink()  # as if killed before it was written
+  assert train().already_done
+  assert train(200).step == 20  # more was asked for
+
+
+def test_an_experiment_may_run_twice(tmp_path):
+  fired = Steps()
+  experiment = tftrain.Experiment(
+    cases.supervised,
+    lambda: tftrain.Arrays(cases.arrays(), 8),
+    steps=10,
+    log_every=5,
+    export=False,
+    actions=[tftrain.Every(1000, fired)],
+  )
+  experiment.train(tmp_path / 'a')
+  experiment.train(tmp_path / 'b')
+  assert fired == [10, 10]
+
+
+def test_a_task_may_have_a_second_trainer():
+  first = trainer()
+  first.train(5)
+  second = tftrain.Trainer(first.task, tftrain.Arrays(cases.arrays(), 4))
+  second.train(5)
+  assert second.step == 5

@@ -136,6 +136,66 @@ def test_dictionaries_of_features_become_named_inputs(tmp_path):
   assert signature(a=x[:3, :2], b=x[:3, 2:])['score'].shape == (3,)
 
 
+def test_several_inputs_and_outputs_are_numbered(tmp_path):
+  class Two(tftrain.Task):
+    def loss(self, batch, training):
+      return tftrain.Loss(self.serve(batch[0])[0] ** 2)
+
+    def serve(self, features):
+      logits = self.model(tf.concat(features, 1))
+      return logits[:, 0], logits[:, 1]
+
+  x, y = cases.arrays()
+  run = tftrain.Experiment(
+    lambda: Two(cases.model(), keras.optimizers.SGD()),
+    lambda: tftrain.Arrays(((x[:, :2], x[:, 2:]), y), 8),
+    steps=2,
+  ).prepare(tmp_path)
+  run.train()
+  served = tf.saved_model.load(str(tmp_path / 'export' / '2'))
+  outputs = served.signatures['serving_default'](
+    inputs_0=x[:3, :2], inputs_1=x[:3, 2:]
+  )
+  assert sorted(outputs) == ['outputs_0', 'outputs_1']
+
+
+def test_what_cannot_be_exported_is_said_before_the_first_step(tmp_path):
+  class Wrong(tftrain.SupervisedTask):
+    def serve(self, features):
+      return self.model(features)[:, 7:8] + features['missing']
+
+  make = lambda: Wrong(
+    cases.model(),
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    keras.optimizers.SGD(),
+  )
+  data = lambda: tftrain.Arrays(cases.arrays(), 8)
+  with pytest.raises(errors.ExportError, match='serve.. of Wrong') as info:
+    tftrain.Experiment(make, data, steps=2).train(tmp_path / 'run')
+  assert '\n' not in str(info.value)
+  assert not (tmp_path / 'run').exists()
+  tftrain.Experiment(make, data, steps=2, export=False).train(tmp_path / 'run')
+
+
+def test_an_export_that_failed_is_made_by_the_next_start(tmp_path):
+  def train():
+    keras.utils.set_random_seed(0)
+    return tftrain.Experiment(
+      cases.supervised,
+      lambda: tftrain.Arrays(cases.arrays(), 8),
+      steps=4,
+    ).train(tmp_path)
+
+  (tmp_path / 'export').write_text('in the way')
+  with pytest.raises(errors.Error):
+    train()
+  assert (tmp_path / 'checkpoints' / 'ckpt-00000004').exists()
+  (tmp_path / 'export').unlink()
+  assert not train().already_done
+  assert (tmp_path / 'export' / '4' / 'saved_model.pb').exists()
+  assert train().already_done
+
+
 def test_progress_says_step_metrics_and_speed(capsys):
   trainer = tftrain.Trainer(
     cases.supervised(), tftrain.Arrays(cases.arrays(), 8), log_every=10

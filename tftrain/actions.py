@@ -86,15 +86,16 @@ def due_steps(action: Any, step: int) -> int | None:
 def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
   """Gives a Report to those Actions that it concerns.
 
-  A plain Action gets the Reports with scalars; one that has an interval of its
-  own gets all. When the run is being stopped from outside only
+  A plain Action gets the Reports with scalars, first; one that has an interval
+  of its own gets all. When the run is being stopped from outside only
   those hear of it that must save (`acts_on_stop`).
 
   Returns:
     STOP if any of them asked for it; INTERRUPTED at once if one of them was.
   """
   answer = None
-  for action in actions:
+  # Those that report come before those that may take long and be cut short.
+  for action in sorted(actions, key=lambda a: hasattr(a, 'next_due')):
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
     else:

@@ -77,6 +77,8 @@ class Checkpointer:
     self._writer: threading.Thread | None = None
     self._failure: BaseException | None = None
     self._finite: dict[int, bool] = {}
+    self._damaged: set[int] = set()
+    self._tidy = False
 
   def __call__(self, report: reports.Report) -> None:
     self.save()
@@ -85,7 +87,21 @@ class Checkpointer:
 
   def steps(self) -> list[int]:
     """The steps of which there is a checkpoint, oldest first."""
-    return committed_steps(self.directory)
+    found = committed_steps(self.directory)
+    return [step for step in found if step not in self._damaged]
+
+  def tidy(self) -> None:
+    """Removes what a killed save left, and sets damaged checkpoints aside.
+
+    Only whoever trains in the directory may do so; the first save does.
+    """
+    files.remove_stale(self.directory)
+    for step in sorted(self._damaged):
+      path = checkpoint_path(self.directory, step)
+      if path.exists():
+        files.set_aside(path, 'damaged')
+    self._damaged.clear()
+    self._tidy = True
 
   def save(self) -> None:
     """Saves the present step; returns while it is still being written.
@@ -98,6 +114,8 @@ class Checkpointer:
     if step in self.steps():
       return
     files.make_directory(self.directory)
+    if not self._tidy:
+      self.tidy()
     # Reading a variable shares its buffer; the next step that writes to it
     # copies first, so these values stay those of this moment.
     state = self._trainer.read_state()
@@ -132,13 +150,15 @@ class Checkpointer:
       CheckpointError: There are checkpoints, but none is readable, or the
         newest readable one belongs to another model, optimizer or data.
     """
-    files.remove_stale(self.directory)
     causes = []
-    for step in reversed(self.steps()):
+    for step in reversed(committed_steps(self.directory)):
       path = checkpoint_path(self.directory, step)
       try:
         manifest, state = read_checkpoint(path)
       except _DAMAGED as error:
+        if not path.exists():  # removed by its trainer while it was read
+          return self.restore()
+        self._damaged.add(step)
         cause = f'{path.name}: {errors.one_line(error)}'
         logging.error('Damaged checkpoint passed over: %s', cause)
         causes.append(cause)

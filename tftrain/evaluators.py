@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import actions as actions_lib
+from tftrain import builds
 from tftrain import errors
 from tftrain import inputs
 from tftrain import loops
@@ -48,11 +49,17 @@ class Evaluator:
     self._strategy = strategy or tf.distribute.get_strategy()
     self._pipeline = inputs.as_pipeline(data, training=False)
     self._actions = tuple(actions)
+    if self._pipeline.repeats:
+      raise errors.InputError(
+        f'evaluation {name!r}: the data never ends; make it Arrays(..., '
+        'training=False), or leave out .repeat()'
+      )
     self._feed = loops.Feed(self._pipeline, seed=0)
     counters = loops.Counters.make()
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
+    metrics.check_names(self._means.names, self._keras_metrics.names)
     self._loop = loops.eval_loop(task, self._feed, self._counters, self._means)
     self._previous_step = 0
 
@@ -70,7 +77,7 @@ class Evaluator:
     own = reports.Report(
       source=f'eval/{self.name}',
       step=report.step,
-      previous_step=self._previous_step,
+      previous_step=max(self._previous_step, report.start_step),
       start_step=report.start_step,
       last_step=report.last_step,
       scalars=scalars,
@@ -97,29 +104,25 @@ class Evaluator:
     return None if self._counters.stop.numpy() else scalars
 
   def _run(self, n: tf.Tensor) -> None:
-    try:
-      self._loop(self._feed.iterator(0), n)
-    except tf.errors.OutOfRangeError:
-      pass  # the end of data whose length was not known; all of it is counted
-    except tf.errors.InvalidArgumentError as error:
-      raise errors.InputError(
-        f'evaluation {self.name!r}, batch {int(self._counters.step.numpy())}: '
-        f'the model or loss cannot take it: {errors.one_line(error)}'
-      ) from error
+    with builds.explained(self._what_failed):
+      try:
+        self._loop(self._feed.iterator(0), n)
+      except tf.errors.OutOfRangeError:
+        pass  # the end of data of unknown length; all of it is counted
+
+  def _what_failed(self) -> str:
+    batch = int(self._counters.step.numpy())
+    return (
+      f'evaluation {self.name!r}, batch {batch}: the model or loss cannot take '
+      'it'
+    )
 
   def _build(self) -> tuple[str, ...]:
     """Runs one batch without effect, to find wrong data before step 1."""
     batch = self._feed.first_batch()
-    try:
-      with self._strategy.scope():
-        if not self._task.is_built:
-          self._task.build(batch)
-        with self._task.untouched():
-          return tuple(self._task.eval_step(batch))
-    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
-      if isinstance(error, errors.Error):
-        raise
-      raise errors.InputError(
-        f'evaluation {self.name!r}: the model or loss cannot take its data: '
-        f'{errors.one_line(error)}'
-      ) from error
+    what = f'evaluation {self.name!r}: the model or loss cannot take its data'
+    with self._strategy.scope(), builds.explained(lambda: what):
+      if not self._task.is_built:
+        self._task.build(batch)
+      with self._task.untouched():
+        return tuple(self._task.eval_step(batch))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import copy
 import dataclasses
 import pathlib
 import re
@@ -14,6 +15,7 @@ from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
+from tftrain import exports
 from tftrain import inputs
 from tftrain import progress
 from tftrain import reports
@@ -83,10 +85,16 @@ class Experiment:
         'Experiment needs either steps or epochs; '
         + ('it has neither' if self.steps is None else 'it has both')
       )
-    for name in ('steps', 'epochs'):
+    for name, kinds in (('steps', int), ('epochs', int | float)):
       value = getattr(self, name)
-      if value is not None and value <= 0:
-        raise errors.ConfigError(f'Experiment.{name} must be positive: {value}')
+      if value is not None and (not isinstance(value, kinds) or value <= 0):
+        raise errors.ConfigError(
+          f'Experiment.{name} must be a positive number, got {value!r}'
+        )
+    if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+      raise errors.ConfigError(
+        f'Experiment.seed must be between 0 and 2**32 - 1, got {self.seed!r}'
+      )
 
   def train(
     self,
@@ -126,11 +134,16 @@ class Experiment:
     publish: list[reports.Action] = [
       writer, summaries.MetricsFile(model_dir), progress.Progress()
     ]  # fmt: skip
-    if self.early_stop and evaluate:
-      publish.append(self.early_stop)
+    early_stop = copy.copy(self.early_stop)  # it has a state of its own
+    if early_stop and not evaluate and early_stop.metric.startswith('eval/'):
+      early_stop = None
+    if early_stop:
+      publish.append(early_stop)
     measured = self._evaluators(trainer, strategy, publish) if evaluate else []
-    if self.early_stop and evaluate:
-      self._check_monitored(trainer, measured)
+    if early_stop:
+      self._check_monitored(early_stop.metric, trainer, measured)
+    if self.export:
+      exports.check_serve(trainer.task, trainer.example_features())
     checkpointer = checkpoints.Checkpointer(
       model_dir, trainer, keep=self.keep, before_commit=writer.flush
     )
@@ -146,7 +159,7 @@ class Experiment:
       actions=[
         *publish,
         *(actions_lib.Every(eval_every, evaluator) for evaluator in measured),
-        *self.actions,
+        *(copy.copy(action) for action in self.actions),
       ],
       checkpoint=actions_lib.Every(save_every, checkpointer),
       export=self.export,
@@ -169,15 +182,15 @@ class Experiment:
 
   def _check_monitored(
     self,
+    metric: str,
     trainer: trainers.Trainer,
     measured: Sequence[evaluators.Evaluator],
   ) -> None:
-    assert self.early_stop is not None
     known = [f'train/{tag}' for tag in trainer.tags]
     known += [f'eval/{e.name}/{tag}' for e in measured for tag in e.tags]
-    if self.early_stop.metric not in known:
+    if metric not in known:
       raise errors.ConfigError(
-        f'early_stop waits for {self.early_stop.metric}, which is never '
+        f'early_stop waits for {metric}, which is never '
         f'reported; there are {", ".join(known)}'
       )
 

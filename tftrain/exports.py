@@ -25,10 +25,11 @@ def export_model(
 
   Args:
     task: A built Task.
-    features: A batch of what `serve` takes: a tensor or a dict of tensors.
+    features: A batch of what `serve` takes: a tensor, or a dict or tuple of
+      tensors.
     directory: Where it goes; must not exist.
     signature: The signature's name. Inputs are called by their key, or
-      `inputs`; outputs by their key, or `outputs`.
+      `inputs` (`inputs_0`, ... of a tuple); outputs likewise.
 
   Returns:
     `directory`.
@@ -39,19 +40,9 @@ def export_model(
   directory = pathlib.Path(directory)
   if directory.exists():
     raise errors.ExportError(f'{directory} exists; remove it or name another')
-  named = features if isinstance(features, dict) else {'inputs': features}
-  specs = {
-    name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name=name)
-    for name, value in named.items()
-  }
-
-  def serve(**inputs: Any) -> dict[str, Any]:
-    given = inputs if isinstance(features, dict) else inputs['inputs']
-    outputs = task.serve(given)
-    return outputs if isinstance(outputs, dict) else {'outputs': outputs}
-
   module = _Exported(task)
-  module.serve = tf.function(serve).get_concrete_function(**specs)
+  named = _named('inputs', features)
+  module.serve = _concrete_serve(task, features)
   files.make_directory(directory.parent)
   with files.staged_directory(directory) as staged:
     tf.saved_model.save(
@@ -59,6 +50,46 @@ def export_model(
     )
     _compare(module.serve(**named), staged, signature, named)
   return directory
+
+
+def check_serve(task: tasks.Task, features: Any) -> None:
+  """Raises ExportError now where an export could only fail at the end."""
+  try:
+    _concrete_serve(task, features)
+  except errors.Error:
+    raise
+  except Exception as error:
+    raise errors.ExportError(
+      f'serve() of {type(task).__name__} cannot be exported: '
+      f'{errors.one_line(error)}; mend it, or train with export=False'
+    ) from error
+
+
+def _concrete_serve(task: tasks.Task, features: Any) -> Any:
+  named = _named('inputs', features)
+  specs = {
+    name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name=name)
+    for name, value in named.items()
+  }
+
+  def serve(**inputs: Any) -> dict[str, Any]:
+    given: Any = inputs
+    if not isinstance(features, dict):
+      leaves = [inputs[name] for name in named]
+      given = tf.nest.pack_sequence_as(features, leaves)
+    return _named('outputs', task.serve(given))
+
+  return tf.function(serve).get_concrete_function(**specs)
+
+
+def _named(prefix: str, value: Any) -> dict[str, Any]:
+  """Tensors by name: a dictionary's keys, `prefix`, or `prefix_0`, ..."""
+  if isinstance(value, dict):
+    return value
+  leaves = tf.nest.flatten(value)
+  if len(leaves) == 1:
+    return {prefix: leaves[0]}
+  return {f'{prefix}_{index}': leaf for index, leaf in enumerate(leaves)}
 
 
 class _Exported(tf.Module):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -53,14 +54,20 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def append_line(path: pathlib.Path, line: str) -> None:
   """Appends in one write, so that a kill leaves a whole line or none."""
   data = (line + '\n').encode()
-  descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
   try:
-    written = os.write(descriptor, data)
-    if written != len(data):  # a full disk: take the half line back
-      os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
-      raise OSError(28, 'No space left on device', str(path))
-  finally:
-    os.close(descriptor)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+      written = os.write(descriptor, data)
+      if written != len(data):  # a full disk: take the half line back
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+      os.close(descriptor)
+  except OSError as error:
+    raise errors.RunDirectoryError(
+      f'cannot write to {path}: {error.strerror}; mend that, then start the '
+      'same command again'
+    ) from error
 
 
 def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:
@@ -90,8 +97,9 @@ def staged_directory(final: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
-def rename(path: pathlib.Path, final: pathlib.Path) -> None:
-  os.rename(path, final)
+def set_aside(path: pathlib.Path, why: str) -> None:
+  """Renames what is of no use any more but may be looked at."""
+  os.rename(path, path.with_name(f'{path.name}.{why}-{uuid.uuid4().hex[:8]}'))
 
 
 def remove_directory(path: pathlib.Path) -> None:

@@ -64,10 +64,31 @@ class Feed:
     if self._in_graph:
       with tf.device('CPU:0'):
         return self._pipeline.batch(self._seed, step)
-    return next(iterator)
+    try:
+      return next(iterator)
+    except StopIteration:  # running eagerly
+      raise tf.errors.OutOfRangeError(None, None, 'end of data') from None
 
   def first_batch(self) -> Any:
-    return self.take(self.iterator(0), tf.constant(0, tf.int64))
+    try:
+      return self.take(self.iterator(0), tf.constant(0, tf.int64))
+    except tf.errors.OutOfRangeError:
+      raise errors.InputError(
+        'the data yields 0 batches; check its files and filters'
+      ) from None
+
+
+_RANDOM = {
+  'RandomStandardNormal',
+  'RandomUniform',
+  'RandomUniformInt',
+  'TruncatedNormal',
+  'ParameterizedTruncatedNormal',
+  'Multinomial',
+  'RandomGammaV2',
+  'RandomPoissonV2',
+  'RandomShuffle',
+}
 
 
 class Loop:
@@ -83,6 +104,15 @@ class Loop:
   @property
   def traces(self) -> int:
     return int(self.compiled.experimental_get_tracing_count())
+
+  def stateful_random_ops(self, iterator: Any, n: tf.Tensor) -> list[str]:
+    """Ops that draw from a state that nobody can save."""
+    graph = self.compiled.get_concrete_function(iterator, n).graph
+    definition = graph.as_graph_def()
+    nodes = [*definition.node]
+    for function in definition.library.function:
+      nodes += function.node_def
+    return sorted({node.op for node in nodes} & _RANDOM)
 
   def trace(self, iterator: Any, n: tf.Tensor) -> None:
     """Compiles without running."""

@@ -55,51 +55,55 @@ def add_up(loss: Any, rows: tf.Tensor, regularization: Any = 0.0) -> Sums:
       f'loss() returned {type(loss).__name__}; return tftrain.Loss(values) '
       'with values [batch]'
     )
-  if 'loss' in loss.metrics:
-    raise errors.TaskError(
-      'loss() returned a metric called `loss`; that name is taken, rename it'
-    )
+  for name in ('loss', 'gradient_norm'):
+    if name in loss.metrics:
+      raise errors.TaskError(
+        f'loss() returned a metric called `{name}`; that name is taken, rename '
+        'it'
+      )
   weights = None
   weight = tf.cast(rows, tf.float32)
   if loss.weights is not None:
-    weights = _per_example('weights', loss.weights)
+    weights = _per_example('weights', loss.weights, rows)
     if weights.shape.rank == 0:
       raise errors.TaskError('Loss weights is a scalar; give one per example')
     weight = tf.reduce_sum(weights)
-  data_loss = _weighted_sum('values', loss.values, weights, weight)
+  data_loss = _weighted_sum('values', loss.values, weights, weight, rows)
   objective = data_loss + tf.cast(regularization, tf.float32) * weight
   metrics = {'loss': objective}
   for name, values in loss.metrics.items():
-    metrics[name] = _weighted_sum(name, values, weights, weight)
+    metrics[name] = _weighted_sum(name, values, weights, weight, rows)
   return Sums(objective, weight, metrics)
 
 
 def _weighted_sum(
-  name: str, values: Any, weights: tf.Tensor | None, weight: tf.Tensor
+  name: str,
+  values: Any,
+  weights: tf.Tensor | None,
+  weight: tf.Tensor,
+  rows: tf.Tensor,
 ) -> tf.Tensor:
-  values = _per_example(name, values)
+  values = _per_example(name, values, rows)
   if values.shape.rank == 0:
     # A mean over no examples is NaN; it stands for nothing, so count nothing.
     return tf.where(weight > 0, values, 0.0) * weight
   if weights is None:
     return tf.reduce_sum(values)
-  if (
-    values.shape.is_fully_defined()
-    and weights.shape.is_fully_defined()
-    and values.shape != weights.shape
-  ):
-    raise errors.TaskError(
-      f'Loss {name} has shape {values.shape} and weights {weights.shape}; both '
-      'must be [batch]'
-    )
   return tf.reduce_sum(values * weights)
 
 
-def _per_example(name: str, values: Any) -> tf.Tensor:
+def _per_example(name: str, values: Any, rows: tf.Tensor) -> tf.Tensor:
   values = tf.cast(values, tf.float32)
   if values.shape.rank not in (0, 1):
     raise errors.TaskError(
       f'Loss {name} has shape {values.shape}; it must be [batch]: one number '
       'per example (average or sum over the other dimensions)'
     )
+  expected = tf.get_static_value(rows)
+  if values.shape.rank == 1 and expected not in (None, values.shape[0]):
+    if values.shape[0] is not None:
+      raise errors.TaskError(
+        f'Loss {name} has {values.shape[0]} entries for {expected} examples; '
+        'it must be [batch]: one number per example'
+      )
   return values

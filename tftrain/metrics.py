@@ -6,6 +6,20 @@ from typing import Any
 
 import tensorflow as tf
 
+from tftrain import errors
+
+_TAKEN = ('step', 'source', 'learning_rate')
+
+
+def check_names(means: Sequence[str], keras_metrics: Sequence[str]) -> None:
+  """Raises TaskError where one reported name would hide another."""
+  names = [*means, *keras_metrics]
+  for name in names:
+    if name in _TAKEN or names.count(name) > 1:
+      raise errors.TaskError(
+        f'two things would be reported as {name!r}; rename the metric'
+      )
+
 
 class Means:
   """Running sums and weights of named values, in one float64 variable.

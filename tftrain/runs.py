@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
@@ -25,8 +24,6 @@ from tftrain import preemption
 from tftrain import reports
 from tftrain import summaries
 from tftrain import trainers
-
-_AT_THE_END = sys.maxsize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,31 +93,33 @@ class Run:
       texts: File name -> text to keep in model_dir and show in TensorBoard;
         the configuration.
     """
+    restored = self.checkpointer.restore()
     if self._is_done():
-      self.checkpointer.restore()
       return self._result(already_done=True)
     files.make_directory(self.model_dir)
     with (
       files.lock(self.model_dir),
       preemption.stop_on_signal(self.trainer.request_stop) as stopper,
     ):
-      files.remove_stale(self.model_dir)
-      restored = self.checkpointer.restore()
+      if self.checkpointer.steps()[-1:] != [restored]:
+        restored = self.checkpointer.restore()  # somebody trained meanwhile
+      self._tidy()
       if restored is not None:
         print(f'Resumed from step {restored:,}', file=sys.stderr, flush=True)
       self._write_texts(texts or {}, fresh=restored is None)
       # What is published at a step is on disk before its checkpoint is: the
       # checkpoint comes last.
-      actions = [*self._actions]
-      if self._export:
-        actions.append(actions_lib.Every(_AT_THE_END, self._export_now))
       try:
-        self.trainer.train(self.last_step, [*actions, self._checkpoint])
+        self.trainer.train(self.last_step, [*self._actions, self._checkpoint])
       finally:  # also after an error: what was saved before it is committed
-        self._summary_writer.close()
-        self.checkpointer.wait()
-      if not self.trainer.stop_requested:
-        self._write_run(finished=self.trainer.step)
+        try:
+          self.checkpointer.wait()
+        finally:
+          self._summary_writer.close()
+      if self.trainer.is_done(self.last_step):
+        if self._export:
+          self._export_step()
+        self._write_end()
     return self._result(exit_code=stopper.exit_code)
 
   def restore(self) -> int:
@@ -145,28 +144,35 @@ class Run:
 
   def export(self) -> pathlib.Path:
     """Exports the newest checkpoint to `export/<step>`."""
-    return self._export_step(self.restore())
+    self.restore()
+    return self._export_step()
 
-  def _export_now(self, report: reports.Report) -> None:
-    self._export_step(report.step)
-
-  def _export_step(self, step: int) -> pathlib.Path:
-    directory = self.model_dir / 'export' / str(step)
+  def _export_step(self) -> pathlib.Path:
+    directory = self._export_directory()
     if directory.exists():  # it was renamed into place, so it is whole
       return directory
     task, features = self.trainer.task, self.trainer.example_features()
     return exports.export_model(task, features, directory)
 
   def _is_done(self) -> bool:
-    newest = self.checkpointer.steps()[-1:]
-    if not newest:
-      return False
+    step = self.trainer.step
     finished = self._read_run().get('finished') or {}
-    ended_early = (
-      finished.get('step') == newest[0]
+    known = (
+      finished.get('step') == step
       and finished.get('last_step', 0) >= self.last_step
     )
-    return newest[0] >= self.last_step or ended_early
+    if not step or not (known or self.trainer.is_done(self.last_step)):
+      return False
+    return not self._export or self._export_directory().exists()
+
+  def _export_directory(self) -> pathlib.Path:
+    return self.model_dir / 'export' / str(self.trainer.step)
+
+  def _tidy(self) -> None:
+    """Removes what a killed process left half-written."""
+    files.remove_stale(self.model_dir)
+    files.remove_stale(self.model_dir / 'export')
+    self.checkpointer.tidy()
 
   def _result(self, **changes: Any) -> Result:
     return Result(
@@ -181,17 +187,17 @@ class Run:
       files.write_text(self.model_dir / name, text)
       if fresh:
         self._summary_writer.write_text(name, text)
-    self._write_run()
+    self._write_start()
 
   def _read_run(self) -> dict[str, Any]:
     path = self.model_dir / 'run.json'
     try:
-      run: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+      run = json.loads(path.read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):
-      return {}
-    return run
+      run = {}
+    return run if isinstance(run, dict) else {}
 
-  def _write_run(self, finished: int | None = None) -> None:
+  def _write_start(self) -> None:
     run = self._read_run()
     life = {
       'argv': sys.argv,
@@ -202,21 +208,20 @@ class Run:
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
     }
-    if finished is None:
-      run = {**run, **self._facts, 'lives': [*run.get('lives', []), life]}
-      run['last_step'] = self.last_step
-      run['finished'] = None
-    else:
-      run['finished'] = {'step': finished, 'last_step': self.last_step}
+    run = {**run, **self._facts, 'lives': [*run.get('lives', []), life]}
+    run = {**run, 'last_step': self.last_step, 'finished': None}
+    files.write_json(self.model_dir / 'run.json', run)
+
+  def _write_end(self) -> None:
+    end = {'step': self.trainer.step, 'last_step': self.last_step}
+    run = {**self._read_run(), 'finished': end}
     files.write_json(self.model_dir / 'run.json', run)
 
 
 def _newest_scalars(path: pathlib.Path) -> dict[str, float]:
   scalars = {}
-  if path.exists():
-    for line in path.read_text(encoding='utf-8').splitlines():
-      values = json.loads(line)
-      source = values.pop('source')
-      values.pop('step')
-      scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})
+  for values in summaries.read_lines(path):
+    source = values.pop('source')
+    values.pop('step')
+    scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})
   return {k: v for k, v in scalars.items() if not math.isnan(v)}

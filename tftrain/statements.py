@@ -122,6 +122,11 @@ def _import(statement: Any, where: str) -> None:
       f'{where}: no module named {error.name!r} (for {statement.format()!r}); '
       'install it, or run from the directory that holds it'
     ) from error
+  except Exception as error:
+    raise errors.ConfigError(
+      f'{where}: {statement.format()!r} failed: {type(error).__name__}: '
+      f'{errors.one_line(error)}'
+    ) from error
 
 
 def find(name: str, roots: Sequence[pathlib.Path], where: str) -> pathlib.Path:

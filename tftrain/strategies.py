@@ -73,6 +73,15 @@ def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
   return tf.distribute.get_strategy().run(on_replica, args=(batch,))
 
 
+def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
+  """Runs `function` on every replica's rows and adds up the scalars."""
+  strategy = tf.distribute.get_strategy()
+  return tf.nest.map_structure(
+    lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, None),
+    run_on_rows(function, batch),
+  )
+
+
 def _own_rows(batch: Any) -> Any:
   """This replica's rows of a global batch.
 

@@ -44,8 +44,8 @@ class SummaryWriter:
       writer.flush()
 
   def close(self) -> None:
-    for writer in self._writers.values():
-      writer.close()
+    while self._writers:
+      self._writers.popitem()[1].close()
 
   def _writer(self, source: str) -> Any:
     if source not in self._writers:
@@ -92,10 +92,17 @@ class MetricsFile:
   def _rewind(self, start_step: int) -> None:
     self._rewound = True
     files.keep_lines(self._metrics, lambda line: _step_of(line) <= start_step)
-    if self._metrics.exists():
-      for line in self._metrics.read_text(encoding='utf-8').splitlines():
-        values = json.loads(line)
-        self._written.add((values['step'], values['source']))
+    self._written = {
+      (values['step'], values['source']) for values in read_lines(self._metrics)
+    }
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl; half a line at its end is left out."""
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
 
 def _step_of(line: str) -> float:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tftrain import autographs
 from tftrain import buckets
+from tftrain import builds
 from tftrain import errors
 from tftrain import losses
 from tftrain import strategies
@@ -41,9 +42,11 @@ class Task:
     self.model = model
     self.optimizer = optimizer
     self._updates: dict[int, updates.Update] = {}
-    self._recorder: _Recorder | None = None
+    self._recorder: builds.Recorder | None = None
     self._owned: variables_lib.Owned | None = None
     self._steps: list[updates.Step] = []
+    self._tags: tuple[str, ...] = ()
+    self._trainable: frozenset[str] = frozenset()
 
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     """The loss of each example of a batch, `[batch]`, as a `Loss`."""
@@ -134,7 +137,7 @@ class Task:
       )
       return sums.weight, dict(sums.metrics)
 
-    weight, sums = _sum_over_replicas(add_up, batch)
+    weight, sums = strategies.sum_over_replicas(add_up, batch)
     return {name: (value, weight) for name, value in sums.items()}
 
   def serve(self, features: Any) -> Any:
@@ -172,10 +175,12 @@ class Task:
       TaskError: No optimizer, nothing to train, or variables that were created
         outside the strategy's scope.
     """
+    if self._tags:  # an Evaluator came before, or another Trainer
+      return self._tags
     strategy = tf.distribute.get_strategy()
     with strategy.scope():
-      recorder = _Recorder(self)
-      step = recorder.run(batch)
+      recorder = builds.Recorder(type(self).__name__, self._regularization)
+      step = self._try_step(batch, recorder)
       self._owned = owned = variables_lib.owned_by(self)
       for name, variable in owned.variables.items():
         if not strategy.extended.variable_created_in_scope(
@@ -186,8 +191,33 @@ class Task:
             'model inside `with strategy.scope():` (or pass Experiment a '
             'function that builds it)'
           )
-      self._updates = recorder.make_updates(owned)
-    return tuple(step.sums)
+      own_step = type(self).train_step is not Task.train_step
+      self._trainable = frozenset(owned.trainable)
+      self._updates = recorder.make_updates(owned, own_step=own_step)
+    self._tags = tuple(step.sums)
+    return self._tags
+
+  def check_unchanged(self) -> None:
+    """Raises TaskError if other variables are trainable than when built."""
+    assert self._owned is not None, 'build comes first'
+    trainable = frozenset(self._owned.trainable)
+    if trainable != self._trainable:
+      name = min(trainable ^ self._trainable)
+      raise errors.TaskError(
+        f'whether {name} is trainable changed after the Trainer was made; '
+        'freeze layers before'
+      )
+
+  def _try_step(self, batch: Any, recorder: builds.Recorder) -> updates.Step:
+    if type(self).loss is not Task.loss:
+      with self.untouched():
+        self.loss(batch, training=False)  # creates the model's variables
+    self._recorder = recorder
+    try:
+      with self.untouched():
+        return self.run_train_step(batch)
+    finally:
+      self._recorder = None
 
   @property
   def is_built(self) -> bool:
@@ -260,7 +290,13 @@ class Task:
 
   def _regularization(self) -> Any:
     layers = (self._owned or variables_lib.owned_by(self)).layers.values()
-    terms = [term for layer in layers for term in layer.losses]
+    inner = {
+      id(part)
+      for layer in layers
+      for part in layer._flatten_layers(include_self=False)
+    }
+    outer = [layer for layer in layers if id(layer) not in inner]
+    terms = [term for layer in outer for term in layer.losses]
     return tf.add_n(terms) if terms else 0.0
 
 
@@ -338,15 +374,6 @@ class SupervisedTask(Task):
     return (*batch, None) if len(batch) == 2 else tuple(batch)
 
 
-def _sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
-  """Runs `function` on every replica's rows and adds up the scalars."""
-  strategy = tf.distribute.get_strategy()
-  return tf.nest.map_structure(
-    lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, None),
-    strategies.run_on_rows(function, batch),
-  )
-
-
 def _snake_like(name: str) -> str:
   return name.replace('_', '').lower()
 
@@ -355,95 +382,14 @@ def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
   """The unreduced loss; a Keras loss object would divide it by itself."""
   if not isinstance(loss, keras.losses.Loss):
     return autographs.converted(loss)(labels, predictions)
+  masked = getattr(predictions, '_keras_mask', None) is not None
+  if masked or getattr(loss, 'ignore_class', None) is not None:
+    raise errors.TaskError(
+      'SupervisedTask knows no masks and no ignore_class; write a Task whose '
+      'loss() returns tftrain.Loss(values, weights) with weight 0 for those'
+    )
   values = loss.call(labels, predictions)
   # Losses of sequences or images have more dimensions than [batch].
   while values.shape.rank > 1:
     values = tf.reduce_mean(values, axis=-1)
   return values
-
-
-class _Recorder:
-  """Runs a Task's train_step once without effect and notes what it trains."""
-
-  def __init__(self, task: Task):
-    self._task = task
-    self._calls: list[tuple[Any, list[Any], bool]] = []
-
-  def run(self, batch: Any) -> updates.Step:
-    task = self._task
-    if type(task).loss is not Task.loss:
-      with task.untouched():
-        task.loss(batch, training=False)  # creates the model's variables
-    task._recorder = self
-    try:
-      with task.untouched():
-        return task.run_train_step(batch)
-    finally:
-      task._recorder = None
-
-  def record(
-    self, loss: Any, batch: Any, variables: Sequence[Any], optimizer: Any
-  ) -> updates.Step:
-    """Stands in for `minimize`: computes everything, updates nothing."""
-    if optimizer is None:
-      raise errors.TaskError(
-        f'{type(self._task).__name__} has no optimizer; pass one, e.g. '
-        'keras.optimizers.Adam(1e-3)'
-      )
-    start = [tf.identity(buckets.raw(v).read_value()) for v in variables]
-    connected: list[Any] = []
-
-    def gradients(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-      with tf.GradientTape() as tape:
-        sums = losses.add_up(
-          loss(rows, training=True),
-          strategies.batch_size(rows),
-          self._task._regularization(),
-        )
-      sources = [buckets.raw(variable) for variable in variables]
-      found = tape.gradient(sums.objective, sources)
-      connected[:] = [
-        v for v, g in zip(variables, found, strict=True) if g is not None
-      ]
-      return sums.weight, dict(sums.metrics)
-
-    weight, sums = _sum_over_replicas(gradients, batch)
-    if not connected:
-      names = ', '.join(v.name for v in list(variables)[:5])
-      raise errors.TaskError(
-        'no gradient reaches any variable'
-        + (
-          f' ({names}, ...)'
-          if names
-          else ': the model has no variable yet; give it a keras.Input'
-        )
-        + '; compute the loss from the model inside loss(), with TensorFlow ops'
-      )
-    assigned = any(
-      bool(tf.reduce_any(was != buckets.raw(v).read_value()))
-      for was, v in zip(start, variables, strict=True)
-    )
-    self._calls.append((optimizer, connected, assigned))
-    means = {name: (value, weight) for name, value in sums.items()}
-    means['gradient_norm'] = (tf.zeros([]), tf.ones([]))
-    loss_value = sums['loss'] / weight
-    return updates.Step(tf.constant(True), loss_value, tf.zeros([]), means)
-
-  def make_updates(
-    self, owned: variables_lib.Owned
-  ) -> dict[int, updates.Update]:
-    names = {id(variable): name for name, variable in owned.variables.items()}
-    made = {}
-    for optimizer in {id(call[0]): call[0] for call in self._calls}.values():
-      calls = [call for call in self._calls if call[0] is optimizer]
-      trained = {
-        names[id(v)]: v for _, connected, _ in calls for v in connected
-      }
-      # A flat copy of variables is right only where nobody else assigns them
-      # during a step: one minimize call, none of them changed by the loss.
-      own_step = type(self._task).train_step is not Task.train_step
-      apart = own_step or len(calls) > 1 or any(call[2] for call in calls)
-      made[id(optimizer)] = updates.Update(
-        optimizer, trained, bucketed=not apart
-      )
-    return made

@@ -8,10 +8,12 @@ import math
 import time
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 
 from tftrain import actions as actions_lib
 from tftrain import buckets
+from tftrain import builds
 from tftrain import errors
 from tftrain import inputs
 from tftrain import loops
@@ -73,11 +75,13 @@ class Trainer:
     self._counters = loops.Counters.make()
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
+    metrics.check_names(self._means.names, self._keras_metrics.names)
     self._loop = loops.train_loop(task, self._feed, self._counters, self._means)
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
     self._stop_requested = False
+    self._ended: int | None = None  # the `steps` asked for when it ended early
     self._last_logged = 0
     self._reported = 0
     self._seconds = 0.0
@@ -105,10 +109,6 @@ class Trainer:
     return self._loop.traces
 
   @property
-  def stop_requested(self) -> bool:
-    return self._stop_requested
-
-  @property
   def stop_variable(self) -> tf.Variable:
     """Evaluators watch it too, so that a stop is not kept waiting."""
     return self._counters.stop
@@ -124,6 +124,10 @@ class Trainer:
 
   def last_step(self, steps: int) -> int:
     """`steps`, or where the data is known to end before that."""
+    if not isinstance(steps, int):
+      raise errors.ConfigError(f'steps must be a whole number, got {steps!r}')
+    if self._ended is not None and steps <= self._ended:
+      return self._step
     ends = self._pipeline.num_steps
     return steps if ends is None else min(steps, ends)
 
@@ -156,33 +160,54 @@ class Trainer:
         f'actions is {type(actions).__name__}, not a list; write [action]'
       )
     last_step = self.last_step(steps)
-    self._stop_requested = False
-    self._counters.stop.assign(False)
-    while self._reported < last_step or self.step < last_step:
+    while not self.is_done(steps):
       ended = False
-      if self._reported == self.step:  # else: what was interrupted comes first
-        ended = self._block(self._next_event(self.step, last_step, actions))
-      stopping = self.stop_requested
-      if ended and not stopping:
-        last_step = self.step
-      report = self._report(last_step, stopping)
-      self._reported = report.step
-      signal = actions_lib.dispatch(actions, report)
-      if signal is reports.Signal.INTERRUPTED:
-        self._reported = report.previous_step
-      if self.stop_requested and not stopping:  # it came while Actions ran
-        stopping = True
+      if self._reported == self._step:  # else what was interrupted comes first
+        until = self._next_event(self._step, last_step, actions)
+        ended = self._block(until) and not self._stop_requested
+        last_step = self._step if ended else last_step
+      report = self._report(last_step, stopping=self._stop_requested)
+      if not report.stopping:
+        report = self._tell(actions, report, steps, ended)
+      if self._stop_requested:
+        # Nothing of this step counts as reported that the stop cut short: the
+        # checkpoint says so, and the resumed run reports it first.
         actions_lib.dispatch(actions, self._report(last_step, stopping=True))
-      elif signal is reports.Signal.STOP and not report.is_last:
-        last_step = report.step
-        report = dataclasses.replace(report, last_step=last_step)
-        actions_lib.dispatch(
-          actions, dataclasses.replace(report, scalars={}, timing={})
-        )
       if report.scalars:
         yield report
-      if stopping:
+      if self._stop_requested:
+        self._stop_requested = False
+        self._counters.stop.assign(False)
         return
+
+  def is_done(self, steps: int) -> bool:
+    """Whether a run of `steps` steps has ended and all of it is reported."""
+    if self._reported < self._step:
+      return False
+    ended_early = self._ended is not None and steps <= self._ended
+    return ended_early or self._step >= self.last_step(steps)
+
+  def _tell(
+    self,
+    actions: Sequence[reports.Action],
+    report: reports.Report,
+    steps: int,
+    ended: bool,
+  ) -> reports.Report:
+    """Gives a Report to the Actions; ends the run where it is to end."""
+    previous = self._reported
+    self._reported = report.step
+    if ended:
+      self._ended = steps
+    signal = actions_lib.dispatch(actions, report)
+    if signal is reports.Signal.STOP and not report.is_last:
+      self._ended = steps
+      report = dataclasses.replace(report, last_step=report.step)
+      last = dataclasses.replace(report, scalars={}, timing={})
+      signal = actions_lib.dispatch(actions, last)
+    if signal is reports.Signal.INTERRUPTED:
+      self._reported = previous
+    return report
 
   # State, for a Checkpointer.
 
@@ -195,6 +220,9 @@ class Trainer:
         'trainer/means': self._means.read_state(),
         'trainer/last_logged': tf.constant(self._last_logged, tf.int64),
         'trainer/reported': tf.constant(self._reported, tf.int64),
+        'trainer/ended': tf.constant(
+          -1 if self._ended is None else self._ended, tf.int64
+        ),
       }
 
   def write_state(self, state: Mapping[str, Any]) -> None:
@@ -205,6 +233,8 @@ class Trainer:
     self._means.write_state(state['trainer/means'])
     self._last_logged = int(state['trainer/last_logged'])
     self._reported = int(state['trainer/reported'])
+    ended = int(state['trainer/ended'])
+    self._ended = None if ended < 0 else ended
     self._step = int(state['trainer/step'])
     self._start_step = self._step
     self._position = None
@@ -226,17 +256,10 @@ class Trainer:
 
   def _build(self) -> tuple[str, ...]:
     batch = self._feed.first_batch()
-    try:
-      with self._strategy.scope():
-        names = self.task.build(batch)
-        self._check_labels(batch)
-    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
-      if isinstance(error, errors.Error):
-        raise
-      raise errors.InputError(
-        f'the model or loss cannot take a batch of {_describe(batch)}: '
-        f'{errors.one_line(error)}'
-      ) from error
+    what = f'the model or loss cannot take a batch of {_describe(batch)}'
+    with self._strategy.scope(), builds.explained(lambda: what):
+      names = self.task.build(batch)
+      self._check_labels(batch)
     return names
 
   def _check_labels(self, batch: Any) -> None:
@@ -259,11 +282,12 @@ class Trainer:
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""
     before = self.step
+    self.task.check_unchanged()
     if self._position is None or self._position[0] != before:
       self._position = (before, self._feed.iterator(before))
     iterator = self._position[1]
     n = tf.constant(until - before, tf.int64)
-    with self._strategy.scope():
+    with self._strategy.scope(), builds.explained(self._what_failed):
       if self.compile_seconds is None:
         begun = time.perf_counter()
         self._compile(iterator, n)
@@ -274,12 +298,6 @@ class Trainer:
         ended = False
       except tf.errors.OutOfRangeError:
         finite, ended = True, True
-      except tf.errors.InvalidArgumentError as error:
-        raise errors.InputError(
-          f'step {int(self._counters.step.numpy())}: the model or loss cannot '
-          'take this batch: '
-          f'{errors.one_line(error)}'
-        ) from error
       finally:
         self._step = int(self._counters.step.numpy())
     step = self._step
@@ -289,7 +307,7 @@ class Trainer:
       raise errors.NonFiniteError(
         f'step {step}: loss {float(loss):g}, gradient norm {float(norm):g}; '
         'the update was not applied. Lower the learning rate, or look at the '
-        'batch of that step',
+        'batch of that step (do its weights sum to zero?)',
         step=step,
       )
     if ended and step == 0:
@@ -297,8 +315,21 @@ class Trainer:
     return ended
 
   def _compile(self, iterator: Any, n: tf.Tensor) -> None:
-    if not tf.config.functions_run_eagerly():
-      self._loop.trace(iterator, n)
+    if tf.config.functions_run_eagerly():
+      return
+    self._loop.trace(iterator, n)
+    random = self._loop.stateful_random_ops(iterator, n)
+    if random:
+      logging.warning(
+        'The step draws random numbers with %s, whose state no checkpoint '
+        'holds: a resumed run will differ. Use keras.random with a '
+        'SeedGenerator that is an attribute of the Task.',
+        ', '.join(random),
+      )
+
+  def _what_failed(self) -> str:
+    step = int(self._counters.step.numpy())
+    return f'step {step}: the model or loss cannot take this batch'
 
   def _report(self, last_step: int, stopping: bool) -> reports.Report:
     step = self.step

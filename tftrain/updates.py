@@ -165,7 +165,6 @@ def minimize(
   batch: Any,
   trained: Sequence[Any],
   regularization: Callable[[], Any],
-  prefix: str = '',
 ) -> Step:
   """One step of gradient descent on a global batch, in cross-replica context.
 
@@ -184,13 +183,13 @@ def minimize(
       )
     return _mean_gradients(update, tape, sums, trained)
 
+  def first(value: Any) -> Any:
+    return strategy.experimental_local_results(value)[0]
+
   packed, weight, sums = strategies.run_on_rows(gradients, batch)
-  weight, sums = tf.nest.map_structure(
-    lambda value: strategy.experimental_local_results(value)[0], (weight, sums)
-  )
+  weight, sums = tf.nest.map_structure(first, (weight, sums))
   norms = [
-    tf.nn.l2_loss(strategy.experimental_local_results(gradient)[0])
-    for gradient in packed
+    tf.cast(tf.nn.l2_loss(first(gradient)), tf.float32) for gradient in packed
   ]
   norm = tf.sqrt(2.0 * tf.add_n(norms))
   mean_loss = sums['loss'] / weight
@@ -202,8 +201,8 @@ def minimize(
     return tf.constant(True)
 
   tf.cond(finite, apply, lambda: tf.constant(False))
-  means = {f'{prefix}{name}': (value, weight) for name, value in sums.items()}
-  means[f'{prefix}gradient_norm'] = (norm, tf.ones([]))
+  means = {name: (value, weight) for name, value in sums.items()}
+  means['gradient_norm'] = (norm, tf.ones([]))
   return Step(finite, mean_loss, norm, means)
 
 

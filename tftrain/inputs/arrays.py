@@ -60,8 +60,11 @@ class Arrays(pipelines.Pipeline):
       raise errors.InputError(
         'the arrays have 0 examples; check the path or filter they came from'
       )
-    if batch_size < 1:
-      raise errors.InputError(f'batch_size must be at least 1: {batch_size}')
+    for name, value in (('batch_size', batch_size), ('epochs', epochs)):
+      if value is not None and (not isinstance(value, int) or value < 1):
+        raise errors.InputError(
+          f'{name} must be a whole number of at least 1, got {value!r}'
+        )
     if any(leaf.dtype == object for leaf in leaves):
       raise errors.InputError(
         'an array has dtype object (rows of unequal length?); pad the rows or '
@@ -72,6 +75,7 @@ class Arrays(pipelines.Pipeline):
     self.batch_size = batch_size
     self.num_examples = lengths[0]
     epochs = epochs if training else 1
+    self.repeats = epochs is None
     self._total = None if epochs is None else epochs * self.num_examples
     self.num_steps = (
       None if self._total is None else -(-self._total // batch_size)
@@ -84,6 +88,7 @@ class Arrays(pipelines.Pipeline):
       arrays,
     )
     self._in_memory: Any = None
+    self._digest: str | None = None
 
   def batch(self, seed: int, step: tf.Tensor) -> Any:
     row_bytes = sum(leaf[:1].nbytes for leaf in tf.nest.flatten(self._arrays))
@@ -112,21 +117,14 @@ class Arrays(pipelines.Pipeline):
     return int(labels.min()), int(labels.max())
 
   def fingerprint(self) -> Mapping[str, Any]:
-    digest = hashlib.sha256()
-    for leaf in tf.nest.flatten(self._arrays):
-      digest.update(f'{leaf.dtype} {leaf.shape}'.encode())
-      data = leaf.tolist() if leaf.dtype.kind in 'OSU' else leaf
-      digest.update(
-        repr(data).encode()
-        if isinstance(data, list)
-        else np.ascontiguousarray(data).tobytes()
-      )
+    if self._digest is None:
+      self._digest = _digest(tf.nest.flatten(self._arrays))
     return {
       'kind': 'arrays',
       'batch_size': self.batch_size,
       'training': self._training,
       'examples': self.num_examples,
-      'sha256': digest.hexdigest(),
+      'sha256': self._digest,
     }
 
   def _gather(self, seed: int, step: tf.Tensor) -> Any:
@@ -163,3 +161,14 @@ class Arrays(pipelines.Pipeline):
     return tf.raw_ops.RandomIndexShuffle(
       index=offset, seed=keys, max_index=examples - 1, rounds=4
     )
+
+
+def _digest(leaves: list[Any]) -> str:
+  digest = hashlib.sha256()
+  for leaf in leaves:
+    digest.update(f'{leaf.dtype} {leaf.shape}'.encode())
+    if leaf.dtype.kind in 'OSU':
+      digest.update(repr(leaf.tolist()).encode())
+    else:
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()

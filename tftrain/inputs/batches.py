@@ -47,6 +47,7 @@ class Batches(pipelines.Pipeline):
       )
     if leaves[0].shape.rank:
       self.batch_size = leaves[0].shape[0]
+    self.repeats = repeat or cardinality == tf.data.INFINITE_CARDINALITY
     if cardinality > 0 and not repeat:
       self.num_steps = cardinality
 
@@ -90,10 +91,15 @@ def _dataset_factory(data: Any) -> Callable[[], tf.data.Dataset]:
   first = next(iter(data), None)
   if first is None:
     raise errors.InputError('the data yields 0 batches; check where it is made')
-  signature = tf.nest.map_structure(_open_spec, first)
+  signature = tf.nest.map_structure(_open_spec, _as_tuple(first))
   return lambda: tf.data.Dataset.from_generator(
-    lambda: iter(data), output_signature=signature
+    lambda: map(_as_tuple, data), output_signature=signature
   )
+
+
+def _as_tuple(batch: Any) -> Any:
+  """tf.data takes a list for one tensor; here [x, y] is features and labels."""
+  return tuple(batch) if isinstance(batch, list) else batch
 
 
 def _open_spec(leaf: Any) -> tf.TensorSpec:

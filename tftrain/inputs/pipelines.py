@@ -16,12 +16,14 @@ class Pipeline(abc.ABC):
     num_examples: Examples of one epoch, None where unknown.
     num_steps: Batches until the data ends; None where it repeats for ever or
       its end is unknown.
+    repeats: Whether it is known to go on for ever.
   """
 
   element_spec: Any
   batch_size: int | None = None
   num_examples: int | None = None
   num_steps: int | None = None
+  repeats: bool = False
 
   @abc.abstractmethod
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
