@@ -494,3 +494,41 @@ def test_a_task_may_have_a_second_trainer():
   second = tftrain.Trainer(first.task, tftrain.Arrays(cases.arrays(), 4))
   second.train(5)
   assert second.step == 5
+
+
+def test_a_stop_in_the_users_own_loop_is_saved(tmp_path):
+  run = trainer(log_every=10)
+  checkpointer = tftrain.Checkpointer(tmp_path, run)
+  for report in run.steps(100, [tftrain.Every(50, checkpointer)]):
+    if report.step == 20:
+      run.request_stop()
+  assert run.step == 20
+  assert checkpointer.steps() == [20]
+
+
+def test_a_stop_beside_an_interrupted_evaluation_is_remembered(tmp_path):
+  def prepare():
+    run = trainer(log_every=10)
+    done = Steps()
+
+    def evaluate(report):
+      if report.step == 10 and not done.resumed:
+        run.request_stop()
+        return tftrain.Signal.INTERRUPTED
+      return done(report)
+
+    checkpointer = tftrain.Checkpointer(tmp_path, run)
+    actions = [
+      lambda r: tftrain.Signal.STOP if r.step == 10 else None,
+      tftrain.Every(10, evaluate),
+      tftrain.Every(50, checkpointer),
+    ]
+    done.resumed = checkpointer.restore() is not None
+    return run, done, actions
+
+  run, done, actions = prepare()
+  run.train(100, actions)
+  assert run.step == 10 and done == []
+  run, done, actions = prepare()
+  run.train(100, actions)
+  assert run.step == 10 and done == [10]

@@ -1,6 +1,7 @@
 """When things happen: Every, and small Actions of general use."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import math
 import re
 import time
@@ -83,7 +84,9 @@ def due_steps(action: Any, step: int) -> int | None:
   return next_due(step) if next_due else None
 
 
-def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
+def dispatch(
+  actions: Sequence[reports.Action], report: reports.Report
+) -> set[reports.Signal | None]:
   """Gives a Report to those Actions that it concerns.
 
   A plain Action gets the Reports with scalars, first; one that has an interval
@@ -91,9 +94,9 @@ def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
   those hear of it that must save (`acts_on_stop`).
 
   Returns:
-    STOP if any of them asked for it; INTERRUPTED at once if one of them was.
+    The signals that they gave; the first INTERRUPTED is the last of them.
   """
-  answer = None
+  signals = set()
   # Those that report come before those that may take long and be cut short.
   for action in sorted(actions, key=lambda a: hasattr(a, 'next_due')):
     if report.stopping:
@@ -101,11 +104,10 @@ def dispatch(actions: Any, report: reports.Report) -> reports.Signal | None:
     else:
       concerned = bool(report.scalars) or hasattr(action, 'next_due')
     if concerned:
-      signal = action(report)
-      if signal is reports.Signal.INTERRUPTED:
-        return signal
-      answer = signal or answer
-  return answer
+      signals.add(action(report))
+    if reports.Signal.INTERRUPTED in signals:
+      break
+  return signals
 
 
 class EarlyStopping:

@@ -85,7 +85,8 @@ class Evaluator:
       timing={'seconds': time.perf_counter() - begun},
     )
     self._previous_step = report.step
-    return actions_lib.dispatch(self._actions, own)
+    signals = actions_lib.dispatch(self._actions, own)
+    return reports.Signal.STOP if reports.Signal.STOP in signals else None
 
   def evaluate(self) -> dict[str, float] | None:
     """Metric name -> exact mean; None if a stop came before the end."""

@@ -169,16 +169,17 @@ class Trainer:
       report = self._report(last_step, stopping=self._stop_requested)
       if not report.stopping:
         report = self._tell(actions, report, steps, ended)
-      if self._stop_requested:
+      stopping = self._stop_requested
+      if stopping:
         # Nothing of this step counts as reported that the stop cut short: the
         # checkpoint says so, and the resumed run reports it first.
         actions_lib.dispatch(actions, self._report(last_step, stopping=True))
       if report.scalars:
         yield report
-      if self._stop_requested:
-        self._stop_requested = False
-        self._counters.stop.assign(False)
-        return
+      if stopping:  # not if it came during the yield: then there is no save yet
+        break
+    self._stop_requested = False
+    self._counters.stop.assign(False)
 
   def is_done(self, steps: int) -> bool:
     """Whether a run of `steps` steps has ended and all of it is reported."""
@@ -199,13 +200,14 @@ class Trainer:
     self._reported = report.step
     if ended:
       self._ended = steps
-    signal = actions_lib.dispatch(actions, report)
-    if signal is reports.Signal.STOP and not report.is_last:
+    signals = actions_lib.dispatch(actions, report)
+    if reports.Signal.STOP in signals and not report.is_last:
       self._ended = steps
       report = dataclasses.replace(report, last_step=report.step)
-      last = dataclasses.replace(report, scalars={}, timing={})
-      signal = actions_lib.dispatch(actions, last)
-    if signal is reports.Signal.INTERRUPTED:
+      if reports.Signal.INTERRUPTED not in signals:
+        last = dataclasses.replace(report, scalars={}, timing={})
+        signals |= actions_lib.dispatch(actions, last)
+    if reports.Signal.INTERRUPTED in signals:
       self._reported = previous
     return report
 
