@@ -191,6 +191,16 @@ def test_a_gin_file_may_include_another_from_anywhere(commands, tmp_path):
   assert 'Experiment.keep = 1' in config
 
 
+def test_files_are_found_in_the_search_paths(commands, tmp_path):
+  (tmp_path / 'mine').mkdir()
+  gin_file(tmp_path / 'mine', _GOOD)
+  arguments = ('--gin_file=recipe.gin', f'--model_dir={tmp_path / "run"}')
+  lost = commands.run(*arguments)
+  assert lost['code'] == 2 and "no file 'recipe.gin'" in lost['stderr']
+  found = commands.run(*arguments, f'--gin_search_paths={tmp_path / "mine"}')
+  assert found['code'] == 0, found
+
+
 def contents(directory):
   return {
     str(p.relative_to(directory)): (p.read_bytes(), p.stat().st_mtime_ns)
