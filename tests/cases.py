@@ -74,3 +74,16 @@ def regression(examples=37, features=3, seed=1):
   y = random.normal(size=examples).astype('float32')
   weights = random.uniform(0.1, 3.0, size=examples).astype('float32')
   return x, y, weights
+
+
+def report(step, previous_step=None, **changes):
+  """A Report of one step after the one before."""
+  fields = {
+    'source': 'train',
+    'step': step,
+    'previous_step': step - 1 if previous_step is None else previous_step,
+    'start_step': 0,
+    'last_step': step,
+    **changes,
+  }
+  return tftrain.Report(**fields)

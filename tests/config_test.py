@@ -5,12 +5,11 @@ of one process that has imported everything.
 """
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
+
+from tests import servers
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -33,14 +32,7 @@ class Commands:
   """Runs command lines in children forked from one warm process."""
 
   def __init__(self):
-    self._process = subprocess.Popen(
-      [sys.executable, '-m', 'tests.command_server'],
-      cwd=_ROOT,
-      env={**os.environ, 'PYTHONPATH': str(_ROOT)},
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
+    self._process = servers.start('tests.command_server')
 
   def run(self, *arguments, cwd=_ROOT):
     command = json.dumps({'argv': ['tftrain', *arguments], 'cwd': str(cwd)})

@@ -12,10 +12,11 @@ import queue
 import random
 import signal
 import subprocess
-import sys
 import threading
 
 import pytest
+
+from tests import servers
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _KILLS = {'block': 6, 'save': 6, 'retention': 5, 'eval': 3}
@@ -25,14 +26,7 @@ class Server:
   """The process that forks the children; see kill_server.py."""
 
   def __init__(self):
-    self._process = subprocess.Popen(
-      [sys.executable, '-m', 'tests.kill_server'],
-      cwd=_ROOT,
-      env={**os.environ, 'PYTHONPATH': str(_ROOT)},
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
+    self._process = servers.start('tests.kill_server')
     self._lines = queue.Queue()
     threading.Thread(target=self._read, daemon=True).start()
     assert self.line() == 'ready'

@@ -127,13 +127,8 @@ def test_early_stopping_waits_for_its_patience():
   values = [3.0, 2.0, 2.5, 2.1, 1.0]
   signals = []
   for step, value in enumerate(values):
-    report = tftrain.Report(
-      source='eval/test',
-      step=step,
-      previous_step=step - 1,
-      start_step=0,
-      last_step=9,
-      scalars={'loss': value},
+    report = cases.report(
+      step, source='eval/test', last_step=9, scalars={'loss': value}
     )
     signals.append(stop(report))
   assert signals == [None, None, None, tftrain.Signal.STOP, None]
@@ -146,15 +141,7 @@ def test_every_by_the_clock(monkeypatch):
   every = tftrain.Every('10m', steps)
   for step in range(1, 8):
     now[0] += 240
-    every(
-      tftrain.Report(
-        source='train',
-        step=step,
-        previous_step=step - 1,
-        start_step=0,
-        last_step=7,
-      )
-    )
+    every(cases.report(step, last_step=7))
   assert steps == [3, 6, 7]
 
 
@@ -361,6 +348,13 @@ def test_speed_does_not_count_what_actions_take():
   assert report.seconds < 1.0  # five Actions slept 1.5 s
 
 
+def pair_trainer(make):
+  names = ('first', 'second')
+  optimizers = {name: keras.optimizers.SGD(0.01) for name in names}
+  task = make(cases.model(), cases.model(), optimizers)
+  return tftrain.Trainer(task, tftrain.Arrays(cases.arrays(), 8))
+
+
 class Broken(Pair):
   """The first of its two updates meets a NaN, the second never does."""
 
@@ -370,12 +364,7 @@ class Broken(Pair):
 
 
 def test_a_nan_in_the_first_of_two_updates_stops_the_run():
-  optimizers = {
-    'first': keras.optimizers.SGD(0.01),
-    'second': keras.optimizers.SGD(0.01),
-  }
-  task = Broken(cases.model(), cases.model(), optimizers)
-  run = tftrain.Trainer(task, tftrain.Arrays(cases.arrays(), 8))
+  run = pair_trainer(Broken)
   with pytest.raises(tftrain.NonFiniteError, match='step 1'):
     run.train(5)
 
@@ -395,12 +384,7 @@ class Named(Pair):
 
 
 def test_all_updates_of_a_step_are_reported():
-  optimizers = {
-    'first': keras.optimizers.SGD(0.01),
-    'second': keras.optimizers.SGD(0.01),
-  }
-  task = Named(cases.model(), cases.model(), optimizers)
-  run = tftrain.Trainer(task, tftrain.Arrays(cases.arrays(), 8))
+  run = pair_trainer(Named)
   report = run.train(5)
   assert {'loss', 'first/loss', 'first/gradient_norm'} <= set(report.scalars)
 

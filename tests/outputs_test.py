@@ -209,16 +209,8 @@ def test_progress_says_step_metrics_and_speed(capsys):
 
 def test_metrics_files_take_non_finite_values_as_strict_json(tmp_path):
   sink = tftrain.MetricsFile(tmp_path)
-  sink(
-    tftrain.Report(
-      source='eval/test',
-      step=1,
-      previous_step=0,
-      start_step=0,
-      last_step=1,
-      scalars={'a': float('nan'), 'b': 1e300, 'c': float('-inf')},
-    )
-  )
+  scalars = {'a': float('nan'), 'b': 1e300, 'c': float('-inf')}
+  sink(cases.report(1, source='eval/test', scalars=scalars))
   line = pathlib.Path(tmp_path, 'metrics.jsonl').read_text()
   assert 'NaN' not in line and 'Infinity' not in line
   assert json.loads(line)['b'] == 1e300
@@ -232,16 +224,8 @@ def test_lines_after_the_restored_step_are_taken_back(tmp_path):
   )
   sink = tftrain.MetricsFile(tmp_path)
   for step, loss in ((20, 2.0), (20, 2.0), (30, 3.0)):
-    sink(
-      tftrain.Report(
-        source='train',
-        step=step,
-        previous_step=step - 10,
-        start_step=10,
-        last_step=30,
-        scalars={'loss': loss},
-      )
-    )
+    scalars = {'loss': loss}
+    sink(cases.report(step, start_step=10, last_step=30, scalars=scalars))
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert path.read_text().startswith(kept)
   assert [line['loss'] for line in lines] == [1.0, 2.0, 2.0, 3.0]

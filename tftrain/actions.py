@@ -17,9 +17,8 @@ class Every:
   """Runs `action` whenever another interval is done, and at the end.
 
   Counts crossings, not remainders, and has no state to save: resuming needs no
-  care.
-  The Trainer ends its blocks of steps where a number of steps is due, so the
-  interval need not divide `steps_per_loop`.
+  care. The Trainer ends its blocks of steps where a number of steps is due, so
+  the interval need not divide `steps_per_loop`.
 
   Args:
     interval: Steps, or a time such as '30s', '10m' or '2h'. Time is looked at
@@ -90,8 +89,8 @@ def dispatch(
   """Gives a Report to those Actions that it concerns.
 
   A plain Action gets the Reports with scalars, first; one that has an interval
-  of its own gets all. When the run is being stopped from outside only
-  those hear of it that must save (`acts_on_stop`).
+  of its own gets all. When the run is being stopped from outside, only those
+  hear of it that must save (`acts_on_stop`).
 
   Returns:
     The signals that they gave; the first INTERRUPTED is the last of them.

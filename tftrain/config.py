@@ -17,7 +17,6 @@ from tftrain import actions
 from tftrain import errors
 from tftrain import experiments
 from tftrain import inputs
-from tftrain import losses
 from tftrain import statements
 from tftrain import tasks
 
@@ -81,7 +80,6 @@ def register() -> None:
     return
   for cls in _PUBLIC:
     gin.external_configurable(cls, module='tftrain')
-  gin.external_configurable(losses.Loss, module='tftrain')
   groups = {
     'keras.optimizers': (keras.optimizers, keras.Optimizer),
     'keras.optimizers.schedules': (

@@ -105,19 +105,19 @@ class Loop:
   def traces(self) -> int:
     return int(self.compiled.experimental_get_tracing_count())
 
-  def stateful_random_ops(self, iterator: Any, n: tf.Tensor) -> list[str]:
-    """Ops that draw from a state that nobody can save."""
-    graph = self.compiled.get_concrete_function(iterator, n).graph
-    definition = graph.as_graph_def()
+  def trace(self, iterator: Any, n: tf.Tensor) -> list[str]:
+    """Compiles without running.
+
+    Returns:
+      The ops in it that draw random numbers from a state nobody can save.
+    """
+    with tf.variable_creator_scope(_refuse_variable):
+      traced = self.compiled.get_concrete_function(iterator, n)
+    definition = traced.graph.as_graph_def()
     nodes = [*definition.node]
     for function in definition.library.function:
       nodes += function.node_def
     return sorted({node.op for node in nodes} & _RANDOM)
-
-  def trace(self, iterator: Any, n: tf.Tensor) -> None:
-    """Compiles without running."""
-    with tf.variable_creator_scope(_refuse_variable):
-      self.compiled.get_concrete_function(iterator, n)
 
 
 def _refuse_variable(next_creator: Any, **kwargs: Any) -> Any:

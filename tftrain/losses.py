@@ -11,10 +11,10 @@ from tftrain import errors
 class Loss:
   """What `Task.loss` returns.
 
-  The library adds up `values * weights` over replicas and micro-batches and
-  divides once by the sum of the weights. So one replica, many replicas and a
-  ragged last batch all give the same mean. The metrics are averaged the same
-  way, with the same weights.
+  The library adds up `values * weights` over the replicas and divides once by
+  the sum of the weights. So one replica, many replicas and a ragged last batch
+  all give the same mean. The metrics are averaged the same way, with the same
+  weights.
 
   Args:
     values: The loss of each example, `[batch]`. A scalar is accepted and taken

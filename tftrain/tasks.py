@@ -123,7 +123,8 @@ class Task:
         'returned'
       )
     steps, self._steps = self._steps, []
-    finite = tf.reduce_all(tf.stack([step.finite for step in steps]))
+    flags = [step.finite for step in steps]
+    finite = flags[0] if len(flags) == 1 else tf.reduce_all(tf.stack(flags))
     sums = {name: v for step in steps for name, v in step.sums.items()}
     return last._replace(finite=finite, sums={**sums, **last.sums})
 

@@ -115,7 +115,7 @@ class Trainer:
 
   def example_features(self) -> Any:
     """A real batch of what the model takes, to try an export on."""
-    return self.task.features(self._feed.first_batch())
+    return self._features
 
   def request_stop(self) -> None:
     """Ends the run after the step in progress; safe from any thread."""
@@ -262,6 +262,7 @@ class Trainer:
     with self._strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch)
       self._check_labels(batch)
+    self._features = self.task.features(batch)
     return names
 
   def _check_labels(self, batch: Any) -> None:
@@ -319,8 +320,7 @@ class Trainer:
   def _compile(self, iterator: Any, n: tf.Tensor) -> None:
     if tf.config.functions_run_eagerly():
       return
-    self._loop.trace(iterator, n)
-    random = self._loop.stateful_random_ops(iterator, n)
+    random = self._loop.trace(iterator, n)
     if random:
       logging.warning(
         'The step draws random numbers with %s, whose state no checkpoint '

@@ -48,6 +48,7 @@ class Update:
     _check_options(optimizer)
     self.optimizer = optimizer
     self.trained = dict(trained)
+    self._names = {id(variable): name for name, variable in trained.items()}
     listed = list(trained.values())
     small = (
       buckets.small_variables(optimizer, listed)
@@ -125,16 +126,14 @@ class Update:
       buckets.raw(variable).assign(value)
 
   def _slots(self) -> Iterator[tuple[str, str, Any]]:
-    names = {id(variable): name for name, variable in self.trained.items()}
-    references = [(names[id(variable)], variable) for variable in self.alone]
+    references = [(self._names[id(v)], v) for v in self.alone]
     if self.bucket:
       references = [(_BUCKET, self.bucket.flat), *references]
     return variables_lib.optimizer_slots(self.optimizer, references)
 
   def _bucket_names(self) -> list[str]:
     assert self.bucket is not None
-    names = {id(variable): name for name, variable in self.trained.items()}
-    return [names[id(variable)] for variable in self.bucket.variables]
+    return [self._names[id(variable)] for variable in self.bucket.variables]
 
 
 _BUCKET = '(bucket)'
