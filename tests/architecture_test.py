@@ -20,11 +20,12 @@ _PACKAGE = _ROOT / 'tftrain'
 _LAYERS = (
   'errors files reports',
   'strategies inputs.pipelines inputs.arrays inputs.batches inputs autographs '
-  'losses variables buckets updates builds tasks metrics actions summaries '
-  'checkpoints exports preemption progress',
+  'losses variables buckets updates schedules groups clipping scales averages '
+  'seeds remats gradients optimizers appliers engines builds tasks supervised '
+  'metrics actions summaries checkpoints exports preemption progress',
   'loops',
   'trainers evaluators',
-  'runs experiments',
+  'runs experiments testing',
   'statements',
   'config launch',
   '__main__',
@@ -36,7 +37,7 @@ _WITHOUT_TENSORFLOW = ('errors', 'files', 'reports', 'launch')
 _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')
 _LAZY = ('launch',)
-_COMPILES = ('loops', 'exports', 'metrics', 'updates')
+_COMPILES = ('loops', 'exports', 'metrics', 'gradients', 'engines')
 _WRITES = ('files',)
 _LOADS_MODELS = ('exports',)
 

@@ -240,16 +240,24 @@ def test_optimizers_that_go_wrong_are_refused(strategy):
       lambda: optimizers.LossScaleOptimizer(optimizers.SGD(0.1)),
       lambda: optimizers.SGD(0.1, loss_scale_factor=8.0),
     ],
-    'several replicas': [
-      lambda: optimizers.SGD(0.1, gradient_accumulation_steps=2),
-      lambda: optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=3),
+    'tftrain.Update(accumulate=...)': [
+      lambda: optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    ],
+    'tftrain.Update(ema=...)': [
+      lambda: optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=3)
+    ],
+    'tftrain.Update(clip_norm=...)': [
+      lambda: optimizers.SGD(0.1, global_clipnorm=1.0)
+    ],
+    'tftrain.Update(clip_norm=..., the norm of all gradients)': [
+      lambda: optimizers.SGD(0.1, clipnorm=1.0)
+    ],
+    'tftrain.Update(clip_value=...)': [
+      lambda: optimizers.SGD(0.1, clipvalue=1.0)
     ],
   }
   for fragment, makes in wrong.items():
     for make in makes:
-      if fragment == 'several replicas' and strategy == 'one_device':
-        trainer(data, lambda make=make: cases.supervised(make())).train(3)
-        continue
       with refused(errors.TaskError, fragment):
         trainer(data, lambda make=make: cases.supervised(make()), strategy)
 

@@ -22,6 +22,8 @@ _HOMES = {
   'Evaluator': 'evaluators',
   'Every': 'actions',
   'Experiment': 'experiments',
+  'InverseSqrt': 'schedules',
+  'Joined': 'schedules',
   'Loss': 'losses',
   'MetricsFile': 'summaries',
   'NonFiniteError': 'errors',
@@ -31,13 +33,16 @@ _HOMES = {
   'Result': 'runs',
   'Signal': 'reports',
   'SummaryWriter': 'summaries',
-  'SupervisedTask': 'tasks',
+  'SupervisedTask': 'supervised',
   'Task': 'tasks',
   'Trainer': 'trainers',
+  'Update': 'updates',
+  'WarmUp': 'schedules',
   'export_model': 'exports',
   'inputs': None,
   'make_strategy': 'strategies',
   'stop_on_signal': 'preemption',
+  'testing': None,
 }
 
 __all__ = [
@@ -50,6 +55,8 @@ __all__ = [
   'Evaluator',
   'Every',
   'Experiment',
+  'InverseSqrt',
+  'Joined',
   'Loss',
   'MetricsFile',
   'NonFiniteError',
@@ -62,14 +69,18 @@ __all__ = [
   'SupervisedTask',
   'Task',
   'Trainer',
+  'Update',
+  'WarmUp',
   'export_model',
   'inputs',
   'make_strategy',
   'stop_on_signal',
+  'testing',
 ]
 
 if typing.TYPE_CHECKING:
   from tftrain import inputs as inputs
+  from tftrain import testing as testing
   from tftrain.actions import EarlyStopping as EarlyStopping
   from tftrain.actions import Every as Every
   from tftrain.checkpoints import Checkpointer as Checkpointer
@@ -88,12 +99,16 @@ if typing.TYPE_CHECKING:
   from tftrain.reports import Report as Report
   from tftrain.reports import Signal as Signal
   from tftrain.runs import Result as Result
+  from tftrain.schedules import InverseSqrt as InverseSqrt
+  from tftrain.schedules import Joined as Joined
+  from tftrain.schedules import WarmUp as WarmUp
   from tftrain.strategies import make_strategy as make_strategy
   from tftrain.summaries import MetricsFile as MetricsFile
   from tftrain.summaries import SummaryWriter as SummaryWriter
-  from tftrain.tasks import SupervisedTask as SupervisedTask
+  from tftrain.supervised import SupervisedTask as SupervisedTask
   from tftrain.tasks import Task as Task
   from tftrain.trainers import Trainer as Trainer
+  from tftrain.updates import Update as Update
 
 else:  # hidden from type checkers, who would believe any name to be there
 

@@ -2,10 +2,13 @@
 
 Converting a function costs about a quarter of a second at trace time. The
 library writes its own control flow with tf.while_loop and tf.cond, and has only
-what a user wrote converted: a loss, a train_step.
+what a user wrote converted: a loss, a train_step, the `call` of a layer.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
 import functools
 from typing import Any, cast, TypeVar
 
@@ -19,21 +22,54 @@ def converted(function: _Function) -> _Function:
   """The function with data-dependent `if`, `for` and `while` compiled.
 
   Ours and Keras's are returned as they are, and so is everything while running
-  eagerly, so that pdb shows the user's own lines.
+  eagerly, so that pdb shows the user's own lines. Of an object that can be
+  called, its `__call__` is converted.
   """
-  module = getattr(function, '__module__', None) or ''
-  if tf.executing_eagerly() or module.split('.')[0] in ('tftrain', 'keras'):
+  if tf.executing_eagerly() or not _is_users(function):
     return function
   target = getattr(function, '__func__', function)
+  bound = getattr(function, '__self__', None)
+  if isinstance(function, tf.Module):
+    target, bound = type(function).__call__, function
   graph = _convert(target)
-  if target is not function:
-    graph = functools.partial(graph, getattr(function, '__self__'))
-  return cast(_Function, graph)
+  return cast(
+    _Function, graph if bound is None else functools.partial(graph, bound)
+  )
+
+
+@contextlib.contextmanager
+def calls_converted(
+  layers: Sequence[Any], wrap: Callable[[Any, Any], Any]
+) -> Iterator[None]:
+  """Converts `call` of the user's own Keras layers, which Keras does not do.
+
+  Args:
+    layers: Keras layers, with those inside them.
+    wrap: Takes (layer, call) and returns what to call instead, or `call`.
+  """
+  changed = []
+  try:
+    for layer in layers:
+      call = wrap(layer, converted(layer.call))
+      if call is not layer.call and call != layer.call:
+        object.__setattr__(layer, 'call', call)
+        changed.append(layer)
+    yield
+  finally:
+    for layer in changed:
+      object.__delattr__(layer, 'call')
 
 
 def unconverted(function: _Function) -> _Function:
   """Marks a function of ours that a user's converted code calls."""
   return cast(_Function, tf.autograph.experimental.do_not_convert(function))
+
+
+def _is_users(function: Any) -> bool:
+  if isinstance(function, tf.Module):
+    function = type(function).__call__
+  module = getattr(function, '__module__', None) or ''
+  return module.split('.')[0] not in ('tftrain', 'keras', 'tensorflow')
 
 
 @functools.cache

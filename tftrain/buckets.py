@@ -6,7 +6,10 @@ operations. One concatenated gradient needs one norm, one finite check and one
 bits on the flat variable as on its parts.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import math
 from typing import Any
 
@@ -35,7 +38,7 @@ _ELEMENT_WISE = (
 class Bucket:
   """One flat variable that stands for several small ones.
 
-  The model's variables stay the truth: `refresh` reads them, `apply` is
+  The model's variables stay the truth: `refresh` reads them, an update is
   followed by `scatter`, which writes them.
   """
 
@@ -52,7 +55,7 @@ class Bucket:
     self.flat.assign(self.join([raw(v).read_value() for v in self.variables]))
 
   def scatter(self) -> None:
-    """Copies the flat variable back into the variables."""
+    """Copies the flat variable back into the variables; in replica context."""
     for variable, part in zip(
       self.variables, self.split(self.flat.read_value()), strict=True
     ):
@@ -69,19 +72,66 @@ class Bucket:
     ]
 
 
-def small_variables(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
-  """Those of `variables` that `optimizer` may update as one; often none."""
-  if type(optimizer) not in _ELEMENT_WISE or _treats_variables_apart(optimizer):
-    return []
-  small = [
-    variable
-    for variable in variables
-    if math.prod(variable.shape) <= _SMALL
+class Packing:
+  """Gradients of some variables in the order in which they are applied.
+
+  Buckets come first, then the other variables that a gradient reaches.
+
+  Args:
+    variables: What gradients are taken of.
+    together: Buckets, all of whose members are among `variables`.
+  """
+
+  def __init__(self, variables: Sequence[Any], together: Sequence[Bucket] = ()):
+    self.variables = list(variables)
+    self._buckets = list(together)
+    inside = {id(v) for bucket in together for v in bucket.variables}
+    self._alone = [v for v in variables if id(v) not in inside]
+    self.reached: list[Any] = []
+    """The variables that got a gradient; known once `pack` has run."""
+
+  def pack(self, gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor]:
+    """From one gradient per variable to what is applied."""
+    pairs = zip(self.variables, gradients, strict=True)
+    found = {id(v): g for v, g in pairs if g is not None}
+    self.reached = [v for v in self.variables if id(v) in found]
+    packed = [
+      bucket.join([found[id(v)] for v in bucket.variables])
+      for bucket in self._buckets
+    ]
+    return packed + [found[id(v)] for v in self._alone if id(v) in found]
+
+  def unpack(self, packed: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+    """The reverse: one gradient per variable, None where there is none."""
+    rest, found = list(packed), {}
+    for bucket in self._buckets:
+      parts = bucket.split(rest.pop(0))
+      members = zip(bucket.variables, parts, strict=True)
+      found.update({id(v): part for v, part in members})
+    alone = self._reached_alone()
+    found.update({id(v): g for v, g in zip(alone, rest, strict=True)})
+    return [found.get(id(v)) for v in self.variables]
+
+  def targets(self) -> list[Any]:
+    """What is updated: tf.Variables, in the order of the packed gradients."""
+    flats = [bucket.flat for bucket in self._buckets]
+    return flats + [raw(v) for v in self._reached_alone()]
+
+  def _reached_alone(self) -> list[Any]:
+    reached = {id(v) for v in self.reached}
+    return [v for v in self._alone if id(v) in reached]
+
+
+def is_small(optimizer: Any, variable: Any) -> bool:
+  """Whether `optimizer` may update `variable` together with others."""
+  return (
+    type(optimizer) in _ELEMENT_WISE
+    and not _treats_variables_apart(optimizer)
+    and math.prod(variable.shape) <= _SMALL
     and variable.dtype in ('float32', tf.float32)
     and getattr(variable, 'constraint', None) is None
     and not getattr(variable, 'overwrite_with_gradient', False)
-  ]
-  return small if len(small) > 1 else []
+  )
 
 
 def _treats_variables_apart(optimizer: Any) -> bool:
@@ -93,6 +143,38 @@ def _treats_variables_apart(optimizer: Any) -> bool:
     or getattr(optimizer, '_exclude_from_weight_decay', None)
     or getattr(optimizer, '_exclude_from_weight_decay_pattern', None)
   )
+
+
+@contextlib.contextmanager
+def assignments_seen(
+  variables: Sequence[Any], seen: Callable[[], None]
+) -> Iterator[None]:
+  """Calls `seen` whenever one of `variables` is assigned in this context.
+
+  So a step that is being traced knows when somebody other than the optimizer
+  writes a weight, in whatever branch: then flat copies have to be refreshed.
+  """
+
+  def watching(method: Any) -> Any:
+    def assign(*args: Any, **kwargs: Any) -> Any:
+      seen()
+      return method(*args, **kwargs)
+
+    return assign
+
+  watched = [raw(variable) for variable in variables]
+  for variable in watched:
+    for name in _ASSIGNS:
+      setattr(variable, name, watching(getattr(variable, name)))
+  try:
+    yield
+  finally:
+    for variable in watched:
+      for name in _ASSIGNS:
+        delattr(variable, name)
+
+
+_ASSIGNS = ('assign', 'assign_add', 'assign_sub')
 
 
 def raw(variable: Any) -> Any:

@@ -2,19 +2,25 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 from typing import Any
 
+from absl import logging
 import keras
 import tensorflow as tf
 
+from tftrain import appliers
 from tftrain import buckets
+from tftrain import engines
 from tftrain import errors
-from tftrain import losses
-from tftrain import strategies
+from tftrain import gradients as gradients_lib
+from tftrain import groups
+from tftrain import optimizers
+from tftrain import remats
 from tftrain import updates
-from tftrain import variables
+from tftrain import variables as variables_lib
 
 
 @contextlib.contextmanager
@@ -37,107 +43,280 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     raise errors.InputError(f'{what()}: {errors.one_line(error)}') from error
 
 
+def prepare(owned: variables_lib.Owned, options: updates.Update) -> None:
+  """Freezes and synchronizes layers; checks what can be checked by now.
+
+  Raises:
+    ConfigError: A pattern that matches nothing, options that exclude others.
+    TaskError: A variable that was created outside the strategy's scope.
+  """
+  strategy = tf.distribute.get_strategy()
+  for name, variable in owned.variables.items():
+    raw = buckets.raw(variable)
+    if not strategy.extended.variable_created_in_scope(raw):
+      raise errors.TaskError(
+        f'variable {name} was created outside the strategy; build the model '
+        'inside `with strategy.scope():` (or pass Experiment a function that '
+        'builds it)'
+      )
+  groups.check_patterns(options, owned.trainable, owned.sublayers)
+  again = {
+    name: layer
+    for name, layer in owned.sublayers.items()
+    if groups.matches(options.remat, name)
+  }
+  remats.check(list(again), list(again.values()))
+  _freeze(owned, options)
+  if strategy.num_replicas_in_sync > 1 and options.sync_batch_norm:
+    _synchronize(owned, options)
+
+
+def _freeze(owned: variables_lib.Owned, options: updates.Update) -> None:
+  """Layers that are frozen as a whole become untrainable, as Keras has it."""
+  frozen = {
+    id(variable)
+    for name, variable in owned.variables.items()
+    if groups.matches(options.freeze, name)
+  }
+  for layer in owned.sublayers.values():
+    weights = [id(v) for v in layer.variables]
+    if weights and frozen.issuperset(weights):
+      layer.trainable = False
+
+
+def _synchronize(owned: variables_lib.Owned, options: updates.Update) -> None:
+  for name, layer in owned.sublayers.items():
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+      if options.jit:
+        raise errors.ConfigError(
+          f'Update.jit: XLA cannot hold the all-reduce of {name} on several '
+          'replicas; set jit=False, or sync_batch_norm=False'
+        )
+      layer.synchronized = True
+
+
+class _Call:
+  """One set of gradients that a step takes.
+
+  Attributes:
+    optimizer: For which optimizer.
+    reached: The variables that got one.
+  """
+
+  def __init__(self, optimizer: Any, packing: buckets.Packing):
+    self.optimizer = optimizer
+    self._packing = packing
+
+  @property
+  def reached(self) -> list[Any]:
+    return self._packing.reached
+
+
 class Recorder:
-  """Stands in for `Task.minimize` and notes what each call trains.
+  """Stands in for an Engine and notes what each call trains.
 
   Args:
     owner: What the Task is called, for errors.
     regularization: Gives the sum of the regularisers, once the loss has run.
+    strict: Whether a call that trains nothing is an error.
   """
 
-  def __init__(self, owner: str, regularization: Callable[[], Any]):
+  def __init__(
+    self, owner: str, regularization: Callable[[], Any], *, strict: bool
+  ):
     self._owner = owner
     self._regularization = regularization
-    self._calls: list[tuple[Any, list[Any], bool]] = []
+    self._strict = strict
+    self._calls: list[_Call] = []
+    self._read: dict[int, Any] = {}
 
-  def record(
-    self, loss: Any, batch: Any, trained: Sequence[Any], optimizer: Any
-  ) -> updates.Step:
-    """Computes everything, updates nothing."""
+  def gradients(
+    self,
+    loss: Callable[..., Any],
+    batch: Any,
+    variables: Sequence[Any],
+    optimizer: Any,
+  ) -> gradients_lib.Gradients:
+    """Computes gradients and notes which variables they reach."""
     if optimizer is None:
       raise errors.TaskError(
         f'{self._owner} has no optimizer; pass one, e.g. '
         'keras.optimizers.Adam(1e-3)'
       )
-    if not isinstance(optimizer, keras.Optimizer):
-      raise errors.TaskError(
-        f'{optimizer!r} is no optimizer; give a Keras one, e.g. '
-        'keras.optimizers.Adam(1e-3)'
-      )
-    start = [tf.identity(buckets.raw(v).read_value()) for v in trained]
-    connected: list[Any] = []
+    optimizers.check(optimizer)
 
-    def gradients(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def watched(rows: Any, training: bool) -> Any:
       with tf.GradientTape() as tape:
-        sums = losses.add_up(
-          loss(rows, training=True),
-          strategies.batch_size(rows),
-          self._regularization(),
-        )
-      sources = [buckets.raw(variable) for variable in trained]
-      found = tape.gradient(sums.objective, sources)
-      connected[:] = [
-        v for v, g in zip(trained, found, strict=True) if g is not None
-      ]
-      return sums.weight, dict(sums.metrics)
+        result = loss(rows, training=training)
+      for variable in tape.watched_variables():
+        self._read[id(_container(variable))] = _container(variable)
+      return result
 
-    weight, sums = strategies.sum_over_replicas(gradients, batch)
-    if not connected:
-      names = ', '.join(v.name for v in list(trained)[:5])
-      raise errors.TaskError(
-        'no gradient reaches any variable'
-        + (
-          f' ({names}, ...)'
-          if names
-          else ': the model has no variable yet; give it a keras.Input'
-        )
-        + '; compute the loss from the model inside loss(), with TensorFlow ops'
-      )
-    assigned = any(
-      bool(tf.reduce_any(was != buckets.raw(v).read_value()))
-      for was, v in zip(start, trained, strict=True)
+    packing = buckets.Packing(variables)
+    found = gradients_lib.compute(
+      watched,
+      batch,
+      optimizer,
+      self._regularization,
+      gradients_lib.Way(packing),
     )
-    self._calls.append((optimizer, connected, assigned))
-    means = {name: (value, weight) for name, value in sums.items()}
-    means['gradient_norm'] = (tf.zeros([]), tf.ones([]))
-    loss_value = sums['loss'] / weight
-    return updates.Step(tf.constant(True), loss_value, tf.zeros([]), means)
+    if self._strict and not packing.reached:
+      raise errors.TaskError(_nothing_reached(variables))
+    self._calls.append(_Call(optimizer, packing))
+    return found
 
-  def make_updates(
-    self, owned: variables.Owned, *, own_step: bool
-  ) -> dict[int, updates.Update]:
-    """Optimizer's id -> its Update, built for what a gradient reaches.
+  def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
+    """Applies nothing."""
+    zero = tf.zeros([])
+    return updates.Step(
+      finite=tf.constant(True),
+      skipped=tf.constant(False),
+      loss=gradients.loss,
+      gradient_norm=gradients.norm,
+      sums={**gradients.sums, 'update_ratio': (zero, zero)},
+    )
 
-    Args:
-      owned: What the Task owns.
-      own_step: Whether the user wrote `train_step`.
-    """
+  def minimize(
+    self,
+    loss: Callable[..., Any],
+    batch: Any,
+    variables: Sequence[Any],
+    optimizer: Any,
+    when: Any = None,
+  ) -> updates.Step:
+    del when
+    return self.apply(self.gradients(loss, batch, variables, optimizer))
+
+  @contextlib.contextmanager
+  def step(self, measure: Any) -> Iterator[None]:
+    del measure
+    yield
+
+  def moving(self) -> Any:
+    return ()
+
+  def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
+    del finite, before
+
+  def make_engine(
+    self, owned: variables_lib.Owned, options: updates.Update
+  ) -> engines.Engine:
+    """The Engine for what was recorded; builds the optimizers."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
+    reached = self._reached_by_optimizer()
+    counts: dict[int, int] = {}
+    for _, found in reached.values():
+      for variable in found:
+        counts[id(variable)] = counts.get(id(variable), 0) + 1
     made = {}
-    for optimizer in {id(call[0]): call[0] for call in self._calls}.values():
-      calls = [call for call in self._calls if call[0] is optimizer]
-      reached = {
-        names[id(v)]: v for _, connected, _ in calls for v in connected
-      }
-      # A flat copy of variables is right only where nobody else assigns them
-      # during a step: one minimize call, none of them changed by the loss.
-      apart = own_step or len(calls) > 1 or any(call[2] for call in calls)
-      made[id(optimizer)] = updates.Update(
-        optimizer, reached, bucketed=not apart
+    for optimizer, found in reached.values():
+      sets = [
+        {id(v) for v in call.reached}
+        for call in self._calls
+        if call.optimizer is optimizer
+      ]
+      made[id(optimizer)] = appliers.Applier(
+        optimizer,
+        {names[id(variable)]: variable for variable in found},
+        options,
+        # A flat copy needs all its gradients at once, and one owner.
+        bucketed=all(one == sets[0] for one in sets)
+        and all(counts[id(v)] == 1 for v in found),
+        loss_scale=_loss_scale(options, owned),
       )
-    return made
+    self._name_untrained(owned, options)
+    _check_decay(options, made)
+    return engines.Engine(owned, made, options, self._regularization)
 
-  def _check_owned(self, owned: variables.Owned) -> None:
+  def _reached_by_optimizer(self) -> dict[int, tuple[Any, list[Any]]]:
+    reached: dict[int, tuple[Any, list[Any]]] = {}
+    for call in self._calls:
+      _, found = reached.setdefault(id(call.optimizer), (call.optimizer, []))
+      known = {id(variable) for variable in found}
+      found += [v for v in call.reached if id(v) not in known]
+    return reached
+
+  def _check_owned(self, owned: variables_lib.Owned) -> None:
     """What is trained must be found again, to be saved."""
     known = {id(value) for value in owned.variables.values()}
     optimizers = {id(value) for value in owned.optimizers.values()}
-    for optimizer, connected, _ in self._calls:
-      lost = [v.name for v in connected if id(v) not in known]
-      if id(optimizer) not in optimizers:
-        lost.append(type(optimizer).__name__)
+    for call in self._calls:
+      lost = [v.name for v in call.reached if id(v) not in known]
+      if id(call.optimizer) not in optimizers:
+        lost.append(type(call.optimizer).__name__)
       if lost:
         raise errors.TaskError(
           f'{lost[0]} is trained but not found in {self._owner}; make what '
           'holds it an attribute whose name does not start with _'
         )
+
+  def _name_untrained(
+    self, owned: variables_lib.Owned, options: updates.Update
+  ) -> None:
+    """Warns of variables that stay as they are, or that the Task lacks."""
+    reached = {id(v) for call in self._calls for v in call.reached}
+    untrained = [
+      name
+      for name, variable in owned.trainable.items()
+      if id(variable) not in reached
+      and not groups.matches(options.freeze, name)
+    ]
+    if untrained:
+      logging.warning(
+        'No gradient reaches %s; nothing trains them.', groups.some(untrained)
+      )
+    known = {id(buckets.raw(v)) for v in owned.variables.values()}
+    hidden = [v.name for key, v in self._read.items() if key not in known]
+    if hidden:
+      logging.warning(
+        '%s reads variables that are hidden from it (%s): they are neither '
+        'trained nor saved. Make what holds them an attribute of the Task or '
+        'of its model.',
+        self._owner,
+        groups.some(hidden),
+      )
+
+
+def _container(variable: Any) -> Any:
+  """The variable of all replicas to which this one belongs."""
+  for holder in (variable, getattr(variable, 'handle', None)):
+    container = getattr(holder, '_distributed_container', None)
+    if container is not None:
+      return container()
+  return variable
+
+
+def _nothing_reached(variables: Sequence[Any]) -> str:
+  names = groups.some(v.name for v in variables)
+  cause = (
+    f' ({names})'
+    if names
+    else (': the model has no variable yet; give it a keras.Input')
+  )
+  return (
+    f'no gradient reaches any variable{cause}; compute the loss from the model '
+    'inside loss(), with TensorFlow ops'
+  )
+
+
+def _loss_scale(
+  options: updates.Update, owned: variables_lib.Owned
+) -> str | float | None:
+  if options.loss_scale != 'auto':
+    return options.loss_scale
+  layers = owned.sublayers.values()
+  half = any(layer.compute_dtype == 'float16' for layer in layers)
+  return 'dynamic' if half else None
+
+
+def _check_decay(
+  options: updates.Update, made: Mapping[int, appliers.Applier]
+) -> None:
+  decays = [applier.optimizer.weight_decay for applier in made.values()]
+  if options.no_decay and not any(decays):
+    names = {type(applier.optimizer).__name__ for applier in made.values()}
+    raise errors.ConfigError(
+      f'Update.no_decay = {options.no_decay!r}, but {groups.some(names)} has '
+      'no weight_decay; give the optimizer one, or leave no_decay out'
+    )

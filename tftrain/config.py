@@ -17,8 +17,10 @@ from tftrain import actions
 from tftrain import errors
 from tftrain import experiments
 from tftrain import inputs
+from tftrain import schedules
 from tftrain import statements
-from tftrain import tasks
+from tftrain import supervised
+from tftrain import updates
 
 _PUBLIC = (
   actions.EarlyStopping,
@@ -26,7 +28,11 @@ _PUBLIC = (
   experiments.Experiment,
   inputs.Arrays,
   inputs.Batches,
-  tasks.SupervisedTask,
+  schedules.InverseSqrt,
+  schedules.Joined,
+  schedules.WarmUp,
+  supervised.SupervisedTask,
+  updates.Update,
 )
 
 # What may change between the lives of a run: how long, how often, on what.

@@ -1,5 +1,6 @@
 """Evaluator: measures a Task on data; itself an Action."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import time
 from typing import Any
@@ -83,6 +84,7 @@ class Evaluator:
       scalars=scalars,
       seconds=time.perf_counter() - begun,
       timing={'seconds': time.perf_counter() - begun},
+      artifacts=self._artifacts(),
     )
     self._previous_step = report.step
     signals = actions_lib.dispatch(self._actions, own)
@@ -94,7 +96,7 @@ class Evaluator:
     self._counters.step.assign(0)
     batches = self._pipeline.num_steps
     n = tf.constant(_ALL if batches is None else batches, tf.int64)
-    with self._strategy.scope():
+    with self._strategy.scope(), self._task.averaged():
       training = self._keras_metrics.values()
       self._keras_metrics.reset()
       try:
@@ -103,6 +105,19 @@ class Evaluator:
       finally:
         self._keras_metrics.set_values(training)
     return None if self._counters.stop.numpy() else scalars
+
+  def _artifacts(self) -> Mapping[str, Any]:
+    what = f'artifacts() of {type(self._task).__name__} failed'
+    with self._strategy.scope(), self._task.averaged(), self._task.untouched():
+      with builds.explained(lambda: what):
+        artifacts = self._task.artifacts(self._first_batch)
+    for name, artifact in artifacts.items():
+      if not isinstance(artifact, str) and len(artifact.shape) != 4:
+        raise errors.TaskError(
+          f'artifacts() returned {name!r} of shape {artifact.shape}; give '
+          'images [images, height, width, channels], or a str'
+        )
+    return artifacts
 
   def _run(self, n: tf.Tensor) -> None:
     with builds.explained(self._what_failed):
@@ -120,7 +135,7 @@ class Evaluator:
 
   def _build(self) -> tuple[str, ...]:
     """Runs one batch without effect, to find wrong data before step 1."""
-    batch = self._feed.first_batch()
+    self._first_batch = batch = self._feed.first_batch()
     what = f'evaluation {self.name!r}: the model or loss cannot take its data'
     with self._strategy.scope(), builds.explained(lambda: what):
       if not self._task.is_built:

@@ -24,8 +24,11 @@ from tftrain import strategies
 from tftrain import summaries
 from tftrain import tasks
 from tftrain import trainers
+from tftrain import updates
 
 Interval = int | str
+
+_PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Experiment:
     export: Whether to export a SavedModel at the end.
     seed: Seeds the weights, the data's order and the dropout.
     strategy: Which devices: `auto`, `one_device` or `mirrored`.
+    update: How a batch becomes new weights: clipping, accumulation, moving
+      averages and the like.
+    precision: The Keras dtype policy of the Task's layers: `float32`,
+      `mixed_bfloat16` or `mixed_float16`.
     actions: Further Actions for the training Reports.
   """
 
@@ -71,6 +78,8 @@ class Experiment:
   export: bool = True
   seed: int = 0
   strategy: str = 'auto'
+  update: updates.Update = updates.Update()
+  precision: str = 'float32'
   actions: Sequence[reports.Action] = ()
 
   def __post_init__(self) -> None:
@@ -91,6 +100,16 @@ class Experiment:
         raise errors.ConfigError(
           f'Experiment.{name} must be a positive number, got {value!r}'
         )
+    if self.precision not in _PRECISIONS:
+      raise errors.ConfigError(
+        f'Experiment.precision = {self.precision!r}; choose one of '
+        f'{", ".join(_PRECISIONS)}'
+      )
+    if not isinstance(self.update, updates.Update):
+      raise errors.ConfigError(
+        f'Experiment.update is a {type(self.update).__name__}; give '
+        'tftrain.Update(...) (in gin: @Update(), with parentheses)'
+      )
     if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
       raise errors.ConfigError(
         f'Experiment.seed must be between 0 and 2**32 - 1, got {self.seed!r}'
@@ -129,6 +148,7 @@ class Experiment:
       steps_per_loop=self.steps_per_loop,
       log_every=self._in_steps('log_every', per_epoch),
       seed=self.seed,
+      update=self.update,
     )
     writer = summaries.SummaryWriter(model_dir)
     publish: list[reports.Action] = [
@@ -171,8 +191,13 @@ class Experiment:
     )
 
   def _make_task(self, strategy: Any) -> tasks.Task:
-    with strategy.scope():
-      task = self.task()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(self.precision)
+    try:
+      with strategy.scope():
+        task = self.task()
+    finally:
+      keras.config.set_dtype_policy(before)
     if not isinstance(task, tasks.Task):
       raise errors.TaskError(
         f'Experiment.task made a {type(task).__name__}; let it return a '

@@ -1,14 +1,17 @@
 """SavedModels: written aside, reloaded, compared, then renamed."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tftrain import buckets
 from tftrain import errors
 from tftrain import files
 from tftrain import tasks
+from tftrain import variables
 
 
 def export_model(
@@ -17,8 +20,12 @@ def export_model(
   directory: str | pathlib.Path,
   *,
   signature: str = 'serving_default',
+  part: Any = None,
 ) -> pathlib.Path:
   """Exports `task.serve` as a SavedModel with a free batch size.
+
+  Where the Task keeps a moving average of its weights, that is what is
+  exported.
 
   The export is reloaded and must give the live model's outputs on `features`
   to the bit before it gets its name. An existing export is left alone.
@@ -30,6 +37,8 @@ def export_model(
     directory: Where it goes; must not exist.
     signature: The signature's name. Inputs are called by their key, or
       `inputs` (`inputs_0`, ... of a tuple); outputs likewise.
+    part: A model of the Task to export alone, such as a shared trunk: its
+      variables and what it computes, instead of `serve`.
 
   Returns:
     `directory`.
@@ -40,11 +49,11 @@ def export_model(
   directory = pathlib.Path(directory)
   if directory.exists():
     raise errors.ExportError(f'{directory} exists; remove it or name another')
-  module = _Exported(task)
+  module = _Exported(_variables(task if part is None else part))
   named = _named('inputs', features)
-  module.serve = _concrete_serve(task, features)
+  module.serve = _concrete_serve(task, features, part)
   files.make_directory(directory.parent)
-  with files.staged_directory(directory) as staged:
+  with task.averaged(), files.staged_directory(directory) as staged:
     tf.saved_model.save(
       module, str(staged), signatures={signature: module.serve}
     )
@@ -65,19 +74,23 @@ def check_serve(task: tasks.Task, features: Any) -> None:
     ) from error
 
 
-def _concrete_serve(task: tasks.Task, features: Any) -> Any:
+def _concrete_serve(task: tasks.Task, features: Any, part: Any = None) -> Any:
   named = _named('inputs', features)
   specs = {
     name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name=name)
     for name, value in named.items()
   }
 
+  def compute(given: Any) -> Any:
+    return task.serve(given) if part is None else part(given, training=False)
+
   def serve(**inputs: Any) -> dict[str, Any]:
     given: Any = inputs
     if not isinstance(features, dict):
       leaves = [inputs[name] for name in named]
       given = tf.nest.pack_sequence_as(features, leaves)
-    return _named('outputs', task.serve(given))
+    with task.calls():
+      return _named('outputs', compute(given))
 
   return tf.function(serve).get_concrete_function(**specs)
 
@@ -95,11 +108,20 @@ def _named(prefix: str, value: Any) -> dict[str, Any]:
 class _Exported(tf.Module):  # type: ignore[misc]
   """Holds what a SavedModel must contain."""
 
-  def __init__(self, task: tasks.Task):
+  def __init__(self, all_variables: Sequence[tf.Variable]):
     super().__init__()
     # Named one by one: converters overlook variables that Keras hides.
-    self.all_variables = task.all_variables()
+    self.all_variables = list(all_variables)
     self.serve: Any = None
+
+
+def _variables(owner: Any) -> list[tf.Variable]:
+  """Every variable of a Task or of one of its models."""
+  if isinstance(owner, tasks.Task):
+    return owner.all_variables()
+  owned = variables.Owned()
+  owned.visit('part', owner)
+  return [buckets.raw(variable) for variable in owned.variables.values()]
 
 
 def _compare(

@@ -1,5 +1,6 @@
 """The compiled inner loops: many steps in one call of a tf.function."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -18,12 +19,14 @@ class Counters:
   Attributes:
     step: int64, batches consumed.
     updates: int64, weight changes.
+    skipped: int64, steps whose update was left out as it was not finite.
     stop: bool; set it, from any thread, and the loop ends before its next step.
     waited: float64, seconds spent waiting for input.
   """
 
   step: tf.Variable
   updates: tf.Variable
+  skipped: tf.Variable
   stop: tf.Variable
   waited: tf.Variable
 
@@ -37,6 +40,7 @@ class Counters:
       return cls(
         step=tf.Variable(0, dtype=tf.int64, trainable=False),
         updates=tf.Variable(0, dtype=tf.int64, trainable=False),
+        skipped=tf.Variable(0, dtype=tf.int64, trainable=False),
         stop=tf.Variable(False, trainable=False),
         waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
       )
@@ -129,7 +133,11 @@ def _refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
 
 
 def train_loop(
-  task: tasks.Task, feed: Feed, counters: Counters, means: metrics.Means
+  task: tasks.Task,
+  feed: Feed,
+  counters: Counters,
+  means: metrics.Means,
+  measured: Callable[[tf.Tensor], tf.Tensor],
 ) -> Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
 
@@ -137,26 +145,41 @@ def train_loop(
   ends (an OutOfRangeError; all state is that of the last whole step) and when
   a loss or gradient is not finite.
 
+  Args:
+    task: What to train.
+    feed: Where batches come from.
+    counters: Counted up.
+    means: Where the metrics go.
+    measured: Of a step's number, whether its updates are to be measured.
+
   Returns:
-    The function; it returns (finite, loss, gradient norm) of the last step.
+    The function; it returns (whether all went well, loss, gradient norm) of the
+    last step.
   """
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
-    def go_on(done: Any, finite: Any, *_: Any) -> Any:
-      return (done < n) & finite & ~counters.stop.read_value()
+    def go_on(done: Any, well: Any, *_: Any) -> Any:
+      return (done < n) & well & ~counters.stop.read_value()
 
     def take_step(done: Any, *_: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
       # Without a batch nothing may move, not even the seed of a dropout.
       with tf.control_dependencies(tf.nest.flatten(batch)):
-        step = task.run_train_step(batch)
+        measure = measured(counters.step.read_value())
+        step = task.run_train_step(batch, measure)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
       )
+      well = step.finite
+      if task.engine.may_skip:
+        well |= step.skipped
+        counters.skipped.assign_add(
+          tf.cast(step.skipped, tf.int64), read_value=False
+        )
       means.add(step.sums)
-      return done + 1, step.finite, step.loss, step.gradient_norm
+      return done + 1, well, step.loss, step.gradient_norm
 
-    task.refresh()
+    task.engine.refresh()
     none_yet = (
       tf.zeros([], tf.int64),
       tf.constant(True),

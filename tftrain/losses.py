@@ -55,7 +55,7 @@ def add_up(loss: Any, rows: tf.Tensor, regularization: Any = 0.0) -> Sums:
       f'loss() returned {type(loss).__name__}; return tftrain.Loss(values) '
       'with values [batch]'
     )
-  for name in ('loss', 'gradient_norm'):
+  for name in ('loss', 'gradient_norm', 'update_ratio'):
     if name in loss.metrics:
       raise errors.TaskError(
         f'loss() returned a metric called `{name}`; that name is taken, rename '

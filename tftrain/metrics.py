@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tftrain import errors
 
-_TAKEN = ('step', 'source', 'learning_rate')
+_TAKEN = ('step', 'source', 'learning_rate', 'loss_scale', 'skipped_steps')
 
 
 def check_names(means: Sequence[str], keras_metrics: Sequence[str]) -> None:
@@ -34,8 +34,12 @@ class Means:
     self._totals = tf.Variable(self._zeros, trainable=False)
 
   def add(self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
-    """Adds name -> (weighted sum, sum of weights); traceable."""
-    pairs = [tensor for name in self.names for tensor in sums[name]]
+    """Adds name -> (weighted sum, sum of weights); traceable.
+
+    A name that is missing had nothing to report.
+    """
+    nothing = (0.0, 0.0)
+    pairs = [t for name in self.names for t in sums.get(name, nothing)]
     self._totals.assign_add(
       tf.cast(tf.stack(pairs), tf.float64), read_value=False
     )

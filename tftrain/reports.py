@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import enum
+from typing import Any
 
 
 class Signal(enum.Enum):
@@ -30,6 +31,7 @@ class Report:
       train Report that falls between two `log_every` steps.
     seconds: Time those steps took; evaluation and saving are not in it.
     timing: What a clock says of the same steps (`steps_per_second`, ...).
+    artifacts: What to look at: images and texts, by tag.
     stopping: A stop was requested from outside (SIGTERM, say): the run is not
       done and will be resumed. Only what must survive should act on it.
   """
@@ -42,6 +44,7 @@ class Report:
   scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
   timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  artifacts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   stopping: bool = False
 
   @property

@@ -10,12 +10,18 @@ from tftrain import errors
 NAMES = ('auto', 'one_device', 'mirrored')
 
 
-def make_strategy(name: str = 'auto') -> tf.distribute.Strategy:
+def make_strategy(
+  name: str = 'auto', *, replicas: int | None = None
+) -> tf.distribute.Strategy:
   """Makes the strategy called `name`.
 
   `one_device` is TensorFlow's default strategy. `mirrored` copies the model to
   every local GPU, or to every logical CPU device where there is no GPU. `auto`
   is `mirrored` where there are several GPUs, else `one_device`.
+
+  Args:
+    name: Which.
+    replicas: For `mirrored`: on how many of the devices; None means all.
 
   Raises:
     StrategyError: There is no strategy of that name.
@@ -27,17 +33,25 @@ def make_strategy(name: str = 'auto') -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
   if name == 'mirrored':
     if gpus:
-      return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
+      return tf.distribute.MirroredStrategy(
+        [gpu.name for gpu in gpus][:replicas]
+      )
     cpus = tf.config.list_logical_devices('CPU')
     # The default on CPUs, collectives, gives keys by strategy but remembers
     # them by process: a second strategy in one process gets shapes mixed up.
     return tf.distribute.MirroredStrategy(
-      [cpu.name for cpu in cpus],
+      [cpu.name for cpu in cpus][:replicas],
       cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
   raise errors.StrategyError(
     f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
   )
+
+
+def count_devices() -> int:
+  """How many replicas `mirrored` can have."""
+  gpus = tf.config.list_logical_devices('GPU')
+  return len(gpus or tf.config.list_logical_devices('CPU'))
 
 
 def set_local_devices(count: int) -> None:
@@ -92,12 +106,33 @@ def _own_rows(batch: Any) -> Any:
   replicas = context.num_replicas_in_sync
   if replicas == 1:
     return batch
-  rows = batch_size(batch)
   replica = context.replica_id_in_sync_group
-  share, extra = rows // replicas, rows % replicas
-  begin = replica * share + tf.minimum(replica, extra)
-  end = begin + share + tf.cast(replica < extra, tf.int32)
-  return tf.nest.map_structure(lambda leaf: leaf[begin:end], batch)
+  if divides(batch, replicas):
+    return part(batch, replicas, replica)
+
+  def deal(leaf: tf.Tensor) -> tf.Tensor:
+    rows = tf.shape(leaf)[0]
+    share, extra = rows // replicas, rows % replicas
+    begin = replica * share + tf.minimum(replica, extra)
+    return leaf[begin : begin + share + tf.cast(replica < extra, tf.int32)]
+
+  return tf.nest.map_structure(deal, batch)
+
+
+def divides(batch: Any, parts: int) -> bool:
+  """Whether it is known now that a batch can be cut into equal parts."""
+  leaves = tf.nest.flatten(batch)
+  return all(
+    leaf.shape.is_fully_defined() and leaf.shape[0] % parts == 0
+    for leaf in leaves
+  )
+
+
+def part(batch: Any, parts: int, index: Any) -> Any:
+  """Part `index` of a batch that divides; shapes stay static."""
+  return tf.nest.map_structure(
+    lambda leaf: tf.reshape(leaf, [parts, -1, *leaf.shape[1:]])[index], batch
+  )
 
 
 def batch_size(batch: Any) -> tf.Tensor:

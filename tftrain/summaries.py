@@ -32,6 +32,8 @@ class SummaryWriter:
     summary = tf.compat.v1.Summary(value=values)
     with self._writer(report.source).as_default(step=report.step):
       tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+      for tag, artifact in report.artifacts.items():
+        _write_artifact(tag, artifact)
 
   def write_text(self, tag: str, text: str) -> None:
     """Shows a text, such as the configuration, in TensorBoard's Text tab."""
@@ -53,6 +55,14 @@ class SummaryWriter:
       files.make_directory(directory)
       self._writers[source] = tf.summary.create_file_writer(str(directory))
     return self._writers[source]
+
+
+def _write_artifact(tag: str, artifact: Any) -> None:
+  """Shows a text as Markdown, and anything else as images."""
+  if isinstance(artifact, str):
+    tf.summary.text(tag, artifact)
+  else:
+    tf.summary.image(tag, artifact, max_outputs=len(artifact))
 
 
 def _scalar(tag: str, value: float) -> Any:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import contextlib
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tftrain import autographs
 from tftrain import buckets
 from tftrain import builds
+from tftrain import engines
 from tftrain import errors
+from tftrain import gradients as gradients_lib
+from tftrain import groups
 from tftrain import losses
 from tftrain import strategies
 from tftrain import updates
@@ -41,12 +43,15 @@ class Task:
   def __init__(self, model: Any = None, optimizer: Any = None):
     self.model = model
     self.optimizer = optimizer
-    self._updates: dict[int, updates.Update] = {}
-    self._recorder: builds.Recorder | None = None
-    self._owned: variables_lib.Owned | None = None
-    self._steps: list[updates.Step] = []
-    self._tags: tuple[str, ...] = ()
+    self._options = updates.Update()
+    self._engine: engines.Engine | None = None
+    # The Engine, or a Recorder while building.
+    self._runner: engines.Engine | builds.Recorder = self._recorder(strict=True)
+    self._built: variables_lib.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
+    self._tags: tuple[str, ...] = ()
+    self._graph: Any = None
+    self._steps: list[updates.Step] = []
 
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     """The loss of each example of a batch, `[batch]`, as a `Loss`."""
@@ -58,9 +63,9 @@ class Task:
   def train_step(self, batch: Any) -> updates.Step:
     """Trains on one global batch; the escape hatch for GANs and the like.
 
-    It runs compiled, once for all replicas. Call `minimize` as often as
-    needed and return the `Step` of the last call; the metrics of all are
-    reported, and a step counts as finite only if all were.
+    It runs compiled, once for all replicas. Call `minimize`, or `gradients` and
+    `apply`, as often as needed and return the `Step` of the last call; the
+    metrics of all are reported, and a step counts as finite only if all were.
     """
     return self.minimize(self.loss, batch)
 
@@ -72,6 +77,7 @@ class Task:
     variables: Sequence[Any] | None = None,
     optimizer: Any = None,
     name: str = '',
+    when: Any = None,
   ) -> updates.Step:
     """Moves `variables` one step down the gradient of `loss`.
 
@@ -82,51 +88,41 @@ class Task:
       variables: What to train; None means every trainable variable.
       optimizer: Which optimizer; None means `self.optimizer`.
       name: Goes before the names of its metrics: `name/loss`.
+      when: A bool; where it is False, nothing is computed and nothing changes.
+        Use it instead of `if`: `when=self.critic_optimizer.iterations % 5 == 0`
     """
-    optimizer = self.optimizer if optimizer is None else optimizer
-    if variables is None:
-      variables = list(variables_lib.owned_by(self).trainable.values())
-    if self._recorder is not None:
-      step = self._recorder.record(loss, batch, variables, optimizer)
-    else:
-      step = self._minimize(loss, batch, variables, optimizer)
-    prefix = f'{name}/' if name else ''
-    named = {f'{prefix}{key}': value for key, value in step.sums.items()}
-    self._steps.append(step._replace(sums=named))
-    return self._steps[-1]
+    chosen, optimizer = self._chosen(variables, optimizer)
+    step = self._runner.minimize(loss, batch, chosen, optimizer, when)
+    return self._note(step, name)
 
-  def _minimize(
+  @autographs.unconverted
+  def gradients(
     self,
     loss: Callable[..., losses.Loss],
     batch: Any,
-    variables: Sequence[Any],
-    optimizer: Any,
-  ) -> updates.Step:
-    update = self._updates[id(optimizer)]
-    connected = {id(variable) for variable in update.trained.values()}
-    trained = [v for v in variables if id(v) in connected]
-    return updates.minimize(
-      update,
-      autographs.converted(loss),
-      batch,
-      trained,
-      self._regularization,
-    )
+    variables: Sequence[Any] | None = None,
+    optimizer: Any = None,
+  ) -> gradients_lib.Gradients:
+    """The first half of `minimize`: mean gradients of the global batch.
 
-  def run_train_step(self, batch: Any) -> updates.Step:
-    """`train_step`, by way of AutoGraph if it is the user's own."""
-    self._steps = []
-    last = autographs.converted(self.train_step)(batch)
-    if not isinstance(last, updates.Step):
-      raise errors.TaskError(
-        f'train_step returned {type(last).__name__}; return what minimize() '
-        'returned'
-      )
-    steps, self._steps = self._steps, []
-    flags = [step.finite for step in steps]
-    finite = flags[0] if len(flags) == 1 else tf.reduce_all(tf.stack(flags))
-    sums = {name: v for step in steps for name, v in step.sums.items()}
-    return last._replace(finite=finite, sums={**sums, **last.sums})
+    Where a step needs more than one pass (SAM, say), look at `values`, assign
+    variables, take other gradients, then `apply` those.
+
+    Args:
+      loss: As in `minimize`, and so are the others.
+      batch: The global batch.
+      variables: Of what.
+      optimizer: Which optimizer will apply them.
+    """
+    chosen, optimizer = self._chosen(variables, optimizer)
+    return self._runner.gradients(loss, batch, chosen, optimizer)
+
+  @autographs.unconverted
+  def apply(
+    self, gradients: gradients_lib.Gradients, name: str = ''
+  ) -> updates.Step:
+    """The second half of `minimize`: clips, checks, applies."""
+    return self._note(self._runner.apply(gradients), name)
 
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Metric name -> (weighted sum, sum of weights) over a global batch."""
@@ -138,7 +134,8 @@ class Task:
       )
       return sums.weight, dict(sums.metrics)
 
-    weight, sums = strategies.sum_over_replicas(add_up, batch)
+    with self.calls():
+      weight, sums = strategies.sum_over_replicas(add_up, batch)
     return {name: (value, weight) for name, value in sums.items()}
 
   def serve(self, features: Any) -> Any:
@@ -149,22 +146,45 @@ class Task:
     """What `serve` takes, out of a batch: its first part, or all of it."""
     return batch[0] if isinstance(batch, tuple | list) else batch
 
+  def artifacts(self, batch: Any) -> Mapping[str, Any]:
+    """What to look at: images and texts, made after each evaluation.
+
+    It runs eagerly, on the first batch of the evaluation's data.
+
+    Returns:
+      Name -> images `[images, height, width, channels]`, uint8 or 0 to 1, or a
+      text in Markdown. TensorBoard shows them.
+    """
+    del batch
+    return {}
+
+  def averaged(self) -> contextlib.AbstractContextManager[None]:
+    """The moving averages in the place of the weights, for a while.
+
+    What evaluates and exports does so in this context. Training is not touched:
+    afterwards the weights are what they were, to the bit.
+    """
+    engine = self._engine
+    return engine.averaged() if engine else contextlib.nullcontext()
+
   @property
   def metrics(self) -> dict[str, Any]:
     """Keras metrics among the attributes, by the name they report under."""
-    owned = self._owned or variables_lib.owned_by(self)
-    return {metric.name: metric for metric in owned.metrics.values()}
+    return {metric.name: metric for metric in self._owned().metrics.values()}
 
   @property
   def optimizers(self) -> dict[str, Any]:
     """Optimizers among the attributes, by name."""
-    owned = self._owned or variables_lib.owned_by(self)
-    return dict(owned.optimizers)
+    return dict(self._owned().optimizers)
 
-  def build(self, batch: Any) -> tuple[str, ...]:
+  # What Trainers, Evaluators and exports use.
+
+  def build(
+    self, batch: Any, options: updates.Update | None = None
+  ) -> tuple[str, ...]:
     """Creates and checks everything that depends on data; called once.
 
-    Runs the loss on one real batch, eagerly and without effect: lazily built
+    Runs the step on one real batch, eagerly and without effect: lazily built
     layers get their variables, a wrong shape or label shows with a Python
     stack, the variables that no gradient reaches become known. Then optimizers
     are built, and later new variables are refused.
@@ -175,54 +195,72 @@ class Task:
     Raises:
       TaskError: No optimizer, nothing to train, or variables that were created
         outside the strategy's scope.
+      ConfigError: Options that do not fit the Task.
     """
-    if self._tags:  # an Evaluator came before, or another Trainer
+    if self._engine:  # an Evaluator came before, or another Trainer
+      if options not in (None, self._engine.options):
+        raise errors.TaskError(
+          f'{type(self).__name__} is built already, with other options; make '
+          'the Trainer before the Evaluators'
+        )
       return self._tags
-    strategy = tf.distribute.get_strategy()
-    with strategy.scope():
-      recorder = builds.Recorder(type(self).__name__, self._regularization)
-      step = self._try_step(batch, recorder)
-      self._owned = owned = variables_lib.owned_by(self)
-      for name, variable in owned.variables.items():
-        if not strategy.extended.variable_created_in_scope(
-          buckets.raw(variable)
-        ):
-          raise errors.TaskError(
-            f'variable {name} was created outside the strategy; build the '
-            'model inside `with strategy.scope():` (or pass Experiment a '
-            'function that builds it)'
-          )
-      own_step = type(self).train_step is not Task.train_step
+    self._options = options or updates.Update()
+    with tf.distribute.get_strategy().scope():
+      self._create_variables(batch)
+      owned = variables_lib.owned_by(self)
+      builds.prepare(owned, self._options)
       self._trainable = frozenset(owned.trainable)
-      self._updates = recorder.make_updates(owned, own_step=own_step)
+      recorder = self._recorder(strict=True)
+      step = self._try_step(batch, recorder)
+      self._built = owned
+      self._engine = recorder.make_engine(owned, self._options)
+      self._runner = self._engine
     self._tags = tuple(step.sums)
     return self._tags
 
+  @property
+  def is_built(self) -> bool:
+    return self._engine is not None
+
+  @property
+  def engine(self) -> engines.Engine:
+    assert self._engine is not None, 'build comes first'
+    return self._engine
+
+  def calls(self) -> contextlib.AbstractContextManager[None]:
+    """Layers as they are called in a compiled function."""
+    return self._engine.calls() if self._engine else contextlib.nullcontext()
+
+  def run_train_step(
+    self, batch: Any, measure: tf.Tensor | bool = False
+  ) -> updates.Step:
+    """`train_step`, by way of AutoGraph if it is the user's own.
+
+    Args:
+      batch: The global batch.
+      measure: Whether to find out how far the weights move.
+    """
+    self._steps = []
+    self._graph = None
+    if not tf.executing_eagerly():
+      self._graph = tf.compat.v1.get_default_graph()
+    before = self._runner.moving()
+    with self._runner.step(measure):
+      last = autographs.converted(self.train_step)(batch)
+    step = _combined(last, self._steps)
+    self._steps = []
+    self._runner.put_back_unless(step.finite, before)
+    return step
+
   def check_unchanged(self) -> None:
     """Raises TaskError if other variables are trainable than when built."""
-    assert self._owned is not None, 'build comes first'
-    trainable = frozenset(self._owned.trainable)
+    trainable = frozenset(self._owned().trainable)
     if trainable != self._trainable:
       name = min(trainable ^ self._trainable)
       raise errors.TaskError(
         f'whether {name} is trainable changed after the Trainer was made; '
         'freeze layers before'
       )
-
-  def _try_step(self, batch: Any, recorder: builds.Recorder) -> updates.Step:
-    if type(self).loss is not Task.loss:
-      with self.untouched():
-        self.loss(batch, training=False)  # creates the model's variables
-    self._recorder = recorder
-    try:
-      with self.untouched():
-        return self.run_train_step(batch)
-    finally:
-      self._recorder = None
-
-  @property
-  def is_built(self) -> bool:
-    return self._owned is not None
 
   @contextlib.contextmanager
   def untouched(self) -> Iterator[None]:
@@ -239,15 +277,10 @@ class Task:
       for variable, value in zip(everything, before, strict=True):
         variable.assign(value)
 
-  def refresh(self) -> None:
-    """Called once before each block of steps."""
-    for update in self._updates.values():
-      update.refresh()
-
   def all_variables(self) -> list[tf.Variable]:
     """Every variable of the models, as TensorFlow sees it."""
-    owned = self._owned or variables_lib.owned_by(self)
-    return [buckets.raw(variable) for variable in owned.variables.values()]
+    owned = self._owned().variables
+    return [buckets.raw(variable) for variable in owned.values()]
 
   # State: name -> value. Whoever saves needs to know nothing else of a Task.
 
@@ -255,17 +288,17 @@ class Task:
     state = {}
     for name, variable in self._saved_variables().items():
       state[name] = buckets.raw(variable).read_value()
-    for name, update in self._named_updates().items():
-      for key, value in update.read_state().items():
+    for name, applier in self.engine.appliers().items():
+      for key, value in applier.read_state().items():
         state[f'{name}/{key}'] = value
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     for name, variable in self._saved_variables().items():
       buckets.raw(variable).assign(state[name])
-    for name, update in self._named_updates().items():
+    for name, applier in self.engine.appliers().items():
       prefix = f'{name}/'
-      update.write_state(
+      applier.write_state(
         {
           key.removeprefix(prefix): value
           for key, value in state.items()
@@ -274,23 +307,61 @@ class Task:
       )
 
   def _saved_variables(self) -> dict[str, Any]:
-    assert self._owned is not None, 'build comes first'
-    saved = dict(self._owned.variables)
-    for name, metric in self._owned.metrics.items():
+    owned = self._owned()
+    saved = dict(owned.variables)
+    for name, metric in owned.metrics.items():
       for index, variable in enumerate(metric.variables):
         saved[f'{name}/{index}_{variable.name}'] = variable
     return saved
 
-  def _named_updates(self) -> dict[str, updates.Update]:
-    assert self._owned is not None, 'build comes first'
-    return {
-      name: self._updates[id(optimizer)]
-      for name, optimizer in self._owned.optimizers.items()
-      if id(optimizer) in self._updates
-    }
+  def _owned(self) -> variables_lib.Owned:
+    return self._built or variables_lib.owned_by(self)
+
+  def _chosen(
+    self, variables: Sequence[Any] | None, optimizer: Any
+  ) -> tuple[list[Any], Any]:
+    """What to train, without what is frozen; and by which optimizer."""
+    owned = self._owned()
+    names = {id(variable): name for name, variable in owned.variables.items()}
+    given = owned.trainable.values() if variables is None else variables
+    chosen = [
+      variable
+      for variable in given
+      if not groups.matches(self._options.freeze, names.get(id(variable), ''))
+    ]
+    return chosen, self.optimizer if optimizer is None else optimizer
+
+  def _note(self, step: updates.Step, name: str) -> updates.Step:
+    if not tf.executing_eagerly() and step.finite.graph is not self._graph:
+      raise errors.TaskError(
+        f'train_step of {type(self).__name__} updates inside an `if` or a '
+        'loop; call minimize(..., when=condition) instead'
+      )
+    prefix = f'{name}/' if name else ''
+    named = {f'{prefix}{key}': value for key, value in step.sums.items()}
+    self._steps.append(step._replace(sums=named))
+    return self._steps[-1]
+
+  def _recorder(self, *, strict: bool) -> builds.Recorder:
+    return builds.Recorder(
+      type(self).__name__, self._regularization, strict=strict
+    )
+
+  def _create_variables(self, batch: Any) -> None:
+    """Calls every model once, so that lazily built layers are built."""
+    if type(self).loss is Task.loss:
+      self._try_step(batch, self._recorder(strict=False))
+    else:
+      with self.untouched():
+        self.loss(batch, training=False)
+
+  def _try_step(self, batch: Any, recorder: builds.Recorder) -> updates.Step:
+    self._runner = recorder
+    with self.untouched():
+      return self.run_train_step(batch)
 
   def _regularization(self) -> Any:
-    layers = (self._owned or variables_lib.owned_by(self)).layers.values()
+    layers = self._owned().layers.values()
     inner = {
       id(part)
       for layer in layers
@@ -301,96 +372,18 @@ class Task:
     return tf.add_n(terms) if terms else 0.0
 
 
-class SupervisedTask(Task):
-  """The common case: batches of (features, labels[, weights]).
-
-  Args:
-    model: Maps features to predictions.
-    loss: A Keras loss object, or a function of (labels, predictions) that
-      returns the loss of each example, `[batch]`.
-    optimizer: A Keras optimizer.
-    metrics: Name -> function of (labels, predictions) that returns a value of
-      each example, averaged exactly; or a Keras metric such as AUC.
-  """
-
-  def __init__(
-    self,
-    model: Any,
-    loss: Callable[[Any, Any], Any],
-    optimizer: Any,
-    metrics: Mapping[str, Any] | None = None,
-  ):
-    super().__init__(model, optimizer)
-    if not callable(loss):
-      raise errors.TaskError(
-        f'loss = {loss!r} cannot be called; give a function or a Keras loss '
-        'object such as keras.losses.MeanSquaredError()'
-      )
-    if metrics is not None and not isinstance(metrics, Mapping):
-      raise errors.TaskError(
-        'metrics is no dictionary; give {name: function or Keras metric}'
-      )
-    self._loss = loss
-    self._means: dict[str, Callable[[Any, Any], Any]] = {}
-    self.keras_metrics = []
-    for name, metric in (metrics or {}).items():
-      if isinstance(metric, keras.Metric):
-        metric.name = name
-        self.keras_metrics.append(metric)
-      else:
-        self._means[name] = metric
-
-  def loss(self, batch: Any, training: bool) -> losses.Loss:
-    features, labels, weights = self._unpack(batch)
-    predictions = self.model(features, training=training)
-    for metric in self.keras_metrics:
-      metric.update_state(labels, predictions, sample_weight=weights)
-    means = {
-      name: autographs.converted(function)(labels, predictions)
-      for name, function in self._means.items()
-    }
-    values = _per_example_loss(self._loss, labels, predictions)  # [batch]
-    return losses.Loss(values, weights, **means)
-
-  def check_labels(self, smallest: int, largest: int, batch: Any) -> None:
-    """Raises InputError if class labels do not fit the model's outputs."""
-    name = getattr(self._loss, '__name__', type(self._loss).__name__)
-    if not _snake_like(name).startswith('sparsecategorical'):
-      return
-    classes = self.model(self._unpack(batch)[0], training=False).shape[-1]
-    if smallest < 0 or largest >= classes:
-      raise errors.InputError(
-        f'labels range from {smallest} to {largest} but the model has '
-        f'{classes} outputs (classes 0 to {classes - 1}); correct the labels '
-        'or the last layer'
-      )
-
-  def _unpack(self, batch: Any) -> tuple[Any, Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-      raise errors.InputError(
-        f'SupervisedTask needs batches of (features, labels) or (features, '
-        f'labels, weights), got {type(batch).__name__}; for whole arrays give '
-        'tftrain.Arrays((x, y), batch_size), for others write a Task'
-      )
-    return (*batch, None) if len(batch) == 2 else tuple(batch)
-
-
-def _snake_like(name: str) -> str:
-  return name.replace('_', '').lower()
-
-
-def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
-  """The unreduced loss; a Keras loss object would divide it by itself."""
-  if not isinstance(loss, keras.losses.Loss):
-    return autographs.converted(loss)(labels, predictions)
-  masked = getattr(predictions, '_keras_mask', None) is not None
-  if masked or getattr(loss, 'ignore_class', None) is not None:
+def _combined(last: Any, steps: Sequence[updates.Step]) -> updates.Step:
+  """One Step for all that a train_step took."""
+  if not isinstance(last, updates.Step):
     raise errors.TaskError(
-      'SupervisedTask knows no masks and no ignore_class; write a Task whose '
-      'loss() returns tftrain.Loss(values, weights) with weight 0 for those'
+      f'train_step returned {type(last).__name__}; return what minimize() '
+      'returned'
     )
-  values = loss.call(labels, predictions)
-  # Losses of sequences or images have more dimensions than [batch].
-  while values.shape.rank > 1:
-    values = tf.reduce_mean(values, axis=-1)
-  return values
+  sums = {name: v for step in steps for name, v in step.sums.items()}
+  sums.update(last.sums)
+  if len(steps) == 1:
+    return last._replace(sums=sums)
+  finite = tf.reduce_all(tf.stack([step.finite for step in steps]))
+  survives = tf.stack([step.finite | step.skipped for step in steps])
+  skipped = ~finite & tf.reduce_all(survives)
+  return last._replace(finite=finite, skipped=skipped, sums=sums)

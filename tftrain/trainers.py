@@ -12,15 +12,20 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import actions as actions_lib
-from tftrain import buckets
 from tftrain import builds
 from tftrain import errors
+from tftrain import groups
 from tftrain import inputs
 from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
 from tftrain import strategies
+from tftrain import supervised
 from tftrain import tasks
+from tftrain import updates as updates_lib
+
+# The steps whose gradients are looked at, variable by variable.
+_INSPECTED = (1, 100)
 
 
 class Trainer:
@@ -41,6 +46,7 @@ class Trainer:
       nothing but speed: blocks end wherever something is due.
     log_every: Steps over which train metrics are averaged and reported.
     seed: Seed of the data's order.
+    update: How a batch becomes new weights; None means plain gradient descent.
 
   Raises:
     InputError: No data, or a batch the model or the replicas cannot take.
@@ -56,6 +62,7 @@ class Trainer:
     steps_per_loop: int = 100,
     log_every: int = 100,
     seed: int = 0,
+    update: updates_lib.Update | None = None,
   ):
     for name, value in (
       ('steps_per_loop', steps_per_loop),
@@ -73,10 +80,12 @@ class Trainer:
       strategies.check_divides(self._pipeline.batch_size, self._strategy)
     self._feed = loops.Feed(self._pipeline, seed)
     self._counters = loops.Counters.make()
-    self._means = metrics.Means(self._build())
+    self._means = metrics.Means(self._build(update or updates_lib.Update()))
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
     metrics.check_names(self._means.names, self._keras_metrics.names)
-    self._loop = loops.train_loop(task, self._feed, self._counters, self._means)
+    self._loop = loops.train_loop(
+      task, self._feed, self._counters, self._means, self._is_measured
+    )
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
@@ -219,6 +228,7 @@ class Trainer:
         **self.task.read_state(),
         'trainer/step': self._counters.step.read_value(),
         'trainer/updates': self._counters.updates.read_value(),
+        'trainer/skipped_steps': self._counters.skipped.read_value(),
         'trainer/means': self._means.read_state(),
         'trainer/last_logged': tf.constant(self._last_logged, tf.int64),
         'trainer/reported': tf.constant(self._reported, tf.int64),
@@ -232,6 +242,7 @@ class Trainer:
       self.task.write_state(state)
     self._counters.step.assign(state['trainer/step'])
     self._counters.updates.assign(state['trainer/updates'])
+    self._counters.skipped.assign(state['trainer/skipped_steps'])
     self._means.write_state(state['trainer/means'])
     self._last_logged = int(state['trainer/last_logged'])
     self._reported = int(state['trainer/reported'])
@@ -256,18 +267,18 @@ class Trainer:
 
   # The engine.
 
-  def _build(self) -> tuple[str, ...]:
+  def _build(self, update: updates_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
     what = f'the model or loss cannot take a batch of {_describe(batch)}'
     with self._strategy.scope(), builds.explained(lambda: what):
-      names = self.task.build(batch)
+      names = self.task.build(batch, update)
       self._check_labels(batch)
     self._features = self.task.features(batch)
     return names
 
   def _check_labels(self, batch: Any) -> None:
     labels = self._pipeline.label_range()
-    if labels is not None and isinstance(self.task, tasks.SupervisedTask):
+    if labels is not None and isinstance(self.task, supervised.SupervisedTask):
       self.task.check_labels(*labels, batch)
 
   def _next_event(
@@ -279,8 +290,26 @@ class Trainer:
       last_step,
       step + self._steps_per_loop,
       (step // self._log_every + 1) * self._log_every,
+      *(at for at in _INSPECTED if at > step),
       *(event for event in due if event is not None),
     )
+
+  def _is_measured(self, step: tf.Tensor) -> tf.Tensor:
+    measured = step % self._log_every == 0
+    for at in _INSPECTED:
+      measured |= step == at
+    return measured
+
+  def _inspect(self) -> None:
+    """Names the variables whose gradient was zero in this step."""
+    silent = self.task.engine.without_gradient()
+    if silent:
+      logging.warning(
+        'Step %d: the gradient of %s is zero. Dead units, or a part of the '
+        'model that the loss does not depend on?',
+        self._step,
+        groups.some(silent),
+      )
 
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""
@@ -313,6 +342,8 @@ class Trainer:
         'batch of that step (do its weights sum to zero?)',
         step=step,
       )
+    if step in _INSPECTED and step > before:
+      self._inspect()
     if ended and step == 0:
       raise errors.InputError('the training data yields 0 batches')
     return ended
@@ -361,11 +392,9 @@ class Trainer:
       scalars = {**self._means.read(), **self._keras_metrics.read()}
       self._means.reset()
       self._keras_metrics.reset()
-      optimizers = self.task.optimizers
-      for name, optimizer in optimizers.items():
-        prefix = '' if len(optimizers) == 1 else f'{name}/'
-        rate = float(buckets.value(optimizer.learning_rate))
-        scalars[f'{prefix}learning_rate'] = rate
+      scalars.update(self.task.engine.scalars())
+      if self.task.engine.may_skip:
+        scalars['skipped_steps'] = float(self._counters.skipped.numpy())
     return scalars
 
   def _read_timing(self, step: int) -> dict[str, float]:

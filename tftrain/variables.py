@@ -21,6 +21,8 @@ class Owned:
 
   variables: dict[str, Any] = dataclasses.field(default_factory=dict)
   layers: dict[str, Any] = dataclasses.field(default_factory=dict)
+  sublayers: dict[str, Any] = dataclasses.field(default_factory=dict)
+  seed_generators: list[Any] = dataclasses.field(default_factory=list)
   optimizers: dict[str, Any] = dataclasses.field(default_factory=dict)
   metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
   _seen: set[int] = dataclasses.field(default_factory=set)
@@ -42,7 +44,10 @@ class Owned:
       self.metrics[name] = value
     elif isinstance(value, keras.Layer):
       self._visit_layer(name, value)
-    elif isinstance(value, keras.random.SeedGenerator | tf.random.Generator):
+    elif isinstance(value, keras.random.SeedGenerator):
+      self._add(name, value.state)
+      self.seed_generators.append(value)
+    elif isinstance(value, tf.random.Generator):
       self._add(name, value.state)
     elif isinstance(value, tf.Module):
       self._remember(value)
@@ -59,12 +64,29 @@ class Owned:
   def _visit_layer(self, name: str, layer: Any) -> None:
     self._remember(layer)
     self.layers[name] = layer
-    for path, variable in _stable_paths(layer):
-      self._add(f'{name}/{path}', variable)
-    for sublayer in layer._flatten_layers():  # modules that Keras cannot see
-      for attribute, child in vars(sublayer).items():
-        if isinstance(child, tf.Module):
-          self.visit(f'{name}/{attribute}', child)
+    parts = layer._flatten_layers()
+    stable = _Paths(parts)
+    for variable in layer.variables:
+      self._add(f'{name}/{stable(variable.path)}', variable)
+    for part in parts:
+      path = stable(part.path) if part.path else part.name
+      self.sublayers.setdefault(f'{name}/{path}', part)
+      self._remember(part)
+      self.seed_generators += part._seed_generators
+      for attribute, child in vars(part).items():
+        if not attribute.startswith('_'):  # what Keras cannot see
+          self._visit_hidden(f'{name}/{attribute}', child)
+
+  def _visit_hidden(self, name: str, child: Any) -> None:
+    """Modules and variables of TensorFlow's own inside a Keras layer."""
+    if isinstance(child, tf.Module | tf.Variable):
+      self.visit(name, child)
+    elif isinstance(child, Mapping):
+      for key, value in child.items():
+        self._visit_hidden(f'{name}/{key}', value)
+    elif isinstance(child, list | tuple):
+      for index, value in enumerate(child):
+        self._visit_hidden(f'{name}/{index}', value)
 
   def _add(self, name: str, variable: Any) -> None:
     if id(variable) in self._seen:
@@ -105,12 +127,14 @@ def optimizer_slots(
   mangled: dict[str, list[str]] = {}
   for name, variable in references:
     mangled.setdefault(_mangle(variable), []).append(name)
-  for index, variable in enumerate(optimizer.variables):
+  others = 0
+  for variable in optimizer.variables:
     if id(variable) in plain:
       continue
     prefixes = [m for m in mangled if variable.name.startswith(f'{m}_')]
     if not prefixes:
-      yield 'state', f'{index:03d}_{variable.name}', variable
+      yield 'state', f'{others:03d}_{variable.name}', variable
+      others += 1
       continue
     prefix = max(prefixes, key=len)
     slot = variable.name[len(prefix) + 1 :]
@@ -125,24 +149,27 @@ def _mangle(variable: Any) -> str:
   return str(variable.name).replace('/', '_').replace(':', '_')
 
 
-def _stable_paths(layer: Any) -> Iterator[tuple[str, Any]]:
-  """(path, variable) of a layer, without numbers that Keras made up."""
-  automatic = {_snake(type(part).__name__) for part in layer._flatten_layers()}
-  automatic.add('seed_generator')
-  renamed: dict[str, dict[str, str]] = {}
-  for variable in layer.variables:
+class _Paths:
+  """Paths within a layer, without the numbers that Keras made up."""
+
+  def __init__(self, parts: Sequence[Any]):
+    self._automatic = {_snake(type(part).__name__) for part in parts}
+    self._automatic.add('seed_generator')
+    self._renamed: dict[str, dict[str, str]] = {}
+
+  def __call__(self, path: str) -> str:
     parent = ''
-    for segment in variable.path.split('/'):
-      siblings = renamed.setdefault(parent, {})
+    for segment in path.split('/'):
+      siblings = self._renamed.setdefault(parent, {})
       if segment not in siblings:
         base = re.sub(r'_\d+$', '', segment)
-        if base in automatic:
+        if base in self._automatic:
           count = sum(re.sub(r'_\d+$', '', s) == base for s in siblings)
           siblings[segment] = f'{base}_{count}' if count else base
         else:
           siblings[segment] = segment
       parent = f'{parent}/{siblings[segment]}' if parent else siblings[segment]
-    yield parent, variable
+    return parent
 
 
 def _snake(name: str) -> str:

@@ -1,0 +1,42 @@
+"""Moving averages of weights (Polyak and Juditsky 1992), for evaluation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import buckets
+
+
+class Average:
+  """The moving average of some variables.
+
+  Args:
+    decay: `average = decay * average + (1 - decay) * variable`.
+    variables: What is averaged; tf.Variables.
+  """
+
+  def __init__(self, decay: float, variables: Sequence[Any]):
+    self._rate = 1.0 - decay
+    self._followed = list(variables)
+    self.variables = [
+      tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False, name='ema')
+      for v in variables
+    ]
+
+  def start(self) -> None:
+    """Begins at the weights as they are."""
+    for average, variable in self._pairs():
+      average.assign(variable.read_value())
+
+  def follow(self) -> None:
+    """One step towards the weights, after an update; in replica context."""
+    for average, variable in self._pairs():
+      gap = variable.read_value() - average.read_value()
+      average.assign_add(tf.cast(self._rate, gap.dtype) * gap)
+
+  def _pairs(self) -> list[tuple[Any, Any]]:
+    return [
+      (average, buckets.raw(variable))
+      for average, variable in zip(self.variables, self._followed, strict=True)
+    ]

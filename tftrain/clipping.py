@@ -1,0 +1,68 @@
+"""Keeping gradients small: by norm, by value, by the size of the weights."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tftrain import updates
+
+# Weights that start at zero may move at all (Brock et al. 2021, section 4.1).
+_SMALLEST_WEIGHT = 1e-3
+
+
+def clip(
+  options: updates.Update,
+  gradients: Sequence[tf.Tensor],
+  weights: Sequence[tf.Tensor],
+  norm: tf.Tensor,
+) -> list[tf.Tensor]:
+  """Clips the mean gradients of a global batch.
+
+  Args:
+    options: What to clip by; all that are given apply: value, adaptive, norm.
+    gradients: One per variable, or per bucket where nothing is adaptive.
+    weights: The values of those variables.
+    norm: Global norm of `gradients`.
+  """
+  clipped = list(gradients)
+  if options.clip_value is not None:
+    limit = options.clip_value
+    clipped = [tf.clip_by_value(g, -limit, limit) for g in clipped]
+  if options.clip_adaptive is not None:
+    clipped = [
+      _adaptive(g, tf.cast(w, g.dtype), options.clip_adaptive)
+      for g, w in zip(clipped, weights, strict=True)
+    ]
+  if options.clip_norm is not None:
+    if options.clip_value is not None or options.clip_adaptive is not None:
+      norm = global_norm(clipped)
+    factor = options.clip_norm / tf.maximum(norm, options.clip_norm)
+    clipped = [g * tf.cast(factor, g.dtype) for g in clipped]
+  return clipped
+
+
+def is_asked(options: updates.Update) -> bool:
+  limits = (options.clip_norm, options.clip_value, options.clip_adaptive)
+  return any(limit is not None for limit in limits)
+
+
+def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+  """The norm of all entries of all tensors, in float32."""
+  halves = [tf.cast(tf.nn.l2_loss(tensor), tf.float32) for tensor in tensors]
+  return tf.sqrt(2.0 * tf.add_n(halves))
+
+
+def _adaptive(
+  gradient: tf.Tensor, weight: tf.Tensor, limit: float
+) -> tf.Tensor:
+  """Shortens the gradient of each unit to `limit` of the unit's weights."""
+  largest = limit * tf.maximum(_unit_norm(weight), _SMALLEST_WEIGHT)
+  norm = _unit_norm(gradient)
+  return gradient * tf.minimum(1.0, largest / tf.maximum(norm, 1e-6))
+
+
+def _unit_norm(tensor: tf.Tensor) -> tf.Tensor:
+  """Norm over what flows into each output unit, the last axis."""
+  rank = tensor.shape.rank
+  axes = list(range(rank - 1)) if rank > 1 else None
+  return tf.sqrt(tf.reduce_sum(tensor**2, axes, keepdims=True))

@@ -1,0 +1,227 @@
+"""Engine: what a built Task runs its steps on."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import appliers
+from tftrain import autographs
+from tftrain import buckets
+from tftrain import gradients as gradients_lib
+from tftrain import groups
+from tftrain import remats
+from tftrain import seeds
+from tftrain import updates
+from tftrain import variables as variables_lib
+
+
+class Engine:
+  """Gradients and updates of one Task, for all its optimizers.
+
+  Args:
+    owned: What the Task owns.
+    made: Optimizer's id -> its Applier.
+    options: How a batch becomes new weights.
+    regularization: Gives the sum of the regularisers, once the loss has run.
+  """
+
+  def __init__(
+    self,
+    owned: variables_lib.Owned,
+    made: Mapping[int, appliers.Applier],
+    options: updates.Update,
+    regularization: Callable[[], Any],
+  ):
+    self.options = options
+    self._owned = owned
+    self._appliers = dict(made)
+    self._regularization = regularization
+    self._measure: Any = False
+    in_metrics = [v for m in owned.metrics.values() for v in m.variables]
+    self._moving = [
+      buckets.raw(v)
+      for v in (*owned.variables.values(), *in_metrics)
+      if not v.trainable and tf.as_dtype(v.dtype).is_floating
+    ]
+
+  def appliers(self) -> dict[str, appliers.Applier]:
+    """By the name of the optimizer."""
+    return {
+      name: self._appliers[id(optimizer)]
+      for name, optimizer in self._owned.optimizers.items()
+      if id(optimizer) in self._appliers
+    }
+
+  @property
+  def may_skip(self) -> bool:
+    """Whether a loss scale may be lowered, and that step skipped."""
+    return any(applier.scale for applier in self._appliers.values())
+
+  def refresh(self) -> None:
+    """Called once before each block of steps."""
+    for applier in self._appliers.values():
+      applier.refresh()
+
+  def scalars(self) -> dict[str, float]:
+    """Learning rates, by group, and loss scales; read on the host."""
+    appliers_by_name = self.appliers()
+    found = {}
+    for name, applier in appliers_by_name.items():
+      prefix = '' if len(appliers_by_name) == 1 else f'{name}/'
+      for pattern, rate in applier.rates().items():
+        tag = f'learning_rate/{pattern}' if pattern else 'learning_rate'
+        found[f'{prefix}{tag}'] = rate
+      if applier.scale:
+        found[f'{prefix}loss_scale'] = float(applier.scale.value())
+    return found
+
+  def without_gradient(self) -> list[str]:
+    """Variables whose gradient was zero when last measured."""
+    found = [applier.without_gradient() for applier in self._appliers.values()]
+    return [name for names in found for name in names]
+
+  # What a Task's step calls.
+
+  def gradients(
+    self,
+    loss: Callable[..., Any],
+    batch: Any,
+    variables: Sequence[Any],
+    optimizer: Any,
+  ) -> gradients_lib.Gradients:
+    return self._gradients(
+      loss, batch, variables, optimizer, jit=self.options.jit
+    )
+
+  def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
+    applier = self._appliers[id(gradients.optimizer)]
+    return applier.apply(gradients, tf.convert_to_tensor(self._measure))
+
+  def minimize(
+    self,
+    loss: Callable[..., Any],
+    batch: Any,
+    variables: Sequence[Any],
+    optimizer: Any,
+    when: Any = None,
+  ) -> updates.Step:
+    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    whole_in_xla = self.options.jit and alone
+
+    def take(batch: Any) -> updates.Step:
+      jit = self.options.jit and not whole_in_xla
+      found = self._gradients(loss, batch, variables, optimizer, jit=jit)
+      return self.apply(found)
+
+    if whole_in_xla:
+      take = tf.function(take, jit_compile=True, autograph=False)
+    return take(batch) if when is None else _take_when(when, take, batch)
+
+  def _gradients(
+    self,
+    loss: Callable[..., Any],
+    batch: Any,
+    variables: Sequence[Any],
+    optimizer: Any,
+    *,
+    jit: bool,
+  ) -> gradients_lib.Gradients:
+    applier = self._appliers[id(optimizer)]
+    way = gradients_lib.Way(
+      packing=applier.packing(variables),
+      accumulate=self.options.accumulate,
+      scale=applier.scale.value() if applier.scale else None,
+      jit=jit,
+    )
+    return gradients_lib.compute(
+      autographs.converted(loss), batch, optimizer, self._regularization, way
+    )
+
+  # What surrounds a step.
+
+  @contextlib.contextmanager
+  def calls(self) -> Iterator[None]:
+    """Layers as they are called in a compiled step, evaluation or export."""
+    layers = self._owned.sublayers
+    again = {
+      id(layer)
+      for name, layer in layers.items()
+      if groups.matches(self.options.remat, name)
+    }
+
+    def wrap(layer: Any, call: Any) -> Any:
+      return remats.recomputed(layer, call) if id(layer) in again else call
+
+    with (
+      autographs.calls_converted(list(layers.values()), wrap),
+      seeds.distinct(self._owned.seed_generators),
+    ):
+      yield
+
+  @contextlib.contextmanager
+  def step(self, measure: Any) -> Iterator[None]:
+    """A training step; `measure` says whether its updates are measured."""
+    self._measure = measure
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(self.calls())
+      for applier in self._appliers.values():
+        stack.enter_context(applier.watching())
+      yield
+
+  def moving(self) -> Any:
+    """What a step changes besides weights, as it is now: batch statistics."""
+    if not self._moving:
+      return ()
+    return tf.distribute.get_strategy().run(
+      lambda: tuple(variable.read_value() for variable in self._moving)
+    )
+
+  def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
+    """Takes the effects of a step's forward pass back if it failed."""
+    if not self._moving:
+      return
+
+    def assign(values: Sequence[tf.Tensor]) -> None:
+      for variable, value in zip(self._moving, values, strict=True):
+        variable.assign(value)
+
+    def put_back() -> tf.Tensor:
+      tf.distribute.get_strategy().run(assign, args=(before,))
+      return tf.constant(True)
+
+    tf.cond(finite, lambda: tf.constant(False), put_back)
+
+  @contextlib.contextmanager
+  def averaged(self) -> Iterator[None]:
+    """The moving averages in the place of the weights, where there are any."""
+    with contextlib.ExitStack() as stack:
+      for applier in self._appliers.values():
+        stack.enter_context(applier.averaged())
+      yield
+
+
+def _take_when(when: Any, take: Callable[[Any], Any], batch: Any) -> Any:
+  """Takes the step if `when` holds; else one that did nothing."""
+  shape: list[updates.Step] = []
+
+  def taken() -> updates.Step:
+    shape.append(take(batch))
+    return shape[0]
+
+  def left_out() -> updates.Step:
+    sums = shape[0].sums if shape else {}
+    zero = tf.zeros([])
+    return updates.Step(
+      finite=tf.constant(True),
+      skipped=tf.constant(False),
+      loss=zero,
+      gradient_norm=zero,
+      sums=dict.fromkeys(sums, (zero, zero)),
+    )
+
+  return tf.cond(tf.convert_to_tensor(when), taken, left_out)

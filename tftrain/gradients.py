@@ -1,0 +1,205 @@
+"""Batch to gradient: micro-batches, one all-reduce, one division."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tftrain import buckets
+from tftrain import clipping
+from tftrain import losses
+from tftrain import strategies
+
+Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+
+# Packed gradients, sum of weights, sums of metrics.
+_Share = tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]
+
+
+class Gradients(NamedTuple):
+  """The gradients of the mean loss of a global batch.
+
+  Attributes:
+    variables: What they belong to.
+    values: One dense tensor per variable, the same on every replica; None
+      where the loss does not depend on the variable.
+    loss: The mean loss.
+    norm: Global norm of all of them.
+    sums: Metric name -> (weighted sum, sum of weights).
+    packed: The same gradients as they are applied, on each replica.
+    packing: What the packed ones belong to.
+    optimizer: Which optimizer they are for.
+  """
+
+  variables: Sequence[Any]
+  values: Sequence[tf.Tensor | None]
+  loss: tf.Tensor
+  norm: tf.Tensor
+  sums: Scalars
+  packed: Sequence[Any]
+  packing: buckets.Packing
+  optimizer: Any
+
+
+class Way(NamedTuple):
+  """How gradients are computed.
+
+  Attributes:
+    packing: What to take gradients of, and the order to bring them into.
+    accumulate: Micro-batches per step.
+    scale: What the loss is multiplied by; None where it is not scaled.
+    jit: Whether XLA compiles the forward and backward pass.
+  """
+
+  packing: buckets.Packing
+  accumulate: int = 1
+  scale: tf.Tensor | None = None
+  jit: bool = False
+
+
+def compute(
+  loss: Callable[..., Any],
+  batch: Any,
+  optimizer: Any,
+  regularization: Callable[[], Any],
+  way: Way,
+) -> Gradients:
+  """Gradients of the mean of `loss` over a global batch.
+
+  To be called in cross-replica context. Each replica adds up the gradients of
+  its rows; gradients, weights and metrics are summed over replicas at once and
+  divided once.
+  """
+  backward = _Backward(loss, regularization, way)
+  packed, weight, metrics = strategies.run_on_rows(backward.run, batch)
+  weight, metrics = tf.nest.map_structure(_first, (weight, metrics))
+  here = [_first(gradient) for gradient in packed]
+  norm = clipping.global_norm(here) if here else tf.zeros([])
+  sums = {name: (value, weight) for name, value in metrics.items()}
+  sums['gradient_norm'] = (norm, tf.ones([]))
+  return Gradients(
+    variables=way.packing.variables,
+    values=way.packing.unpack(here),
+    loss=metrics['loss'] / weight,
+    norm=norm,
+    sums=sums,
+    packed=packed,
+    packing=way.packing,
+    optimizer=optimizer,
+  )
+
+
+def _first(value: Any) -> Any:
+  return tf.distribute.get_strategy().experimental_local_results(value)[0]
+
+
+class _Backward:
+  """What one replica does: from its rows to the gradients of all rows."""
+
+  def __init__(
+    self,
+    loss: Callable[..., Any],
+    regularization: Callable[[], Any],
+    way: Way,
+  ):
+    self._loss = loss
+    self._sources = [buckets.raw(v) for v in way.packing.variables]
+    self._regularization = regularization
+    self._way = way
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    self._alone = replicas == 1
+    # Where the weight is known before the backward pass, the division rides in
+    # its seed and costs nothing.
+    self._divides = self._alone and way.accumulate == 1 and way.scale is None
+
+  def run(self, rows: Any) -> _Share:
+    """Mean gradients, weight and metric sums of the global batch."""
+    add_up: Callable[[Any], _Share] = self._add_up
+    if self._way.jit:
+      add_up = tf.function(add_up, jit_compile=True, autograph=False)
+    share = add_up(rows)
+    if self._divides:
+      return share
+    packed, weight, metrics = share if self._alone else _all_reduce(*share)
+    scale = 1.0 if self._way.scale is None else self._way.scale
+    divisor = weight * scale
+    return [g / tf.cast(divisor, g.dtype) for g in packed], weight, metrics
+
+  def _add_up(self, rows: Any) -> _Share:
+    """Sums over this replica's rows, one micro-batch after the other."""
+    if self._way.accumulate == 1:
+      return self._one_pass(rows)
+    if self._alone and not self._way.jit:
+      return self._add_up_in_a_loop(rows)
+    # On several replicas a pass may hold a collective, which no loop may; under
+    # XLA slices in a loop have no fixed size.
+    passes = [
+      self._one_pass(_slice(rows, index, self._way.accumulate))
+      for index in range(self._way.accumulate)
+    ]
+    added: _Share = tf.nest.map_structure(lambda *p: tf.add_n(p), *passes)
+    return added
+
+  def _add_up_in_a_loop(self, rows: Any) -> _Share:
+    parts = tf.minimum(self._way.accumulate, strategies.batch_size(rows))
+    if strategies.divides(rows, self._way.accumulate):
+      parts = self._way.accumulate
+    first = self._one_pass(_slice(rows, 0, parts))
+
+    def add(index: tf.Tensor, *so_far: tf.Tensor) -> Any:
+      share = self._one_pass(_slice(rows, index, parts))
+      added = tf.nest.flatten(share)
+      return index + 1, *(a + b for a, b in zip(so_far, added, strict=True))
+
+    _, *sums = tf.while_loop(
+      lambda index, *_: index < parts,
+      add,
+      (tf.constant(1), *tf.nest.flatten(first)),
+    )
+    total: _Share = tf.nest.pack_sequence_as(first, sums)
+    return total
+
+  def _one_pass(self, rows: Any) -> _Share:
+    """Forward and backward once."""
+    count = strategies.batch_size(rows)
+    with tf.GradientTape() as tape:
+      result = self._loss(rows, training=True)
+      sums = losses.add_up(result, count, self._regularization())
+    seed, factor = None, None
+    if self._divides:
+      seed = 1.0 / sums.weight
+    elif self._way.scale is not None:
+      # In float16 a mean overflows later than a sum.
+      factor = tf.cast(tf.maximum(count, 1), tf.float32)
+      seed = self._way.scale / factor
+    found = tape.gradient(sums.objective, self._sources, output_gradients=seed)
+    dense = [None if g is None else tf.convert_to_tensor(g) for g in found]
+    packed = self._way.packing.pack(dense)
+    if factor is not None:
+      packed = [
+        gradient * tf.cast(factor, gradient.dtype) for gradient in packed
+      ]
+    return packed, sums.weight, dict(sums.metrics)
+
+
+def _all_reduce(
+  packed: list[tf.Tensor], weight: tf.Tensor, metrics: dict[str, tf.Tensor]
+) -> _Share:
+  """One collective for gradients, weight and metrics."""
+  vector = tf.stack([weight, *metrics.values()])
+  *packed, vector = tf.distribute.get_replica_context().all_reduce(
+    tf.distribute.ReduceOp.SUM, [*packed, vector]
+  )
+  weight, *reduced = tf.unstack(vector)
+  return packed, weight, dict(zip(metrics, reduced, strict=True))
+
+
+def _slice(rows: Any, index: Any, parts: Any) -> Any:
+  """Micro-batch `index` of `parts`: rows in order, as evenly as they go."""
+  if isinstance(parts, int) and strategies.divides(rows, parts):
+    return strategies.part(rows, parts, index)
+  count = strategies.batch_size(rows)
+  begin, end = count * index // parts, count * (index + 1) // parts
+  return tf.nest.map_structure(lambda leaf: leaf[begin:end], rows)

@@ -1,0 +1,71 @@
+"""Which variables are frozen, which have a learning rate or decay of their own.
+
+Variables are chosen by patterns, searched for in their names.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import re
+from typing import NamedTuple
+
+from tftrain import errors
+from tftrain import updates
+
+
+class Group(NamedTuple):
+  """Variables that are updated alike.
+
+  Attributes:
+    pattern: The pattern in `Update.rates` that chose them, or ''.
+    factor: Of the optimizer's learning rate.
+    decays: Whether the optimizer's weight decay applies.
+  """
+
+  pattern: str = ''
+  factor: float = 1.0
+  decays: bool = True
+
+
+def group_of(options: updates.Update, name: str) -> Group:
+  """The group of the variable called `name`."""
+  decays = not matches(options.no_decay, name)
+  for pattern, factor in options.rates.items():
+    if matches(pattern, name):
+      return Group(pattern, factor, decays)
+  return Group(decays=decays)
+
+
+def matches(pattern: str | None, name: str) -> bool:
+  return bool(pattern and re.search(pattern, name))
+
+
+def check_patterns(
+  options: updates.Update, variables: Iterable[str], layers: Iterable[str]
+) -> None:
+  """Raises ConfigError for a pattern that matches nothing, or freezes all."""
+  known: Mapping[str, list[str]] = {
+    'remat': list(layers),
+    'variables': list(variables),
+  }
+  for argument, pattern in options.patterns():
+    kind = argument if argument in known else 'variables'
+    names = known[kind]
+    if not any(re.search(pattern, name) for name in names):
+      what = 'layers' if kind == 'remat' else 'variables'
+      raise errors.ConfigError(
+        f'Update.{argument}: {pattern!r} matches none of the {what}; there are '
+        + some(names)
+      )
+  if known['variables'] and all(
+    matches(options.freeze, name) for name in known['variables']
+  ):
+    raise errors.ConfigError(
+      f'Update.freeze = {options.freeze!r} leaves nothing to train'
+    )
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+  """The first few of `names`, and how many more there are."""
+  names = list(names)
+  more = len(names) - most
+  return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')

@@ -1,0 +1,95 @@
+"""Keras optimizers: what is asked of them, and what is kept from them.
+
+The only file that reaches into one. An update is decided, reduced,
+clipped and decayed outside of it; what is left is the rule itself.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+from typing import Any
+
+import keras
+
+from tftrain import errors
+
+
+def check(optimizer: Any) -> None:
+  """Refuses what Keras does on its own side of a step, where it goes wrong."""
+  name = type(optimizer).__name__
+  if not isinstance(optimizer, keras.Optimizer):
+    raise errors.TaskError(
+      f'{optimizer!r} is no optimizer; give a Keras one, e.g. '
+      'keras.optimizers.Adam(1e-3)'
+    )
+  scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+  if scaled or optimizer.loss_scale_factor:
+    raise errors.TaskError(
+      f'{name} brings a loss scale of its own; take the plain optimizer, and '
+      "give tftrain.Update(loss_scale='dynamic')"
+    )
+  for option, ours in _OURS.items():
+    if getattr(optimizer, option, None):
+      raise errors.TaskError(
+        f'{name}({option}=...) is right on one replica only; leave it out and '
+        f'give tftrain.Update({ours})'
+      )
+
+
+_OURS = {
+  'clipnorm': 'clip_norm=..., the norm of all gradients',
+  'global_clipnorm': 'clip_norm=...',
+  'clipvalue': 'clip_value=...',
+  'gradient_accumulation_steps': 'accumulate=...',
+  'use_ema': 'ema=...',
+}
+
+
+@contextlib.contextmanager
+def decay_apart(optimizer: Any) -> Iterator[float | None]:
+  """Keeps a Keras optimizer from decaying; yields its weight decay."""
+  decay = optimizer.weight_decay
+  optimizer.weight_decay = None
+  try:
+    yield decay
+  finally:
+    optimizer.weight_decay = decay
+
+
+@contextlib.contextmanager
+def already_reduced(optimizer: Any) -> Iterator[None]:
+  """Keeps a Keras optimizer from adding up over replicas a second time."""
+  if not hasattr(optimizer, '_all_reduce_sum_gradients'):
+    raise errors.TaskError(
+      f'{type(optimizer).__name__} of this Keras version has no '
+      '_all_reduce_sum_gradients; install a Keras that setup.py allows'
+    )
+  optimizer._all_reduce_sum_gradients = list
+  try:
+    yield
+  finally:
+    del optimizer._all_reduce_sum_gradients
+
+
+@contextlib.contextmanager
+def own_rates(
+  optimizer: Any, factors: Sequence[tuple[Any, float]]
+) -> Iterator[None]:
+  """Multiplies the learning rate of each variable by a factor of its own."""
+  key: Callable[[Any], Any] = optimizer._var_key
+  by_key = {key(v): factor for v, factor in factors if factor != 1.0}
+  if not by_key:
+    yield
+    return
+  plain = optimizer.update_step
+
+  def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
+    factor = by_key.get(key(variable), 1.0)
+    return plain(gradient, variable, learning_rate * factor)
+
+  optimizer.update_step = update_step
+  try:
+    yield
+  finally:
+    del optimizer.update_step

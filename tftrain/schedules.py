@@ -1,0 +1,158 @@
+"""Learning-rate schedules that Keras lacks, made to be joined with Keras's.
+
+An argument that makes no sense is a ConfigError.
+"""
+
+from collections.abc import Callable
+import math
+import numbers
+import reprlib
+from typing import Any, NoReturn
+
+import keras
+import tensorflow as tf
+
+from tftrain import errors
+
+_RATE = 'a learning rate of at least 0'
+_SCHEDULE = f'{_RATE}, or a schedule such as CosineDecay(0.001, 10000)'
+
+
+class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+  """Its attributes are its arguments; its rates are float32."""
+
+  def get_config(self) -> Any:
+    return keras.saving.serialize_keras_object(vars(self))
+
+  @classmethod
+  def from_config(cls, config: Any) -> Any:
+    return cls(**keras.saving.deserialize_keras_object(config))
+
+
+@keras.saving.register_keras_serializable('tftrain')
+class WarmUp(_Schedule):
+  """Rises linearly, then does what another schedule says.
+
+  Update number `step`, counted from 0, has the learning rate
+  `start + (after(0) - start) * step / steps` before `steps`, and
+  `after(step - steps)` from there on. The first update has `start`: at 0 it
+  changes no weight.
+
+  That large batches need a warm-up, and a linear one will do, is from Goyal et
+  al. 2017, "Accurate, Large Minibatch SGD", https://arxiv.org/abs/1706.02677.
+
+  Args:
+    after: A learning rate, or a schedule; it is at its own step 0 when the
+      warm-up ends.
+    steps: Length of the warm-up, in updates.
+    start: Learning rate of the first update.
+  """
+
+  def __init__(self, after: Any, steps: int, start: float = 0.0):
+    self.after = _check_schedule('WarmUp(after', after)
+    self.steps = _check_count('WarmUp(steps', steps)
+    self.start = _check_rate('WarmUp(start', start)
+
+  def __call__(self, step: Any) -> tf.Tensor:
+    step = tf.cast(step, tf.int64)
+    after = _rate(self.after, tf.maximum(step - self.steps, 0))
+    # Counted down in integers: a warm-up that falls loses no digits at its end.
+    left = tf.cast(self.steps - step, tf.float32) / self.steps
+    done = tf.cast(step, tf.float32) / self.steps
+    return tf.where(step < self.steps, self.start * left + after * done, after)
+
+
+@keras.saving.register_keras_serializable('tftrain')
+class InverseSqrt(_Schedule):
+  """Rises linearly to a peak, then falls with the square root of the updates.
+
+  Update number `step`, counted from 0, has the learning rate
+  `peak * min(step / warm_up, sqrt(warm_up / step))`.
+
+  From Vaswani et al. 2017, "Attention Is All You Need", section 5.3,
+  https://arxiv.org/abs/1706.03762. There updates count from 1 and `peak` is
+  `(model_size * warm_up) ** -0.5`.
+
+  Args:
+    peak: The highest learning rate, that of update number `warm_up`.
+    warm_up: Length of the rise, in updates.
+  """
+
+  def __init__(self, peak: float, warm_up: int):
+    self.peak = _check_rate('InverseSqrt(peak', peak)
+    self.warm_up = _check_count('InverseSqrt(warm_up', warm_up)
+
+  def __call__(self, step: Any) -> tf.Tensor:
+    ratio = tf.cast(step, tf.float32) / self.warm_up
+    # The root of 1 during the rise: step 0 divides nothing by 0.
+    return self.peak * tf.minimum(ratio, 1.0 / tf.sqrt(tf.maximum(ratio, 1.0)))
+
+
+@keras.saving.register_keras_serializable('tftrain')
+class Joined(_Schedule):
+  """One schedule after another.
+
+  Update number `step`, counted from 0, has the learning rate
+  `schedules[i](step - boundaries[i - 1])` from `boundaries[i - 1]` on and
+  before `boundaries[i]`. The first schedule starts at 0, the last has no end.
+
+  Args:
+    schedules: Learning rates and schedules, one or more; each schedule is at
+      its own step 0 when its turn comes.
+    boundaries: First update of each schedule but the first, increasing.
+  """
+
+  def __init__(self, schedules: Any, boundaries: Any):
+    self.schedules = _check_all('Joined(schedules', schedules, _check_schedule)
+    self.boundaries = _check_all('Joined(boundaries', boundaries, _check_count)
+    count = len(boundaries) + 1
+    if len(schedules) != count:
+      wanted = f'one schedule more than boundaries, here {count}'
+      _refuse('Joined(schedules', schedules, wanted)
+    if self.boundaries != sorted(set(self.boundaries)):
+      _refuse('Joined(boundaries', boundaries, 'updates that increase')
+
+  def __call__(self, step: Any) -> tf.Tensor:
+    step = tf.cast(step, tf.int64)
+    rate = _rate(self.schedules[0], step)
+    for i, boundary in enumerate(self.boundaries):
+      own = _rate(self.schedules[i + 1], tf.maximum(step - boundary, 0))
+      rate = tf.where(step < boundary, rate, own)
+    return rate
+
+
+def _rate(schedule: Any, step: tf.Tensor) -> tf.Tensor:
+  if isinstance(schedule, float):
+    return tf.fill(tf.shape(step), schedule)
+  return tf.cast(schedule(step), tf.float32)
+
+
+def _check_schedule(argument: str, value: Any) -> Any:
+  if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+    return value
+  return _check_rate(argument, value, _SCHEDULE)
+
+
+def _check_rate(argument: str, value: Any, wanted: str = _RATE) -> float:
+  number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if not number or not 0.0 <= value < math.inf:
+    _refuse(argument, value, wanted)
+  return float(value)
+
+
+def _check_count(argument: str, value: Any) -> int:
+  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if not whole or value < 1:
+    _refuse(argument, value, 'a whole number of updates, at least 1')
+  return int(value)
+
+
+def _check_all(argument: str, values: Any, check: Callable[..., Any]) -> Any:
+  if not isinstance(values, list | tuple):
+    _refuse(argument, values, 'a list')
+  return [check(f'{argument}[{i}]', value) for i, value in enumerate(values)]
+
+
+def _refuse(argument: str, value: Any, wanted: str) -> NoReturn:
+  shown = ' '.join(reprlib.repr(value).split())
+  raise errors.ConfigError(f'{argument}={shown}): give {wanted}')

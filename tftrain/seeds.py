@@ -1,0 +1,89 @@
+"""Randomness in layers: distinct on replicas, the same when computed again."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+from typing import Any
+
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def distinct(generators: Sequence[Any]) -> Iterator[None]:
+  """Makes what seed generators draw in this context differ by replica.
+
+  Keras keeps the same state on all replicas, so the masks of a dropout would be
+  equal on all. Replica 0 draws what a single device would.
+
+  Args:
+    generators: keras.random.SeedGenerators.
+  """
+
+  def for_replica(draw: Callable[..., Any]) -> Callable[..., Any]:
+    def next_seed(ordered: bool = True) -> Any:
+      seed = draw(ordered)
+      context = tf.distribute.get_replica_context()
+      if context is None or context.num_replicas_in_sync == 1:
+        return seed
+      replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
+      return seed + tf.stack([replica * _STRIDE, tf.zeros_like(replica)])
+
+    return next_seed
+
+  with _overridden(generators, for_replica):
+    yield
+
+
+@contextlib.contextmanager
+def fixed(
+  generators: Sequence[Any], drawn: Sequence[tf.Tensor]
+) -> Iterator[None]:
+  """Makes generators derive all seeds from one that was drawn before.
+
+  What runs in this context may run again and draws the same.
+  """
+  by_id = {id(g): seed for g, seed in zip(generators, drawn, strict=True)}
+
+  def derived(generator: Any) -> Callable[..., Any]:
+    count = 0
+
+    def next_seed(ordered: bool = True) -> Any:
+      nonlocal count
+      del ordered
+      count += 1
+      seed = by_id[id(generator)]
+      return seed + tf.constant([0, (count - 1) * _STRIDE], seed.dtype)
+
+    return next_seed
+
+  before = [vars(g).get('next') for g in generators]
+  try:
+    for generator in generators:
+      generator.next = derived(generator)
+    yield
+  finally:
+    _put_back(generators, before)
+
+
+# Far enough apart that replicas and repeated draws never meet.
+_STRIDE = 1_000_003
+
+
+@contextlib.contextmanager
+def _overridden(generators: Sequence[Any], change: Any) -> Iterator[None]:
+  before = [vars(g).get('next') for g in generators]
+  try:
+    for generator in generators:
+      generator.next = change(generator.next)
+    yield
+  finally:
+    _put_back(generators, before)
+
+
+def _put_back(generators: Sequence[Any], before: Sequence[Any]) -> None:
+  for generator, method in zip(generators, before, strict=True):
+    if method is None:
+      del generator.next
+    else:
+      generator.next = method

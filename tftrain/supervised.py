@@ -1,0 +1,108 @@
+"""SupervisedTask: features and labels, a loss, an optimizer."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tftrain import autographs
+from tftrain import errors
+from tftrain import losses
+from tftrain import tasks
+
+
+class SupervisedTask(tasks.Task):
+  """The common case: batches of (features, labels[, weights]).
+
+  Args:
+    model: Maps features to predictions.
+    loss: A Keras loss object, or a function of (labels, predictions) that
+      returns the loss of each example, `[batch]`.
+    optimizer: A Keras optimizer.
+    metrics: Name -> function of (labels, predictions) that returns a value of
+      each example, averaged exactly; or a Keras metric such as AUC.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Any,
+    metrics: Mapping[str, Any] | None = None,
+  ):
+    super().__init__(model, optimizer)
+    if not callable(loss):
+      raise errors.TaskError(
+        f'loss = {loss!r} cannot be called; give a function or a Keras loss '
+        'object such as keras.losses.MeanSquaredError()'
+      )
+    if metrics is not None and not isinstance(metrics, Mapping):
+      raise errors.TaskError(
+        'metrics is no dictionary; give {name: function or Keras metric}'
+      )
+    self._loss = loss
+    self._means: dict[str, Callable[[Any, Any], Any]] = {}
+    self.keras_metrics = []
+    for name, metric in (metrics or {}).items():
+      if isinstance(metric, keras.Metric):
+        metric.name = name
+        self.keras_metrics.append(metric)
+      else:
+        self._means[name] = metric
+
+  def loss(self, batch: Any, training: bool) -> losses.Loss:
+    features, labels, weights = self._unpack(batch)
+    predictions = self.model(features, training=training)
+    for metric in self.keras_metrics:
+      metric.update_state(labels, predictions, sample_weight=weights)
+    means = {
+      name: autographs.converted(function)(labels, predictions)
+      for name, function in self._means.items()
+    }
+    values = _per_example_loss(self._loss, labels, predictions)  # [batch]
+    return losses.Loss(values, weights, **means)
+
+  def check_labels(self, smallest: int, largest: int, batch: Any) -> None:
+    """Raises InputError if class labels do not fit the model's outputs."""
+    name = getattr(self._loss, '__name__', type(self._loss).__name__)
+    if not _snake_like(name).startswith('sparsecategorical'):
+      return
+    classes = self.model(self._unpack(batch)[0], training=False).shape[-1]
+    if smallest < 0 or largest >= classes:
+      raise errors.InputError(
+        f'labels range from {smallest} to {largest} but the model has '
+        f'{classes} outputs (classes 0 to {classes - 1}); correct the labels '
+        'or the last layer'
+      )
+
+  def _unpack(self, batch: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+      raise errors.InputError(
+        f'SupervisedTask needs batches of (features, labels) or (features, '
+        f'labels, weights), got {type(batch).__name__}; for whole arrays give '
+        'tftrain.Arrays((x, y), batch_size), for others write a Task'
+      )
+    return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def _snake_like(name: str) -> str:
+  return name.replace('_', '').lower()
+
+
+def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
+  """The unreduced loss; a Keras loss object would divide it by itself."""
+  if not isinstance(loss, keras.losses.Loss):
+    return autographs.converted(loss)(labels, predictions)
+  masked = getattr(predictions, '_keras_mask', None) is not None
+  if masked or getattr(loss, 'ignore_class', None) is not None:
+    raise errors.TaskError(
+      'SupervisedTask knows no masks and no ignore_class; write a Task whose '
+      'loss() returns tftrain.Loss(values, weights) with weight 0 for those'
+    )
+  values = loss.call(labels, predictions)
+  # Losses of sequences or images have more dimensions than [batch].
+  while values.shape.rank > 1:
+    values = tf.reduce_mean(values, axis=-1)
+  return values
