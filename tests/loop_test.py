@@ -171,8 +171,14 @@ def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
     )
 
   steps = 6_000
-  threading.Timer(1.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
   run = experiment(steps).prepare(tmp_path / 'stopped')
+
+  def stop_inside_the_loop():
+    while run.trainer.updates < 300:
+      time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=stop_inside_the_loop, daemon=True).start()
   before = signal.getsignal(signal.SIGTERM)
   result = run.train()
   assert signal.getsignal(signal.SIGTERM) is before

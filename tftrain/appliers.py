@@ -53,16 +53,19 @@ class Applier:
     self._alone = [v for v in trained.values() if id(v) not in inside]
     self._targets: list[tuple[Any, groups.Group]] = [
       *((bucket.flat, group) for group, bucket in self._buckets.items()),
-      *((buckets.raw(v), self._groups[id(v)]) for v in self._alone),
+      *((v, self._groups[id(v)]) for v in self._alone),
     ]
-    flats = [bucket.flat for bucket in self._buckets.values()]
+    targets = [target for target, _ in self._targets]
     if not optimizer.built:
-      optimizer.build(flats + self._alone)
+      optimizer.build(targets)
+    self._decays_by_group = any(
+      group.factor != 1.0 or not group.decays for group in self._groups.values()
+    )
     self.configured_rate = float(buckets.value(optimizer.learning_rate))
     self.scale = None if loss_scale is None else scales.LossScale(loss_scale)
     self.average: averages.Average | None = None
     if options.ema is not None:
-      self.average = averages.Average(options.ema, flats + self._alone)
+      self.average = averages.Average(options.ema, targets)
     # What the last measured step found; see `updates.Step` and `_measure`.
     self._zero = tf.Variable(tf.zeros([len(trained)], tf.bool), trainable=False)
     self._stale = False
@@ -120,7 +123,7 @@ class Applier:
   # One update, in cross-replica context.
 
   def apply(
-    self, gradients: gradients_lib.Gradients, measure: tf.Tensor
+    self, gradients: gradients_lib.Gradients, measure: updates.Measure
   ) -> updates.Step:
     """Applies gradients if loss and gradients are finite.
 
@@ -129,8 +132,8 @@ class Applier:
 
     Args:
       gradients: Of this optimizer.
-      measure: Whether to find out how far the weights move, which costs two
-        more passes over them.
+      measure: Whether to look at what is done, which costs two more passes
+        over the weights.
     """
     finite = tf.math.is_finite(gradients.loss + gradients.norm)
     skipped = self.scale.adapt(finite) if self.scale else tf.constant(False)
@@ -143,17 +146,16 @@ class Applier:
       return ratio
 
     ratio = tf.switch_case(
-      tf.where(finite, tf.where(measure, 2, 1), 0),
+      tf.where(finite, tf.where(measure.look, 2, 1), 0),
       [
         lambda: tf.zeros([]),
         lambda: update(measured=False),
         lambda: update(measured=True),
       ],
     )
-    sums = {
-      **gradients.sums,
-      'update_ratio': (ratio, tf.cast(finite & measure, tf.float32)),
-    }
+    reported = finite & measure.report
+    counted = _masked(reported, ratio, tf.ones([]))
+    sums = {**gradients.sums, 'update_ratio': counted}
     if self.scale:  # a step that was skipped counts for nothing
       sums = {name: _masked(finite, *pair) for name, pair in sums.items()}
     return updates.Step(finite, skipped, gradients.loss, gradients.norm, sums)
@@ -161,21 +163,21 @@ class Applier:
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
     """Updates; the norm of what the weights moved by, over their norm."""
     names = {id(v): index for index, v in enumerate(self.trained.values())}
-    by_variable = zip(gradients.variables, gradients.values, strict=True)
     zero = {
-      names[id(v)]: ~tf.reduce_any(g != 0)
-      for v, g in by_variable
-      if g is not None
+      names[id(variable)]: ~tf.reduce_any(value != 0)
+      for variable, value in zip(
+        gradients.variables, gradients.values, strict=True
+      )
     }
     self._zero.assign(
       tf.stack([zero.get(i, tf.constant(False)) for i in range(len(names))])
     )
     targets = gradients.packing.targets()
-    before = [target.read_value() for target in targets]
+    before = [buckets.raw(target).read_value() for target in targets]
     norm = clipping.global_norm(before)
     self._update(gradients)
     moved = [
-      target.read_value() - value
+      buckets.raw(target).read_value() - value
       for target, value in zip(targets, before, strict=True)
     ]
     return tf.math.divide_no_nan(clipping.global_norm(moved), norm)
@@ -190,7 +192,7 @@ class Applier:
 
     def apply(packed: Sequence[tf.Tensor]) -> None:
       if clipping.is_asked(self.options):
-        weights = [target.read_value() for target in targets]
+        weights = [buckets.raw(target).read_value() for target in targets]
         packed = clipping.clip(self.options, packed, weights, gradients.norm)
       self.optimizer.apply(packed, targets)
       self._settle()
@@ -198,7 +200,7 @@ class Applier:
     with (
       optimizers.own_rates(self.optimizer, rates),
       optimizers.already_reduced(self.optimizer),
-      optimizers.decay_apart(self.optimizer) as decay,
+      optimizers.decay_apart(self.optimizer, self._decays_by_group) as decay,
     ):
       if decay is not None:
         self._decay(chosen, decay)
@@ -219,16 +221,12 @@ class Applier:
           part *= tf.cast(rate, variable.dtype)
           variable.assign_sub(part if factor == 1.0 else part * factor)
 
-        strategy.extended.update(target, shrink, group=False)
+        strategy.extended.update(buckets.raw(target), shrink, group=False)
 
   def _settle(self) -> None:
-    """After an update: copies, constraints and averages; per replica."""
+    """After an update: copies and averages; on each replica."""
     for bucket in self._buckets.values():
       bucket.scatter()
-    for variable in self._alone:
-      constraint = getattr(variable, 'constraint', None)
-      if constraint is not None:
-        variable.assign(constraint(buckets.raw(variable).read_value()))
     if self.average:
       self.average.follow()
 
@@ -310,8 +308,7 @@ class Applier:
 
   def _slots(self) -> Iterator[tuple[str, int | str, Any]]:
     """(slot, index of the target or a name, variable) of the state."""
-    built_for = [bucket.flat for bucket in self._buckets.values()]
-    built_for += self._alone
+    built_for = [target for target, _ in self._targets]
     labels = {f'({index})': index for index in range(len(built_for))}
     references = zip(labels, built_for, strict=True)
     found = variables_lib.optimizer_slots(self.optimizer, list(references))

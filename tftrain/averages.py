@@ -13,7 +13,7 @@ class Average:
 
   Args:
     decay: `average = decay * average + (1 - decay) * variable`.
-    variables: What is averaged; tf.Variables.
+    variables: What is averaged.
   """
 
   def __init__(self, decay: float, variables: Sequence[Any]):

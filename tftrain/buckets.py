@@ -101,8 +101,8 @@ class Packing:
     ]
     return packed + [found[id(v)] for v in self._alone if id(v) in found]
 
-  def unpack(self, packed: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
-    """The reverse: one gradient per variable, None where there is none."""
+  def unpack(self, packed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The reverse: one gradient per variable of `reached`."""
     rest, found = list(packed), {}
     for bucket in self._buckets:
       parts = bucket.split(rest.pop(0))
@@ -110,12 +110,11 @@ class Packing:
       found.update({id(v): part for v, part in members})
     alone = self._reached_alone()
     found.update({id(v): g for v, g in zip(alone, rest, strict=True)})
-    return [found.get(id(v)) for v in self.variables]
+    return [found[id(v)] for v in self.reached]
 
   def targets(self) -> list[Any]:
-    """What is updated: tf.Variables, in the order of the packed gradients."""
-    flats = [bucket.flat for bucket in self._buckets]
-    return flats + [raw(v) for v in self._reached_alone()]
+    """What is updated, in the order of the packed gradients."""
+    return [bucket.flat for bucket in self._buckets] + self._reached_alone()
 
   def _reached_alone(self) -> list[Any]:
     reached = {id(v) for v in self.reached}

@@ -188,7 +188,7 @@ class Recorder:
     return self.apply(self.gradients(loss, batch, variables, optimizer))
 
   @contextlib.contextmanager
-  def step(self, measure: Any) -> Iterator[None]:
+  def step(self, measure: updates.Measure) -> Iterator[None]:
     del measure
     yield
 

@@ -41,7 +41,7 @@ class Engine:
     self._owned = owned
     self._appliers = dict(made)
     self._regularization = regularization
-    self._measure: Any = False
+    self._measure = updates.Measure()
     in_metrics = [v for m in owned.metrics.values() for v in m.variables]
     self._moving = [
       buckets.raw(v)
@@ -100,7 +100,7 @@ class Engine:
 
   def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
     applier = self._appliers[id(gradients.optimizer)]
-    return applier.apply(gradients, tf.convert_to_tensor(self._measure))
+    return applier.apply(gradients, self._measure)
 
   def minimize(
     self,
@@ -164,8 +164,8 @@ class Engine:
       yield
 
   @contextlib.contextmanager
-  def step(self, measure: Any) -> Iterator[None]:
-    """A training step; `measure` says whether its updates are measured."""
+  def step(self, measure: updates.Measure) -> Iterator[None]:
+    """What surrounds a training step while it is traced."""
     self._measure = measure
     with contextlib.ExitStack() as stack:
       stack.enter_context(self.calls())

@@ -22,9 +22,8 @@ class Gradients(NamedTuple):
   """The gradients of the mean loss of a global batch.
 
   Attributes:
-    variables: What they belong to.
-    values: One dense tensor per variable, the same on every replica; None
-      where the loss does not depend on the variable.
+    variables: What they belong to: those on which the loss depends.
+    values: One dense tensor per variable, the same on every replica.
     loss: The mean loss.
     norm: Global norm of all of them.
     sums: Metric name -> (weighted sum, sum of weights).
@@ -34,7 +33,7 @@ class Gradients(NamedTuple):
   """
 
   variables: Sequence[Any]
-  values: Sequence[tf.Tensor | None]
+  values: Sequence[tf.Tensor]
   loss: tf.Tensor
   norm: tf.Tensor
   sums: Scalars
@@ -80,7 +79,7 @@ def compute(
   sums = {name: (value, weight) for name, value in metrics.items()}
   sums['gradient_norm'] = (norm, tf.ones([]))
   return Gradients(
-    variables=way.packing.variables,
+    variables=way.packing.reached,
     values=way.packing.unpack(here),
     loss=metrics['loss'] / weight,
     norm=norm,

@@ -10,6 +10,7 @@ from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
 from tftrain import tasks
+from tftrain import updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,7 @@ def train_loop(
   feed: Feed,
   counters: Counters,
   means: metrics.Means,
-  measured: Callable[[tf.Tensor], tf.Tensor],
+  measured: Callable[[tf.Tensor], updates.Measure],
 ) -> Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
 
@@ -150,7 +151,7 @@ def train_loop(
     feed: Where batches come from.
     counters: Counted up.
     means: Where the metrics go.
-    measured: Of a step's number, whether its updates are to be measured.
+    measured: Of a step's number, whether to look at what its updates do.
 
   Returns:
     The function; it returns (whether all went well, loss, gradient norm) of the

@@ -47,14 +47,30 @@ _OURS = {
 
 
 @contextlib.contextmanager
-def decay_apart(optimizer: Any) -> Iterator[float | None]:
-  """Keeps a Keras optimizer from decaying; yields its weight decay."""
+def decay_apart(optimizer: Any, wanted: bool) -> Iterator[float | None]:
+  """If wanted, keeps an optimizer from decaying, and yields its weight decay.
+
+  Raises:
+    ConfigError: It decays weights in a way of its own.
+  """
   decay = optimizer.weight_decay
+  if not wanted or not decay:
+    yield None
+    return
+  if type(optimizer)._apply_weight_decay is not _PLAIN_DECAY:
+    raise errors.ConfigError(
+      f'{type(optimizer).__name__} decays weights in a way of its own, which '
+      'Update.no_decay and Update.rates cannot follow; leave them out, or '
+      'weight_decay'
+    )
   optimizer.weight_decay = None
   try:
     yield decay
   finally:
     optimizer.weight_decay = decay
+
+
+_PLAIN_DECAY = keras.Optimizer._apply_weight_decay
 
 
 @contextlib.contextmanager

@@ -54,7 +54,8 @@ class SupervisedTask(tasks.Task):
 
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     features, labels, weights = self._unpack(batch)
-    predictions = self.model(features, training=training)
+    model = autographs.converted(self.model)
+    predictions = model(features, training=training)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
     means = {

@@ -232,20 +232,20 @@ class Task:
     return self._engine.calls() if self._engine else contextlib.nullcontext()
 
   def run_train_step(
-    self, batch: Any, measure: tf.Tensor | bool = False
+    self, batch: Any, measure: updates.Measure | None = None
   ) -> updates.Step:
     """`train_step`, by way of AutoGraph if it is the user's own.
 
     Args:
       batch: The global batch.
-      measure: Whether to find out how far the weights move.
+      measure: Whether to look at what the updates do; None means no.
     """
     self._steps = []
     self._graph = None
     if not tf.executing_eagerly():
       self._graph = tf.compat.v1.get_default_graph()
     before = self._runner.moving()
-    with self._runner.step(measure):
+    with self._runner.step(measure or updates.Measure()):
       last = autographs.converted(self.train_step)(batch)
     step = _combined(last, self._steps)
     self._steps = []

@@ -294,11 +294,12 @@ class Trainer:
       *(event for event in due if event is not None),
     )
 
-  def _is_measured(self, step: tf.Tensor) -> tf.Tensor:
-    measured = step % self._log_every == 0
-    for at in _INSPECTED:
-      measured |= step == at
-    return measured
+  def _is_measured(self, step: tf.Tensor) -> updates_lib.Measure:
+    report = step % self._log_every == 0
+    inspected = [step == at for at in _INSPECTED]
+    return updates_lib.Measure(
+      tf.reduce_any(tf.stack([report, *inspected])), report
+    )
 
   def _inspect(self) -> None:
     """Names the variables whose gradient was zero in this step."""

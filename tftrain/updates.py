@@ -107,6 +107,18 @@ def _is_number(value: Any, above: float) -> bool:
   return number and above < value < float('inf')
 
 
+class Measure(NamedTuple):
+  """Whether a step's updates are looked at; bool scalars.
+
+  Attributes:
+    look: At which gradients are zero, and how far the weights move.
+    report: The latter also goes into the metrics; implies `look`.
+  """
+
+  look: Any = False
+  report: Any = False
+
+
 class Step(NamedTuple):
   """What one update did; scalars, the same on every replica.
 

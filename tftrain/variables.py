@@ -69,7 +69,7 @@ class Owned:
     for variable in layer.variables:
       self._add(f'{name}/{stable(variable.path)}', variable)
     for part in parts:
-      path = stable(part.path) if part.path else part.name
+      path = stable(part.path or part.name)
       self.sublayers.setdefault(f'{name}/{path}', part)
       self._remember(part)
       self.seed_generators += part._seed_generators
@@ -133,7 +133,8 @@ def optimizer_slots(
       continue
     prefixes = [m for m in mangled if variable.name.startswith(f'{m}_')]
     if not prefixes:
-      yield 'state', f'{others:03d}_{variable.name}', variable
+      plain_name = re.sub(r'_\d+$', '', variable.name)
+      yield 'state', f'{others:03d}_{plain_name}', variable
       others += 1
       continue
     prefix = max(prefixes, key=len)
@@ -154,7 +155,7 @@ class _Paths:
 
   def __init__(self, parts: Sequence[Any]):
     self._automatic = {_snake(type(part).__name__) for part in parts}
-    self._automatic.add('seed_generator')
+    self._automatic |= {'seed_generator', 'variable'}
     self._renamed: dict[str, dict[str, str]] = {}
 
   def __call__(self, path: str) -> str:
