@@ -55,7 +55,7 @@ class SupervisedTask(tasks.Task):
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     features, labels, weights = self._unpack(batch)
     model = autographs.converted(self.model)
-    predictions = model(features, training=training)
+    predictions = _in_full(model(features, training=training))
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
     means = {
@@ -86,6 +86,16 @@ class SupervisedTask(tasks.Task):
         'tftrain.Arrays((x, y), batch_size), for others write a Task'
       )
     return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def _in_full(predictions: Any) -> Any:
+  """Predictions in float32 at least: a loss of half precision is no use."""
+
+  def widen(tensor: Any) -> Any:
+    half = tensor.dtype in (tf.float16, tf.bfloat16)
+    return tf.cast(tensor, tf.float32) if half else tensor
+
+  return tf.nest.map_structure(widen, predictions)
 
 
 def _snake_like(name: str) -> str:
