@@ -357,6 +357,31 @@ def test_an_evaluation_with_averages_leaves_training_alone():
   assert averaged != pytest.approx(evaluator.evaluate()['loss'])
 
 
+class Noisy(Sharpness):
+  """Draws noise, in evaluations too."""
+
+  def __init__(self, model, optimizer):
+    super().__init__(model, optimizer)
+    self.seeds = keras.random.SeedGenerator(7)
+
+  def loss(self, batch, training):
+    x, y = batch
+    x += 0.1 * keras.random.normal(tf.shape(x), seed=self.seeds)
+    return super().loss((x, y), training)
+
+  def train_step(self, batch):
+    return self.minimize(self.loss, batch)
+
+
+def test_an_evaluation_that_draws_noise_leaves_training_alone():
+  quiet, _ = train(of(Noisy), 6)
+  watched, _ = train(of(Noisy), 3)
+  data = tftrain.Arrays(cases.arrays(), 8, training=False)
+  tftrain.Evaluator(watched.task, data).evaluate()
+  watched.train(6)
+  cases.assert_same_bits(*states([quiet, watched]))
+
+
 def test_before_the_first_update_the_average_is_the_weights():
   trainer, _ = train(cases.supervised, 0, ema=0.9)
   weights = trainer.task.model.get_weights()

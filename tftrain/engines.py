@@ -159,7 +159,7 @@ class Engine:
 
     with (
       autographs.calls_converted(list(layers.values()), wrap),
-      seeds.distinct(self._owned.seed_generators),
+      seeds.distinct(self._owned.seeds),
     ):
       yield
 

@@ -96,7 +96,11 @@ class Evaluator:
     self._counters.step.assign(0)
     batches = self._pipeline.num_steps
     n = tf.constant(_ALL if batches is None else batches, tf.int64)
-    with self._strategy.scope(), self._task.averaged():
+    with (
+      self._strategy.scope(),
+      self._task.averaged(),
+      self._task.seeds_kept(),
+    ):
       training = self._keras_metrics.values()
       self._keras_metrics.reset()
       try:

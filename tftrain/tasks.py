@@ -277,6 +277,17 @@ class Task:
       for variable, value in zip(everything, before, strict=True):
         variable.assign(value)
 
+  @contextlib.contextmanager
+  def seeds_kept(self) -> Iterator[None]:
+    """Puts the states of seed generators back: evaluating may draw noise."""
+    states = [generator.state.value for generator in self._owned().seeds]
+    before = [state.read_value() for state in states]
+    try:
+      yield
+    finally:
+      for state, value in zip(states, before, strict=True):
+        state.assign(value)
+
   def all_variables(self) -> list[tf.Variable]:
     """Every variable of the models, as TensorFlow sees it."""
     owned = self._owned().variables

@@ -22,7 +22,7 @@ class Owned:
   variables: dict[str, Any] = dataclasses.field(default_factory=dict)
   layers: dict[str, Any] = dataclasses.field(default_factory=dict)
   sublayers: dict[str, Any] = dataclasses.field(default_factory=dict)
-  seed_generators: list[Any] = dataclasses.field(default_factory=list)
+  seeds: list[Any] = dataclasses.field(default_factory=list)
   optimizers: dict[str, Any] = dataclasses.field(default_factory=dict)
   metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
   _seen: set[int] = dataclasses.field(default_factory=set)
@@ -46,7 +46,7 @@ class Owned:
       self._visit_layer(name, value)
     elif isinstance(value, keras.random.SeedGenerator):
       self._add(name, value.state)
-      self.seed_generators.append(value)
+      self.seeds.append(value)
     elif isinstance(value, tf.random.Generator):
       self._add(name, value.state)
     elif isinstance(value, tf.Module):
@@ -72,7 +72,7 @@ class Owned:
       path = stable(part.path or part.name)
       self.sublayers.setdefault(f'{name}/{path}', part)
       self._remember(part)
-      self.seed_generators += part._seed_generators
+      self.seeds += part._seed_generators
       for attribute, child in vars(part).items():
         if not attribute.startswith('_'):  # what Keras cannot see
           self._visit_hidden(f'{name}/{attribute}', child)
