@@ -138,21 +138,20 @@ class Applier:
     finite = tf.math.is_finite(gradients.loss + gradients.norm)
     skipped = self.scale.adapt(finite) if self.scale else tf.constant(False)
 
-    def update(measured: bool) -> tf.Tensor:
-      self._refresh_if_stale()
-      self._busy = True
-      ratio = self._measured(gradients) if measured else self._update(gradients)
-      self._busy = False
-      return ratio
-
+    self._refresh_if_stale()
+    self._busy = True
     ratio = tf.switch_case(
       tf.where(finite, tf.where(measure.look, 2, 1), 0),
       [
         lambda: tf.zeros([]),
-        lambda: update(measured=False),
-        lambda: update(measured=True),
+        lambda: self._update(gradients),
+        lambda: self._measured(gradients),
       ],
     )
+    # Outside of the switch: each variable that goes into it costs time. Where
+    # nothing was updated this writes what is there.
+    tf.distribute.get_strategy().run(self._scatter)
+    self._busy = False
     reported = finite & measure.report
     counted = _masked(reported, ratio, tf.ones([]))
     sums = {**gradients.sums, 'update_ratio': counted}
@@ -163,11 +162,17 @@ class Applier:
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
     """Updates; the norm of what the weights moved by, over their norm."""
     names = {id(v): index for index, v in enumerate(self.trained.values())}
+    strategy = tf.distribute.get_strategy()
+    packed = [
+      strategy.experimental_local_results(value)[0]
+      for value in gradients.packed
+    ]
+    # Taken apart here, not by `gradients.values`: those would be computed, and
+    # carried into the switch, at every step.
+    values = gradients.packing.unpack(packed)
     zero = {
       names[id(variable)]: ~tf.reduce_any(value != 0)
-      for variable, value in zip(
-        gradients.variables, gradients.values, strict=True
-      )
+      for variable, value in zip(gradients.variables, values, strict=True)
     }
     self._zero.assign(
       tf.stack([zero.get(i, tf.constant(False)) for i in range(len(names))])
@@ -195,7 +200,8 @@ class Applier:
         weights = [buckets.raw(target).read_value() for target in targets]
         packed = clipping.clip(self.options, packed, weights, gradients.norm)
       self.optimizer.apply(packed, targets)
-      self._settle()
+      if self.average:
+        self.average.follow()
 
     with (
       optimizers.own_rates(self.optimizer, rates),
@@ -223,12 +229,9 @@ class Applier:
 
         strategy.extended.update(buckets.raw(target), shrink, group=False)
 
-  def _settle(self) -> None:
-    """After an update: copies and averages; on each replica."""
+  def _scatter(self) -> None:
     for bucket in self._buckets.values():
       bucket.scatter()
-    if self.average:
-      self.average.follow()
 
   # What is reported.
 
