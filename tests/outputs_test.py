@@ -229,3 +229,95 @@ def test_lines_after_the_restored_step_are_taken_back(tmp_path):
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert path.read_text().startswith(kept)
   assert [line['loss'] for line in lines] == [1.0, 2.0, 2.0, 3.0]
+
+
+def averaged_run(strategy):
+  keras.utils.set_random_seed(0)
+  strategy = tftrain.make_strategy(strategy)
+  with strategy.scope():
+    task = cases.supervised(keras.optimizers.Adam(0.05))
+  trainer = tftrain.Trainer(
+    task,
+    tftrain.Arrays(cases.arrays(), 8),
+    strategy=strategy,
+    update=tftrain.Update(ema=0.95),
+  )
+  trainer.train(30)
+  return trainer
+
+
+@pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
+def test_averaged_weights_are_what_is_exported(strategy, tmp_path):
+  trainer = averaged_run(strategy)
+  before = cases.state_of(trainer)
+  x = trainer.example_features()
+  tftrain.export_model(trainer.task, x, tmp_path / 'model')
+  cases.assert_same_bits(before, cases.state_of(trainer))
+  exported = tf.saved_model.load(str(tmp_path / 'model')).signatures
+  outputs = exported['serving_default'](inputs=x)['outputs'].numpy()
+  with trainer.task.averaged():
+    np.testing.assert_array_equal(outputs, trainer.task.model(x))
+  assert np.abs(outputs - trainer.task.model(x)).max() > 1e-3
+
+
+def test_a_part_is_exported_alone(tmp_path):
+  trainer = averaged_run('one_device')
+  trunk = trainer.task.model.layers[0]
+  x = trainer.example_features()
+  tftrain.export_model(trainer.task, x, tmp_path / 'trunk', part=trunk)
+  exported = tf.saved_model.load(str(tmp_path / 'trunk'))
+  outputs = exported.signatures['serving_default'](inputs=x)['outputs']
+  with trainer.task.averaged():
+    np.testing.assert_array_equal(outputs, trunk(x))
+  names = [name for name, _ in tf.train.list_variables(
+    str(tmp_path / 'trunk' / 'variables' / 'variables')
+  )]  # fmt: skip
+  assert sum('all_variables' in name for name in names) == 2
+
+
+class Looks(tftrain.SupervisedTask):
+  def artifacts(self, batch):
+    x, _ = batch
+    images = tf.reshape(x[:3], [3, 2, 3, 1])
+    return {'pictures': images, 'words': f'**{len(x)}** rows'}
+
+
+def looking(kind):
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  return kind(cases.model(), loss, keras.optimizers.Adam(0.05))
+
+
+def test_artifacts_are_in_the_events(tmp_path):
+  tftrain.Experiment(
+    lambda: looking(Looks),
+    lambda: tftrain.Arrays(cases.arrays(), 8),
+    lambda: tftrain.Arrays(cases.arrays(seed=1), 8, training=False),
+    steps=20,
+    eval_every=10,
+    export=False,
+  ).train(tmp_path)
+  found = events(tmp_path / 'eval' / 'test')
+  texts = [tf.make_ndarray(e.tensor_proto) for e in found.Tensors('words')]
+  assert [text.item() for text in texts] == [b'**8** rows'] * 2
+  width, height, *pictures = tf.make_ndarray(
+    found.Tensors('pictures')[0].tensor_proto
+  )
+  assert (width, height, len(pictures)) == (b'3', b'2', 3)
+  assert tf.io.decode_png(pictures[0]).shape == (2, 3, 1)
+
+
+class LooksWrong(Looks):
+  def artifacts(self, batch):
+    return {'flat': batch[0]}
+
+
+def test_artifacts_of_the_wrong_shape_are_named(tmp_path):
+  experiment = tftrain.Experiment(
+    lambda: looking(LooksWrong),
+    lambda: tftrain.Arrays(cases.arrays(), 8),
+    lambda: tftrain.Arrays(cases.arrays(seed=1), 8, training=False),
+    steps=2,
+    export=False,
+  )
+  with pytest.raises(errors.TaskError, match=r"'flat' of shape \(8, 6\); give"):
+    experiment.prepare(tmp_path)

@@ -1,6 +1,9 @@
 """Steps of all kinds: what research does between a batch and new weights."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -683,3 +686,38 @@ def test_what_learns_and_what_does_not():
     tftrain.testing.assert_learns(
       lambda: cases.supervised(keras.optimizers.SGD(1e-6)), data, steps=20
     )
+
+
+class Nested(Sharpness):
+  """Its optimizer lies in a dictionary."""
+
+  def __init__(self):
+    super().__init__(cases.model(), {'a': keras.optimizers.Adam(0.1)})
+
+  def train_step(self, batch):
+    return self.minimize(self.loss, batch, optimizer=self.optimizer['a'])
+
+
+def test_invariance_of_an_optimizer_in_a_dictionary_and_rates():
+  tftrain.testing.assert_replica_invariant(
+    Nested,
+    tftrain.Arrays(cases.arrays(), 16),
+    update=tftrain.Update(rates={'kernel': 3.0}),
+    accumulate=(1, 2),
+  )
+
+
+@pytest.mark.slow
+def test_invariance_holds_on_four_devices():
+  """In a process of its own: these have two."""
+  program = """
+from tftrain import strategies, testing, Arrays, Update
+strategies.set_local_devices(4)
+from tests import cases
+data = Arrays(cases.arrays(), 16)
+lines = testing.assert_replica_invariant(cases.supervised, data)
+assert lines == ['dropout: model/dropout is switched off'], lines
+"""
+  subprocess.run(
+    [sys.executable, '-c', program], check=True, timeout=120, env=os.environ
+  )

@@ -145,4 +145,6 @@ class Evaluator:
       if not self._task.is_built:
         self._task.build(batch)
       with self._task.untouched():
-        return tuple(self._task.eval_step(batch))
+        names = tuple(self._task.eval_step(batch))
+    self._artifacts()  # shows now what could only fail at the first evaluation
+    return names

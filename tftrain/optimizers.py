@@ -98,6 +98,7 @@ def own_rates(
   if not by_key:
     yield
     return
+  own = vars(optimizer).get('update_step')
   plain = optimizer.update_step
 
   def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
@@ -109,3 +110,5 @@ def own_rates(
     yield
   finally:
     del optimizer.update_step
+    if own is not None:
+      optimizer.update_step = own
