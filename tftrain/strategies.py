@@ -1,6 +1,9 @@
 """Which devices a run uses: tf.distribute strategies by name."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import logging
 from typing import Any
 
 import tensorflow as tf
@@ -84,7 +87,23 @@ def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
     with tf.control_dependencies(tf.nest.flatten(batch)):
       return function(_own_rows(batch))
 
-  return tf.distribute.get_strategy().run(on_replica, args=(batch,))
+  with _eager_is_fine():
+    return tf.distribute.get_strategy().run(on_replica, args=(batch,))
+
+
+@contextlib.contextmanager
+def _eager_is_fine() -> Iterator[None]:
+  """Mutes the advice to compile: what runs eagerly here runs once, to build."""
+
+  def mute(record: logging.LogRecord) -> bool:
+    return 'MirroredStrategy eagerly' not in record.getMessage()
+
+  logger = tf.get_logger()
+  logger.addFilter(mute)
+  try:
+    yield
+  finally:
+    logger.removeFilter(mute)
 
 
 def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
