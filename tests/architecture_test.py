@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors files reports',
-  'strategies inputs.pipelines inputs.arrays inputs.batches inputs autographs '
+  'patches strategies inputs.pipelines inputs.arrays inputs.batches inputs autographs '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats gradients optimizers appliers engines builds tasks supervised '
   'metrics actions summaries checkpoints exports preemption progress',

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tftrain import averages
 from tftrain import buckets
 from tftrain import clipping
+from tftrain import errors
 from tftrain import gradients as gradients_lib
 from tftrain import groups
 from tftrain import optimizers
@@ -61,6 +62,7 @@ class Applier:
     self._decays_by_group = any(
       group.factor != 1.0 or not group.decays for group in self._groups.values()
     )
+    self._rate = getattr(optimizer, '_learning_rate', None)
     self.configured_rate = float(buckets.value(optimizer.learning_rate))
     self.scale = None if loss_scale is None else scales.LossScale(loss_scale)
     self.average: averages.Average | None = None
@@ -83,6 +85,14 @@ class Applier:
     }
 
   # Flat copies and the variables themselves, which are the truth.
+
+  def check_unchanged(self) -> None:
+    """Raises TaskError if the learning rate is another object than before."""
+    if getattr(self.optimizer, '_learning_rate', None) is not self._rate:
+      raise errors.TaskError(
+        'the learning rate became a schedule after the Trainer was made; make '
+        'the optimizer with it, or assign a number'
+      )
 
   def refresh(self) -> None:
     """Takes over weights that were assigned since the last block of steps."""
@@ -109,6 +119,14 @@ class Applier:
     with buckets.assignments_seen(members, seen):
       yield
       self._refresh_if_stale()
+
+  @contextlib.contextmanager
+  def _own_assignments(self) -> Iterator[None]:
+    self._busy = True
+    try:
+      yield
+    finally:
+      self._busy = False
 
   def _refresh_if_stale(self) -> None:
     if self._stale:
@@ -139,19 +157,18 @@ class Applier:
     skipped = self.scale.adapt(finite) if self.scale else tf.constant(False)
 
     self._refresh_if_stale()
-    self._busy = True
-    ratio = tf.switch_case(
-      tf.where(finite, tf.where(measure.look, 2, 1), 0),
-      [
-        lambda: tf.zeros([]),
-        lambda: self._update(gradients),
-        lambda: self._measured(gradients),
-      ],
-    )
-    # Outside of the switch: each variable that goes into it costs time. Where
-    # nothing was updated this writes what is there.
-    tf.distribute.get_strategy().run(self._scatter)
-    self._busy = False
+    with self._own_assignments():
+      ratio = tf.switch_case(
+        tf.where(finite, tf.where(measure.look, 2, 1), 0),
+        [
+          lambda: tf.zeros([]),
+          lambda: self._update(gradients),
+          lambda: self._measured(gradients),
+        ],
+      )
+      # Outside of the switch: each variable that goes into it costs time. Where
+      # nothing was updated this writes what is there.
+      tf.distribute.get_strategy().run(self._scatter)
     reported = finite & measure.report
     counted = _masked(reported, ratio, tf.ones([]))
     sums = {**gradients.sums, 'update_ratio': counted}
@@ -257,7 +274,7 @@ class Applier:
     before = [tf.identity(v.read_value()) for v in members]
     average = self._averages()
     for name, variable in zip(self.trained, members, strict=True):
-      variable.assign(average[name])
+      variable.assign(tf.cast(average[name], variable.dtype))
     try:
       yield
     finally:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import functools
+import inspect
 from typing import Any, cast, TypeVar
 
 from absl import logging
+import keras
 import tensorflow as tf
+
+from tftrain import patches
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
 
@@ -23,14 +27,23 @@ def converted(function: _Function) -> _Function:
 
   Ours and Keras's are returned as they are, and so is everything while running
   eagerly, so that pdb shows the user's own lines. Of an object that can be
-  called, its `__call__` is converted.
+  called, its `__call__` is converted; of a Keras layer nothing, see
+  `calls_converted`.
   """
-  if tf.executing_eagerly() or not _is_users(function):
+  if tf.executing_eagerly() or isinstance(function, keras.Layer):
     return function
-  target = getattr(function, '__func__', function)
-  bound = getattr(function, '__self__', None)
-  if isinstance(function, tf.Module):
-    target, bound = type(function).__call__, function
+  if isinstance(function, functools.partial):
+    inner = converted(function.func)
+    return cast(
+      _Function, functools.partial(inner, *function.args, **function.keywords)
+    )
+  target: Any = function
+  if not inspect.isroutine(function):
+    target = getattr(function, '__call__')  # noqa: B004
+  bound = getattr(target, '__self__', None)
+  target = getattr(target, '__func__', target)
+  if not inspect.isfunction(target) or not _is_users(target):
+    return function
   graph = _convert(target)
   return cast(
     _Function, graph if bound is None else functools.partial(graph, bound)
@@ -47,17 +60,13 @@ def calls_converted(
     layers: Keras layers, with those inside them.
     wrap: Takes (layer, call) and returns what to call instead, or `call`.
   """
-  changed = []
-  try:
-    for layer in layers:
-      call = wrap(layer, converted(layer.call))
-      if call is not layer.call and call != layer.call:
-        object.__setattr__(layer, 'call', call)
-        changed.append(layer)
+  changes = []
+  for layer in layers:
+    call = wrap(layer, converted(layer.call))
+    if call != layer.call:
+      changes.append((layer, 'call', call))
+  with patches.overridden(changes):
     yield
-  finally:
-    for layer in changed:
-      object.__delattr__(layer, 'call')
 
 
 def unconverted(function: _Function) -> _Function:
@@ -66,16 +75,13 @@ def unconverted(function: _Function) -> _Function:
 
 
 def _is_users(function: Any) -> bool:
-  if isinstance(function, tf.Module):
-    function = type(function).__call__
   module = getattr(function, '__module__', None) or ''
   return module.split('.')[0] not in ('tftrain', 'keras', 'tensorflow')
 
 
-@functools.cache
 def _convert(function: Callable[..., Any]) -> Callable[..., Any]:
   try:
     return cast(Callable[..., Any], tf.autograph.to_graph(function))
-  except Exception as error:  # no source: a lambda, an interactive session
+  except Exception as error:  # no source: an interactive session, say
     logging.info('%s runs without AutoGraph: %s', function, error)
     return function

@@ -20,19 +20,20 @@ class Average:
     self._rate = 1.0 - decay
     self._followed = list(variables)
     self.variables = [
-      tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False, name='ema')
+      tf.Variable(tf.zeros(v.shape, _wide(v)), trainable=False, name='ema')
       for v in variables
     ]
 
   def start(self) -> None:
     """Begins at the weights as they are."""
     for average, variable in self._pairs():
-      average.assign(variable.read_value())
+      average.assign(tf.cast(variable.read_value(), average.dtype))
 
   def follow(self) -> None:
     """One step towards the weights, after an update; in replica context."""
     for average, variable in self._pairs():
-      gap = variable.read_value() - average.read_value()
+      value = tf.cast(variable.read_value(), average.dtype)
+      gap = value - average.read_value()
       average.assign_add(tf.cast(self._rate, gap.dtype) * gap)
 
   def _pairs(self) -> list[tuple[Any, Any]]:
@@ -40,3 +41,9 @@ class Average:
       (average, buckets.raw(variable))
       for average, variable in zip(self.variables, self._followed, strict=True)
     ]
+
+
+def _wide(variable: Any) -> Any:
+  """In half precision an average would not see small changes."""
+  dtype = tf.as_dtype(variable.dtype)
+  return tf.float32 if dtype in (tf.float16, tf.bfloat16) else dtype

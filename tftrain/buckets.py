@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tftrain import patches
+
 VARIABLE = keras.Variable | tf.Variable
 
 # A variable above this size is better left alone: copying it costs more than
@@ -129,6 +131,8 @@ def is_small(optimizer: Any, variable: Any) -> bool:
     and math.prod(variable.shape) <= _SMALL
     and variable.dtype in ('float32', tf.float32)
     and getattr(variable, 'constraint', None) is None
+    # Written on each replica, it would be added up.
+    and raw(variable).aggregation != tf.VariableAggregation.SUM
     and not getattr(variable, 'overwrite_with_gradient', False)
   )
 
@@ -161,19 +165,17 @@ def assignments_seen(
 
     return assign
 
-  watched = [raw(variable) for variable in variables]
-  for variable in watched:
-    for name in _ASSIGNS:
-      setattr(variable, name, watching(getattr(variable, name)))
-  try:
+  with patches.overridden(
+    (variable, name, watching(getattr(variable, name)))
+    for variable in map(raw, variables)
+    for name in dir(variable)
+    if name in _ASSIGNS or name.startswith(_SCATTERS)
+  ):
     yield
-  finally:
-    for variable in watched:
-      for name in _ASSIGNS:
-        delattr(variable, name)
 
 
-_ASSIGNS = ('assign', 'assign_add', 'assign_sub')
+_ASSIGNS = ('assign', 'assign_add', 'assign_sub', '_strided_slice_assign')
+_SCATTERS = ('scatter_', 'batch_scatter_')
 
 
 def raw(variable: Any) -> Any:

@@ -8,7 +8,6 @@ import contextlib
 from typing import Any
 
 from absl import logging
-import keras
 import tensorflow as tf
 
 from tftrain import appliers
@@ -44,7 +43,7 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
 
 
 def prepare(owned: variables_lib.Owned, options: updates.Update) -> None:
-  """Freezes and synchronizes layers; checks what can be checked by now.
+  """Checks what can be checked once all variables are there.
 
   Raises:
     ConfigError: A pattern that matches nothing, options that exclude others.
@@ -66,50 +65,12 @@ def prepare(owned: variables_lib.Owned, options: updates.Update) -> None:
     if groups.matches(options.remat, name)
   }
   remats.check(list(again), list(again.values()))
-  _freeze(owned, options)
-  if strategy.num_replicas_in_sync > 1 and options.sync_batch_norm:
-    _synchronize(owned, options)
-
-
-def _freeze(owned: variables_lib.Owned, options: updates.Update) -> None:
-  """Layers that are frozen as a whole become untrainable, as Keras has it."""
-  frozen = {
-    id(variable)
-    for name, variable in owned.variables.items()
-    if groups.matches(options.freeze, name)
-  }
-  for layer in owned.sublayers.values():
-    weights = [id(v) for v in layer.variables]
-    if weights and frozen.issuperset(weights):
-      layer.trainable = False
-
-
-def _synchronize(owned: variables_lib.Owned, options: updates.Update) -> None:
-  for name, layer in owned.sublayers.items():
-    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-      if options.jit:
-        raise errors.ConfigError(
-          f'Update.jit: XLA cannot hold the all-reduce of {name} on several '
-          'replicas; set jit=False, or sync_batch_norm=False'
-        )
-      layer.synchronized = True
-
-
-class _Call:
-  """One set of gradients that a step takes.
-
-  Attributes:
-    optimizer: For which optimizer.
-    reached: The variables that got one.
-  """
-
-  def __init__(self, optimizer: Any, packing: buckets.Packing):
-    self.optimizer = optimizer
-    self._packing = packing
-
-  @property
-  def reached(self) -> list[Any]:
-    return self._packing.reached
+  if options.jit and strategy.num_replicas_in_sync > 1:
+    for name in engines.synchronized(owned, options):
+      raise errors.ConfigError(
+        f'Update.jit: XLA cannot hold the all-reduce of {name} on several '
+        'replicas; set jit=False, or sync_batch_norm=False'
+      )
 
 
 class Recorder:
@@ -127,7 +88,7 @@ class Recorder:
     self._owner = owner
     self._regularization = regularization
     self._strict = strict
-    self._calls: list[_Call] = []
+    self._calls: list[tuple[Any, buckets.Packing]] = []
     self._read: dict[int, Any] = {}
 
   def gradients(
@@ -162,7 +123,7 @@ class Recorder:
     )
     if self._strict and not packing.reached:
       raise errors.TaskError(_nothing_reached(variables))
-    self._calls.append(_Call(optimizer, packing))
+    self._calls.append((optimizer, packing))
     return found
 
   def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
@@ -212,9 +173,9 @@ class Recorder:
     made = {}
     for optimizer, found in reached.values():
       sets = [
-        {id(v) for v in call.reached}
-        for call in self._calls
-        if call.optimizer is optimizer
+        {id(v) for v in packing.reached}
+        for own, packing in self._calls
+        if own is optimizer
       ]
       made[id(optimizer)] = appliers.Applier(
         optimizer,
@@ -231,20 +192,20 @@ class Recorder:
 
   def _reached_by_optimizer(self) -> dict[int, tuple[Any, list[Any]]]:
     reached: dict[int, tuple[Any, list[Any]]] = {}
-    for call in self._calls:
-      _, found = reached.setdefault(id(call.optimizer), (call.optimizer, []))
+    for optimizer, packing in self._calls:
+      _, found = reached.setdefault(id(optimizer), (optimizer, []))
       known = {id(variable) for variable in found}
-      found += [v for v in call.reached if id(v) not in known]
+      found += [v for v in packing.reached if id(v) not in known]
     return reached
 
   def _check_owned(self, owned: variables_lib.Owned) -> None:
     """What is trained must be found again, to be saved."""
     known = {id(value) for value in owned.variables.values()}
-    optimizers = {id(value) for value in owned.optimizers.values()}
-    for call in self._calls:
-      lost = [v.name for v in call.reached if id(v) not in known]
-      if id(call.optimizer) not in optimizers:
-        lost.append(type(call.optimizer).__name__)
+    owned_optimizers = {id(value) for value in owned.optimizers.values()}
+    for optimizer, packing in self._calls:
+      lost = [v.name for v in packing.reached if id(v) not in known]
+      if id(optimizer) not in owned_optimizers:
+        lost.append(type(optimizer).__name__)
       if lost:
         raise errors.TaskError(
           f'{lost[0]} is trained but not found in {self._owner}; make what '
@@ -255,7 +216,7 @@ class Recorder:
     self, owned: variables_lib.Owned, options: updates.Update
   ) -> None:
     """Warns of variables that stay as they are, or that the Task lacks."""
-    reached = {id(v) for call in self._calls for v in call.reached}
+    reached = {id(v) for _, packing in self._calls for v in packing.reached}
     untrained = [
       name
       for name, variable in owned.trainable.items()

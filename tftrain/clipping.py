@@ -47,9 +47,16 @@ def is_asked(options: updates.Update) -> bool:
 
 
 def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-  """The norm of all entries of all tensors, in float32."""
-  halves = [tf.cast(tf.nn.l2_loss(tensor), tf.float32) for tensor in tensors]
+  """The norm of all entries of all tensors, a float32."""
+  halves = [
+    tf.cast(tf.nn.l2_loss(_in_full(tensor)), tf.float32) for tensor in tensors
+  ]
   return tf.sqrt(2.0 * tf.add_n(halves))
+
+
+def _in_full(tensor: tf.Tensor) -> tf.Tensor:
+  half = tensor.dtype in (tf.float16, tf.bfloat16)
+  return tf.cast(tensor, tf.float32) if half else tensor
 
 
 def _adaptive(
@@ -58,7 +65,8 @@ def _adaptive(
   """Shortens the gradient of each unit to `limit` of the unit's weights."""
   largest = limit * tf.maximum(_unit_norm(weight), _SMALLEST_WEIGHT)
   norm = _unit_norm(gradient)
-  return gradient * tf.minimum(1.0, largest / tf.maximum(norm, 1e-6))
+  one = tf.ones([], norm.dtype)
+  return gradient * tf.minimum(one, largest / tf.maximum(norm, 1e-6))
 
 
 def _unit_norm(tensor: tf.Tensor) -> tf.Tensor:

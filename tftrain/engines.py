@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import contextlib
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tftrain import appliers
@@ -14,6 +15,7 @@ from tftrain import autographs
 from tftrain import buckets
 from tftrain import gradients as gradients_lib
 from tftrain import groups
+from tftrain import patches
 from tftrain import remats
 from tftrain import seeds
 from tftrain import updates
@@ -145,33 +147,55 @@ class Engine:
   # What surrounds a step.
 
   @contextlib.contextmanager
-  def calls(self) -> Iterator[None]:
-    """Layers as they are called in a compiled step, evaluation or export."""
-    layers = self._owned.sublayers
-    again = {
-      id(layer)
-      for name, layer in layers.items()
-      if groups.matches(self.options.remat, name)
-    }
+  def calls(self, *, remat: bool = False) -> Iterator[None]:
+    """Layers as they are called in a compiled step, evaluation or export.
+
+    They are changed while a function is traced, and put back: Keras offers no
+    other place for it.
+    """
+    again = self._recomputed_layers() if remat else set()
 
     def wrap(layer: Any, call: Any) -> Any:
       return remats.recomputed(layer, call) if id(layer) in again else call
 
+    layers = list(self._owned.sublayers.values())
+    norms = synchronized(self._owned, self.options).values()
+    frozen = _frozen(self._owned, self.options)
     with (
-      autographs.calls_converted(list(layers.values()), wrap),
+      autographs.calls_converted(layers, wrap),
       seeds.distinct(self._owned.seeds),
+      patches.overridden((layer, 'synchronized', True) for layer in norms),
+      patches.overridden((layer, '_trainable', False) for layer in frozen),
     ):
       yield
+
+  def _recomputed_layers(self) -> set[int]:
+    """Those that match `Update.remat`, without those inside another."""
+    matched = [
+      layer
+      for name, layer in self._owned.sublayers.items()
+      if groups.matches(self.options.remat, name)
+    ]
+    inner = {
+      id(part)
+      for layer in matched
+      for part in layer._flatten_layers(include_self=False)
+    }
+    return {id(layer) for layer in matched} - inner
 
   @contextlib.contextmanager
   def step(self, measure: updates.Measure) -> Iterator[None]:
     """What surrounds a training step while it is traced."""
     self._measure = measure
     with contextlib.ExitStack() as stack:
-      stack.enter_context(self.calls())
+      stack.enter_context(self.calls(remat=True))
       for applier in self._appliers.values():
         stack.enter_context(applier.watching())
       yield
+
+  def check_unchanged(self) -> None:
+    for applier in self._appliers.values():
+      applier.check_unchanged()
 
   def moving(self) -> Any:
     """What a step changes besides weights, as it is now: batch statistics."""
@@ -203,6 +227,34 @@ class Engine:
       for applier in self._appliers.values():
         stack.enter_context(applier.averaged())
       yield
+
+
+def synchronized(
+  owned: variables_lib.Owned, options: updates.Update
+) -> dict[str, Any]:
+  """Name -> layer of the batch normalization that sees all replicas."""
+  several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+  if not (several and options.sync_batch_norm):
+    return {}
+  return {
+    name: layer
+    for name, layer in owned.sublayers.items()
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+  }
+
+
+def _frozen(owned: variables_lib.Owned, options: updates.Update) -> list[Any]:
+  """Layers all of whose variables are frozen: Keras lets them rest."""
+  frozen = {
+    id(variable)
+    for name, variable in owned.variables.items()
+    if groups.matches(options.freeze, name)
+  }
+  return [
+    layer
+    for layer in owned.sublayers.values()
+    if layer.variables and frozen.issuperset(map(id, layer.variables))
+  ]
 
 
 def _take_when(when: Any, take: Callable[[Any], Any], batch: Any) -> Any:

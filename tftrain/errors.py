@@ -61,15 +61,40 @@ class ExportError(Error):
 
 # How TensorFlow dresses the one line that matters.
 _DRESSING = ('Graph execution error', 'Detected at node', 'File "', '[[', '<')
+# AutoGraph puts the frames of the user's code first.
+_FRAMES = re.compile(r'(?:\w+: )?in user code:\n(?:\s*File ".*\n.*\n)+')
+# Keras prints the cause in bold, between the layer and its arguments.
+_BOLD = re.compile(r'\x1b\[[\d;]*m')
+_LAYER = re.compile(r'Exception encountered when calling (.+)\.$')
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-  """The telling line of a long error text, for use inside ours."""
+  """The telling line of a long error text, for use inside ours.
+
+  What happened in a Keras layer begins with that layer: `Dense.call(): ...`.
+  """
   text = str(getattr(error, 'message', None) or error)
-  stripped = [line.strip() for line in text.splitlines()]
-  lines = [s for s in stripped if s and not s.startswith(_DRESSING)]
+  if isinstance(error, KeyError):  # its text is the repr of what it was given
+    text = text.replace(r'\n', '\n').replace(r'\x1b', '\x1b')
+  layer, lines = _undressed(_FRAMES.sub('', _BOLD.sub('', text)))
   line = type(error).__name__
   if lines:
     line = lines[-1] if 'Graph execution error' in text else lines[0]
-  line = re.sub(r'\{\{.*?\}\}\s*', '', line)
+  line = layer + re.sub(r'\{\{.*?\}\}\s*', '', line)
   return line if len(line) <= limit else line[: limit - 1] + '…'
+
+
+def _undressed(text: str) -> tuple[str, list[str]]:
+  """(the layer it happened in, or '', the lines that say what happened)."""
+  layer = ''
+  lines: list[str] = []
+  for line in map(str.strip, text.splitlines()):
+    found = _LAYER.search(line)
+    if found:
+      layer = f'{found[1]}: '
+      lines = []  # what came before is dressing too
+    elif layer and line.startswith('Arguments received by'):
+      break
+    elif line and not line.startswith(_DRESSING):
+      lines.append(line)
+  return layer, lines

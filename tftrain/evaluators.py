@@ -115,12 +115,7 @@ class Evaluator:
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():
       with builds.explained(lambda: what):
         artifacts = self._task.artifacts(self._first_batch)
-    for name, artifact in artifacts.items():
-      if not isinstance(artifact, str) and len(artifact.shape) != 4:
-        raise errors.TaskError(
-          f'artifacts() returned {name!r} of shape {artifact.shape}; give '
-          'images [images, height, width, channels], or a str'
-        )
+    _check_artifacts(type(self._task).__name__, artifacts)
     return artifacts
 
   def _run(self, n: tf.Tensor) -> None:
@@ -148,3 +143,25 @@ class Evaluator:
         names = tuple(self._task.eval_step(batch))
     self._artifacts()  # shows now what could only fail at the first evaluation
     return names
+
+
+def _check_artifacts(owner: str, artifacts: Any) -> None:
+  """Raises TaskError now for what could not be written later."""
+  returned = f'artifacts() of {owner} returned'
+  if not isinstance(artifacts, Mapping):
+    what = 'None' if artifacts is None else f'a {type(artifacts).__name__}'
+    raise errors.TaskError(
+      f'{returned} {what}; return {{name: images or str}}, or {{}} for nothing'
+    )
+  for name, artifact in artifacts.items():
+    if not isinstance(name, str):
+      raise errors.TaskError(f'{returned} the name {name!r}; give a str')
+    shape = getattr(artifact, 'shape', None)
+    if isinstance(artifact, str) or (shape is not None and len(shape) == 4):
+      continue
+    kind = type(artifact).__name__
+    what = f'type {kind}' if shape is None else f'shape {shape}'
+    raise errors.TaskError(
+      f'{returned} {name!r} of {what}; give images [images, height, width, '
+      'channels], or a str'
+    )

@@ -174,13 +174,20 @@ class _Backward:
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
       seed = self._way.scale / factor
     found = tape.gradient(sums.objective, self._sources, output_gradients=seed)
-    dense = [None if g is None else tf.convert_to_tensor(g) for g in found]
+    dense = [None if g is None else _widened(g) for g in found]
     packed = self._way.packing.pack(dense)
     if factor is not None:
       packed = [
         gradient * tf.cast(factor, gradient.dtype) for gradient in packed
       ]
     return packed, sums.weight, dict(sums.metrics)
+
+
+def _widened(gradient: Any) -> tf.Tensor:
+  """A dense gradient, in float32 at least: sums and scales overflow halves."""
+  gradient = tf.convert_to_tensor(gradient)
+  half = gradient.dtype in (tf.float16, tf.bfloat16)
+  return tf.cast(gradient, tf.float32) if half else gradient
 
 
 def _all_reduce(

@@ -36,7 +36,7 @@ def group_of(options: updates.Update, name: str) -> Group:
 
 
 def matches(pattern: str | None, name: str) -> bool:
-  return bool(pattern and re.search(pattern, name))
+  return pattern is not None and re.search(pattern, name) is not None
 
 
 def check_patterns(

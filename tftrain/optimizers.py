@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from tftrain import errors
+from tftrain import patches
 
 
 def check(optimizer: Any) -> None:
@@ -22,6 +23,11 @@ def check(optimizer: Any) -> None:
     raise errors.TaskError(
       f'{optimizer!r} is no optimizer; give a Keras one, e.g. '
       'keras.optimizers.Adam(1e-3)'
+    )
+  if optimizer.built:
+    raise errors.TaskError(
+      f'{name} is built already, by compile(), fit() or another Task; make a '
+      'new one for this Task'
     )
   scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
   if scaled or optimizer.loss_scale_factor:
@@ -63,11 +69,8 @@ def decay_apart(optimizer: Any, wanted: bool) -> Iterator[float | None]:
       'Update.no_decay and Update.rates cannot follow; leave them out, or '
       'weight_decay'
     )
-  optimizer.weight_decay = None
-  try:
+  with patches.overridden([(optimizer, 'weight_decay', None)]):
     yield decay
-  finally:
-    optimizer.weight_decay = decay
 
 
 _PLAIN_DECAY = keras.Optimizer._apply_weight_decay
@@ -81,11 +84,8 @@ def already_reduced(optimizer: Any) -> Iterator[None]:
       f'{type(optimizer).__name__} of this Keras version has no '
       '_all_reduce_sum_gradients; install a Keras that setup.py allows'
     )
-  optimizer._all_reduce_sum_gradients = list
-  try:
+  with patches.overridden([(optimizer, '_all_reduce_sum_gradients', list)]):
     yield
-  finally:
-    del optimizer._all_reduce_sum_gradients
 
 
 @contextlib.contextmanager
@@ -98,17 +98,11 @@ def own_rates(
   if not by_key:
     yield
     return
-  own = vars(optimizer).get('update_step')
   plain = optimizer.update_step
 
   def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
     factor = by_key.get(key(variable), 1.0)
     return plain(gradient, variable, learning_rate * factor)
 
-  optimizer.update_step = update_step
-  try:
+  with patches.overridden([(optimizer, 'update_step', update_step)]):
     yield
-  finally:
-    del optimizer.update_step
-    if own is not None:
-      optimizer.update_step = own

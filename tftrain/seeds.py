@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tftrain import patches
+
 
 @contextlib.contextmanager
 def distinct(generators: Sequence[Any]) -> Iterator[None]:
@@ -31,7 +33,9 @@ def distinct(generators: Sequence[Any]) -> Iterator[None]:
 
     return next_seed
 
-  with _overridden(generators, for_replica):
+  with patches.overridden(
+    (generator, 'next', for_replica(generator.next)) for generator in generators
+  ):
     yield
 
 
@@ -57,33 +61,9 @@ def fixed(
 
     return next_seed
 
-  before = [vars(g).get('next') for g in generators]
-  try:
-    for generator in generators:
-      generator.next = derived(generator)
+  with patches.overridden((g, 'next', derived(g)) for g in generators):
     yield
-  finally:
-    _put_back(generators, before)
 
 
 # Far enough apart that replicas and repeated draws never meet.
 _STRIDE = 1_000_003
-
-
-@contextlib.contextmanager
-def _overridden(generators: Sequence[Any], change: Any) -> Iterator[None]:
-  before = [vars(g).get('next') for g in generators]
-  try:
-    for generator in generators:
-      generator.next = change(generator.next)
-    yield
-  finally:
-    _put_back(generators, before)
-
-
-def _put_back(generators: Sequence[Any], before: Sequence[Any]) -> None:
-  for generator, method in zip(generators, before, strict=True):
-    if method is None:
-      del generator.next
-    else:
-      generator.next = method

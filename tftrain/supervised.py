@@ -55,7 +55,9 @@ class SupervisedTask(tasks.Task):
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     features, labels, weights = self._unpack(batch)
     model = autographs.converted(self.model)
-    predictions = _in_full(model(features, training=training))
+    outputs = model(features, training=training)
+    _refuse_masks(self._loss, outputs)  # first: what is widened has no mask
+    predictions = _in_full(outputs)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
     means = {
@@ -70,7 +72,10 @@ class SupervisedTask(tasks.Task):
     name = getattr(self._loss, '__name__', type(self._loss).__name__)
     if not _snake_like(name).startswith('sparsecategorical'):
       return
-    classes = self.model(self._unpack(batch)[0], training=False).shape[-1]
+    outputs = self.model(self._unpack(batch)[0], training=False)
+    if not tf.is_tensor(outputs):
+      return  # a dictionary or list: only the loss knows which part it takes
+    classes = outputs.shape[-1]
     if smallest < 0 or largest >= classes:
       raise errors.InputError(
         f'labels range from {smallest} to {largest} but the model has '
@@ -102,16 +107,25 @@ def _snake_like(name: str) -> str:
   return name.replace('_', '').lower()
 
 
-def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
-  """The unreduced loss; a Keras loss object would divide it by itself."""
+def _refuse_masks(loss: Any, outputs: Any) -> None:
+  """Raises TaskError where a Keras loss object would leave something out."""
   if not isinstance(loss, keras.losses.Loss):
-    return autographs.converted(loss)(labels, predictions)
-  masked = getattr(predictions, '_keras_mask', None) is not None
+    return
+  masked = any(
+    getattr(tensor, '_keras_mask', None) is not None
+    for tensor in tf.nest.flatten(outputs)
+  )
   if masked or getattr(loss, 'ignore_class', None) is not None:
     raise errors.TaskError(
       'SupervisedTask knows no masks and no ignore_class; write a Task whose '
       'loss() returns tftrain.Loss(values, weights) with weight 0 for those'
     )
+
+
+def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
+  """The unreduced loss; a Keras loss object would divide it by itself."""
+  if not isinstance(loss, keras.losses.Loss):
+    return autographs.converted(loss)(labels, predictions)
   values = loss.call(labels, predictions)
   # Losses of sequences or images have more dimensions than [batch].
   while values.shape.rank > 1:

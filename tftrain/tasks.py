@@ -51,6 +51,7 @@ class Task:
     self._trainable: frozenset[str] = frozenset()
     self._tags: tuple[str, ...] = ()
     self._graph: Any = None
+    self._strategy: Any = None
     self._steps: list[updates.Step] = []
 
   def loss(self, batch: Any, training: bool) -> losses.Loss:
@@ -74,7 +75,7 @@ class Task:
     self,
     loss: Callable[..., losses.Loss],
     batch: Any,
-    variables: Sequence[Any] | None = None,
+    variables: Any = None,
     optimizer: Any = None,
     name: str = '',
     when: Any = None,
@@ -85,7 +86,7 @@ class Task:
       loss: `loss(batch, training)` that returns a `Loss`; it sees one
         replica's rows.
       batch: The global batch.
-      variables: What to train; None means every trainable variable.
+      variables: What to train, variables or a model; None means everything.
       optimizer: Which optimizer; None means `self.optimizer`.
       name: Goes before the names of its metrics: `name/loss`.
       when: A bool; where it is False, nothing is computed and nothing changes.
@@ -100,7 +101,7 @@ class Task:
     self,
     loss: Callable[..., losses.Loss],
     batch: Any,
-    variables: Sequence[Any] | None = None,
+    variables: Any = None,
     optimizer: Any = None,
   ) -> gradients_lib.Gradients:
     """The first half of `minimize`: mean gradients of the global batch.
@@ -198,13 +199,10 @@ class Task:
       ConfigError: Options that do not fit the Task.
     """
     if self._engine:  # an Evaluator came before, or another Trainer
-      if options not in (None, self._engine.options):
-        raise errors.TaskError(
-          f'{type(self).__name__} is built already, with other options; make '
-          'the Trainer before the Evaluators'
-        )
+      self._check_same(options)
       return self._tags
     self._options = options or updates.Update()
+    self._strategy = tf.distribute.get_strategy()
     with tf.distribute.get_strategy().scope():
       self._create_variables(batch)
       owned = variables_lib.owned_by(self)
@@ -217,6 +215,20 @@ class Task:
       self._runner = self._engine
     self._tags = tuple(step.sums)
     return self._tags
+
+  def _check_same(self, options: updates.Update | None) -> None:
+    """Raises if it was built for another strategy or with other options."""
+    name = type(self).__name__
+    if tf.distribute.get_strategy() is not self._strategy:
+      raise errors.TaskError(
+        f'{name} was built under another strategy; make a new one inside '
+        '`with strategy.scope():`'
+      )
+    if options not in (None, self._options):
+      raise errors.TaskError(
+        f'{name} was built with other options; give all its Trainers the same '
+        'update, and make them before its Evaluators'
+      )
 
   @property
   def is_built(self) -> bool:
@@ -261,6 +273,7 @@ class Task:
         f'whether {name} is trainable changed after the Trainer was made; '
         'freeze layers before'
       )
+    self.engine.check_unchanged()
 
   @contextlib.contextmanager
   def untouched(self) -> Iterator[None]:
@@ -270,11 +283,18 @@ class Task:
     everything = [
       buckets.raw(v) for v in [*owned.variables.values(), *in_metrics]
     ]
-    before = [tf.identity(variable.read_value()) for variable in everything]
+    before = [(v, tf.identity(v.read_value())) for v in everything]
+
+    def create(next_creator: Any, **kwargs: Any) -> Any:
+      variable = next_creator(**kwargs)
+      before.append((variable, tf.identity(variable.read_value())))
+      return variable
+
     try:
-      yield
+      with tf.variable_creator_scope(create):
+        yield
     finally:
-      for variable, value in zip(everything, before, strict=True):
+      for variable, value in before:
         variable.assign(value)
 
   @contextlib.contextmanager
@@ -328,13 +348,12 @@ class Task:
   def _owned(self) -> variables_lib.Owned:
     return self._built or variables_lib.owned_by(self)
 
-  def _chosen(
-    self, variables: Sequence[Any] | None, optimizer: Any
-  ) -> tuple[list[Any], Any]:
+  def _chosen(self, variables: Any, optimizer: Any) -> tuple[list[Any], Any]:
     """What to train, without what is frozen; and by which optimizer."""
     owned = self._owned()
     names = {id(variable): name for name, variable in owned.variables.items()}
     given = owned.trainable.values() if variables is None else variables
+    given = getattr(given, 'trainable_variables', given)  # a model will do
     chosen = [
       variable
       for variable in given
@@ -360,11 +379,15 @@ class Task:
 
   def _create_variables(self, batch: Any) -> None:
     """Calls every model once, so that lazily built layers are built."""
-    if type(self).loss is Task.loss:
-      self._try_step(batch, self._recorder(strict=False))
-    else:
+    if type(self).loss is not Task.loss:
       with self.untouched():
-        self.loss(batch, training=False)
+        strategies.run_on_rows(self._call_loss, batch)
+    if type(self).train_step is not Task.train_step:
+      self._try_step(batch, self._recorder(strict=False))
+
+  def _call_loss(self, rows: Any) -> tf.Tensor:
+    self.loss(rows, training=False)
+    return tf.zeros([])
 
   def _try_step(self, batch: Any, recorder: builds.Recorder) -> updates.Step:
     self._runner = recorder
@@ -397,4 +420,8 @@ def _combined(last: Any, steps: Sequence[updates.Step]) -> updates.Step:
   finite = tf.reduce_all(tf.stack([step.finite for step in steps]))
   survives = tf.stack([step.finite | step.skipped for step in steps])
   skipped = ~finite & tf.reduce_all(survives)
-  return last._replace(finite=finite, skipped=skipped, sums=sums)
+  loss, norm = last.loss, last.gradient_norm
+  for step in reversed(steps):  # those of the first that failed, if one did
+    loss = tf.where(step.finite, loss, step.loss)
+    norm = tf.where(step.finite, norm, step.gradient_norm)
+  return updates.Step(finite, skipped, loss, norm, sums)

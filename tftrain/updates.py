@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from tftrain import errors
 
+_PATTERN = "give a pattern such as 'dense/kernel', or None"
+_RATES = "give {pattern: factor}, such as {'head': 10.0}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Update:
@@ -46,7 +49,7 @@ class Update:
       measured slower.
 
   Raises:
-    ConfigError: A value out of range.
+    ConfigError: A value out of range or of another type.
   """
 
   accumulate: int = 1
@@ -63,7 +66,30 @@ class Update:
   jit: bool = False
 
   def __post_init__(self) -> None:
-    if not isinstance(self.accumulate, int) or self.accumulate < 1:
+    self._check_numbers()
+    for name in ('sync_batch_norm', 'jit'):
+      if not isinstance(getattr(self, name), bool):
+        self._refuse(name, 'give True or False')
+    if not isinstance(self.rates, Mapping):
+      self._refuse('rates', _RATES)
+    for name, pattern in self.patterns():
+      self._check_pattern(name, pattern)
+    for pattern, factor in self.rates.items():
+      if not _is_number(factor, above=0):
+        self._refuse(
+          'rates', f'the factor of {pattern!r} must be above 0; see also freeze'
+        )
+
+  def patterns(self) -> list[tuple[str, str]]:
+    """(argument, pattern) of all that are given."""
+    single = ('freeze', 'no_decay', 'remat')
+    given = [(name, getattr(self, name)) for name in single]
+    given = [(name, pattern) for name, pattern in given if pattern is not None]
+    return given + [('rates', pattern) for pattern in self.rates]
+
+  def _check_numbers(self) -> None:
+    whole = isinstance(self.accumulate, int)
+    if not whole or not _is_number(self.accumulate, above=0):
       self._refuse('accumulate', 'give a whole number of at least 1')
     for name in ('clip_norm', 'clip_value', 'clip_adaptive'):
       value = getattr(self, name)
@@ -74,27 +100,22 @@ class Update:
     named = self.loss_scale in ('auto', 'dynamic', None)
     if not named and not _is_number(self.loss_scale, above=0):
       self._refuse('loss_scale', "give 'auto', 'dynamic', a number or None")
-    if not isinstance(self.rates, Mapping):
-      self._refuse('rates', "give {pattern: factor}, such as {'head': 10.0}")
-    for pattern, factor in self.rates.items():
-      if not _is_number(factor, above=0):
-        self._refuse(
-          'rates', f'the factor of {pattern!r} must be above 0; see also freeze'
-        )
-    for name, pattern in self.patterns():
-      try:
-        re.compile(pattern)
-      except re.error as error:
-        raise errors.ConfigError(
-          f'Update.{name}: {pattern!r} is no regular expression ({error})'
-        ) from error
 
-  def patterns(self) -> list[tuple[str, str]]:
-    """(argument, pattern) of all that are given."""
-    single = ('freeze', 'no_decay', 'remat')
-    given = [(name, getattr(self, name)) for name in single]
-    given += [('rates', pattern) for pattern in self.rates]
-    return [(name, pattern) for name, pattern in given if pattern is not None]
+  def _check_pattern(self, name: str, pattern: Any) -> None:
+    if not isinstance(pattern, str):
+      self._refuse(name, _RATES if name == 'rates' else _PATTERN)
+    if not pattern:
+      self._refuse(
+        name,
+        "an empty pattern matches everything; leave it out, or give '.' if "
+        'that is meant',
+      )
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise errors.ConfigError(
+        f'Update.{name}: {pattern!r} is no regular expression ({error})'
+      ) from error
 
   def _refuse(self, name: str, advice: str) -> None:
     raise errors.ConfigError(

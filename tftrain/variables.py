@@ -45,8 +45,10 @@ class Owned:
     elif isinstance(value, keras.Layer):
       self._visit_layer(name, value)
     elif isinstance(value, keras.random.SeedGenerator):
+      self._remember(value)
       self._add(name, value.state)
-      self.seeds.append(value)
+      if all(value is not known for known in self.seeds):
+        self.seeds.append(value)
     elif isinstance(value, tf.random.Generator):
       self._add(name, value.state)
     elif isinstance(value, tf.Module):
@@ -70,9 +72,11 @@ class Owned:
       self._add(f'{name}/{stable(variable.path)}', variable)
     for part in parts:
       path = stable(part.path or part.name)
-      self.sublayers.setdefault(f'{name}/{path}', part)
+      if all(part is not known for known in self.sublayers.values()):
+        self.sublayers[_unique(f'{name}/{path}', self.sublayers)] = part
       self._remember(part)
-      self.seeds += part._seed_generators
+      known = {id(generator) for generator in self.seeds}
+      self.seeds += [g for g in part._seed_generators if id(g) not in known]
       for attribute, child in vars(part).items():
         if not attribute.startswith('_'):  # what Keras cannot see
           self._visit_hidden(f'{name}/{attribute}', child)
@@ -92,13 +96,17 @@ class Owned:
     if id(variable) in self._seen:
       return
     self._remember(variable)
-    unique, count = name, 1
-    while unique in self.variables:
-      unique, count = f'{name}#{count}', count + 1
-    self.variables[unique] = variable
+    self.variables[_unique(name, self.variables)] = variable
 
   def _remember(self, value: Any) -> None:
     self._seen.add(id(value))
+
+
+def _unique(name: str, taken: Mapping[str, Any]) -> str:
+  unique, count = name, 1
+  while unique in taken:
+    unique, count = f'{name}#{count}', count + 1
+  return unique
 
 
 def owned_by(task: Any) -> Owned:
