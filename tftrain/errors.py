@@ -92,6 +92,7 @@ def _undressed(text: str) -> tuple[str, list[str]]:
     found = _LAYER.search(line)
     if found:
       layer = f'{found[1]}: '
+    if found or line.endswith('Error encountered:'):
       lines = []  # what came before is dressing too
     elif layer and line.startswith('Arguments received by'):
       break

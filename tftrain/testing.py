@@ -45,7 +45,8 @@ def assert_learns(
     data: What a Trainer takes; its first batch is used.
     update: How the batch becomes new weights.
     steps: How many steps to take.
-    factor: The last loss must be below this part of the first.
+    factor: The last loss must be below this part of the first; where that is
+      negative, it must have fallen as far as if it were not.
     metric: What has to fall, where that is not `loss`.
 
   Returns:
@@ -53,23 +54,29 @@ def assert_learns(
 
   Raises:
     AssertionError: It did not fall that far.
+    ConfigError: No metric is called `metric`.
   """
   keras.utils.set_random_seed(0)
   trainer = trainers.Trainer(
-    task(), [_first_batch(data)], update=update, log_every=1
+    task(), _batches(data)[:1], update=update, log_every=1
   )
-  curve = [report.scalars[metric] for report in trainer.steps(steps)]
+  reports = [report.scalars for report in trainer.steps(steps)]
+  curve = [scalars[metric] for scalars in reports if metric in scalars]
+  if not curve:
+    raise errors.ConfigError(
+      f'assert_learns: metric {metric!r} was not reported in {steps} steps; '
+      f'there are {", ".join(trainer.tags)}'
+    )
   first, last = curve[0], curve[-1]
-  if not last < factor * first:
+  bound = first - (1 - factor) * abs(first)
+  if not last < bound:
+    advice = 'Try another learning rate; look at the loss and the labels'
     silent = groups.some(trainer.task.engine.without_gradient())
+    if silent:
+      advice = f'The gradient of {silent} is zero'
     raise AssertionError(
       f'{metric} went from {first:g} to {last:g} in {steps} steps on one batch;'
-      f' it should end below {factor * first:g}. '
-      + (
-        f'The gradient of {silent} is zero'
-        if silent
-        else 'Try another learning rate; look at the loss and the labels'
-      )
+      f' it should end below {bound:g}. {advice}'
     )
   return first, last
 
@@ -81,12 +88,14 @@ def assert_replica_invariant(
   update: updates.Update | None = None,
   replicas: Sequence[int] = (1, 2, 4),
   accumulate: Sequence[int] = (1, 2, 4),
-  tolerance: float = 1e-6,
+  tolerance: float | None = None,
 ) -> list[str]:
   """One step on one global batch, cut in different ways, must come out alike.
 
-  The rule of each optimizer is replaced by plain gradient descent at rate 1, so
-  that what is compared is the gradient: Adam would blow up rounding errors.
+  And so must one on that batch less its last row, whose parts are uneven. The
+  rule of each optimizer is replaced by plain gradient descent at rate 1, and no
+  loss is scaled, so that what is compared is the gradient: Adam would blow up
+  rounding errors.
 
   Args:
     task: Makes the Task.
@@ -95,56 +104,57 @@ def assert_replica_invariant(
     replicas: Numbers of replicas to try, as far as there are devices.
     accumulate: Numbers of micro-batches to try, on one replica.
     tolerance: Largest difference, relative to the largest entry if that is
-      above 1.
+      above 1. None means 1e-6; 2e-3 where a layer computes in float16, 1e-2 in
+      bfloat16.
 
   Returns:
-    What was left out, a line each: dropout that was switched off, devices that
-    there are not, batch normalization under accumulation.
+    What was left out or eased, a line each: dropout that was switched off,
+    weights that did not move, devices that there are not, batch normalization
+    under accumulation, the tolerance of half precision.
 
   Raises:
     AssertionError: Something differs; it says what, by how much, and where to
-      look.
+      look. Or no weight moved, so that there is nothing to compare.
     StrategyError: There are not even two devices.
   """
-  options = update or updates.Update()
-  batch = _first_batch(data)
-  usable, exceptions = _usable(replicas)
-  reference = _Trial(task, batch, dataclasses.replace(options, accumulate=1), 1)
-  exceptions += reference.switched_off
-  for count in usable:
-    trial = _Trial(task, batch, options, count, reference.before)
-    _compare(f'{count} replicas', trial, reference, tolerance)
-  if reference.batch_norms:
-    exceptions.append(
-      'accumulate: batch normalization sees micro-batches '
-      f'({groups.some(reference.batch_norms)})'
-    )
-    return exceptions
+  # Whether a scaled loss overflows depends on the cut.
+  options = dataclasses.replace(update or updates.Update(), loss_scale=None)
+  whole = dataclasses.replace(options, accumulate=1)
+  usable, lines = _usable(replicas)
+  reference = _Trial(task, _batches(data), whole)
+  lines += reference.left_out()
+  norms = reference.batch_norms
+  cuts = [(n, whole if norms else options, f'{n} replicas') for n in usable]
   for parts in accumulate:
-    cut = dataclasses.replace(options, accumulate=parts)
-    trial = _Trial(task, batch, cut, 1, reference.before)
-    _compare(f'accumulate={parts}', trial, reference, tolerance)
-  return exceptions
+    if parts > 1 and not norms:
+      cut = dataclasses.replace(options, accumulate=parts)
+      cuts.append((1, cut, f'accumulate={parts}'))
+  for count, cut, what in cuts:
+    trial = _Trial(task, reference.batches, cut, count, reference.start)
+    _compare(what, trial, reference, tolerance)
+  return lines
+
+
+# How far off half precision may be, the coarsest first.
+_ROUNDING = {'bfloat16': 1e-2, 'float16': 2e-3, 'float32': 1e-6}
 
 
 class _Trial:
-  """One step of a Task.
+  """A step of a Task on each of some batches, all from the same weights.
 
   Attributes:
-    before: The state before it.
-    after: The state after it.
-    scalars: What it reported.
-    batch_norms: The names of its batch normalization layers.
-    switched_off: The dropout layers that were switched off, a line each.
+    batches: Those that it took.
+    start: The state before each step.
+    steps: What each reported, and the state after it.
   """
 
   def __init__(
     self,
     make_task: Callable[[], tasks.Task],
-    batch: Any,
+    batches: Sequence[Any],
     options: updates.Update,
-    replicas: int,
-    start: Mapping[str, Any] | None = None,
+    replicas: int = 1,
+    start: Mapping[str, np.ndarray] | None = None,
   ):
     keras.utils.set_random_seed(0)
     strategy = strategies.make_strategy('one_device')
@@ -154,25 +164,80 @@ class _Trial:
       task = make_task()
       for optimizer in task.optimizers.values():
         _descend_plainly(optimizer)
-    layers = variables.owned_by(task).sublayers
-    self.switched_off = [
-      f'dropout: {name} is switched off' for name in _switch_off(layers)
-    ]
-    self.batch_norms = [
+    # One for all batches: what takes time is tracing.
+    trainer = trainers.Trainer(
+      task, batches, strategy=strategy, update=options, log_every=1
+    )
+    self.options = options
+    self.owned = variables.owned_by(task)
+    # By now lazily built layers are there, and nothing is traced yet.
+    self._switched_off = _switch_off(self.owned.sublayers)
+    self.start = start or _arrays(task)
+    self.batches: list[Any] = []
+    self.steps: list[dict[str, Any]] = []
+    for batch in batches:
+      if self.batches and _rows(batch) < replicas * options.accumulate:
+        break  # some part would have no row
+      with strategy.scope():
+        task.write_state(self.start)
+      try:
+        report = trainer.train(len(self.batches) + 1)
+      except errors.InputError:
+        if start or not self.batches:
+          raise
+        break  # the Task wants pairs, say
+      assert report is not None
+      self.batches.append(batch)
+      self.steps.append({**report.scalars, **_arrays(task)})
+
+  @property
+  def batch_norms(self) -> list[str]:
+    return [
       name
-      for name, layer in layers.items()
+      for name, layer in self.owned.sublayers.items()
       if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    trainer = trainers.Trainer(
-      task, [batch], strategy=strategy, update=options, log_every=1
-    )
-    if start is not None:
-      trainer.write_state(start)
-    self.before = _arrays(trainer)
-    report = trainer.train(1)
-    assert report is not None
-    self.after = _arrays(trainer)
-    self.scalars = dict(report.scalars)
+
+  @property
+  def precision(self) -> str:
+    """The coarsest in which a layer computes."""
+    used = {layer.compute_dtype for layer in self.owned.sublayers.values()}
+    return next((d for d in _ROUNDING if d in used), 'float32')
+
+  def moved(self, name: str) -> bool:
+    """Whether the first step changed a part of the state."""
+    return not np.array_equal(self.start[name], self.steps[0][name])
+
+  def random(self) -> dict[str, str]:
+    """The state of each seed generator -> the layer that draws from it."""
+    names = {id(v): name for name, v in self.owned.variables.items()}
+    found = {names[id(g.state)]: names[id(g.state)] for g in self.owned.seeds}
+    for layer_name, layer in self.owned.sublayers.items():
+      for generator in layer._seed_generators:
+        found[names[id(generator.state)]] = layer_name
+    return found
+
+  def left_out(self) -> list[str]:
+    """What a comparison with it does not see, or sees less of; a line each."""
+    trainable = list(self.owned.trainable)
+    still = [name for name in trainable if not self.moved(name)]
+    if still == trainable:
+      raise AssertionError(
+        'the step moved no weight, so there is nothing to compare: is its '
+        'gradient zero, or its `when=` False at step 1?'
+      )
+    norms = groups.some(self.batch_norms)
+    lines = [f'dropout: {name} is switched off' for name in self._switched_off]
+    if still:
+      lines.append(f'weights: {groups.some(still)} did not move')
+    if len(self.batches) == 1:
+      lines.append('uneven parts: the Task cannot take one row less')
+    if self.precision != 'float32':
+      lines.append(f'tolerance: rounding of {self.precision}')
+    if norms:
+      what = 'accumulate: batch normalization sees micro-batches'
+      lines.append(f'{what} ({norms})')
+    return lines
 
 
 def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
@@ -192,38 +257,40 @@ def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
 
 
 def _compare(
-  what: str, trial: _Trial, reference: _Trial, tolerance: float
+  what: str, trial: _Trial, reference: _Trial, tolerance: float | None
 ) -> None:
   """Looks at the forward pass first, then at what follows from it."""
-  scalars = {
-    name: (value, reference.scalars[name])
-    for name, value in trial.scalars.items()
-    if name != 'update_ratio'
-  }
-  weights = {
-    name: (value, reference.after[name])
-    for name, value in trial.after.items()
-    if not name.startswith('trainer/')
-  }
-  pairs: dict[str, tuple[Any, Any]] = {**scalars, **weights}
-  for name, (ours, theirs) in pairs.items():
-    largest = max(1.0, float(np.max(np.abs(theirs), initial=0.0)))
-    apart = float(np.max(np.abs(np.subtract(ours, theirs)), initial=0.0))
-    if not apart <= tolerance * largest:
-      raise AssertionError(
-        f'{what}: {name} differs by {apart:.2g} from one replica and one pass. '
-        + _advice(name, name in scalars, trial)
-      )
+  if tolerance is None:
+    tolerance = _ROUNDING[reference.precision]
+  passed_over = {'update_ratio', *reference.random()}
+  for ours, theirs in zip(trial.steps, reference.steps, strict=False):
+    for name in [n for n in ours if n not in passed_over]:
+      allowed = tolerance * max(1.0, _largest(theirs[name]))
+      apart = _largest(np.subtract(ours[name], theirs[name]))
+      if not apart <= allowed:
+        raise AssertionError(
+          f'{what}: {name} differs by {apart:.2g} from one replica and one pass'
+          f'; rounding of {reference.precision} allows {allowed:.2g}. '
+          + _advice(name, trial, reference)
+        )
+    what += ', one row less'
 
 
-def _advice(name: str, in_forward_pass: bool, trial: _Trial) -> str:
-  norms = groups.some(trial.batch_norms)
-  if norms:
+def _advice(name: str, trial: _Trial, reference: _Trial) -> str:
+  drawn = [
+    k for state, k in reference.random().items() if reference.moved(state)
+  ]
+  if drawn:
     return (
-      f'Batch normalization ({norms}) must see the whole batch: leave '
-      'Update.sync_batch_norm on'
+      f'Random numbers ({groups.some(drawn)}) are others for each cut: check '
+      'the Task without them'
     )
-  if name.endswith('gradient_norm') or not in_forward_pass:
+  if trial.batch_norms and not trial.options.sync_batch_norm:
+    return (
+      f'Batch normalization ({groups.some(trial.batch_norms)}) must see the '
+      'whole batch: leave Update.sync_batch_norm on'
+    )
+  if name in trial.start or name.endswith('gradient_norm'):
     return (
       'The forward pass is the same, its gradient is not: does the step assign '
       'weights, or draw random numbers?'
@@ -245,24 +312,33 @@ def _descend_plainly(optimizer: Any) -> None:
 
 
 def _switch_off(layers: Mapping[str, Any]) -> list[str]:
-  """Sets the rate of dropout layers to 0; their names."""
-  found = [
-    name
-    for name, layer in layers.items()
-    if isinstance(getattr(layer, 'rate', None), float)
-    and layer._seed_generators
-  ]
-  for name in found:
-    layers[name].rate = 0.0
-  return found
+  """Sets dropout and noise to 0; the names of the layers."""
+  found = {}
+  for name, layer in layers.items():
+    for rate in ('rate', 'stddev', 'dropout', 'recurrent_dropout'):
+      # Without a generator of its own a `rate` may be anything.
+      if layer._seed_generators and isinstance(vars(layer).get(rate), float):
+        setattr(layer, rate, 0.0)
+        found[name] = rate
+  return list(found)
 
 
-def _arrays(trainer: trainers.Trainer) -> dict[str, np.ndarray]:
-  return {name: value.numpy() for name, value in trainer.read_state().items()}
-
-
-def _first_batch(data: Any) -> Any:
-  """The first global batch of anything that a Trainer takes."""
+def _batches(data: Any) -> list[Any]:
+  """The first of what a Trainer takes, and the same without its last row."""
   pipeline = inputs.as_pipeline(data, training=True)
   batch = loops.Feed(pipeline, seed=0).first_batch()
-  return tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
+  whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
+  less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
+  return [whole, less] if _rows(less) else [whole]
+
+
+def _rows(batch: Any) -> int:
+  return len(tf.nest.flatten(batch)[0])
+
+
+def _largest(values: Any) -> float:
+  return float(np.max(np.abs(values), initial=0.0))
+
+
+def _arrays(task: tasks.Task) -> dict[str, np.ndarray]:
+  return {name: value.numpy() for name, value in task.read_state().items()}

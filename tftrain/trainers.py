@@ -109,7 +109,7 @@ class Trainer:
 
   @property
   def updates(self) -> int:
-    """Weight changes so far; learning-rate schedules follow it."""
+    """Steps so far that were finite, and so changed weights."""
     return int(self._counters.updates.numpy())
 
   @property
