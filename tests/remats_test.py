@@ -10,6 +10,9 @@ import tftrain
 
 STRATEGIES = ('one_device', 'mirrored')
 
+# Block hands masks on as it is; Keras looks at an attribute.
+pytestmark = pytest.mark.filterwarnings('ignore:.*does not support masking')
+
 
 class Block(keras.layers.Layer):
   """Takes neither `training` nor `mask`: what it holds gets them from Keras."""
@@ -17,13 +20,13 @@ class Block(keras.layers.Layer):
   def __init__(self, *layers, **options):
     super().__init__(**options)
     self.inner = list(layers)
-    self.runs = []
+    self.runs = 0
 
   def build(self, shape):
     del shape  # the inner layers are built when they are called
 
   def call(self, x):
-    self.runs.append(x)
+    self.runs += 1
     for layer in self.inner:
       x = layer(x)
     return x
@@ -37,7 +40,7 @@ def task(*layers, outputs=3):
   )
 
 
-def train(make_task, strategy, data=None, steps=6, **options):
+def train(make_task, strategy, data=None, steps=4, **options):
   """A Trainer after some steps, its loss at each and its state."""
   keras.utils.set_random_seed(3)
   strategy = tftrain.make_strategy(strategy)
@@ -48,25 +51,35 @@ def train(make_task, strategy, data=None, steps=6, **options):
   trainer = tftrain.Trainer(made, data, strategy=strategy, update=update)
   losses = [trainer.train(n + 1).scalars['loss'] for n in range(steps)]
   state = cases.state_of(trainer)
-  state.pop('trainer/means', None)  # norms sum in another order
+  # A generator that nothing draws from moves too; norms sum in another order.
+  state = {
+    name: value
+    for name, value in state.items()
+    if not name.endswith(('seed_generator_state', 'trainer/means'))
+  }
   return trainer, losses, state
 
 
-def assert_changes_nothing(make_task, strategy, data=None, **options):
+def assert_changes_nothing(
+  make_task, strategy, data=None, remat='block$', **options
+):
   kept, losses, state = train(make_task, strategy, data, **options)
   again, others, other = train(
-    make_task, strategy, data, remat='block$', **options
+    make_task, strategy, data, remat=remat, **options
   )
   np.testing.assert_allclose(losses, others, rtol=0, atol=1e-6)
   cases.assert_close(state, other, 1e-6)
   assert losses[0] != pytest.approx(losses[-1], abs=1e-3)
-  (one,), (two,) = blocks(kept), blocks(again)
-  assert len(two.runs) > len(one.runs)
+  assert runs(again) > runs(kept) or 'block' not in remat
 
 
-def blocks(trainer):
-  layers = trainer.task.model._flatten_layers()
-  return [layer for layer in layers if hasattr(layer, 'runs')]
+def runs(trainer):
+  (found,) = [
+    layer.runs
+    for layer in trainer.task.model._flatten_layers()
+    if isinstance(layer, Block)
+  ]
+  return found
 
 
 def dropping():
@@ -74,18 +87,17 @@ def dropping():
   return task(Block(dense, drop))
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES)
-def test_single_layers(strategy):
-  make = lambda: cases.supervised(dropout=0.4)
-  _, losses, state = train(make, strategy)
-  _, others, other = train(make, strategy, remat='dense|dropout')
-  np.testing.assert_allclose(losses, others, rtol=0, atol=1e-6)
-  cases.assert_close(state, other, 1e-6)
-
-
-@pytest.mark.parametrize('strategy', STRATEGIES)
-def test_a_block_with_dropout_inside(strategy):
-  assert_changes_nothing(dropping, strategy)
+@pytest.mark.parametrize(
+  ('strategy', 'remat'),
+  [
+    ('one_device', 'block$'),
+    ('mirrored', 'block$'),
+    ('mirrored', 'dense|dropout'),
+    ('one_device', 'block'),  # with what is in it
+  ],
+)
+def test_dropout(strategy, remat):
+  assert_changes_nothing(dropping, strategy, remat=remat)
 
 
 @pytest.mark.parametrize('options', [{'accumulate': 2}, {'jit': True}])
@@ -99,9 +111,10 @@ def test_with_other_options(options):
 def test_mixed_precision():
   def make():
     policy = 'mixed_bfloat16'
-    return task(Block(keras.layers.Dense(8, 'relu', dtype=policy), dtype=policy))
+    dense = keras.layers.Dense(8, 'relu', dtype=policy)
+    return task(Block(dense, dtype=policy))
 
-  assert_changes_nothing(make, 'one_device')
+  assert_changes_nothing(make, 'one_device', remat='dense')
 
 
 # Masks.
@@ -114,8 +127,7 @@ def sentences():
   return ids, (ids.sum(-1) % 3).astype('int64')
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES)
-def test_masks_go_in_and_out(strategy):
+def test_masks_go_in_and_out():
   """The block hands its input's mask to an LSTM, and that of it to the mean."""
 
   def make():
@@ -126,7 +138,7 @@ def test_masks_go_in_and_out(strategy):
       keras.layers.GlobalAveragePooling1D(),
     )
 
-  assert_changes_nothing(make, strategy, sentences())
+  assert_changes_nothing(make, 'one_device', sentences())
 
 
 class Pooled(Block):
@@ -170,7 +182,7 @@ class Branched(keras.Model):
     (y, nothing), kind = found['y'], found['kind']
     assert nothing is None and kind == 'relu'
     added = tf.cast(found['ids'], y.dtype) * tf.cast(found['flags'], y.dtype)
-    return self.dense(y) + 0.01 * added[:, None]
+    return self.dense(y + 0.01 * added[:, None])
 
 
 def test_structures_with_none_and_other_things():
@@ -259,7 +271,7 @@ class Measuring(Block):
 )
 def test_layers_with_state_are_refused(make, name):
   block = lambda: task(keras.Input((6,)), Block(make()))
-  with pytest.raises(tftrain.ConfigError) as info:
+  with pytest.raises(tftrain.Error) as info:
     train(block, 'one_device', steps=1, remat='block$')
   message = str(info.value)
   assert message.startswith('Update.remat: model/sequential/block holds ')
@@ -275,4 +287,4 @@ def test_frozen_weights_are_no_state():
     late.trainable = False
     return task(Block(frozen, late, keras.layers.Dense(4)))
 
-  assert_changes_nothing(make, 'one_device', freeze='dense_2/bias')
+  assert_changes_nothing(make, 'one_device', freeze='block/dense/bias')

@@ -5,7 +5,6 @@ What a layer computed is not kept for the backward pass but computed again.
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import copy
@@ -15,6 +14,7 @@ from keras.src.backend.common import global_state  # there is no public way
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import patches
 from tftrain import seeds
 from tftrain import variables as variables_lib
 
@@ -29,7 +29,8 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
   parts = list(owned.sublayers.values())
 
   def call_and_forget(*args: Any, **kwargs: Any) -> Any:
-    given = _Parcel((args, kwargs), _is_number)
+    # Numbers only: recompute_grad adds zero to all that it is given.
+    given = _Parcel((args, kwargs), lambda d: d not in (tf.bool, tf.string))
     drawn = [generator.next() for generator in owned.seeds]
     ambient = _ambient()
     runs: list[_Parcel] = []
@@ -39,11 +40,13 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
       with (
         _restored(ambient if runs else {}),
         seeds.fixed(owned.seeds, drawn),
-        _losses_taken(parts) as losses,
+        patches.overridden((part, '_losses', []) for part in parts),
       ):
         outputs = call(*own_args, **own_kwargs)
-      runs.append(_Parcel((outputs, losses), _has_gradient))
-      return runs[-1].tensors or [tf.zeros([])]  # it has to return something
+        losses = [part._losses for part in parts]
+      made = _Parcel((outputs, losses), lambda d: d.is_floating or d.is_complex)
+      runs.append(made)
+      return made.tensors
 
     tensors = tf.recompute_grad(again)(*given.tensors)
     outputs, losses = runs[0].filled(tensors)
@@ -59,14 +62,15 @@ def check(names: Sequence[str], layers: Sequence[Any]) -> None:
   for name, layer in zip(names, layers, strict=True):
     owned = _owned(layer)
     fine = {id(generator.state) for generator in owned.seeds}
+    found = dict(owned.variables)
     for part in owned.sublayers.values():
-      fine |= {id(v) for v in part._trainable_variables}  # frozen ones too
-    for state, variable in owned.variables.items():
+      fine |= {id(v) for v in part._trainable_variables}  # even if frozen
+      found |= {f'/{m.name}': v for m in part._metrics for v in m.variables}
+    for state, variable in found.items():
       if not variable.trainable and id(variable) not in fine:
         raise errors.ConfigError(
-          f'Update.remat: {name} holds {state[1:]}, which is not a weight but '
-          'state, and running the layer twice would change it twice; choose '
-          'other layers'
+          f'Update.remat: {name} holds {state[1:]}, which is state; running '
+          'the layer twice could change it twice; choose other layers'
         )
 
 
@@ -77,12 +81,7 @@ def _owned(layer: Any) -> variables_lib.Owned:
 
 
 class _Parcel:
-  """A nested structure from which some tensors are taken out.
-
-  Args:
-    structure: May hold None, and what is no tensor.
-    takes: Which dtypes.
-  """
+  """A nested structure whose tensors of some dtypes can be exchanged."""
 
   def __init__(self, structure: Any, takes: Callable[[tf.DType], bool]):
     self._structure, self._takes = structure, takes
@@ -102,24 +101,15 @@ class _Parcel:
     return tf.nest.pack_sequence_as(self._structure, leaves, True)
 
 
-def _is_number(dtype: tf.DType) -> bool:
-  """Only such pass: recompute_grad adds zero to them, to delay what follows."""
-  return dtype not in (tf.bool, tf.string)
-
-
-def _has_gradient(dtype: tf.DType) -> bool:
-  return bool(dtype.is_floating or dtype.is_complex)
-
-
 def _ambient() -> dict[str, Any]:
-  """What a layer knows from the layers around it: `training`, compute dtype."""
+  """What layers know from those around them: `training`, the compute dtype."""
   state = vars(global_state.GLOBAL_STATE_TRACKER)
   names = ('current_call_ctx', 'autocast_scope')
   return {name: copy.copy(state.get(name)) for name in names}
 
 
 @contextlib.contextmanager
-def _restored(ambient: Mapping[str, Any]) -> Iterator[None]:
+def _restored(ambient: dict[str, Any]) -> Iterator[None]:
   state = vars(global_state.GLOBAL_STATE_TRACKER)
   before = {name: state.get(name) for name in ambient}
   state.update(ambient)
@@ -127,14 +117,3 @@ def _restored(ambient: Mapping[str, Any]) -> Iterator[None]:
     yield
   finally:
     state.update(before)
-
-
-@contextlib.contextmanager
-def _losses_taken(parts: Sequence[Any]) -> Iterator[list[Any]]:
-  """The losses that layers add in this context, which they forget."""
-  counts = [len(part._losses) for part in parts]
-  taken: list[Any] = []
-  yield taken
-  for part, count in zip(parts, counts, strict=True):
-    taken.append(part._losses[count:])
-    del part._losses[count:]

@@ -104,13 +104,13 @@ def assert_replica_invariant(
     replicas: Numbers of replicas to try, as far as there are devices.
     accumulate: Numbers of micro-batches to try, on one replica.
     tolerance: Largest difference, relative to the largest entry if that is
-      above 1. None means 1e-6; 2e-3 where a layer computes in float16, 1e-2 in
-      bfloat16.
+      above 1. None means 1e-6; with batch normalization 1e-4, with layers that
+      compute in float16 2e-3, in bfloat16 1e-2.
 
   Returns:
-    What was left out or eased, a line each: dropout that was switched off,
-    weights that did not move, devices that there are not, batch normalization
-    under accumulation, the tolerance of half precision.
+    What was left out or eased, a line each: devices that there are not, dropout
+    that was switched off, weights that did not move, uneven parts that the Task
+    cannot take, a larger tolerance, batch normalization under accumulation.
 
   Raises:
     AssertionError: Something differs; it says what, by how much, and where to
@@ -123,30 +123,24 @@ def assert_replica_invariant(
   usable, lines = _usable(replicas)
   reference = _Trial(task, _batches(data), whole)
   lines += reference.left_out()
-  norms = reference.batch_norms
-  cuts = [(n, whole if norms else options, f'{n} replicas') for n in usable]
+  replica = whole if reference.norms else options
+  cuts = [(count, replica, f'{count} replicas') for count in usable]
   for parts in accumulate:
-    if parts > 1 and not norms:
+    if parts > 1 and not reference.norms:
       cut = dataclasses.replace(options, accumulate=parts)
       cuts.append((1, cut, f'accumulate={parts}'))
   for count, cut, what in cuts:
     trial = _Trial(task, reference.batches, cut, count, reference.start)
-    _compare(what, trial, reference, tolerance)
+    reference.compare(what, trial, tolerance)
   return lines
 
 
-# How far off half precision may be, the coarsest first.
-_ROUNDING = {'bfloat16': 1e-2, 'float16': 2e-3, 'float32': 1e-6}
+# Synchronized variances are differences of squares, which loses digits.
+_EPS = {'float32': 1e-6, 'variances': 1e-4, 'float16': 2e-3, 'bfloat16': 1e-2}
 
 
 class _Trial:
-  """A step of a Task on each of some batches, all from the same weights.
-
-  Attributes:
-    batches: Those that it took.
-    start: The state before each step.
-    steps: What each reported, and the state after it.
-  """
+  """A step of a Task on each of some batches, all from the same weights."""
 
   def __init__(
     self,
@@ -157,9 +151,8 @@ class _Trial:
     start: Mapping[str, np.ndarray] | None = None,
   ):
     keras.utils.set_random_seed(0)
-    strategy = strategies.make_strategy('one_device')
-    if replicas > 1:
-      strategy = strategies.make_strategy('mirrored', replicas=replicas)
+    name = 'mirrored' if replicas > 1 else 'one_device'
+    strategy = strategies.make_strategy(name, replicas=replicas)
     with strategy.scope():
       task = make_task()
       for optimizer in task.optimizers.values():
@@ -168,76 +161,104 @@ class _Trial:
     trainer = trainers.Trainer(
       task, batches, strategy=strategy, update=options, log_every=1
     )
+    self._prepare(task)
     self.options = options
-    self.owned = variables.owned_by(task)
-    # By now lazily built layers are there, and nothing is traced yet.
-    self._switched_off = _switch_off(self.owned.sublayers)
-    self.start = start or _arrays(task)
-    self.batches: list[Any] = []
-    self.steps: list[dict[str, Any]] = []
+    self.start = start or _arrays(task)  # the state before each step
+    self.steps: list[dict[str, Any]] = []  # what came of it, state and scalars
+    self.batches: list[Any] = []  # those that the Task could take
+    parts = replicas * options.accumulate
     for batch in batches:
-      if self.batches and _rows(batch) < replicas * options.accumulate:
-        break  # some part would have no row
+      if self.batches and strategies.batch_size(batch) < parts:
+        break  # one part would have no row
       with strategy.scope():
         task.write_state(self.start)
       try:
-        report = trainer.train(len(self.batches) + 1)
+        [report] = trainer.steps(len(self.batches) + 1)
       except errors.InputError:
         if start or not self.batches:
           raise
         break  # the Task wants pairs, say
-      assert report is not None
       self.batches.append(batch)
       self.steps.append({**report.scalars, **_arrays(task)})
+    first, start = self.steps[0], self.start
+    self.moved = {name for name in start if np.any(start[name] != first[name])}
 
-  @property
-  def batch_norms(self) -> list[str]:
-    return [
-      name
-      for name, layer in self.owned.sublayers.items()
-      if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-
-  @property
-  def precision(self) -> str:
-    """The coarsest in which a layer computes."""
-    used = {layer.compute_dtype for layer in self.owned.sublayers.values()}
-    return next((d for d in _ROUNDING if d in used), 'float32')
-
-  def moved(self, name: str) -> bool:
-    """Whether the first step changed a part of the state."""
-    return not np.array_equal(self.start[name], self.steps[0][name])
-
-  def random(self) -> dict[str, str]:
-    """The state of each seed generator -> the layer that draws from it."""
-    names = {id(v): name for name, v in self.owned.variables.items()}
-    found = {names[id(g.state)]: names[id(g.state)] for g in self.owned.seeds}
-    for layer_name, layer in self.owned.sublayers.items():
-      for generator in layer._seed_generators:
-        found[names[id(generator.state)]] = layer_name
-    return found
+  def _prepare(self, task: tasks.Task) -> None:
+    """Switches noise off: lazy layers are there by now, and nothing traced."""
+    owned = variables.owned_by(task)
+    names = {id(variable): name for name, variable in owned.variables.items()}
+    self.trainable = list(owned.trainable)
+    self.drawers = {names[id(seed.state)]: 'the Task' for seed in owned.seeds}
+    self.switched_off: list[str] = []
+    norms = []
+    rounded = {'float32'}
+    for name, layer in owned.sublayers.items():
+      rounded.add(layer.compute_dtype)
+      if isinstance(layer, keras.layers.BatchNormalization):
+        norms.append(name)
+        rounded.add('variances')
+      for seed in layer._seed_generators:
+        self.drawers[names[id(seed.state)]] = name
+        if _switch_off(layer):
+          self.switched_off.append(name)
+    self.norms = groups.some(norms)
+    self.coarsest = max(rounded & {*_EPS}, key=_EPS.__getitem__)
 
   def left_out(self) -> list[str]:
     """What a comparison with it does not see, or sees less of; a line each."""
-    trainable = list(self.owned.trainable)
-    still = [name for name in trainable if not self.moved(name)]
-    if still == trainable:
+    still = [name for name in self.trainable if name not in self.moved]
+    if still == self.trainable:
       raise AssertionError(
-        'the step moved no weight, so there is nothing to compare: is its '
-        'gradient zero, or its `when=` False at step 1?'
+        'the step moved no weight: is its gradient zero, or `when=` False?'
       )
-    norms = groups.some(self.batch_norms)
-    lines = [f'dropout: {name} is switched off' for name in self._switched_off]
+    lines = [f'dropout: {name} is switched off' for name in self.switched_off]
     if still:
       lines.append(f'weights: {groups.some(still)} did not move')
     if len(self.batches) == 1:
-      lines.append('uneven parts: the Task cannot take one row less')
-    if self.precision != 'float32':
-      lines.append(f'tolerance: rounding of {self.precision}')
-    if norms:
-      what = 'accumulate: batch normalization sees micro-batches'
-      lines.append(f'{what} ({norms})')
+      lines.append('uneven parts: no batch of one row less can be taken')
+    if self.coarsest != 'float32':
+      lines.append(f'tolerance: rounding of {self.coarsest}')
+    if self.norms:
+      lines.append(f'accumulate: {self.norms} would see micro-batches')
     return lines
+
+  def compare(
+    self, what: str, trial: '_Trial', tolerance: float | None
+  ) -> None:
+    """Looks at the forward pass first, then at what follows from it."""
+    if tolerance is None:
+      tolerance = _EPS[self.coarsest]
+    passed_over = {'update_ratio', *self.drawers}
+    for step, other in zip(self.steps, trial.steps, strict=False):
+      for name in [n for n in step if n not in passed_over]:
+        allowed = tolerance * np.max(np.abs(step[name]), initial=1.0)
+        apart = np.max(
+          np.abs(np.subtract(other[name], step[name])), initial=0.0
+        )
+        if not apart <= allowed:
+          raise AssertionError(
+            f'{what}: {name} differs by {apart:.2g} from one replica and one '
+            f'pass; rounding of {self.coarsest} allows {allowed:.2g}. '
+            + self._advice(name)
+          )
+      what += ', one row less'
+
+  def _advice(self, name: str) -> str:
+    draw = [who for x, who in self.drawers.items() if x in self.moved]
+    draw = [who for who in draw if who not in self.switched_off]
+    if draw:
+      return f'{groups.some(draw)} draws random numbers: test without that'
+    if self.norms and not self.options.sync_batch_norm:
+      return f'Leave Update.sync_batch_norm on, for {self.norms}'
+    if name in self.start or name.endswith('gradient_norm'):
+      return (
+        'The forward pass is the same, its gradient is not: does the step '
+        'assign weights, or draw random numbers?'
+      )
+    return (
+      f'The forward pass depends on how the batch is cut: return {name} for '
+      'each example, [batch], not averaged; let no layer mix examples'
+    )
 
 
 def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
@@ -256,71 +277,21 @@ def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
   ]
 
 
-def _compare(
-  what: str, trial: _Trial, reference: _Trial, tolerance: float | None
-) -> None:
-  """Looks at the forward pass first, then at what follows from it."""
-  if tolerance is None:
-    tolerance = _ROUNDING[reference.precision]
-  passed_over = {'update_ratio', *reference.random()}
-  for ours, theirs in zip(trial.steps, reference.steps, strict=False):
-    for name in [n for n in ours if n not in passed_over]:
-      allowed = tolerance * max(1.0, _largest(theirs[name]))
-      apart = _largest(np.subtract(ours[name], theirs[name]))
-      if not apart <= allowed:
-        raise AssertionError(
-          f'{what}: {name} differs by {apart:.2g} from one replica and one pass'
-          f'; rounding of {reference.precision} allows {allowed:.2g}. '
-          + _advice(name, trial, reference)
-        )
-    what += ', one row less'
-
-
-def _advice(name: str, trial: _Trial, reference: _Trial) -> str:
-  drawn = [
-    k for state, k in reference.random().items() if reference.moved(state)
-  ]
-  if drawn:
-    return (
-      f'Random numbers ({groups.some(drawn)}) are others for each cut: check '
-      'the Task without them'
-    )
-  if trial.batch_norms and not trial.options.sync_batch_norm:
-    return (
-      f'Batch normalization ({groups.some(trial.batch_norms)}) must see the '
-      'whole batch: leave Update.sync_batch_norm on'
-    )
-  if name in trial.start or name.endswith('gradient_norm'):
-    return (
-      'The forward pass is the same, its gradient is not: does the step assign '
-      'weights, or draw random numbers?'
-    )
-  return (
-    f'The forward pass depends on how the batch is cut: return {name} for each '
-    'example, [batch], not averaged; let no layer mix examples'
+def _descend_plainly(optimizer: Any) -> None:
+  """Replaces the rule of an optimizer by gradient descent at rate 1."""
+  optimizer.update_step = lambda gradient, variable, rate: optimizer.assign_sub(
+    variable, gradient
   )
 
 
-def _descend_plainly(optimizer: Any) -> None:
-  """Replaces the rule of an optimizer by gradient descent at rate 1."""
-
-  def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-    del learning_rate
-    optimizer.assign_sub(variable, gradient)
-
-  optimizer.update_step = update_step
-
-
-def _switch_off(layers: Mapping[str, Any]) -> list[str]:
-  """Sets dropout and noise to 0; the names of the layers."""
-  found = {}
-  for name, layer in layers.items():
-    for rate in ('rate', 'stddev', 'dropout', 'recurrent_dropout'):
-      # Without a generator of its own a `rate` may be anything.
-      if layer._seed_generators and isinstance(vars(layer).get(rate), float):
-        setattr(layer, rate, 0.0)
-        found[name] = rate
-  return list(found)
+def _switch_off(layer: Any) -> bool:
+  """Sets the rates of a layer that draws to 0; whether there were any."""
+  rate = vars(layer).get
+  names = ('rate', 'stddev', 'dropout', 'recurrent_dropout')
+  found = [n for n in names if isinstance(rate(n), float) and rate(n) > 0]
+  for name in found:
+    setattr(layer, name, 0.0)
+  return bool(found)
 
 
 def _batches(data: Any) -> list[Any]:
@@ -329,15 +300,7 @@ def _batches(data: Any) -> list[Any]:
   batch = loops.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
-  return [whole, less] if _rows(less) else [whole]
-
-
-def _rows(batch: Any) -> int:
-  return len(tf.nest.flatten(batch)[0])
-
-
-def _largest(values: Any) -> float:
-  return float(np.max(np.abs(values), initial=0.0))
+  return [whole, less] if strategies.batch_size(less) else [whole]
 
 
 def _arrays(task: tasks.Task) -> dict[str, np.ndarray]:
