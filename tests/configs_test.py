@@ -18,7 +18,17 @@ def test_there_are_configurations():
   assert 'configs/digits.gin' in _CONFIGS
 
 
-@pytest.mark.parametrize('config', _CONFIGS)
+# A part of the suite; the rest takes long to build and runs with --all.
+_QUICK = ('configs/digits.gin', 'configs/gan.gin', 'configs/heads.gin')
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow)
+    for name in _CONFIGS
+  ],
+)
 def test_it_trains_two_steps_and_refuses_a_typo(config, commands, tmp_path):
   arguments = (f'--gin_file={config}', f'--model_dir={tmp_path / "run"}')
   typo = commands.run(*arguments, '--gin_bindings=Experiment.stepz = 2')

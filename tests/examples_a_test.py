@@ -85,6 +85,7 @@ def test_gan_goes_on_with_the_noise_that_comes_next():
   cases.assert_same_bits(cases.state_of(one), cases.state_of(other))
 
 
+@pytest.mark.slow
 def test_gan_on_two_devices_trains_the_critic_twice_as_often(tmp_path):
   strategy = tftrain.make_strategy('mirrored')
   run = trainer(make_gan, digits.train_data(64), strategy)
@@ -141,6 +142,7 @@ def test_student_of_labels_alone_recognises_none(teacher):
   assert unseen.scalars['accuracy'] == 0.0
 
 
+@pytest.mark.slow
 def test_teacher_is_saved_with_the_student_and_copied_to_each_device():
   strategy = tftrain.make_strategy('mirrored')
   make_task = functools.partial(distillation.make_task, teacher_steps=2)
@@ -223,6 +225,7 @@ def newest(model_dir):
   return checkpoints.read_checkpoint(path)[1]
 
 
+@pytest.mark.slow
 def test_own_loop_goes_on_from_its_checkpoint(own_loop, tmp_path, capsys):
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   assert own_loop(f'--model_dir={whole}', '--steps=200') == 0

@@ -165,6 +165,7 @@ def test_rnn_learns_more_than_frequencies():
   assert scalars['loss'] < 0.8 * unigram_entropy(lines[:, 1:])
 
 
+@pytest.mark.slow
 def test_rnn_does_not_depend_on_the_replicas():
   testing.assert_replica_invariant(
     lambda: rnn.make_task(units=8),
@@ -203,6 +204,7 @@ def test_a_transformer_does_not_see_what_comes_after():
   assert (before[:, 20:] != after[:, 20:]).any()
 
 
+@pytest.mark.slow
 def test_transformer_learns_more_than_frequencies():
   before = keras.config.dtype_policy()
   keras.config.set_dtype_policy('mixed_bfloat16')

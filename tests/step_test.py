@@ -453,19 +453,6 @@ def test_replicas_draw_different_seeds():
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
-def test_layers_computed_again_change_nothing(strategy):
-  make = lambda: cases.supervised(dropout=0.4)
-  kept, _ = train(make, 8, strategy)
-  again, _ = train(make, 8, strategy, remat='dense|dropout')
-  cases.assert_close(*states([kept, again]), 1e-6)
-
-
-def test_a_layer_with_batch_normalization_is_not_computed_again():
-  with pytest.raises(tftrain.Error, match='Update.remat: model/sequential.*ba'):
-    train(normalized, 1, remat='batch_norm')
-
-
-@pytest.mark.parametrize('strategy', STRATEGIES)
 def test_xla_gives_the_same(strategy):
   # No dropout: XLA has random numbers of its own.
   make = lambda: cases.supervised(

@@ -185,6 +185,7 @@ def half(kind, dtype):
   return lambda: kind(copy(model), keras.optimizers.Adam(0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_half_precision_widens_the_tolerance(dtype):
   make = half(Classifier, dtype)
@@ -203,6 +204,7 @@ class Pairs(Classifier):
     return tftrain.Loss(tf.repeat(tf.abs(first - second), 2))
 
 
+@pytest.mark.slow
 def test_a_task_that_takes_pairs_is_not_given_an_uneven_batch():
   lines = invariant(plain(Pairs), DATA, replicas=(), accumulate=(2,))
   assert 'uneven parts: no batch of one row less can be taken' in lines
@@ -262,6 +264,7 @@ def test_a_mean_that_is_right_for_even_parts_only_is_found():
     invariant(plain(MeanOfMeans), DATA, replicas=())
 
 
+@pytest.mark.slow
 def test_a_scalar_mean_is_right_if_its_weight_is():
   class Mean(Classifier):
     def loss(self, batch, training):
