@@ -74,6 +74,7 @@ def test_gan_draws_digits():
   np.testing.assert_array_equal(grid[0], 0.0)  # the frame of the first row
 
 
+@pytest.mark.slow
 def test_gan_goes_on_with_the_noise_that_comes_next():
   one = trainer(make_gan, digits.train_data(64))
   one.train(3)
@@ -237,6 +238,7 @@ def test_own_loop_goes_on_from_its_checkpoint(own_loop, tmp_path, capsys):
   cases.assert_same_bits(newest(whole), newest(parts))
 
 
+@pytest.mark.slow
 def test_own_loop_shows_what_it_gets_wrong(own_loop, tmp_path):
   own_loop(f'--model_dir={tmp_path}', '--steps=50', '--strategy=mirrored')
   tags = set()

@@ -103,6 +103,7 @@ def test_the_published_trunk_is_the_trunk(phases):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_heads_do_not_depend_on_the_replicas():
   after = {}
   for name in ('one_device', 'mirrored'):

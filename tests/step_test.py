@@ -12,6 +12,7 @@ import tftrain
 from tftrain import buckets
 
 STRATEGIES = ('one_device', 'mirrored')
+MIRRORED_SLOW = ('one_device', pytest.param('mirrored', marks=pytest.mark.slow))
 
 
 def train(make_task, steps, strategy='one_device', data=None, **options):
@@ -217,7 +218,7 @@ def test_a_research_step_is_the_same_on_one_replica_and_two(make, data):
 
 
 @pytest.mark.parametrize('kind', [Sharpness, ClippedCritic, Sometimes])
-@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('strategy', MIRRORED_SLOW)
 def test_weights_assigned_in_a_step_are_kept_with_buckets_and_without(
   kind, strategy, monkeypatch
 ):
@@ -281,7 +282,9 @@ def test_buckets_keep_groups_apart(strategy, monkeypatch):
   assert report.scalars['learning_rate'] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize('optimizer', ['AdamW', 'Nadam', 'SGD'])
+@pytest.mark.parametrize(
+  'optimizer', ['AdamW', pytest.param('Nadam', marks=pytest.mark.slow)]
+)
 def test_a_run_saved_with_buckets_goes_on_without_and_back(
   optimizer, tmp_path, monkeypatch
 ):
@@ -452,7 +455,7 @@ def test_replicas_draw_different_seeds():
 # Rematerialisation, XLA, precision.
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('strategy', MIRRORED_SLOW)
 def test_xla_gives_the_same(strategy):
   # No dropout: XLA has random numbers of its own.
   make = lambda: cases.supervised(

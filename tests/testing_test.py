@@ -84,7 +84,7 @@ def test_invariance_holds_and_says_what_it_left_out():
     update=tftrain.Update(clip_norm=0.1),
   )
   assert lines == [
-    '4 replicas: there are only 2 devices',
+    '4 replicas: only 2 devices',
     'dropout: model/dropout is switched off',
   ]
 
@@ -117,6 +117,7 @@ def normalized():
   )
 
 
+@pytest.mark.slow
 def test_batch_normalization_holds_on_uneven_parts_if_it_is_synchronized():
   update = tftrain.Update(accumulate=2)  # not in the trial of replicas
   x, y = cases.arrays()
@@ -231,6 +232,7 @@ class Centered(Classifier):
     )
 
 
+@pytest.mark.slow
 def test_a_forward_pass_that_mixes_examples_is_found():
   with pytest.raises(AssertionError, match='2 replicas: loss differs by.*cut'):
     invariant(plain(Centered), DATA)
@@ -256,6 +258,7 @@ class Unweighted(Classifier):
     return tftrain.Loss(tf.reduce_mean(values), weights)
 
 
+@pytest.mark.slow
 def test_a_mean_that_is_right_for_even_parts_only_is_found():
   what = ', one row less: loss differs .* not averaged'
   with pytest.raises(AssertionError, match='^2 replicas' + what):

@@ -57,15 +57,13 @@ def assert_learns(
     ConfigError: No metric is called `metric`.
   """
   keras.utils.set_random_seed(0)
-  trainer = trainers.Trainer(
-    task(), _batches(data)[:1], update=update, log_every=1
-  )
+  batch = _dataset(_batches(data)[:1])
+  trainer = trainers.Trainer(task(), batch, update=update, log_every=1)
   reports = [report.scalars for report in trainer.steps(steps)]
   curve = [scalars[metric] for scalars in reports if metric in scalars]
   if not curve:
     raise errors.ConfigError(
-      f'assert_learns: metric {metric!r} was not reported in {steps} steps; '
-      f'there are {", ".join(trainer.tags)}'
+      f'metric = {metric!r} is not reported; there are {", ".join(trainer.tags)}'
     )
   first, last = curve[0], curve[-1]
   bound = first - (1 - factor) * abs(first)
@@ -123,6 +121,8 @@ def assert_replica_invariant(
   usable, lines = _usable(replicas)
   reference = _Trial(task, _batches(data), whole)
   lines += reference.left_out()
+  if tolerance is None:
+    tolerance = _EPS[reference.coarsest]
   replica = whole if reference.norms else options
   cuts = [(count, replica, f'{count} replicas') for count in usable]
   for parts in accumulate:
@@ -145,7 +145,7 @@ class _Trial:
   def __init__(
     self,
     make_task: Callable[[], tasks.Task],
-    batches: Sequence[Any],
+    batches: list[Any],
     options: updates.Update,
     replicas: int = 1,
     start: Mapping[str, np.ndarray] | None = None,
@@ -158,8 +158,9 @@ class _Trial:
       for optimizer in task.optimizers.values():
         _descend_plainly(optimizer)
     # One for all batches: what takes time is tracing.
+    data = _dataset(batches)
     trainer = trainers.Trainer(
-      task, batches, strategy=strategy, update=options, log_every=1
+      task, data, strategy=strategy, update=options, log_every=1
     )
     self._prepare(task)
     self.options = options
@@ -167,19 +168,19 @@ class _Trial:
     self.steps: list[dict[str, Any]] = []  # what came of it, state and scalars
     self.batches: list[Any] = []  # those that the Task could take
     parts = replicas * options.accumulate
-    for batch in batches:
-      if self.batches and strategies.batch_size(batch) < parts:
+    for number, batch in enumerate(batches, start=1):
+      if number > 1 and strategies.batch_size(batch) < parts:
         break  # one part would have no row
       with strategy.scope():
         task.write_state(self.start)
-      try:
-        [report] = trainer.steps(len(self.batches) + 1)
-      except errors.InputError:
-        if start or not self.batches:
-          raise
-        break  # the Task wants pairs, say
-      self.batches.append(batch)
-      self.steps.append({**report.scalars, **_arrays(task)})
+        try:
+          [report] = trainer.steps(number)
+        except errors.InputError:
+          if start or number == 1:
+            raise
+          break  # the Task wants pairs, say
+        self.batches.append(batch)
+        self.steps.append({**report.scalars, **_arrays(task)})
     first, start = self.steps[0], self.start
     self.moved = {name for name in start if np.any(start[name] != first[name])}
 
@@ -222,19 +223,14 @@ class _Trial:
       lines.append(f'accumulate: {self.norms} would see micro-batches')
     return lines
 
-  def compare(
-    self, what: str, trial: '_Trial', tolerance: float | None
-  ) -> None:
+  def compare(self, what: str, trial: '_Trial', tolerance: float) -> None:
     """Looks at the forward pass first, then at what follows from it."""
-    if tolerance is None:
-      tolerance = _EPS[self.coarsest]
     passed_over = {'update_ratio', *self.drawers}
     for step, other in zip(self.steps, trial.steps, strict=False):
       for name in [n for n in step if n not in passed_over]:
         allowed = tolerance * np.max(np.abs(step[name]), initial=1.0)
-        apart = np.max(
-          np.abs(np.subtract(other[name], step[name])), initial=0.0
-        )
+        difference = np.subtract(other[name], step[name])
+        apart = np.max(np.abs(difference), initial=0.0)
         if not apart <= allowed:
           raise AssertionError(
             f'{what}: {name} differs by {apart:.2g} from one replica and one '
@@ -270,11 +266,8 @@ def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
       f'replicas = {list(replicas)} needs several devices, and there is '
       f'{devices}; call tftrain.strategies.set_local_devices(4) first'
     )
-  return usable, [
-    f'{count} replicas: there are only {devices} devices'
-    for count in replicas
-    if count > devices
-  ]
+  missing = [count for count in replicas if count > devices]
+  return usable, [f'{n} replicas: only {devices} devices' for n in missing]
 
 
 def _descend_plainly(optimizer: Any) -> None:
@@ -301,6 +294,14 @@ def _batches(data: Any) -> list[Any]:
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
   return [whole, less] if strategies.batch_size(less) else [whole]
+
+
+def _dataset(batches: list[Any]) -> tf.data.Dataset:
+  """Without autotuning: to end its thread has been seen to take a minute."""
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  pipeline = inputs.as_pipeline(batches, training=True)
+  return pipeline.dataset(0).with_options(options)
 
 
 def _arrays(task: tasks.Task) -> dict[str, np.ndarray]:
