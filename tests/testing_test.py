@@ -69,7 +69,8 @@ def test_a_negative_loss_has_to_fall_too():
 
 def test_a_metric_that_is_not_there_is_a_config_error():
   with pytest.raises(
-    tftrain.errors.ConfigError, match="'accurcy' .*there are loss, accuracy"
+    tftrain.errors.ConfigError,
+    match="'accurcy' is not there, but loss, accuracy",
   ):
     learns(cases.supervised, DATA, steps=2, metric='accurcy')
 
@@ -82,6 +83,7 @@ def test_invariance_holds_and_says_what_it_left_out():
     lambda: cases.supervised(dropout=0.3),
     DATA,
     update=tftrain.Update(clip_norm=0.1),
+    accumulate=(1, 2),
   )
   assert lines == [
     '4 replicas: only 2 devices',
@@ -99,6 +101,7 @@ class Nested(Classifier):
     return self.minimize(self.loss, batch, optimizer=self.optimizer['a'])
 
 
+@pytest.mark.slow
 def test_invariance_of_an_optimizer_in_a_dictionary_and_rates():
   update = tftrain.Update(rates={'kernel': 3.0})
   invariant(Nested, DATA, update=update, replicas=(2,), accumulate=(2,))
@@ -128,9 +131,13 @@ def test_batch_normalization_holds_on_uneven_parts_if_it_is_synchronized():
     'tolerance: rounding of variances',
     f'accumulate: {name} would see micro-batches',
   ]
+
+
+@pytest.mark.slow
+def test_batch_normalization_that_is_not_synchronized_is_found():
   update = tftrain.Update(sync_batch_norm=False)
   with pytest.raises(AssertionError, match='Leave Update.sync_batch_norm on'):
-    invariant(normalized, data, update=update, replicas=(2,))
+    invariant(normalized, DATA, update=update, replicas=(2,))
 
 
 class Noisy(keras.Model):
@@ -187,13 +194,13 @@ def half(kind, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_half_precision_widens_the_tolerance(dtype):
+@pytest.mark.parametrize(
+  'dtype', ['bfloat16', pytest.param('float16', marks=pytest.mark.slow)]
+)
+def test_half_precision_eases_the_tolerance(dtype):
   make = half(Classifier, dtype)
   lines = invariant(make, DATA, replicas=(), accumulate=(2,))
   assert lines == [f'tolerance: rounding of {dtype}']
-  with pytest.raises(AssertionError, match=f'rounding of {dtype} allows 1e-09'):
-    invariant(make, DATA, replicas=(), accumulate=(2,), tolerance=1e-9)
 
 
 class Pairs(Classifier):
@@ -211,6 +218,7 @@ def test_a_task_that_takes_pairs_is_not_given_an_uneven_batch():
   assert 'uneven parts: no batch of one row less can be taken' in lines
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_row_cannot_be_cut_unevenly():
   data = tftrain.Arrays(cases.arrays(), 1)
   invariant(cases.supervised, data, replicas=(), accumulate=(2,))
@@ -260,11 +268,15 @@ class Unweighted(Classifier):
 
 @pytest.mark.slow
 def test_a_mean_that_is_right_for_even_parts_only_is_found():
-  what = ', one row less: loss differs .* not averaged'
-  with pytest.raises(AssertionError, match='^2 replicas' + what):
-    invariant(plain(MeanOfMeans), DATA)
-  with pytest.raises(AssertionError, match='^accumulate=2' + what):
+  what = 'accumulate=2, one row less: loss differs .* not averaged'
+  with pytest.raises(AssertionError, match=what):
     invariant(plain(MeanOfMeans), DATA, replicas=())
+
+
+@pytest.mark.slow
+def test_a_mean_that_is_right_for_even_replicas_only_is_found():
+  with pytest.raises(AssertionError, match='2 replicas, one row less: loss'):
+    invariant(plain(MeanOfMeans), DATA)
 
 
 @pytest.mark.slow
@@ -273,7 +285,7 @@ def test_a_scalar_mean_is_right_if_its_weight_is():
     def loss(self, batch, training):
       return tftrain.Loss(tf.reduce_mean(self.cross_entropy(batch, training)))
 
-  invariant(plain(Mean), DATA, replicas=(2,), accumulate=(2,))
+  invariant(plain(Mean), DATA, replicas=(), accumulate=(2,))
   with pytest.raises(AssertionError, match='=2: loss differs .* not averaged'):
     invariant(plain(Unweighted), DATA, replicas=(), accumulate=(2,))
 

@@ -63,7 +63,7 @@ def assert_learns(
   curve = [scalars[metric] for scalars in reports if metric in scalars]
   if not curve:
     raise errors.ConfigError(
-      f'metric = {metric!r} is not reported; there are {", ".join(trainer.tags)}'
+      f'metric = {metric!r} is not there, but {", ".join(trainer.tags)}'
     )
   first, last = curve[0], curve[-1]
   bound = first - (1 - factor) * abs(first)
