@@ -45,7 +45,7 @@ class Flat(Classifier):
 
 
 class Gain(Classifier):
-  """Goes from -1 to -1.9 or so."""
+  """Falls from above -1.5 to almost -2."""
 
   def loss(self, batch, training):
     values = self.cross_entropy(batch, training)
@@ -193,7 +193,6 @@ def half(kind, dtype):
   return lambda: kind(copy(model), keras.optimizers.Adam(0.1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   'dtype', ['bfloat16', pytest.param('float16', marks=pytest.mark.slow)]
 )
@@ -240,7 +239,6 @@ class Centered(Classifier):
     )
 
 
-@pytest.mark.slow
 def test_a_forward_pass_that_mixes_examples_is_found():
   with pytest.raises(AssertionError, match='2 replicas: loss differs by.*cut'):
     invariant(plain(Centered), DATA)
@@ -266,7 +264,6 @@ class Unweighted(Classifier):
     return tftrain.Loss(tf.reduce_mean(values), weights)
 
 
-@pytest.mark.slow
 def test_a_mean_that_is_right_for_even_parts_only_is_found():
   what = 'accumulate=2, one row less: loss differs .* not averaged'
   with pytest.raises(AssertionError, match=what):
@@ -288,6 +285,9 @@ def test_a_scalar_mean_is_right_if_its_weight_is():
   invariant(plain(Mean), DATA, replicas=(), accumulate=(2,))
   with pytest.raises(AssertionError, match='=2: loss differs .* not averaged'):
     invariant(plain(Unweighted), DATA, replicas=(), accumulate=(2,))
+  # All is right if that much is.
+  cut = dict(replicas=(), accumulate=(2,))
+  invariant(plain(Unweighted), DATA, tolerance=10.0, **cut)
 
 
 class Shaken(keras.layers.Layer):

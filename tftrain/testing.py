@@ -158,9 +158,8 @@ class _Trial:
       for optimizer in task.optimizers.values():
         _descend_plainly(optimizer)
     # One for all batches: what takes time is tracing.
-    data = _dataset(batches)
     trainer = trainers.Trainer(
-      task, data, strategy=strategy, update=options, log_every=1
+      task, _dataset(batches), strategy=strategy, update=options, log_every=1
     )
     self._prepare(task)
     self.options = options
