@@ -63,7 +63,8 @@ def assert_learns(
   curve = [scalars[metric] for scalars in reports if metric in scalars]
   if not curve:
     raise errors.ConfigError(
-      f'metric = {metric!r} is not there, but {", ".join(trainer.tags)}'
+      f'assert_learns: metric {metric!r} was not reported; choose one of '
+      + ', '.join(trainer.tags)
     )
   first, last = curve[0], curve[-1]
   bound = first - (1 - factor) * abs(first)
