@@ -57,7 +57,7 @@ def assert_learns(
     ConfigError: No metric is called `metric`.
   """
   keras.utils.set_random_seed(0)
-  batch = _dataset(_batches(data)[:1])
+  batch = _batches(data)[:1]
   trainer = trainers.Trainer(task(), batch, update=update, log_every=1)
   reports = [report.scalars for report in trainer.steps(steps)]
   curve = [scalars[metric] for scalars in reports if metric in scalars]
@@ -160,7 +160,7 @@ class _Trial:
         _descend_plainly(optimizer)
     # One for all batches: what takes time is tracing.
     trainer = trainers.Trainer(
-      task, _dataset(batches), strategy=strategy, update=options, log_every=1
+      task, batches, strategy=strategy, update=options, log_every=1
     )
     self._prepare(task)
     self.options = options
@@ -294,14 +294,6 @@ def _batches(data: Any) -> list[Any]:
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
   return [whole, less] if strategies.batch_size(less) else [whole]
-
-
-def _dataset(batches: list[Any]) -> tf.data.Dataset:
-  """Without autotuning: to end its thread has been seen to take a minute."""
-  options = tf.data.Options()
-  options.autotune.enabled = False
-  pipeline = inputs.as_pipeline(batches, training=True)
-  return pipeline.dataset(0).with_options(options)
 
 
 def _arrays(task: tasks.Task) -> dict[str, np.ndarray]:

@@ -92,9 +92,13 @@ def _dataset_factory(data: Any) -> Callable[[], tf.data.Dataset]:
   if first is None:
     raise errors.InputError('the data yields 0 batches; check where it is made')
   signature = tf.nest.map_structure(_open_spec, _as_tuple(first))
+  options = tf.data.Options()
+  # Ending the thread that tunes has been seen to take a minute; there is
+  # nothing to tune in a Python generator.
+  options.autotune.enabled = False
   return lambda: tf.data.Dataset.from_generator(
     lambda: map(_as_tuple, data), output_signature=signature
-  )
+  ).with_options(options)
 
 
 def _as_tuple(batch: Any) -> Any:
