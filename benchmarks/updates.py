@@ -30,6 +30,8 @@ accumulate: The time of one tftrain step on 128 rows with
 features: tftrain with a feature, divided by tftrain without, on `Arrays`.
   `plain` reports the loss alone; `metrics` also the accuracy and the mean of
   the largest logit.
+buckets: 8 dense layers of one width, all weights in one bucket, divided by none
+  in any. Where the ratio is above 1, `buckets.SMALL` should keep them apart.
 
 Every 100 steps (25 where they are long) all contestants read and reset their
 metrics; for tftrain that is a Report. There are no Actions.
@@ -60,9 +62,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import steps as engine
 from examples import digits
 import tftrain
+from tftrain import buckets
+from tftrain import patches
 from tftrain import strategies
 
-SECTIONS = ('compile', 'step', 'accumulate', 'features')
+SECTIONS = ('compile', 'step', 'accumulate', 'features', 'buckets')
 
 # Of steps.py: there is no choice of these here, and `only` takes other names.
 for _name in ('model', 'shared_input', 'only'):
@@ -352,6 +356,25 @@ def features_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
   )
 
 
+def buckets_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
+  for width, steps in ((64, 500), (96, 300), (128, 200), (256, 100)):
+    workload = dense(8, width, steps)
+
+    def ours(small: int, workload: engine.Workload) -> engine.Contestant:
+      with patches.overridden([(buckets, 'SMALL', small)]):
+        return tftrain_loop(workload, arrays, strategy)
+
+    yield Case(
+      'buckets',
+      workload,
+      {
+        'together': functools.partial(ours, width**2, workload),
+        'apart': functools.partial(ours, 0, workload),
+      },
+      [('together', 'apart', '<=', None)],
+    )
+
+
 # The benchmark.
 
 
@@ -359,6 +382,7 @@ CASES = {
   'step': step_cases,
   'accumulate': accumulate_cases,
   'features': features_cases,
+  'buckets': buckets_cases,
 }
 
 

@@ -19,11 +19,11 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors files reports',
-  'patches strategies inputs.pipelines inputs.arrays inputs.batches inputs '
-  'autographs losses variables buckets updates schedules groups clipping '
-  'scales averages seeds remats gradients optimizers appliers engines '
-  'builds tasks supervised metrics actions summaries checkpoints exports '
-  'preemption progress',
+  'patches precisions strategies inputs.pipelines inputs.arrays '
+  'inputs.batches inputs autographs losses variables buckets updates schedules '
+  'groups clipping scales averages seeds remats gradients optimizers targets '
+  'appliers engines builds tasks supervised metrics actions summaries '
+  'checkpoints exports preemption progress',
   'loops',
   'trainers evaluators',
   'runs experiments testing',

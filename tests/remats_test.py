@@ -288,3 +288,24 @@ def test_frozen_weights_are_no_state():
     return task(Block(frozen, late, keras.layers.Dense(4)))
 
   assert_changes_nothing(make, 'one_device', freeze='block/dense/bias')
+
+
+def test_building_computes_layers_again_too():
+  """Or a model that fits only with `remat` would not get through it."""
+  seen = {}
+  for remat in (None, 'block$'):
+    trainer, _, _ = train(dropping, 'one_device', steps=0, remat=remat)
+    seen[remat] = runs(trainer)
+  assert seen['block$'] == seen[None] + 1
+
+
+def test_building_sees_no_more_rows_than_a_pass():
+  rows = []
+
+  class Counting(Block):
+    def call(self, x):
+      rows.append(x.shape[0])
+      return super().call(x)
+
+  train(lambda: task(Counting(keras.layers.Dense(4))), 'mirrored', accumulate=2)
+  assert {r for r in rows if r is not None} == {2}  # 8 rows, 2 replicas

@@ -16,6 +16,8 @@ from tftrain import gradients as gradients_lib
 from tftrain import groups
 from tftrain import optimizers
 from tftrain import scales
+from tftrain import strategies
+from tftrain import targets as targets_lib
 from tftrain import updates
 from tftrain import variables as variables_lib
 
@@ -40,49 +42,29 @@ class Applier:
     bucketed: bool,
     loss_scale: str | float | None = None,
   ):
-    optimizers.check(optimizer)
     self.optimizer = optimizer
     self.options = options
     self.trained = dict(trained)
-    self._names = {id(variable): name for name, variable in trained.items()}
-    self._groups = {
-      id(v): groups.group_of(options, name) for name, v in trained.items()
-    }
-    together = bucketed and options.clip_adaptive is None
-    self._buckets = self._make_buckets() if together else {}
-    inside = {id(v) for b in self._buckets.values() for v in b.variables}
-    self._alone = [v for v in trained.values() if id(v) not in inside]
-    self._targets: list[tuple[Any, groups.Group]] = [
-      *((bucket.flat, group) for group, bucket in self._buckets.items()),
-      *((v, self._groups[id(v)]) for v in self._alone),
-    ]
-    targets = [target for target, _ in self._targets]
-    if not optimizer.built:
-      optimizer.build(targets)
+    self._targets = targets_lib.make_targets(
+      optimizer, trained, options, bucketed=bucketed
+    )
+    self._buckets = [target.bucket for target in self._targets if target.bucket]
+    variables = [target.variable for target in self._targets]
+    optimizer.build(variables)
     self._decays_by_group = any(
-      group.factor != 1.0 or not group.decays for group in self._groups.values()
+      target.group.factor != 1.0 or not target.group.decays
+      for target in self._targets
     )
     self._rate = getattr(optimizer, '_learning_rate', None)
     self.configured_rate = float(buckets.value(optimizer.learning_rate))
     self.scale = None if loss_scale is None else scales.LossScale(loss_scale)
     self.average: averages.Average | None = None
     if options.ema is not None:
-      self.average = averages.Average(options.ema, targets)
-    # What the last measured step found; see `updates.Step` and `_measure`.
+      self.average = averages.Average(options.ema, variables)
+    # What the last measured step found; see `updates.Step` and `_measured`.
     self._zero = tf.Variable(tf.zeros([len(trained)], tf.bool), trainable=False)
     self._stale = False
     self._busy = False
-
-  def _make_buckets(self) -> dict[groups.Group, buckets.Bucket]:
-    small: dict[groups.Group, list[Any]] = {}
-    for variable in self.trained.values():
-      if buckets.is_small(self.optimizer, variable):
-        small.setdefault(self._groups[id(variable)], []).append(variable)
-    return {
-      group: buckets.Bucket(members)
-      for group, members in small.items()
-      if len(members) > 1
-    }
 
   # Flat copies and the variables themselves, which are the truth.
 
@@ -96,8 +78,7 @@ class Applier:
 
   def refresh(self) -> None:
     """Takes over weights that were assigned since the last block of steps."""
-    for bucket in self._buckets.values():
-      bucket.refresh()
+    self._refresh_buckets()
     if self.average:
       new = buckets.raw(self.optimizer.iterations).read_value() < 1
       tf.cond(new, self._start_average, lambda: tf.constant(False))
@@ -115,7 +96,7 @@ class Applier:
       self._stale = self._stale or not self._busy
 
     self._stale = False
-    members = [v for b in self._buckets.values() for v in b.variables]
+    members = [v for bucket in self._buckets for v in bucket.variables]
     with buckets.assignments_seen(members, seen):
       yield
       self._refresh_if_stale()
@@ -130,13 +111,18 @@ class Applier:
 
   def _refresh_if_stale(self) -> None:
     if self._stale:
-      for bucket in self._buckets.values():
-        bucket.refresh()
+      self._refresh_buckets()
+
+  def _refresh_buckets(self) -> None:
+    for bucket in self._buckets:
+      bucket.refresh()
 
   def packing(self, variables: Sequence[Any]) -> buckets.Packing:
     """For gradients of those of `variables` that this optimizer trains."""
-    chosen = [v for v in variables if id(v) in self._names]
-    return buckets.Packing(chosen, list(self._buckets.values()))
+    own = {id(variable) for variable in self.trained.values()}
+    return buckets.Packing(
+      [v for v in variables if id(v) in own], self._buckets
+    )
 
   # One update, in cross-replica context.
 
@@ -179,11 +165,7 @@ class Applier:
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
     """Updates; the norm of what the weights moved by, over their norm."""
     names = {id(v): index for index, v in enumerate(self.trained.values())}
-    strategy = tf.distribute.get_strategy()
-    packed = [
-      strategy.experimental_local_results(value)[0]
-      for value in gradients.packed
-    ]
+    packed = strategies.on_first_replica(gradients.packed)
     # Taken apart here, not by `gradients.values`: those would be computed, and
     # carried into the switch, at every step.
     values = gradients.packing.unpack(packed)
@@ -208,7 +190,7 @@ class Applier:
     """Clips and applies, on each replica."""
     strategy = tf.distribute.get_strategy()
     targets = gradients.packing.targets()
-    groups_by_id = {id(target): group for target, group in self._targets}
+    groups_by_id = {id(t.variable): t.group for t in self._targets}
     chosen = [(target, groups_by_id[id(target)]) for target in targets]
     rates = [(target, group.factor) for target, group in chosen]
 
@@ -247,7 +229,7 @@ class Applier:
         strategy.extended.update(buckets.raw(target), shrink, group=False)
 
   def _scatter(self) -> None:
-    for bucket in self._buckets.values():
+    for bucket in self._buckets:
       bucket.scatter()
 
   # What is reported.
@@ -255,7 +237,7 @@ class Applier:
   def rates(self) -> dict[str, float]:
     """Learning rate by pattern of `Update.rates`; '' is the optimizer's own."""
     rate = float(buckets.value(self.optimizer.learning_rate))
-    used = {group.pattern: group.factor for group in self._groups.values()}
+    used = {t.group.pattern: t.group.factor for t in self._targets}
     return {'': rate, **{p: rate * f for p, f in used.items() if p}}
 
   def without_gradient(self) -> list[str]:
@@ -272,7 +254,7 @@ class Applier:
       return
     members = [buckets.raw(v) for v in self.trained.values()]
     before = [tf.identity(v.read_value()) for v in members]
-    average = self._averages()
+    average = self._average_by_name()
     for name, variable in zip(self.trained, members, strict=True):
       variable.assign(tf.cast(average[name], variable.dtype))
     try:
@@ -291,16 +273,13 @@ class Applier:
     rate = getattr(self.optimizer, '_learning_rate', None)
     if isinstance(rate, buckets.VARIABLE):
       state['learning_rate'] = buckets.raw(rate).read_value()
-    for slot, index, variable in self._slots():
-      value = buckets.raw(variable).read_value()
-      if isinstance(index, int):
-        for name, part in self._spread(index, value).items():
-          state[f'{slot}/{name}'] = part
+    for slot, target, variable in self._slots():
+      value = variable.read_value()
+      if isinstance(target, str):
+        state[f'{slot}/{target}'] = value
       else:
-        state[f'{slot}/{index}'] = value
-    if self.average:
-      for name, value in self._averages().items():
-        state[f'ema/{name}'] = value
+        parts = target.split(value)
+        state.update({f'{slot}/{name}': part for name, part in parts.items()})
     if self.scale:
       for name, value in self.scale.read_state().items():
         state[f'loss_scale/{name}'] = value
@@ -312,61 +291,37 @@ class Applier:
     unchanged = state.get('configured_learning_rate') == self.configured_rate
     if isinstance(rate, buckets.VARIABLE) and unchanged:
       buckets.raw(rate).assign(state['learning_rate'])
-    for slot, index, variable in self._slots():
-      if isinstance(index, int):
-        value = self._collect(index, state, slot)
+    for slot, target, variable in self._slots():
+      if isinstance(target, str):
+        variable.assign(state[f'{slot}/{target}'])
       else:
-        value = state[f'{slot}/{index}']
-      buckets.raw(variable).assign(value)
-    if self.average:
-      for index, variable in enumerate(self.average.variables):
-        variable.assign(self._collect(index, state, 'ema'))
+        found = {name: state[f'{slot}/{name}'] for name in target.names}
+        variable.assign(target.join(found))
     if self.scale:
       self.scale.write_state(
         {name: state[f'loss_scale/{name}'] for name in self.scale.read_state()}
       )
 
-  def _slots(self) -> Iterator[tuple[str, int | str, Any]]:
-    """(slot, index of the target or a name, variable) of the state."""
-    built_for = [target for target, _ in self._targets]
-    labels = {f'({index})': index for index in range(len(built_for))}
-    references = zip(labels, built_for, strict=True)
-    found = variables_lib.optimizer_slots(self.optimizer, list(references))
+  def _slots(self) -> Iterator[tuple[str, targets_lib.Target | str, Any]]:
+    """(slot, the target it belongs to or a name, variable) of the state."""
+    labels = {f'({i})': target for i, target in enumerate(self._targets)}
+    references = [(label, target.variable) for label, target in labels.items()]
+    found = variables_lib.optimizer_slots(self.optimizer, references)
     for slot, label, variable in found:
-      yield slot, labels.get(label, label), variable
+      yield slot, labels.get(label, label), buckets.raw(variable)
+    if self.average:
+      for target, variable in zip(
+        self._targets, self.average.variables, strict=True
+      ):
+        yield 'ema', target, variable
 
-  def _averages(self) -> dict[str, tf.Tensor]:
-    assert self.average is not None
-    named: dict[str, tf.Tensor] = {}
-    for index, variable in enumerate(self.average.variables):
-      named.update(self._spread(index, variable.read_value()))
-    return named
-
-  def _spread(self, index: int, value: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A value of one target as values of the variables it stands for."""
-    bucket = self._bucket(index)
-    if bucket is None:
-      return {self._members(index)[0]: value}
-    return dict(zip(self._members(index), bucket.split(value), strict=True))
-
-  def _collect(self, index: int, state: Mapping[str, Any], slot: str) -> Any:
-    """The reverse of `_spread`, out of `slot/name` in a state."""
-    bucket = self._bucket(index)
-    parts = [state[f'{slot}/{name}'] for name in self._members(index)]
-    if bucket is None:
-      return parts[0]
-    return bucket.join([tf.convert_to_tensor(part) for part in parts])
-
-  def _bucket(self, index: int) -> buckets.Bucket | None:
-    return dict(enumerate(self._buckets.values())).get(index)
-
-  def _members(self, index: int) -> list[str]:
-    """The names of the variables that a target stands for."""
-    bucket = self._bucket(index)
-    members = (
-      bucket.variables if bucket else [self._alone[index - len(self._buckets)]]
-    )
-    return [self._names[id(variable)] for variable in members]
+  def _average_by_name(self) -> dict[str, tf.Tensor]:
+    return {
+      name: part
+      for slot, target, variable in self._slots()
+      if slot == 'ema' and not isinstance(target, str)
+      for name, part in target.split(variable.read_value()).items()
+    }
 
 
 def _masked(

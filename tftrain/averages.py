@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import buckets
+from tftrain import precisions
 
 
 class Average:
@@ -20,8 +21,7 @@ class Average:
     self._rate = 1.0 - decay
     self._followed = list(variables)
     self.variables = [
-      tf.Variable(tf.zeros(v.shape, _wide(v)), trainable=False, name='ema')
-      for v in variables
+      tf.Variable(_zeros(v), trainable=False, name='ema') for v in variables
     ]
 
   def start(self) -> None:
@@ -43,7 +43,6 @@ class Average:
     ]
 
 
-def _wide(variable: Any) -> Any:
-  """In half precision an average would not see small changes."""
-  dtype = tf.as_dtype(variable.dtype)
-  return tf.float32 if dtype in (tf.float16, tf.bfloat16) else dtype
+def _zeros(variable: Any) -> tf.Tensor:
+  # In half precision an average would not see small changes.
+  return tf.zeros(variable.shape, precisions.full(variable.dtype))

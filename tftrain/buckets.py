@@ -20,9 +20,9 @@ from tftrain import patches
 
 VARIABLE = keras.Variable | tf.Variable
 
-# A variable above this size is better left alone: copying it costs more than
-# the dispatch it saves (4 of 1024x1024 in one bucket ran at 0.75x).
-_SMALL = 64 * 1024
+# A variable of more entries is better left alone: copying it costs more than
+# the dispatch it saves. Measured by `benchmarks/updates.py --only=buckets`.
+SMALL = 12 * 1024
 
 _ELEMENT_WISE = (
   keras.optimizers.SGD,
@@ -127,8 +127,8 @@ def is_small(optimizer: Any, variable: Any) -> bool:
   """Whether `optimizer` may update `variable` together with others."""
   return (
     type(optimizer) in _ELEMENT_WISE
-    and not _treats_variables_apart(optimizer)
-    and math.prod(variable.shape) <= _SMALL
+    and not _excludes_from_decay(optimizer)
+    and math.prod(variable.shape) <= SMALL
     and variable.dtype in ('float32', tf.float32)
     and getattr(variable, 'constraint', None) is None
     # Written on each replica, it would be added up.
@@ -137,13 +137,10 @@ def is_small(optimizer: Any, variable: Any) -> bool:
   )
 
 
-def _treats_variables_apart(optimizer: Any) -> bool:
-  """Whether an option of this optimizer depends on which variable it sees."""
+def _excludes_from_decay(optimizer: Any) -> bool:
+  """Whether it was told itself which variables not to decay."""
   return bool(
-    optimizer.clipnorm
-    or optimizer.use_ema
-    or optimizer.gradient_accumulation_steps
-    or getattr(optimizer, '_exclude_from_weight_decay', None)
+    getattr(optimizer, '_exclude_from_weight_decay', None)
     or getattr(optimizer, '_exclude_from_weight_decay_pattern', None)
   )
 

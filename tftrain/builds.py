@@ -17,7 +17,9 @@ from tftrain import errors
 from tftrain import gradients as gradients_lib
 from tftrain import groups
 from tftrain import optimizers
+from tftrain import patches
 from tftrain import remats
+from tftrain import strategies
 from tftrain import updates
 from tftrain import variables as variables_lib
 
@@ -59,12 +61,7 @@ def prepare(owned: variables_lib.Owned, options: updates.Update) -> None:
         'builds it)'
       )
   groups.check_patterns(options, owned.trainable, owned.sublayers)
-  again = {
-    name: layer
-    for name, layer in owned.sublayers.items()
-    if groups.matches(options.remat, name)
-  }
-  remats.check(list(again), list(again.values()))
+  remats.check(remats.chosen(owned, options.remat))
   if options.jit and strategy.num_replicas_in_sync > 1:
     for name in engines.synchronized(owned, options):
       raise errors.ConfigError(
@@ -79,13 +76,24 @@ class Recorder:
   Args:
     owner: What the Task is called, for errors.
     regularization: Gives the sum of the regularisers, once the loss has run.
+    options: How steps will be taken: of a batch only as many rows are used as
+      a pass will see, and layers are recomputed, or it would not fit.
+    recomputed: Those layers, once they are known.
     strict: Whether a call that trains nothing is an error.
   """
 
   def __init__(
-    self, owner: str, regularization: Callable[[], Any], *, strict: bool
+    self,
+    owner: str,
+    regularization: Callable[[], Any],
+    options: updates.Update,
+    *,
+    recomputed: Sequence[Any] = (),
+    strict: bool,
   ):
     self._owner = owner
+    self._options = options
+    self._recomputed = recomputed
     self._regularization = regularization
     self._strict = strict
     self._calls: list[tuple[Any, buckets.Packing]] = []
@@ -99,12 +107,7 @@ class Recorder:
     optimizer: Any,
   ) -> gradients_lib.Gradients:
     """Computes gradients and notes which variables they reach."""
-    if optimizer is None:
-      raise errors.TaskError(
-        f'{self._owner} has no optimizer; pass one, e.g. '
-        'keras.optimizers.Adam(1e-3)'
-      )
-    optimizers.check(optimizer)
+    optimizers.check(optimizer, self._owner)
 
     def watched(rows: Any, training: bool) -> Any:
       with tf.GradientTape() as tape:
@@ -116,7 +119,7 @@ class Recorder:
     packing = buckets.Packing(variables)
     found = gradients_lib.compute(
       watched,
-      batch,
+      strategies.first_part(batch, self._options.accumulate),
       optimizer,
       self._regularization,
       gradients_lib.Way(packing),
@@ -151,7 +154,11 @@ class Recorder:
   @contextlib.contextmanager
   def step(self, measure: updates.Measure) -> Iterator[None]:
     del measure
-    yield
+    with patches.overridden(
+      (layer, 'call', remats.recomputed(layer, layer.call))
+      for layer in self._recomputed
+    ):
+      yield
 
   def moving(self) -> Any:
     return ()
@@ -159,9 +166,7 @@ class Recorder:
   def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
     del finite, before
 
-  def make_engine(
-    self, owned: variables_lib.Owned, options: updates.Update
-  ) -> engines.Engine:
+  def make_engine(self, owned: variables_lib.Owned) -> engines.Engine:
     """The Engine for what was recorded; builds the optimizers."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
@@ -180,15 +185,15 @@ class Recorder:
       made[id(optimizer)] = appliers.Applier(
         optimizer,
         {names[id(variable)]: variable for variable in found},
-        options,
+        self._options,
         # A flat copy needs all its gradients at once, and one owner.
         bucketed=all(one == sets[0] for one in sets)
         and all(counts[id(v)] == 1 for v in found),
-        loss_scale=_loss_scale(options, owned),
+        loss_scale=_loss_scale(self._options, owned),
       )
-    self._name_untrained(owned, options)
-    _check_decay(options, made)
-    return engines.Engine(owned, made, options, self._regularization)
+    self._name_untrained(owned)
+    _check_decay(self._options, made)
+    return engines.Engine(owned, made, self._options, self._regularization)
 
   def _reached_by_optimizer(self) -> dict[int, tuple[Any, list[Any]]]:
     reached: dict[int, tuple[Any, list[Any]]] = {}
@@ -212,16 +217,14 @@ class Recorder:
           'holds it an attribute whose name does not start with _'
         )
 
-  def _name_untrained(
-    self, owned: variables_lib.Owned, options: updates.Update
-  ) -> None:
+  def _name_untrained(self, owned: variables_lib.Owned) -> None:
     """Warns of variables that stay as they are, or that the Task lacks."""
     reached = {id(v) for _, packing in self._calls for v in packing.reached}
     untrained = [
       name
       for name, variable in owned.trainable.items()
       if id(variable) not in reached
-      and not groups.matches(options.freeze, name)
+      and not groups.matches(self._options.freeze, name)
     ]
     if untrained:
       logging.warning(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tftrain import precisions
 from tftrain import updates
 
 # Weights that start at zero may move at all (Brock et al. 2021, section 4.1).
@@ -49,14 +50,10 @@ def is_asked(options: updates.Update) -> bool:
 def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
   """The norm of all entries of all tensors, a float32."""
   halves = [
-    tf.cast(tf.nn.l2_loss(_in_full(tensor)), tf.float32) for tensor in tensors
+    tf.cast(tf.nn.l2_loss(precisions.in_full(tensor)), tf.float32)
+    for tensor in tensors
   ]
   return tf.sqrt(2.0 * tf.add_n(halves))
-
-
-def _in_full(tensor: tf.Tensor) -> tf.Tensor:
-  half = tensor.dtype in (tf.float16, tf.bfloat16)
-  return tf.cast(tensor, tf.float32) if half else tensor
 
 
 def _adaptive(

@@ -44,10 +44,9 @@ class Engine:
     self._appliers = dict(made)
     self._regularization = regularization
     self._measure = updates.Measure()
-    in_metrics = [v for m in owned.metrics.values() for v in m.variables]
     self._moving = [
       buckets.raw(v)
-      for v in (*owned.variables.values(), *in_metrics)
+      for v in owned.saved.values()
       if not v.trainable and tf.as_dtype(v.dtype).is_floating
     ]
 
@@ -153,7 +152,8 @@ class Engine:
     They are changed while a function is traced, and put back: Keras offers no
     other place for it.
     """
-    again = self._recomputed_layers() if remat else set()
+    chosen = remats.chosen(self._owned, self.options.remat) if remat else {}
+    again = {id(layer) for layer in chosen.values()}
 
     def wrap(layer: Any, call: Any) -> Any:
       return remats.recomputed(layer, call) if id(layer) in again else call
@@ -168,20 +168,6 @@ class Engine:
       patches.overridden((layer, '_trainable', False) for layer in frozen),
     ):
       yield
-
-  def _recomputed_layers(self) -> set[int]:
-    """Those that match `Update.remat`, without those inside another."""
-    matched = [
-      layer
-      for name, layer in self._owned.sublayers.items()
-      if groups.matches(self.options.remat, name)
-    ]
-    inner = {
-      id(part)
-      for layer in matched
-      for part in layer._flatten_layers(include_self=False)
-    }
-    return {id(layer) for layer in matched} - inner
 
   @contextlib.contextmanager
   def step(self, measure: updates.Measure) -> Iterator[None]:

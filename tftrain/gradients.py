@@ -10,6 +10,7 @@ import tensorflow as tf
 from tftrain import buckets
 from tftrain import clipping
 from tftrain import losses
+from tftrain import precisions
 from tftrain import strategies
 
 Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
@@ -73,8 +74,8 @@ def compute(
   """
   backward = _Backward(loss, regularization, way)
   packed, weight, metrics = strategies.run_on_rows(backward.run, batch)
-  weight, metrics = tf.nest.map_structure(_first, (weight, metrics))
-  here = [_first(gradient) for gradient in packed]
+  weight, metrics = strategies.on_first_replica((weight, metrics))
+  here = strategies.on_first_replica(packed)
   norm = clipping.global_norm(here) if here else tf.zeros([])
   sums = {name: (value, weight) for name, value in metrics.items()}
   sums['gradient_norm'] = (norm, tf.ones([]))
@@ -88,10 +89,6 @@ def compute(
     packing=way.packing,
     optimizer=optimizer,
   )
-
-
-def _first(value: Any) -> Any:
-  return tf.distribute.get_strategy().experimental_local_results(value)[0]
 
 
 class _Backward:
@@ -174,20 +171,16 @@ class _Backward:
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
       seed = self._way.scale / factor
     found = tape.gradient(sums.objective, self._sources, output_gradients=seed)
-    dense = [None if g is None else _widened(g) for g in found]
+    dense = [
+      None if g is None else precisions.in_full(tf.convert_to_tensor(g))
+      for g in found
+    ]
     packed = self._way.packing.pack(dense)
     if factor is not None:
       packed = [
         gradient * tf.cast(factor, gradient.dtype) for gradient in packed
       ]
     return packed, sums.weight, dict(sums.metrics)
-
-
-def _widened(gradient: Any) -> tf.Tensor:
-  """A dense gradient, in float32 at least: sums and scales overflow halves."""
-  gradient = tf.convert_to_tensor(gradient)
-  half = gradient.dtype in (tf.float16, tf.bfloat16)
-  return tf.cast(gradient, tf.float32) if half else gradient
 
 
 def _all_reduce(

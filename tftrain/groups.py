@@ -4,7 +4,6 @@ Variables are chosen by patterns, searched for in their names.
 """
 
 from collections.abc import Iterable
-from collections.abc import Mapping
 import re
 from typing import NamedTuple
 
@@ -43,22 +42,17 @@ def check_patterns(
   options: updates.Update, variables: Iterable[str], layers: Iterable[str]
 ) -> None:
   """Raises ConfigError for a pattern that matches nothing, or freezes all."""
-  known: Mapping[str, list[str]] = {
-    'remat': list(layers),
-    'variables': list(variables),
-  }
+  variables, layers = list(variables), list(layers)
   for argument, pattern in options.patterns():
-    kind = argument if argument in known else 'variables'
-    names = known[kind]
-    if not any(re.search(pattern, name) for name in names):
-      what = 'layers' if kind == 'remat' else 'variables'
+    what, names = 'variables', variables
+    if argument == 'remat':
+      what, names = 'layers', layers
+    if not any(matches(pattern, name) for name in names):
       raise errors.ConfigError(
         f'Update.{argument}: {pattern!r} matches none of the {what}; there are '
         + some(names)
       )
-  if known['variables'] and all(
-    matches(options.freeze, name) for name in known['variables']
-  ):
+  if variables and all(matches(options.freeze, name) for name in variables):
     raise errors.ConfigError(
       f'Update.freeze = {options.freeze!r} leaves nothing to train'
     )

@@ -16,9 +16,18 @@ from tftrain import errors
 from tftrain import patches
 
 
-def check(optimizer: Any) -> None:
-  """Refuses what Keras does on its own side of a step, where it goes wrong."""
+def check(optimizer: Any, owner: str) -> None:
+  """Refuses what Keras does on its own side of a step, where it goes wrong.
+
+  Args:
+    optimizer: What is to train the variables of `owner`.
+    owner: What the Task is called, for errors.
+  """
   name = type(optimizer).__name__
+  if optimizer is None:
+    raise errors.TaskError(
+      f'{owner} has no optimizer; pass one, e.g. keras.optimizers.Adam(1e-3)'
+    )
   if not isinstance(optimizer, keras.Optimizer):
     raise errors.TaskError(
       f'{optimizer!r} is no optimizer; give a Keras one, e.g. '

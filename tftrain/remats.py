@@ -5,6 +5,7 @@ What a layer computed is not kept for the backward pass but computed again.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import copy
@@ -14,6 +15,7 @@ from keras.src.backend.common import global_state  # there is no public way
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import groups
 from tftrain import patches
 from tftrain import seeds
 from tftrain import variables as variables_lib
@@ -57,9 +59,28 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
   return call_and_forget
 
 
-def check(names: Sequence[str], layers: Sequence[Any]) -> None:
-  """Raises ConfigError for layers that must not run twice."""
-  for name, layer in zip(names, layers, strict=True):
+def chosen(owned: variables_lib.Owned, pattern: str | None) -> dict[str, Any]:
+  """Name -> layer of those that match, without those inside another."""
+  matched = {
+    name: layer
+    for name, layer in owned.sublayers.items()
+    if groups.matches(pattern, name)
+  }
+  inner = {
+    id(part)
+    for layer in matched.values()
+    for part in layer._flatten_layers(include_self=False)
+  }
+  return {n: layer for n, layer in matched.items() if id(layer) not in inner}
+
+
+def check(layers: Mapping[str, Any]) -> None:
+  """Raises ConfigError for layers that must not run twice.
+
+  Args:
+    layers: Name -> layer.
+  """
+  for name, layer in layers.items():
     owned = _owned(layer)
     fine = {id(generator.state) for generator in owned.seeds}
     found = dict(owned.variables)

@@ -106,6 +106,14 @@ def _eager_is_fine() -> Iterator[None]:
     logger.removeFilter(mute)
 
 
+def on_first_replica(values: Any) -> Any:
+  """What `run_on_rows` returned, as the first replica of this host has it."""
+  strategy = tf.distribute.get_strategy()
+  return tf.nest.map_structure(
+    lambda value: strategy.experimental_local_results(value)[0], values
+  )
+
+
 def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
   """Runs `function` on every replica's rows and adds up the scalars."""
   strategy = tf.distribute.get_strategy()
@@ -152,6 +160,15 @@ def part(batch: Any, parts: int, index: Any) -> Any:
   return tf.nest.map_structure(
     lambda leaf: tf.reshape(leaf, [parts, -1, *leaf.shape[1:]])[index], batch
   )
+
+
+def first_part(batch: Any, parts: int) -> Any:
+  """The first of `parts` parts of a batch; a row per replica at least."""
+  if parts == 1:
+    return batch
+  least = tf.distribute.get_strategy().num_replicas_in_sync
+  rows = tf.maximum(batch_size(batch) // parts, least)
+  return tf.nest.map_structure(lambda leaf: leaf[:rows], batch)
 
 
 def batch_size(batch: Any) -> tf.Tensor:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tftrain import autographs
 from tftrain import errors
 from tftrain import losses
+from tftrain import precisions
 from tftrain import tasks
 
 
@@ -57,7 +58,8 @@ class SupervisedTask(tasks.Task):
     model = autographs.converted(self.model)
     outputs = model(features, training=training)
     _refuse_masks(self._loss, outputs)  # first: what is widened has no mask
-    predictions = _in_full(outputs)
+    # A loss of half precision is no use.
+    predictions = tf.nest.map_structure(precisions.in_full, outputs)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
     means = {
@@ -91,16 +93,6 @@ class SupervisedTask(tasks.Task):
         'tftrain.Arrays((x, y), batch_size), for others write a Task'
       )
     return (*batch, None) if len(batch) == 2 else tuple(batch)
-
-
-def _in_full(predictions: Any) -> Any:
-  """Predictions in float32 at least: a loss of half precision is no use."""
-
-  def widen(tensor: Any) -> Any:
-    half = tensor.dtype in (tf.float16, tf.bfloat16)
-    return tf.cast(tensor, tf.float32) if half else tensor
-
-  return tf.nest.map_structure(widen, predictions)
 
 
 def _snake_like(name: str) -> str:

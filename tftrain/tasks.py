@@ -17,6 +17,7 @@ from tftrain import errors
 from tftrain import gradients as gradients_lib
 from tftrain import groups
 from tftrain import losses
+from tftrain import remats
 from tftrain import strategies
 from tftrain import updates
 from tftrain import variables as variables_lib
@@ -46,7 +47,7 @@ class Task:
     self._options = updates.Update()
     self._engine: engines.Engine | None = None
     # The Engine, or a Recorder while building.
-    self._runner: engines.Engine | builds.Recorder = self._recorder(strict=True)
+    self._runner: engines.Engine | builds.Recorder = self._recorder()
     self._built: variables_lib.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
     self._tags: tuple[str, ...] = ()
@@ -203,15 +204,16 @@ class Task:
       return self._tags
     self._options = options or updates.Update()
     self._strategy = tf.distribute.get_strategy()
-    with tf.distribute.get_strategy().scope():
+    with self._strategy.scope():
       self._create_variables(batch)
       owned = variables_lib.owned_by(self)
       builds.prepare(owned, self._options)
       self._trainable = frozenset(owned.trainable)
-      recorder = self._recorder(strict=True)
+      again = remats.chosen(owned, self._options.remat)
+      recorder = self._recorder(recomputed=list(again.values()))
       step = self._try_step(batch, recorder)
       self._built = owned
-      self._engine = recorder.make_engine(owned, self._options)
+      self._engine = recorder.make_engine(owned)
       self._runner = self._engine
     self._tags = tuple(step.sums)
     return self._tags
@@ -279,10 +281,7 @@ class Task:
   def untouched(self) -> Iterator[None]:
     """Puts every variable back to its value: for trying things out."""
     owned = variables_lib.owned_by(self)
-    in_metrics = [v for m in owned.metrics.values() for v in m.variables]
-    everything = [
-      buckets.raw(v) for v in [*owned.variables.values(), *in_metrics]
-    ]
+    everything = [buckets.raw(v) for v in owned.saved.values()]
     before = [(v, tf.identity(v.read_value())) for v in everything]
 
     def create(next_creator: Any, **kwargs: Any) -> Any:
@@ -317,7 +316,7 @@ class Task:
 
   def read_state(self) -> dict[str, tf.Tensor]:
     state = {}
-    for name, variable in self._saved_variables().items():
+    for name, variable in self._owned().saved.items():
       state[name] = buckets.raw(variable).read_value()
     for name, applier in self.engine.appliers().items():
       for key, value in applier.read_state().items():
@@ -325,7 +324,7 @@ class Task:
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
-    for name, variable in self._saved_variables().items():
+    for name, variable in self._owned().saved.items():
       buckets.raw(variable).assign(state[name])
     for name, applier in self.engine.appliers().items():
       prefix = f'{name}/'
@@ -336,14 +335,6 @@ class Task:
           if key.startswith(prefix)
         }
       )
-
-  def _saved_variables(self) -> dict[str, Any]:
-    owned = self._owned()
-    saved = dict(owned.variables)
-    for name, metric in owned.metrics.items():
-      for index, variable in enumerate(metric.variables):
-        saved[f'{name}/{index}_{variable.name}'] = variable
-    return saved
 
   def _owned(self) -> variables_lib.Owned:
     return self._built or variables_lib.owned_by(self)
@@ -372,16 +363,23 @@ class Task:
     self._steps.append(step._replace(sums=named))
     return self._steps[-1]
 
-  def _recorder(self, *, strict: bool) -> builds.Recorder:
+  def _recorder(
+    self, *, recomputed: Sequence[Any] = (), strict: bool = True
+  ) -> builds.Recorder:
     return builds.Recorder(
-      type(self).__name__, self._regularization, strict=strict
+      type(self).__name__,
+      self._regularization,
+      self._options,
+      recomputed=recomputed,
+      strict=strict,
     )
 
   def _create_variables(self, batch: Any) -> None:
     """Calls every model once, so that lazily built layers are built."""
     if type(self).loss is not Task.loss:
       with self.untouched():
-        strategies.run_on_rows(self._call_loss, batch)
+        rows = strategies.first_part(batch, self._options.accumulate)
+        strategies.run_on_rows(self._call_loss, rows)
     if type(self).train_step is not Task.train_step:
       self._try_step(batch, self._recorder(strict=False))
 

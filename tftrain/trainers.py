@@ -272,7 +272,9 @@ class Trainer:
     what = f'the model or loss cannot take a batch of {_describe(batch)}'
     with self._strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch, update)
-      self._check_labels(batch)
+      replicas = self._strategy.num_replicas_in_sync
+      rows = strategies.first_part(batch, replicas * update.accumulate)
+      self._check_labels(rows)
     self._features = self.task.features(batch)
     return names
 

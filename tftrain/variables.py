@@ -26,10 +26,20 @@ class Owned:
   optimizers: dict[str, Any] = dataclasses.field(default_factory=dict)
   metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
   _seen: set[int] = dataclasses.field(default_factory=set)
+  _parts: set[int] = dataclasses.field(default_factory=set)
 
   @property
   def trainable(self) -> dict[str, Any]:
     return {k: v for k, v in self.variables.items() if v.trainable}
+
+  @property
+  def saved(self) -> dict[str, Any]:
+    """The variables, and what Keras metrics have added up."""
+    saved = dict(self.variables)
+    for name, metric in self.metrics.items():
+      for index, variable in enumerate(metric.variables):
+        saved[f'{name}/{index}_{variable.name}'] = variable
+    return saved
 
   def visit(self, name: str, value: Any) -> None:
     if id(value) in self._seen:
@@ -47,8 +57,7 @@ class Owned:
     elif isinstance(value, keras.random.SeedGenerator):
       self._remember(value)
       self._add(name, value.state)
-      if all(value is not known for known in self.seeds):
-        self.seeds.append(value)
+      self._add_seeds([value])
     elif isinstance(value, tf.random.Generator):
       self._add(name, value.state)
     elif isinstance(value, tf.Module):
@@ -72,11 +81,11 @@ class Owned:
       self._add(f'{name}/{stable(variable.path)}', variable)
     for part in parts:
       path = stable(part.path or part.name)
-      if all(part is not known for known in self.sublayers.values()):
+      if id(part) not in self._parts:
         self.sublayers[_unique(f'{name}/{path}', self.sublayers)] = part
+        self._parts.add(id(part))
       self._remember(part)
-      known = {id(generator) for generator in self.seeds}
-      self.seeds += [g for g in part._seed_generators if id(g) not in known]
+      self._add_seeds(part._seed_generators)
       for attribute, child in vars(part).items():
         if not attribute.startswith('_'):  # what Keras cannot see
           self._visit_hidden(f'{name}/{attribute}', child)
@@ -91,6 +100,10 @@ class Owned:
     elif isinstance(child, list | tuple):
       for index, value in enumerate(child):
         self._visit_hidden(f'{name}/{index}', value)
+
+  def _add_seeds(self, generators: Sequence[Any]) -> None:
+    known = {id(generator) for generator in self.seeds}
+    self.seeds += [g for g in generators if id(g) not in known]
 
   def _add(self, name: str, variable: Any) -> None:
     if id(variable) in self._seen:
