@@ -19,7 +19,7 @@ def test_there_are_configurations():
 
 
 # A part of the suite; the rest takes long to build and runs with --all.
-_QUICK = ('configs/digits.gin', 'configs/heads.gin')
+_QUICK = ('configs/digits.gin',)
 
 
 @pytest.mark.parametrize(

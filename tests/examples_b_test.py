@@ -154,6 +154,7 @@ def test_the_loss_of_a_line_does_not_depend_on_the_lines_beside_it():
     assert alone.weights[0] == np.sum(lines[row, 1:] > 0)
 
 
+@pytest.mark.slow
 def test_rnn_learns_more_than_frequencies():
   lines = stdlib_text.lines('train', 40)
   data = tftrain.Arrays(lines, batch_size=32)

@@ -395,7 +395,10 @@ def test_all_updates_of_a_step_are_reported():
   assert {'loss', 'first/loss', 'first/gradient_norm'} <= set(report.scalars)
 
 
-@pytest.mark.parametrize('stop_at', [5, 8, 10, 12, 20, 30])
+@pytest.mark.parametrize(
+  'stop_at',
+  [5, 10, 20, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 12, 30))],
+)
 def test_a_stop_at_any_step_loses_no_line_and_no_evaluation(stop_at, tmp_path):
   def prepare(name):
     return tftrain.Experiment(
