@@ -10,6 +10,12 @@ _VERSION = re.search(r"^__version__ = '(.+)'$", _DOOR.read_text('utf-8'), re.M)
 assert _VERSION, f'no __version__ in {_DOOR}'
 
 _EXAMPLES = ['scikit-learn>=1.5']
+# What a source of tftrain.inputs.libraries needs.
+_SOURCES = {
+  'arrayrecord': ['array_record>=0.8'],
+  'parquet': ['pyarrow>=17'],
+  'tfds': ['array_record>=0.8', 'tensorflow-datasets>=4.9.9'],
+}
 
 setuptools.setup(
   name='tftrain',
@@ -28,8 +34,10 @@ setuptools.setup(
   extras_require={
     'cuda': ['tensorflow[and-cuda]>=2.21,<3'],
     'examples': _EXAMPLES,
+    **_SOURCES,
     'test': [
       *_EXAMPLES,
+      *(package for needed in _SOURCES.values() for package in needed),
       'mypy>=2.4,<3',
       'pytest>=9,<10',
       'pytest-timeout>=2.3',

@@ -19,14 +19,20 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors files reports',
-  'patches precisions strategies inputs.pipelines inputs.arrays '
-  'inputs.batches inputs autographs losses variables buckets updates schedules '
-  'groups clipping scales averages seeds remats gradients optimizers targets '
-  'appliers engines builds tasks supervised metrics actions summaries '
-  'checkpoints exports preemption progress',
+  'patches precisions strategies autographs '
+  'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
+  'inputs.memory inputs.streams inputs.recordfiles inputs.records '
+  'inputs.writing inputs.lines inputs.libraries inputs.folders '
+  'inputs.generators inputs.mixtures inputs.batchers inputs.services '
+  'inputs.maps inputs.examples inputs.arrays inputs.batches inputs '
+  'inputs.__main__ '
+  'losses variables buckets updates schedules groups clipping scales averages '
+  'seeds remats gradients optimizers targets appliers engines builds tasks '
+  'supervised metrics actions summaries checkpoints exports preemption '
+  'progress',
   'loops',
   'trainers evaluators',
-  'runs experiments testing',
+  'runs experiments inspections testing',
   'statements',
   'config launch',
   '__main__',
@@ -37,7 +43,7 @@ _WITHOUT_TENSORFLOW = ('errors', 'files', 'reports', 'launch')
 
 _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')
-_LAZY = ('launch',)
+_LAZY = ('launch', 'inputs.libraries')
 _COMPILES = ('loops', 'exports', 'metrics', 'gradients', 'engines')
 _WRITES = ('files',)
 _LOADS_MODELS = ('exports',)
@@ -125,7 +131,7 @@ def _no_lazy_import(module: _Module) -> Iterator[str]:
         lazy.add(function.name)
   if len(lazy) > (module.name in _LAZY):
     yield f'imports inside {", ".join(sorted(lazy))}'
-  if module.name not in (_DOOR, *_GIN):
+  if module.name not in (_DOOR, *_GIN, *_LAZY):
     for name, _ in module.calls():
       if name in ('importlib.import_module', '__import__'):
         yield f'calls {name}'
@@ -157,6 +163,9 @@ _PATH_WRITES = frozenset(
   'chmod hardlink_to mkdir rename rmdir symlink_to tofile touch unlink '
   'write_bytes write_text'.split()
 )
+_READS = frozenset(
+  f'tf.io.gfile.{name}' for name in 'exists glob isdir listdir stat'.split()
+)
 _PREFIXES = ('np.save', 'shutil.', 'tempfile.', 'tf.io.gfile.', 'tf.io.write')
 
 
@@ -165,8 +174,11 @@ def _writes_through_files(module: _Module) -> Iterator[str]:
     return
   for name, call in module.calls():
     owner, _, method = name.rpartition('.')
-    if name == 'open' or method == 'open':
-      mode = [*call.args[1 if not owner else 0 :][:1]]
+    if name in _READS:
+      continue
+    if name in ('open', 'tf.io.gfile.GFile') or method == 'open':
+      is_path = not owner or method == 'GFile'
+      mode = [*call.args[1 if is_path else 0 :][:1]]
       mode += [k.value for k in call.keywords if k.arg == 'mode']
       if name in _OS_WRITES or any(
         not isinstance(m, ast.Constant) or set('wax+') & set(str(m.value))
@@ -255,6 +267,8 @@ _LAWS = {
     ('runs', 'open(path, "w")'),
     ('runs', 'open(path, mode=mode)'),
     ('runs', 'path.open("ab")'),
+    ('runs', 'tf.io.gfile.GFile(path, "w")'),
+    ('runs', 'tf.io.gfile.rename(a, b)'),
     ('runs', 'os.open(path, os.O_RDONLY)'),
     ('runs', 'os.rename(a, b)'),
     ('runs', 'path.write_text("")'),

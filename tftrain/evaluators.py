@@ -119,7 +119,10 @@ class Evaluator:
     return artifacts
 
   def _run(self, n: tf.Tensor) -> None:
-    with builds.explained(self._what_failed):
+    with (
+      builds.explained(self._what_failed),
+      inputs.explained(self._pipeline),
+    ):
       try:
         self._loop(self._feed.iterator(0), n)
       except tf.errors.OutOfRangeError:

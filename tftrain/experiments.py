@@ -1,6 +1,7 @@
 """Experiment: the recipe of a run, and how its parts are put together."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import copy
@@ -132,6 +133,12 @@ class Experiment:
   def export_model(self, model_dir: str | pathlib.Path) -> pathlib.Path:
     """Exports the newest checkpoint in `model_dir`; returns where it went."""
     return self.prepare(model_dir).export()
+
+  def all_data(self) -> Iterator[tuple[str, inputs.Pipeline]]:
+    """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
+    yield 'train', inputs.as_pipeline(self.train_data(), training=True)
+    for name, make in self._eval_data().items():
+      yield f'eval/{name}', inputs.as_pipeline(make(), training=False)
 
   def prepare(
     self, model_dir: str | pathlib.Path, *, evaluate: bool = True

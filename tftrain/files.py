@@ -97,6 +97,19 @@ def staged_directory(final: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
+@contextlib.contextmanager
+def staged_files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary directory whose files move to `directory` on success."""
+  staged = directory / f'{STAGING}files-{uuid.uuid4().hex}'
+  staged.mkdir(parents=True)
+  try:
+    yield staged
+    for path in sorted(staged.iterdir()):
+      os.replace(path, directory / path.name)
+  finally:
+    shutil.rmtree(staged, ignore_errors=True)
+
+
 def set_aside(path: pathlib.Path, why: str) -> None:
   """Renames what is of no use any more but may be looked at."""
   os.rename(path, path.with_name(f'{path.name}.{why}-{uuid.uuid4().hex[:8]}'))

@@ -18,7 +18,7 @@ The same command resumes a run that was interrupted. Exit codes: 0 done, 1
 failed, 2 wrong configuration or input, 130 SIGINT, 143 SIGTERM.
 """
 
-_MODES = ('train', 'eval', 'train_and_eval', 'export')
+_MODES = ('train', 'eval', 'train_and_eval', 'export', 'inspect_data')
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'Configuration file; may be given several times.'
@@ -77,13 +77,14 @@ def _parse(argv: list[str]) -> None:
       f"--gin_bindings='{rest[0]}'"
     )
   for name, flag in (('gin_file', _GIN_FILE), ('model_dir', _MODEL_DIR)):
-    if not flag.value:
+    needless = name == 'model_dir' and _MODE.value == 'inspect_data'
+    if not flag.value and not needless:
       raise errors.ConfigError(f'--{name} is missing; see --help')
 
 
 def _work() -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  config, strategies, tf = _import_heavy()
+  config, strategies, inspections, tf = _import_heavy()
   if _LOCAL_DEVICES.value is not None:
     strategies.set_local_devices(_LOCAL_DEVICES.value)
   tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
@@ -91,6 +92,9 @@ def _work() -> int:
   if _STRATEGY.value is not None:
     bindings.append(f'Experiment.strategy = {_STRATEGY.value!r}')
   experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
+  if _MODE.value == 'inspect_data':
+    print(inspections.inspect(experiment))
+    return 0
   assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = pathlib.Path(_MODEL_DIR.value)
   config.check_same(model_dir)
@@ -150,11 +154,12 @@ def _print_scalars(scalars: Any) -> None:
       print(f'{name:<24} {value:.4f}')
 
 
-def _import_heavy() -> tuple[Any, Any, Any]:
+def _import_heavy() -> tuple[Any, Any, Any, Any]:
   """The one place of this file that imports TensorFlow, so --help need not."""
   import tensorflow as tf
 
   from tftrain import config
+  from tftrain import inspections
   from tftrain import strategies
 
-  return config, strategies, tf
+  return config, strategies, inspections, tf

@@ -48,7 +48,11 @@ class Counters:
 
 
 class Feed:
-  """Where a loop takes its batches from: an iterator, or the graph itself."""
+  """Where a loop takes its batches from: an iterator, or the graph itself.
+
+  Attributes:
+    cursor: Where the next batch begins, if the step alone does not say it.
+  """
 
   def __init__(self, pipeline: inputs.Pipeline, seed: int):
     self._pipeline = pipeline
@@ -56,13 +60,20 @@ class Feed:
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
     self._in_graph = first is not None
+    self.cursor: tf.Variable | None = None
+    if pipeline.has_cursor:
+      with tf.device('CPU:0'):
+        self.cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
 
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""
     if self._in_graph:
       return None
+    where: dict[str, Any] = {}
+    if self.cursor is not None and start_step:
+      where['cursor'] = self.cursor.numpy().tolist()
     with tf.device('CPU:0'):
-      return iter(self._pipeline.dataset(self._seed, start_step))
+      return iter(self._pipeline.dataset(self._seed, start_step, **where))
 
   def take(self, iterator: Any, step: tf.Tensor) -> Any:
     """The batch of `step`; raises OutOfRangeError at the end of the data."""
@@ -70,13 +81,19 @@ class Feed:
       with tf.device('CPU:0'):
         return self._pipeline.batch(self._seed, step)
     try:
-      return next(iterator)
+      batch = next(iterator)
     except StopIteration:  # running eagerly
       raise tf.errors.OutOfRangeError(None, None, 'end of data') from None
+    if self.cursor is None:
+      return batch
+    batch, after = batch
+    self.cursor.assign(after, read_value=False)
+    return batch
 
   def first_batch(self) -> Any:
     try:
-      return self.take(self.iterator(0), tf.constant(0, tf.int64))
+      with inputs.explained(self._pipeline):
+        return self.take(self.iterator(0), tf.constant(0, tf.int64))
     except tf.errors.OutOfRangeError:
       raise errors.InputError(
         'the data yields 0 batches; check its files and filters'

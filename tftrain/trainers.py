@@ -224,7 +224,7 @@ class Trainer:
 
   def read_state(self) -> dict[str, tf.Tensor]:
     with self._strategy.scope():
-      return {
+      state = {
         **self.task.read_state(),
         'trainer/step': self._counters.step.read_value(),
         'trainer/updates': self._counters.updates.read_value(),
@@ -236,6 +236,9 @@ class Trainer:
           -1 if self._ended is None else self._ended, tf.int64
         ),
       }
+    if self._feed.cursor is not None:
+      state['trainer/cursor'] = self._feed.cursor.read_value()
+    return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     with self._strategy.scope():
@@ -244,6 +247,8 @@ class Trainer:
     self._counters.updates.assign(state['trainer/updates'])
     self._counters.skipped.assign(state['trainer/skipped_steps'])
     self._means.write_state(state['trainer/means'])
+    if self._feed.cursor is not None:
+      self._feed.cursor.assign(state['trainer/cursor'])
     self._last_logged = int(state['trainer/last_logged'])
     self._reported = int(state['trainer/reported'])
     ended = int(state['trainer/ended'])
@@ -322,7 +327,11 @@ class Trainer:
       self._position = (before, self._feed.iterator(before))
     iterator = self._position[1]
     n = tf.constant(until - before, tf.int64)
-    with self._strategy.scope(), builds.explained(self._what_failed):
+    with (
+      self._strategy.scope(),
+      builds.explained(self._what_failed),
+      inputs.explained(self._pipeline),
+    ):
       if self.compile_seconds is None:
         begun = time.perf_counter()
         self._compile(iterator, n)

@@ -1,13 +1,13 @@
 """Arrays in memory, shuffled by index."""
 
 from collections.abc import Mapping
-import hashlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tftrain import errors
+from tftrain.inputs import memory
+from tftrain.inputs import orders
 from tftrain.inputs import pipelines
 
 # Up to this size a batch is gathered inside the training graph: copying it
@@ -47,33 +47,14 @@ class Arrays(pipelines.Pipeline):
     epochs: int | None = None,
   ):
     arrays = tf.nest.map_structure(np.asarray, arrays)
-    leaves = tf.nest.flatten(arrays)
-    if not leaves or any(leaf.ndim == 0 for leaf in leaves):
-      raise errors.InputError('Arrays needs arrays of shape [examples, ...]')
-    lengths = [len(leaf) for leaf in leaves]
-    if len(set(lengths)) > 1:
-      raise errors.InputError(
-        f'the arrays have {", ".join(map(str, lengths))} rows; give each the '
-        'same number of examples'
-      )
-    if lengths[0] == 0:
-      raise errors.InputError(
-        'the arrays have 0 examples; check the path or filter they came from'
-      )
-    for name, value in (('batch_size', batch_size), ('epochs', epochs)):
-      if value is not None and (not isinstance(value, int) or value < 1):
-        raise errors.InputError(
-          f'{name} must be a whole number of at least 1, got {value!r}'
-        )
-    if any(leaf.dtype == object for leaf in leaves):
-      raise errors.InputError(
-        'an array has dtype object (rows of unequal length?); pad the rows or '
-        'convert it to a numeric or string dtype'
-      )
+    examples = memory.count_rows(tf.nest.flatten(arrays))
+    pipelines.check_count('batch_size', batch_size)
+    if epochs is not None:
+      pipelines.check_count('epochs', epochs)
     self._arrays = arrays
     self._training = training
     self.batch_size = batch_size
-    self.num_examples = lengths[0]
+    self.num_examples = self._examples = examples
     epochs = epochs if training else 1
     self.repeats = epochs is None
     self._total = None if epochs is None else epochs * self.num_examples
@@ -118,7 +99,7 @@ class Arrays(pipelines.Pipeline):
 
   def fingerprint(self) -> Mapping[str, Any]:
     if self._digest is None:
-      self._digest = _digest(tf.nest.flatten(self._arrays))
+      self._digest = memory.digest(tf.nest.flatten(self._arrays))
     return {
       'kind': 'arrays',
       'batch_size': self.batch_size,
@@ -144,31 +125,5 @@ class Arrays(pipelines.Pipeline):
       position = tf.range(begin, end)
     else:
       position = begin + tf.range(self._rows, dtype=tf.int64)
-    if not self._training:
-      return position
-    examples = tf.constant(self.num_examples, tf.int64)
-    epoch, offset = position // examples, position % examples
-    words = tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
-    keys = tf.concat(  # one key per epoch, [batch, 3]
-      [
-        tf.broadcast_to(words, [tf.size(position), 2]),
-        tf.cast(epoch, tf.int32)[:, None],
-      ],
-      axis=1,
-    )
-    # A pseudo-random permutation evaluated at single points (a Feistel
-    # cipher over the index, as tf.random.experimental.index_shuffle uses).
-    return tf.raw_ops.RandomIndexShuffle(
-      index=offset, seed=keys, max_index=examples - 1, rounds=4
-    )
-
-
-def _digest(leaves: list[Any]) -> str:
-  digest = hashlib.sha256()
-  for leaf in leaves:
-    digest.update(f'{leaf.dtype} {leaf.shape}'.encode())
-    if leaf.dtype.kind in 'OSU':
-      digest.update(repr(leaf.tolist()).encode())
-    else:
-      digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
+    order = orders.Order(seed if self._training else None)
+    return orders.index_of(position, order, self._examples)

@@ -1,10 +1,15 @@
 """What a training run asks of its data."""
 
 import abc
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from tftrain import errors
 
 
 class Pipeline(abc.ABC):
@@ -17,6 +22,10 @@ class Pipeline(abc.ABC):
     num_steps: Batches until the data ends; None where it repeats for ever or
       its end is unknown.
     repeats: Whether it is known to go on for ever.
+    has_cursor: Whether the step alone does not say where a batch begins. Then
+      `dataset` yields (batch, cursor), the cursor, int64 `[2]`, being where the
+      next one begins, and takes it: `dataset(seed, start_step, cursor)`.
+    lost: Damaged records that were left out.
   """
 
   element_spec: Any
@@ -24,6 +33,8 @@ class Pipeline(abc.ABC):
   num_examples: int | None = None
   num_steps: int | None = None
   repeats: bool = False
+  has_cursor: bool = False
+  lost: int = 0
 
   @abc.abstractmethod
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
@@ -49,6 +60,61 @@ class Pipeline(abc.ABC):
     """Smallest and largest integer label where that is known, else None."""
     return None
 
+  def stages(self, seed: int) -> list[tuple[str, tf.data.Dataset]]:
+    """Name -> dataset up to there, for whoever asks where the time goes."""
+    return [('batch', self.dataset(seed))]
+
+  def explain(self, error: BaseException) -> str | None:
+    """What of the data made reading it fail, where that can be found out."""
+    del error
+    return None
+
+  def peek(self, n: int = 1, seed: int = 0) -> list[Any]:
+    """The first `n` batches, as NumPy arrays."""
+    with explained(self):
+      found = list(self.dataset(seed).take(n))
+    batches = [batch[0] for batch in found] if self.has_cursor else found
+    return [tf.nest.map_structure(_as_numpy, batch) for batch in batches]
+
+  def describe(self) -> str:
+    """What comes out of it, in a few lines."""
+    examples = 'unknown' if self.num_examples is None else self.num_examples
+    steps = 'without end' if self.repeats else self.num_steps or 'unknown'
+    lines = [f'examples: {examples}', f'steps: {steps}']
+    if self.lost:
+      lines.append(f'damaged records left out: {self.lost}')
+    batch = tf.nest.map_structure(_short, self.element_spec)
+    return '\n'.join([*lines, f'batch: {batch}'])
+
   @abc.abstractmethod
   def fingerprint(self) -> Mapping[str, Any]:
     """What must be equal for a resumed run to see the same batches (JSON)."""
+
+
+@contextlib.contextmanager
+def explained(pipeline: Pipeline) -> Iterator[None]:
+  """Makes an InputError of what TensorFlow says when reading fails."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    reading = 'IteratorGetNext' in str(error)
+    if isinstance(error, tf.errors.OutOfRangeError) or not reading:
+      raise
+    text = pipeline.explain(error) or errors.one_line(error)
+    raise errors.InputError(text) from error
+
+
+def _short(leaf: Any) -> str:
+  sizes = ','.join('?' if size is None else str(size) for size in leaf.shape)
+  return f'{leaf.dtype.name}[{sizes}]'
+
+
+def check_count(name: str, value: Any) -> None:
+  if not isinstance(value, int) or value < 1:
+    raise errors.InputError(
+      f'{name} must be a whole number of at least 1, got {value!r}'
+    )
+
+
+def _as_numpy(leaf: Any) -> Any:
+  return leaf if isinstance(leaf, tf.RaggedTensor) else np.asarray(leaf)

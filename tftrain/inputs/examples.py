@@ -1,0 +1,414 @@
+"""Examples: from a source of single examples to batches."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import re
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import autographs
+from tftrain import errors
+from tftrain.inputs import batchers
+from tftrain.inputs import maps
+from tftrain.inputs import memory
+from tftrain.inputs import orders
+from tftrain.inputs import pipelines
+from tftrain.inputs import services
+from tftrain.inputs import sources
+
+# Examples decoded together before they are taken one by one.
+_CHUNK = 256
+
+
+class Examples(pipelines.Pipeline):
+  """Batches of the examples of a source: held out, shuffled, mapped, filtered.
+
+  >>> Examples(TFRecords('/data/train-*'), 128, select=('image', 'label'))
+
+  In training the examples are shuffled anew each epoch and batches run on over
+  epoch ends; for evaluation (`training=False`) all come once, in order. The
+  order is a function of (seed, step), whatever the replicas. Where an example
+  is dropped, or several share a row, a cursor says where a step begins, and
+  checkpoints keep it.
+
+  Args:
+    source: Where examples come from.
+    batch_size: Rows of a global batch.
+    training: Whether to shuffle and repeat.
+    epochs: Epochs until the data ends; None repeats for ever in training.
+    map: From one example to another; `map(example)` or `map(example, seed)`,
+      where `seed`, int32 `[2]`, is another for each example and epoch, for
+      tf.random.stateless_uniform and the like.
+    filter: Of a mapped example, whether to keep it.
+    select: Names of features to make a tuple of: `('image', 'label')`.
+    batcher: `Padded`, `Bucketed`, `Packed` or `Ragged`, where lengths vary.
+    map_batch: From one batch to another; much faster than `map`.
+    shuffle: Records of files are shuffled within so many. What is found by
+      index is shuffled as a whole, and only `shuffle=0` matters.
+    holdout: The share of examples held out, before any shuffle, and
+    subset: which of the two parts this is: `train` or `holdout`.
+    cache: Keeps all examples in memory, before `map`.
+    remainder: What becomes of a last batch that is not full: `keep`, `drop`,
+      or `pad`, which fills it up with rows of weight zero: (x, y) becomes
+      (x, y, weights), a dictionary gets `weights`.
+    shard: (host, hosts): which part of the data this host reads. `batch_size`
+      stays that of all hosts together.
+    prefetch: How many batches are made ahead.
+    threads: How many threads work for this pipeline; None is TensorFlow's pool.
+    ram_budget_gb: What autotuned buffers may take.
+    service: Address of a tf.data service that does the work, `grpc://host:port`.
+
+  Raises:
+    ConfigError: Arguments that exclude each other.
+    InputError: What the source holds does not fit them.
+  """
+
+  def __init__(
+    self,
+    source: sources.Source,
+    batch_size: int,
+    *,
+    training: bool = True,
+    epochs: int | None = None,
+    map: Callable[..., Any] | None = None,
+    filter: Callable[..., Any] | None = None,
+    select: Sequence[str] | None = None,
+    batcher: batchers.Batcher | None = None,
+    map_batch: Callable[..., Any] | None = None,
+    shuffle: int = 10_000,
+    holdout: float | None = None,
+    subset: str = 'train',
+    cache: bool = False,
+    remainder: str = 'keep',
+    shard: tuple[int, int] = (0, 1),
+    prefetch: int = 2,
+    threads: int | None = None,
+    ram_budget_gb: float | None = None,
+    service: str | None = None,
+  ):
+    pipelines.check_count('batch_size', batch_size)
+    if epochs is not None:
+      pipelines.check_count('epochs', epochs)
+    if remainder not in ('keep', 'drop', 'pad'):
+      raise errors.ConfigError(
+        f"Examples.remainder = {remainder!r}; give 'keep', 'drop' or 'pad'"
+      )
+    self._source = _part_of(source, holdout, subset, shard, cache)
+    self.batch_size = batch_size
+    self._rows = _share_of(batch_size, shard)
+    self._training = training
+    self._epochs = epochs if training else 1
+    self._map = map
+    self._filter = filter
+    self._select = None if select is None else tuple(select)
+    self._batcher = batcher
+    self._map_batch = map_batch
+    self._shuffle = shuffle if training else 0
+    self._remainder = remainder
+    self._prefetch = prefetch
+    self._options = _options(threads, ram_budget_gb)
+    self._service = service
+    self.repeats = self._epochs is None
+    self.has_cursor = filter is not None or isinstance(
+      batcher, batchers.Bucketed | batchers.Packed
+    )
+    self.lost = self._source.lost
+    self._check()
+    self._count_steps()
+
+  def _check(self) -> None:
+    """Finds now what would fail later; sets `element_spec`."""
+    with pipelines.explained(self):
+      if self._map is not None:
+        maps.refuse_random(self._source.element_spec, self._map)
+      if self._filter is not None:
+        self._find_one()
+      dataset = self.dataset(0)
+    spec = dataset.element_spec
+    self.element_spec = spec[0] if self.has_cursor else spec
+    for path, leaf in _named(self.element_spec):
+      if isinstance(leaf, tf.RaggedTensorSpec) and self._batcher is None:
+        raise errors.InputError(
+          f'cannot batch {path}: its length varies; give Examples(batcher=...) '
+          'Padded, Bucketed, Packed or Ragged'
+        )
+
+  def _find_one(self) -> None:
+    once = orders.Order(epochs=1)
+    kept = self._filtered(self._numbered(once, 0, 0)).take(1)
+    if next(iter(kept), None) is None:
+      raise errors.InputError(
+        f'Examples.filter keeps 0 of {self._source.num_examples or "all"} '
+        'examples; correct it, or the source'
+      )
+
+  def _count_steps(self) -> None:
+    packed = isinstance(self._batcher, batchers.Packed)
+    if self._filter is not None or packed:
+      return
+    self.num_examples = self._source.num_examples
+    if self.num_examples is None or self._epochs is None:
+      return
+    total = self._epochs * self.num_examples
+    dropped = self._remainder == 'drop'
+    self.num_steps = total // self._rows if dropped else -(-total // self._rows)
+
+  # The stages, each on top of the one before.
+
+  @autographs.unconverted
+  def dataset(
+    self, seed: int, start_step: int = 0, cursor: Sequence[int] | None = None
+  ) -> tf.data.Dataset:
+    *_, (_, dataset) = self.stages(seed, start_step, cursor)
+    if self._service is not None:
+      dataset = services.distributed(
+        dataset, self._service, [self.fingerprint(), seed, start_step, cursor]
+      )
+    return dataset.prefetch(self._prefetch).with_options(self._options)
+
+  @autographs.unconverted
+  def stages(
+    self, seed: int, start_step: int = 0, cursor: Sequence[int] | None = None
+  ) -> list[tuple[str, tf.data.Dataset]]:
+    """Name -> what comes out of it, from reading to whole batches."""
+    order = orders.Order(
+      seed=seed if self._shuffle else None,
+      epochs=self._epochs,
+      window=self._shuffle or 1,
+    )
+    begin, skipped = start_step * self._rows, 0
+    if cursor is not None:
+      begin, skipped = (int(number) for number in cursor)
+    found: list[tuple[str, tf.data.Dataset]] = []
+    if self._map is None and not self.has_cursor:
+      dataset = self._source.chunks(self._rows, order, begin)
+      found.append(('read', dataset))
+      if self._remainder == 'drop' and self._epochs is not None:
+        dataset = dataset.filter(lambda *b: orders.count(b) == self._rows)
+    else:
+      dataset = self._source.chunks(min(_CHUNK, self._rows), order, begin)
+      found.append(('read', dataset))
+      dataset = self._numbered(order, begin, seed)
+      found.append(('map', dataset))
+      if self._filter is not None:
+        dataset = self._filtered(dataset)
+        found.append(('filter', dataset))
+      dataset = self._batched(dataset, seed, skipped)
+    dataset = dataset.map(
+      self._finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    found.append(('batch', dataset))
+    return found
+
+  def _numbered(
+    self, order: orders.Order, begin: int, seed: int
+  ) -> tf.data.Dataset:
+    """(position, mapped example), one by one."""
+    size = min(_CHUNK, self._rows)
+    examples = self._source.chunks(size, order, begin).unbatch()
+    numbered = examples.enumerate(begin)
+    if self._map is None:
+      return numbered
+    function = self._map
+    seeded = maps.takes_seed(function)
+
+    def apply(position: tf.Tensor, example: Any) -> Any:
+      convert = autographs.converted(function)
+      if seeded:
+        return position, convert(example, orders.seed_of(seed, position))
+      return position, convert(example)
+
+    return numbered.map(
+      apply, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+  def _filtered(self, numbered: tf.data.Dataset) -> tf.data.Dataset:
+    function = self._filter
+    assert function is not None
+    return numbered.filter(
+      lambda _, example: autographs.converted(function)(example)
+    )
+
+  def _batched(
+    self, numbered: tf.data.Dataset, seed: int, skipped: int
+  ) -> tf.data.Dataset:
+    """Batches that are not collated yet; with a cursor, if there is one."""
+    drop = self._remainder == 'drop' or self._epochs is None
+    batcher = self._batcher
+    if isinstance(batcher, batchers.Bucketed):
+      windows = numbered.ragged_batch(self._rows * batcher.window)
+      return windows.flat_map(
+        lambda positions, examples: _with_cursor(
+          batcher.split(
+            examples,
+            self._rows,
+            orders.seed_of(seed, positions[0]) if self._shuffle else None,
+          ),
+          positions,
+          tf.cast(-(-tf.size(positions) // self._rows), tf.int64),
+        )
+      ).skip(skipped)
+    if isinstance(batcher, batchers.Packed):
+
+      def pack(positions: tf.Tensor, examples: Any) -> tf.data.Dataset:
+        rows = batcher.collate(examples)
+        return _with_cursor(
+          tf.data.Dataset.from_tensor_slices(rows),
+          positions,
+          orders.count(rows),
+        )
+
+      packed = numbered.ragged_batch(batcher.window).flat_map(pack)
+      return (
+        packed.skip(skipped)
+        .batch(self._rows, drop_remainder=drop)
+        .map(lambda rows, cursors: (rows, cursors[-1]))
+      )
+    batches = numbered.ragged_batch(self._rows, drop_remainder=drop)
+    if not self.has_cursor:
+      return batches.map(lambda _, examples: examples)
+    zero = tf.constant(0, tf.int64)
+    return batches.map(
+      lambda positions, examples: (
+        examples,
+        tf.stack([positions[-1] + 1, zero]),
+      )
+    )
+
+  def _finished(self, batch: Any, *cursor: Any) -> Any:
+    """A batch as the Task gets it."""
+    if not self.has_cursor and cursor:  # tf.data has taken a tuple apart
+      batch, cursor = (batch, *cursor), ()
+    done = isinstance(self._batcher, batchers.Bucketed | batchers.Packed)
+    if self._batcher is not None and not done:
+      batch = self._batcher.collate(batch)
+    if self._select is not None:
+      batch = maps.selected(batch, self._select)
+    if self._map_batch is not None:
+      batch = autographs.converted(self._map_batch)(batch)
+    if self._remainder == 'pad':
+      batch = maps.filled(batch, self._rows)
+    return (batch, *cursor) if self.has_cursor else batch
+
+  # What others want to know.
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {
+      'kind': 'examples',
+      'source': dict(self._source.fingerprint()),
+      'batch_size': self.batch_size,
+      'training': self._training,
+      'shuffle': self._shuffle,
+      'batcher': _described(self._batcher),
+      'functions': [
+        getattr(f, '__qualname__', type(f).__name__)
+        for f in (self._map, self._filter, self._map_batch)
+        if f is not None
+      ],
+    }
+
+  def explain(self, error: BaseException) -> str | None:
+    found = re.search(
+      rf'\[({batchers.TOO_LONG} [^:]*):\] \[(\d+)\]', str(error)
+    )
+    if found:
+      return f"{found[1]}: {found[2]}; raise it, or set too_long='truncate'"
+    return self._source.diagnose()
+
+
+def _part_of(
+  source: Any,
+  holdout: float | None,
+  subset: str,
+  shard: tuple[int, int],
+  cache: bool,
+) -> sources.Source:
+  if not isinstance(source, sources.Source):
+    raise errors.InputError(
+      f'Examples takes a source such as TFRecords or InMemory, got '
+      f'{type(source).__name__}; arrays go into Arrays, a dataset of batches '
+      'into Batches'
+    )
+  if subset not in ('train', 'holdout'):
+    raise errors.ConfigError(
+      f"Examples.subset = {subset!r}; give 'train' or 'holdout'"
+    )
+  if holdout is None and subset == 'holdout':
+    raise errors.ConfigError(
+      "Examples.subset = 'holdout' needs holdout, the share that is held out"
+    )
+  if holdout is not None:
+    if not 0 < holdout < 1:
+      raise errors.ConfigError(
+        f'Examples.holdout = {holdout}; give a share between 0 and 1'
+      )
+    source = source.split(holdout, subset)
+  if shard[1] > 1:
+    source = source.shard(*shard)
+  return memory.InMemory(memory.read_all(source)) if cache else source
+
+
+def _share_of(batch_size: int, shard: tuple[int, int]) -> int:
+  index, hosts = shard
+  if not 0 <= index < hosts:
+    raise errors.ConfigError(
+      f'Examples.shard = {shard}; give (host, hosts), counted from 0'
+    )
+  if batch_size % hosts:
+    raise errors.InputError(
+      f'batch_size {batch_size} does not divide by {hosts} hosts'
+    )
+  return batch_size // hosts
+
+
+def _options(
+  threads: int | None, ram_budget_gb: float | None
+) -> tf.data.Options:
+  options = tf.data.Options()
+  options.deterministic = True
+  options.experimental_distribute.auto_shard_policy = (
+    tf.data.experimental.AutoShardPolicy.OFF
+  )
+  if threads is not None:
+    options.threading.private_threadpool_size = threads
+  if ram_budget_gb is not None:
+    options.autotune.ram_budget = int(ram_budget_gb * 2**30)
+    # Else TensorFlow adds buffers of its own.
+    options.experimental_optimization.inject_prefetch = False
+  return options
+
+
+def _with_cursor(
+  elements: tf.data.Dataset, positions: tf.Tensor, count: tf.Tensor
+) -> tf.data.Dataset:
+  """(element, where the one after it begins) of a window."""
+  zero = tf.constant(0, tf.int64)
+
+  def after(number: tf.Tensor, element: Any) -> Any:
+    inside = tf.stack([positions[0], number + 1])
+    beyond = tf.stack([positions[-1] + 1, zero])
+    last = number + 1 == tf.cast(count, tf.int64)
+    return element, tf.where(last, beyond, inside)
+
+  return elements.enumerate().map(after)
+
+
+def _named(spec: Any) -> Iterator[tuple[str, Any]]:
+  """(name, leaf) of a nest of dictionaries and tuples."""
+  if isinstance(spec, Mapping):
+    for name, part in spec.items():
+      yield from ((repr(name), leaf) for _, leaf in _named(part))
+  elif isinstance(spec, tuple | list):
+    for index, part in enumerate(spec):
+      yield from ((f'part {index}', leaf) for _, leaf in _named(part))
+  else:
+    yield 'it', spec
+
+
+def _described(batcher: batchers.Batcher | None) -> Any:
+  if batcher is None:
+    return None
+  return [type(batcher).__name__, dict(vars(batcher))]

@@ -1,0 +1,94 @@
+"""Examples that a Python generator yields."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain.inputs import columns
+from tftrain.inputs import orders
+from tftrain.inputs import sources
+from tftrain.inputs import specs
+
+
+class Generator(sources.Source):
+  """What a function yields, one example after the other.
+
+  It must yield the same whenever it is called: a resumed run calls it again and
+  passes over what it has seen. Where examples have numbers, `RandomAccess`
+  resumes at no cost.
+
+  Args:
+    make: Returns an iterable of examples.
+    features: Name -> spec as in `TFRecords`, where lengths vary; None takes
+      dtypes and shapes from the first example.
+
+  Raises:
+    InputError: It yields nothing, or can be called only once.
+  """
+
+  def __init__(
+    self,
+    make: Callable[[], Iterable[Any]],
+    features: Mapping[str, str] | None = None,
+  ):
+    if not callable(make):
+      raise errors.InputError(
+        f'Generator takes a function, got {type(make).__name__}; a generator '
+        'itself can be read only once'
+      )
+    self._make = make
+    self._name = getattr(make, '__qualname__', type(make).__name__)
+    first = next(iter(make()), None)
+    if first is None:
+      raise errors.InputError(f'{self._name}() yields 0 examples')
+    if next(iter(make()), None) is None:
+      raise errors.InputError(
+        f'{self._name}() yields nothing the second time; make what it reads '
+        'inside of it'
+      )
+    self.element_spec = (
+      specs.element_spec(specs.parse(features))
+      if features
+      else columns.spec_of(first)
+    )
+    self._failure: str | None = None
+
+  def chunks(
+    self, size: int, order: orders.Order, start: int = 0
+  ) -> tf.data.Dataset:
+    examples = tf.data.Dataset.from_generator(
+      self._examples, output_signature=self.element_spec
+    )
+    last = sources.FOR_EVER if order.epochs is None else order.epochs
+    whole = tf.data.Dataset.range(last).flat_map(
+      lambda epoch: orders.windows(examples, order, epoch)
+    )
+    if start:
+      logging.info(
+        '%s() is called again to pass over %d examples.', self._name, start
+      )
+      rest = whole.unbatch().skip(start)
+      return rest.ragged_batch(size, drop_remainder=order.epochs is None)
+    return whole.rebatch(size, drop_remainder=order.epochs is None)
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {'kind': 'generator', 'name': self._name}
+
+  def diagnose(self) -> str | None:
+    return self._failure
+
+  def _examples(self) -> Iterator[Any]:
+    number = -1
+    try:
+      for number, example in enumerate(self._make()):
+        yield columns.fitted(example, self.element_spec)
+    except Exception as error:  # kept: what comes back from a graph is a dump
+      said = errors.one_line(error)
+      self._failure = f'{self._name}() example {max(number, 0)}: {said}'
+      raise

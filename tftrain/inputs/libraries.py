@@ -1,0 +1,213 @@
+"""Sources that need a library of their own: TFDS, Parquet, ArrayRecord.
+
+Each is imported when it is used. `pip install tftrain[tfds]` brings one,
+`parquet` and `arrayrecord` are the other extras.
+"""
+
+import bisect
+from collections.abc import Mapping
+from collections.abc import Sequence
+import importlib
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain.inputs import columns as columns_lib
+from tftrain.inputs import memory
+from tftrain.inputs import records
+from tftrain.inputs import sources
+from tftrain.inputs import specs
+from tftrain.inputs import streams
+
+
+class Tfds(memory.RandomAccess):
+  """A data set of tensorflow_datasets, by index.
+
+  It must be prepared in a format that is found by index: `tfds build
+  --file_format=array_record NAME`.
+
+  Args:
+    name: As in `tfds.data_source`.
+    split: Such as `train` or `train[:90%]`.
+    data_dir: Where the data sets lie; None is where TFDS puts them.
+    features: Name -> spec, where lengths vary.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    features: Mapping[str, str] | None = None,
+  ):
+    tfds = _imported('tensorflow_datasets', 'tfds')
+    try:
+      data = tfds.data_source(name, split=split, data_dir=data_dir)
+    except (NotImplementedError, ValueError, OSError) as error:
+      raise errors.InputError(
+        f'Tfds({name!r}, {split!r}): {errors.one_line(error)}; prepare it with '
+        f"'tfds build --file_format=array_record {name}'"
+      ) from error
+    super().__init__(data, features, name=f'{name}/{split}')
+
+
+class ArrayRecord(sources.Indexed):
+  """Examples (tf.train.Example) in ArrayRecord files, by index.
+
+  Args:
+    paths: A glob, a path or a list of them.
+    features: Name -> spec, as in `TFRecords`.
+  """
+
+  def __init__(self, paths: streams.Paths, features: Mapping[str, str]):
+    module = _imported(
+      'array_record.python.array_record_data_source', 'arrayrecord'
+    )
+    self._paths = streams.find(paths)
+    self._data = module.ArrayRecordDataSource(self._paths)
+    self._size = len(self._data)
+    if not self._size:
+      raise errors.InputError(f'{self._paths[0]} holds 0 records')
+    self.features = specs.parse(features)
+    self.element_spec = specs.element_spec(self.features)
+    wrong = records.mismatch(self._data[0], self.features)
+    if wrong:
+      raise errors.InputError(f'{self._paths[0]} record 0 {wrong}')
+
+  def lookup(self, index: tf.Tensor) -> Any:
+    def fetch(numbers: np.ndarray) -> np.ndarray:
+      found = self._data.__getitems__([int(number) for number in numbers])
+      return np.array(found, object)
+
+    found = tf.numpy_function(fetch, [index], tf.string, stateful=False)
+    found.set_shape(index.shape)
+    return records.decoded(found, self.features)
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {
+      'kind': 'array record',
+      'files': [os.path.basename(path) for path in self._paths],
+      'size': self._size,
+    }
+
+  def diagnose(self) -> str | None:
+    for number in range(self._size):
+      wrong = records.mismatch(self._data[number], self.features)
+      if wrong:
+        return f'{self._paths[0]} and others, record {number} {wrong}'
+    return None
+
+
+class Parquet(sources.Indexed):
+  """Rows of Parquet files, by index; a row group is read at a time.
+
+  Shuffled reading touches many row groups: keep them small, or set
+  `Examples.cache`.
+
+  Args:
+    paths: A glob, a path or a list of them.
+    columns: Which to read; None is all.
+    features: Name -> spec, where lengths vary; None takes those of the first
+      row.
+  """
+
+  def __init__(
+    self,
+    paths: streams.Paths,
+    columns: Sequence[str] | None = None,
+    features: Mapping[str, str] | None = None,
+  ):
+    parquet = _imported('pyarrow.parquet', 'parquet')
+    self._paths = streams.find(paths)
+    self._columns = None if columns is None else list(columns)
+    self._files = [_parquet_file(parquet, path) for path in self._paths]
+    # Each row group, and the number of its first row in all files.
+    self._groups: list[tuple[int, int]] = []
+    self._starts: list[int] = []
+    self._size = 0
+    for number, file in enumerate(self._files):
+      for group in range(file.metadata.num_row_groups):
+        self._groups.append((number, group))
+        self._starts.append(self._size)
+        self._size += file.metadata.row_group(group).num_rows
+    if not self._size:
+      raise errors.InputError(f'{self._paths[0]} holds 0 rows')
+    self._check_columns()
+    self._lock = threading.Lock()
+    self._latest: tuple[int, list[Any]] = (-1, [])
+    self._failure: str | None = None
+    first = self._rows(0)[0]
+    self.element_spec = specs.element_spec(
+      specs.parse(features) if features else specs.of_example(first)
+    )
+
+  def lookup(self, index: tf.Tensor) -> Any:
+    return columns_lib.lookup(self._fetch, index, self.element_spec)
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {
+      'kind': 'parquet',
+      'files': [os.path.basename(path) for path in self._paths],
+      'size': self._size,
+    }
+
+  def diagnose(self) -> str | None:
+    return self._failure
+
+  def _check_columns(self) -> None:
+    for path, file in zip(self._paths, self._files, strict=True):
+      there = file.schema_arrow.names
+      for name in self._columns or self._files[0].schema_arrow.names:
+        if name not in there:
+          raise errors.InputError(
+            f'{path} has no column {name!r}; it has {", ".join(there)}'
+          )
+
+  def _fetch(self, index: np.ndarray) -> list[Any]:
+    found = []
+    for number in map(int, index):
+      group = bisect.bisect_right(self._starts, number) - 1
+      row = self._rows(group)[number - self._starts[group]]
+      try:
+        found.append(columns_lib.fitted(row, self.element_spec))
+      except errors.InputError as error:
+        path = self._paths[self._groups[group][0]]
+        self._failure = f'{path} row {number} of all files: {error}'
+        raise
+    return found
+
+  def _rows(self, group: int) -> list[Any]:
+    """The rows of a row group; the last one stays in memory."""
+    with self._lock:
+      latest, rows = self._latest
+      if latest == group:
+        return rows
+      file, number = self._groups[group]
+      table = self._files[file].read_row_group(number, columns=self._columns)
+      rows = list(table.to_pylist())
+      self._latest = (group, rows)
+      return rows
+
+
+def _parquet_file(parquet: Any, path: str) -> Any:
+  try:
+    return parquet.ParquetFile(path)
+  except (OSError, ValueError) as error:  # pyarrow's own are among these
+    raise errors.InputError(
+      f'{path} is no Parquet file: {errors.one_line(error)}; write it again'
+    ) from error
+
+
+def _imported(module: str, extra: str) -> Any:
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise errors.ConfigError(
+      f'{module.partition(".")[0]} is not installed; pip install '
+      f"'tftrain[{extra}]'"
+    ) from error

@@ -1,0 +1,289 @@
+"""Files of lines: text, CSV, JSON."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import csv
+import gzip
+import json
+import os
+from typing import Any, IO
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain.inputs import columns
+from tftrain.inputs import specs
+from tftrain.inputs import streams
+
+_BLOCK_BYTES = 1 << 24
+_LOOKED_AT = 100
+
+
+class TextLines(streams.Stream):
+  """Lines of text files, as `{'text': string}`; plain or gzip.
+
+  They are counted first, at about a second for a gigabyte.
+
+  Args:
+    paths: A glob, a path or a list of them.
+  """
+
+  _header = 0
+
+  def __init__(self, paths: streams.Paths):
+    found = streams.find(paths)
+    self._compressed = {_is_gzip(path) for path in found}
+    if len(self._compressed) > 1:
+      raise errors.InputError(
+        'some of the files are gzip and some are not; make a source of each '
+        'kind, and a Mixture'
+      )
+    counts = {path: _count_lines(path) - self._header for path in found}
+    for path, count in counts.items():
+      if count < 1:
+        raise errors.InputError(f'{path}: there is no line below the header')
+    super().__init__([streams.File(path, n) for path, n in counts.items()])
+    self.element_spec = {'text': tf.TensorSpec([], tf.string)}
+
+  def read(self, number: tf.Tensor) -> tf.data.Dataset:
+    kind = 'GZIP' if True in self._compressed else None
+    return tf.data.TextLineDataset(self.path(number), kind).skip(self._header)
+
+  def decode(self, records: tf.Tensor) -> dict[str, Any]:
+    return {'text': records}
+
+  def diagnose(self) -> str | None:
+    for file in self.files:
+      for number, line in _lines(file.path, self._header):
+        wrong = self._wrong(line)
+        if wrong:
+          return f'{file.path} line {number}: {wrong}'
+    return None
+
+  def _wrong(self, line: str) -> str | None:
+    """What is wrong with a line."""
+    del line
+    return None
+
+
+class Csv(TextLines):
+  """Rows of CSV files with a header; a row is a line.
+
+  >>> Csv('/data/cars/*.csv', {'weight': 'float32', 'make': 'string'})
+
+  Args:
+    paths: A glob, a path or a list of them.
+    features: Column -> `int64`, `float32` or `string`, for the columns to read;
+      None reads all, and takes the narrowest dtype that fits the first 100
+      rows.
+    delimiter: What is between columns.
+
+  Raises:
+    InputError: Files with different headers, or a column that none has.
+  """
+
+  _header = 1
+
+  def __init__(
+    self,
+    paths: streams.Paths,
+    features: Mapping[str, str] | None = None,
+    *,
+    delimiter: str = ',',
+  ):
+    super().__init__(paths)
+    self._delimiter = delimiter
+    self._columns = _header_of(self.files, delimiter)
+    given = features or self._narrowest()
+    self.features = specs.parse(given)
+    for name, feature in self.features.items():
+      if name not in self._columns:
+        raise errors.InputError(
+          f'{self.files[0].path} has no column {name!r}; it has '
+          f'{", ".join(self._columns)}'
+        )
+      if feature.shape or feature.stored != feature.dtype:
+        raise errors.ConfigError(
+          f"Csv.features[{name!r}] = '{feature}'; give 'int64', 'float32' or "
+          "'string'"
+        )
+    self.element_spec = specs.element_spec(self.features)
+
+  def decode(self, records: tf.Tensor) -> dict[str, Any]:
+    # decode_csv wants the columns in the order of the file.
+    chosen = sorted(self.features, key=self._columns.index)
+    values = tf.io.decode_csv(
+      records,
+      [tf.zeros([0], self.features[name].dtype) for name in chosen],
+      field_delim=self._delimiter,
+      select_cols=[self._columns.index(name) for name in chosen],
+    )
+    found = dict(zip(chosen, values, strict=True))
+    return {name: found[name] for name in self.features}
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    features = {name: str(feature) for name, feature in self.features.items()}
+    return {**super().fingerprint(), 'features': features}
+
+  def _row(self, line: str) -> list[str]:
+    return next(csv.reader([line], delimiter=self._delimiter), [])
+
+  def _wrong(self, line: str) -> str | None:
+    row = self._row(line)
+    if len(row) != len(self._columns):
+      return f'{len(row)} values, the header names {len(self._columns)} columns'
+    for name, feature in self.features.items():
+      value = row[self._columns.index(name)]
+      if not _is(value, feature.dtype):
+        shown = repr(value) if value else 'nothing'
+        return f'{shown} in column {name!r}, which is {feature}'
+    return None
+
+  def _narrowest(self) -> dict[str, str]:
+    rows = [
+      self._row(line)
+      for (_, line), _ in zip(
+        _lines(self.files[0].path, 1), range(_LOOKED_AT), strict=False
+      )
+    ]
+    found = {}
+    for index, name in enumerate(self._columns):
+      values = [row[index] for row in rows if index < len(row)]
+      found[name] = next(
+        dtype.name
+        for dtype in (tf.int64, tf.float32, tf.string)
+        if all(_is(value, dtype) for value in values)
+      )
+    return found
+
+
+class JsonLines(TextLines):
+  """Files with a JSON object in each line; Python reads them.
+
+  >>> JsonLines('/data/dialogues.jsonl', {'ids': 'int64[?]', 'text': 'string'})
+
+  Args:
+    paths: A glob, a path or a list of them.
+    features: Key -> spec, as in `TFRecords`; None takes all keys of the first
+      line, as they are there. Other keys are passed over.
+
+  Raises:
+    InputError: The first line is no object, or lacks a feature.
+  """
+
+  def __init__(
+    self, paths: streams.Paths, features: Mapping[str, str] | None = None
+  ):
+    super().__init__(paths)
+    path = self.files[0].path
+    _, first = next(_lines(path, 0))
+    try:
+      found = json.loads(first)
+    except ValueError as error:
+      raise errors.InputError(f'{path} line 1: {error}') from error
+    if not isinstance(found, dict):
+      raise errors.InputError(
+        f'{path} line 1: it is no object; write {{"name": value}}'
+      )
+    self.features = (
+      specs.parse(features) if features else specs.of_example(found)
+    )
+    self.element_spec = specs.element_spec(self.features)
+    wrong = self._wrong(first)
+    if wrong:
+      raise errors.InputError(f'{path} line 1: {wrong}')
+
+  def decode(self, records: tf.Tensor) -> dict[str, Any]:
+    def parse(lines: np.ndarray) -> list[Any]:
+      return [self._parsed(line) for line in lines]
+
+    return dict(columns.lookup(parse, records, self.element_spec))
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    features = {name: str(feature) for name, feature in self.features.items()}
+    return {**super().fingerprint(), 'features': features}
+
+  def _parsed(self, line: bytes | str) -> Any:
+    found = json.loads(line)
+    if not isinstance(found, dict):
+      raise errors.InputError('it is no object; write {"name": value}')
+    missing = [name for name in self.features if found.get(name) is None]
+    if missing:
+      raise errors.InputError(
+        f'has no {missing[0]!r}; it has {", ".join(sorted(found))}'
+      )
+    chosen = {name: found[name] for name in self.features}
+    return columns.fitted(chosen, self.element_spec)
+
+  def _wrong(self, line: str) -> str | None:
+    try:
+      self._parsed(line)
+    except (ValueError, TypeError) as error:
+      return errors.one_line(error)
+    return None
+
+
+def _is_gzip(path: str) -> bool:
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    return bool(file.read(2) == b'\x1f\x8b')
+
+
+def _open(path: str) -> IO[bytes]:
+  file: IO[bytes] = tf.io.gfile.GFile(path, 'rb')
+  return gzip.GzipFile(fileobj=file) if _is_gzip(path) else file  # type: ignore[return-value]
+
+
+def _count_lines(path: str) -> int:
+  """Lines as TensorFlow counts them: what follows the last end is one too."""
+  count, last = 0, b'\n'
+  try:
+    with _open(path) as file:
+      while block := file.read(_BLOCK_BYTES):
+        count += block.count(b'\n')
+        last = block[-1:]
+  except (EOFError, OSError) as error:
+    raise errors.InputError(
+      f'{path} cannot be read to its end: {errors.one_line(error)}; write it '
+      'again'
+    ) from error
+  return count + (last != b'\n')
+
+
+def _lines(path: str, skip: int) -> Iterator[tuple[int, str]]:
+  """(number from 1, line) of a file, below its header."""
+  with _open(path) as file:
+    for number, line in enumerate(file, 1):
+      if number > skip:
+        yield number, line.decode(errors='replace').rstrip('\r\n')
+
+
+def _header_of(files: Any, delimiter: str) -> list[str]:
+  """The names of the columns, which are the same in all files."""
+  first: list[str] = []
+  for file in files:
+    _, line = next(_lines(file.path, 0))
+    names = next(csv.reader([line.lstrip('\ufeff')], delimiter=delimiter))
+    first = first or names
+    if names != first:
+      raise errors.InputError(
+        f'{file.path} has the columns {", ".join(names)}, '
+        f'{os.path.basename(files[0].path)} has {", ".join(first)}; make a '
+        'source of each'
+      )
+  if len(set(first)) < len(first):
+    raise errors.InputError(
+      f'{files[0].path}: two columns have the same name; the header is '
+      f'{", ".join(first)}'
+    )
+  return first
+
+
+def _is(text: str, dtype: tf.DType) -> bool:
+  if dtype == tf.string:
+    return True
+  try:
+    int(text) if dtype == tf.int64 else float(text)
+  except ValueError:
+    return False
+  return True

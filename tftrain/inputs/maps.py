@@ -1,0 +1,86 @@
+"""Functions on examples and batches: the user's, and some of ours."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import inspect
+import re
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import autographs
+from tftrain import errors
+from tftrain.inputs import orders
+
+_RANDOM = re.compile(r'\b(Random\w+|TruncatedNormal|Multinomial|Rng\w+)\b')
+
+
+def takes_seed(function: Callable[..., Any]) -> bool:
+  """Whether `map` wants a seed besides the example."""
+  try:
+    parameters = inspect.signature(function).parameters.values()
+  except (TypeError, ValueError):
+    return False
+  needed = [
+    p
+    for p in parameters
+    if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    and (p.default is p.empty or p.name == 'seed')
+  ]
+  return len(needed) == 2
+
+
+def refuse_random(spec: Any, function: Callable[..., Any]) -> None:
+  """Raises InputError for a map that draws from a state nobody can save."""
+
+  def zeros(leaf: tf.TensorSpec) -> tf.Tensor:
+    return tf.zeros([size or 1 for size in leaf.shape], leaf.dtype)
+
+  example = tf.nest.map_structure(zeros, spec)
+  seed = tf.zeros([2], tf.int32)
+  arguments = (example, seed) if takes_seed(function) else (example,)
+  tried = tf.data.Dataset.from_tensors(arguments).map(
+    lambda *given: autographs.converted(function)(*given)
+  )
+  try:
+    tf.raw_ops.DatasetToGraphV2(
+      input_dataset=tf.data.experimental.to_variant(tried),
+      external_state_policy=2,  # fail
+    )
+  except tf.errors.FailedPreconditionError as error:
+    drawn = _RANDOM.search(str(error))
+    if drawn:
+      raise errors.InputError(
+        f'Examples.map draws random numbers with {drawn[1]}, which no run can '
+        'repeat; take a second argument `seed` and use '
+        'tf.random.stateless_uniform'
+      ) from error
+
+
+def selected(batch: Any, names: Sequence[str]) -> tuple[Any, ...]:
+  missing = [name for name in names if name not in batch]
+  if missing:
+    raise errors.InputError(
+      f'Examples.select: there is no {missing[0]!r}; there are '
+      f'{", ".join(batch)}'
+    )
+  return tuple(batch[name] for name in names)
+
+
+def filled(batch: Any, rows: int) -> Any:
+  """The batch with `rows` rows, and weights, which are 0 for those added."""
+  missing = rows - tf.cast(orders.count(batch), tf.int32)
+
+  def fill(leaf: tf.Tensor) -> tf.Tensor:
+    paddings = [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1)
+    filler = '' if leaf.dtype == tf.string else tf.zeros([], leaf.dtype)
+    filled = tf.pad(leaf, paddings, constant_values=filler)
+    return tf.ensure_shape(filled, [rows, *leaf.shape[1:]])
+
+  weights = tf.ones([rows - missing], tf.float32)
+  if isinstance(batch, dict):
+    return tf.nest.map_structure(fill, {'weights': weights, **batch})
+  parts = batch if isinstance(batch, tuple) else (batch,)
+  if len(parts) == 3:
+    return tf.nest.map_structure(fill, parts)
+  return tf.nest.map_structure(fill, (*parts, weights))

@@ -1,0 +1,195 @@
+"""Examples in memory: arrays, or what Python finds by index."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain.inputs import columns
+from tftrain.inputs import orders
+from tftrain.inputs import sources
+from tftrain.inputs import specs
+
+
+class InMemory(sources.Indexed):
+  """Arrays as a source, to be mapped, filtered, mixed or packed.
+
+  For plain batches there is `Arrays`, which is faster.
+
+  Args:
+    arrays: An array or a nest (tuple, dict) of arrays, `[examples, ...]`; a
+      `tf.RaggedTensor` where lengths vary.
+
+  Raises:
+    InputError: There are no examples, or the arrays disagree on their number.
+  """
+
+  def __init__(self, arrays: Any):
+    self._arrays = tf.nest.map_structure(_as_array, arrays)
+    self._size = count_rows(tf.nest.flatten(self._arrays))
+    self.element_spec = tf.nest.map_structure(
+      lambda array: tf.TensorSpec(array.shape[1:], tf.as_dtype(array.dtype)),
+      self._arrays,
+    )
+    self._tensors: Any = None
+    self._digest: str | None = None
+
+  def lookup(self, index: tf.Tensor) -> Any:
+    if self._tensors is None:
+      with tf.init_scope():
+        self._tensors = tf.nest.map_structure(_as_tensor, self._arrays)
+    return tf.nest.map_structure(
+      lambda leaf: tf.gather(leaf, index), self._tensors
+    )
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    if self._digest is None:
+      self._digest = digest(tf.nest.flatten(self._arrays))
+    return {'kind': 'memory', 'sha256': self._digest}
+
+
+class Npz(InMemory):
+  """The arrays of an .npz file, by their names.
+
+  Args:
+    path: The file.
+
+  Raises:
+    InputError: It cannot be read, or its arrays disagree on their length.
+  """
+
+  def __init__(self, path: str | pathlib.Path):
+    try:
+      with np.load(path, allow_pickle=False) as found:
+        arrays = {name: found[name] for name in found.files}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError) as error:
+      raise errors.InputError(
+        f'{path} cannot be read as .npz: {errors.one_line(error)}; write it '
+        'with np.savez(path, name=array)'
+      ) from error
+    super().__init__(arrays)
+
+
+class RandomAccess(sources.Indexed):
+  """Any Python object with `len(data)` and `data[index]`.
+
+  For an index it must always return the same, from whatever thread. Python
+  makes one example after the other; the other sources are faster.
+
+  Args:
+    data: The object; an example is a nest of arrays, numbers or texts.
+    features: Name -> spec as for `TFRecords`, where lengths vary; None takes
+      dtypes and shapes from the first example.
+    name: What it is called in messages and fingerprints.
+
+  Raises:
+    InputError: It is empty, or cannot be indexed.
+  """
+
+  def __init__(
+    self,
+    data: Any,
+    features: Mapping[str, str] | None = None,
+    *,
+    name: str | None = None,
+  ):
+    self._name = name or type(data).__name__
+    for needed in ('__getitem__', '__len__'):
+      if not hasattr(data, needed):
+        raise errors.InputError(
+          f'{self._name} has no {needed}; give a list, or a class that has '
+          '__len__ and __getitem__, or use Generator'
+        )
+    self._data = data
+    self._size = len(data)
+    if not self._size:
+      raise errors.InputError(f'{self._name} has 0 examples')
+    self._failure: str | None = None
+    self.element_spec = (
+      specs.element_spec(specs.parse(features))
+      if features
+      else columns.spec_of(data[0])
+    )
+
+  def lookup(self, index: tf.Tensor) -> Any:
+    return columns.lookup(self._fetch, index, self.element_spec)
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {'kind': 'random access', 'name': self._name, 'size': self._size}
+
+  def diagnose(self) -> str | None:
+    return self._failure
+
+  def _fetch(self, index: np.ndarray) -> Sequence[Any]:
+    return [self._example(int(i)) for i in index]
+
+  def _example(self, index: int) -> Any:
+    try:
+      return columns.fitted(self._data[index], self.element_spec)
+    except Exception as error:  # kept: what comes back from a graph is a dump
+      self._failure = f'{self._name}[{index}]: {errors.one_line(error)}'
+      raise
+
+
+def read_all(source: sources.Source) -> Any:
+  """All examples of a source, as they are stored: a nest of arrays."""
+  chunks = list(source.chunks(1024, orders.Order()))
+  return tf.nest.map_structure(
+    lambda *leaves: _settled(tf.concat(leaves, 0)), *chunks
+  )
+
+
+def _settled(leaf: Any) -> Any:
+  return leaf if isinstance(leaf, tf.RaggedTensor) else leaf.numpy()
+
+
+def count_rows(arrays: Sequence[Any]) -> int:
+  """The number of rows that all have; raises InputError if there is none."""
+  if not arrays or any(not array.shape for array in arrays):
+    raise errors.InputError('Arrays needs arrays of shape [examples, ...]')
+  lengths = [int(array.shape[0]) for array in arrays]
+  if len(set(lengths)) > 1:
+    raise errors.InputError(
+      f'the arrays have {", ".join(map(str, lengths))} rows; give each the '
+      'same number of examples'
+    )
+  if lengths[0] == 0:
+    raise errors.InputError(
+      'the arrays have 0 examples; check the path or filter they came from'
+    )
+  if any(array.dtype == object for array in arrays):
+    raise errors.InputError(
+      'an array has dtype object (rows of unequal length?); pad the rows or '
+      'convert it to a numeric or string dtype'
+    )
+  return lengths[0]
+
+
+def digest(arrays: Sequence[Any]) -> str:
+  """SHA-256 of all that is in them."""
+  found = hashlib.sha256()
+  for array in arrays:
+    if isinstance(array, tf.RaggedTensor):
+      found.update(
+        digest([s.numpy() for s in array.nested_row_splits]).encode()
+      )
+      array = array.flat_values.numpy()
+    found.update(f'{array.dtype} {array.shape}'.encode())
+    if array.dtype.kind in 'OSU':
+      found.update(repr(array.tolist()).encode())
+    else:
+      found.update(np.ascontiguousarray(array).tobytes())
+  return found.hexdigest()
+
+
+def _as_array(leaf: Any) -> Any:
+  return leaf if isinstance(leaf, tf.RaggedTensor) else np.asarray(leaf)
+
+
+def _as_tensor(leaf: Any) -> Any:
+  return leaf if isinstance(leaf, tf.RaggedTensor) else tf.constant(leaf)

@@ -1,0 +1,142 @@
+"""In which order examples come: permutations that nothing has to store.
+
+An order is a function of (seed, epoch), evaluated where it is needed. So the
+same examples come at the same step however often a run is stopped, and whatever
+it runs on.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class Order(NamedTuple):
+  """How a source is read.
+
+  Attributes:
+    seed: Of the shuffle; None leaves the examples as they are stored.
+    epochs: How often all are read; None is for ever.
+    window: Where records cannot be reached one by one, they are shuffled within
+      so many.
+  """
+
+  seed: int | None = None
+  epochs: int | None = 1
+  window: int = 10_000
+
+
+def words(seed: int) -> list[int]:
+  """A seed as the two int32 that stateless ops take."""
+  return [seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF]
+
+
+def seed_of(seed: int, position: tf.Tensor) -> tf.Tensor:
+  """The seed of what is at `position`, int32 `[2]`, for stateless ops."""
+  folded = tf.random.experimental.stateless_fold_in(
+    tf.constant(words(seed), tf.int32), position
+  )
+  return tf.cast(folded, tf.int32)
+
+
+def index_of(position: tf.Tensor, order: Order, examples: int) -> tf.Tensor:
+  """Which examples come at these positions of all epochs, int64 `[n]`."""
+  size = tf.constant(examples, tf.int64)
+  epoch, index = position // size, position % size
+  if order.seed is None:
+    return index
+  keys = tf.concat(  # one key per epoch, [n, 3]
+    [
+      tf.broadcast_to(words(order.seed), [tf.size(position), 2]),
+      tf.cast(epoch, tf.int32)[:, None],
+    ],
+    axis=1,
+  )
+  return permuted(index, keys, size)
+
+
+def permuted(index: tf.Tensor, key: tf.Tensor, size: Any) -> tf.Tensor:
+  """Where a random permutation of `size` numbers takes `index`, int64.
+
+  A Feistel cipher over the index, as tf.random.experimental.index_shuffle uses:
+  each point costs the same.
+
+  Args:
+    index: `[n]`, each below `size`.
+    key: int32 `[3]`, or one for each index, `[n, 3]`.
+    size: How many numbers are permuted.
+  """
+  last = tf.cast(size, tf.int64) - 1
+  return tf.raw_ops.RandomIndexShuffle(
+    index=index, seed=key, max_index=last, rounds=4
+  )
+
+
+def windows(
+  examples: tf.data.Dataset,
+  order: Order,
+  epoch: tf.Tensor,
+  skipped: Any = 0,
+) -> tf.data.Dataset:
+  """One epoch, shuffled within windows, without its first `skipped` examples.
+
+  Nothing is kept from one window to the next, so what is skipped is not even
+  shuffled.
+
+  Args:
+    examples: Those of the epoch, one by one.
+    order: Unless it has a seed, they stay as they are.
+    epoch: Its number.
+    skipped: How many to leave out.
+
+  Returns:
+    Chunks of any size.
+  """
+  if order.seed is None:
+    return examples.skip(skipped).ragged_batch(1024)
+  begin, inside = skipped // order.window, skipped % order.window
+  seed = order.seed
+
+  def permute(window: tf.Tensor, members: Any) -> Any:
+    rows = count(members)
+    used = tf.range(tf.where(window == begin, inside, 0), rows)
+    key = tf.concat([seed_of(seed, window), tf.cast(epoch, tf.int32)[None]], 0)
+    index = permuted(used, key, rows)
+    return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), members)
+
+  return (
+    examples.skip(begin * order.window)
+    .ragged_batch(order.window)
+    .enumerate(begin)
+    .map(permute)
+  )
+
+
+def count(batch: Any) -> tf.Tensor:
+  """Rows of a batch whose leaves may be ragged, an int64."""
+  first = tf.nest.flatten(batch)[0]
+  if isinstance(first, tf.RaggedTensor):
+    return first.nrows()
+  return tf.shape(first, tf.int64)[0]
+
+
+# Of all shares of the data, one in so many can be held out.
+_SHARES = 1 << 20
+
+
+def held_out(index: np.ndarray, share: float) -> np.ndarray:
+  """Whether each index belongs to the `share` that is held out, bool `[n]`.
+
+  By a hash (splitmix64), so that it stays where it is when others come.
+  """
+  mixed = index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+  for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+    mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+  mixed ^= mixed >> np.uint64(31)
+  return mixed % np.uint64(_SHARES) < np.uint64(round(share * _SHARES))
+
+
+def text_held_out(text: tf.Tensor, share: float) -> tf.Tensor:
+  """The same by content, so that equal texts stay together: bool `[n]`."""
+  bucket = tf.strings.to_hash_bucket_fast(text, _SHARES)
+  return bucket < round(share * _SHARES)

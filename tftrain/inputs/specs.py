@@ -1,0 +1,135 @@
+"""Feature specs in short: `uint8[28,28,1]`, `int64`, `int64[?]`, `string`."""
+
+from collections.abc import Mapping
+import math
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+
+# What tf.train.Example holds; every other dtype is stored as one of these.
+_LISTS = {
+  'int64': tf.int64,
+  'float32': tf.float32,
+  'string': tf.string,
+}
+_AS_INT64 = ('int8', 'int16', 'int32', 'uint16', 'uint32', 'bool')
+_AS_BYTES = ('uint8', 'float16', 'bfloat16', 'float64', 'uint64')
+_SPEC = re.compile(r'(\w+)(?:\[([\d?, ]*)\])?')
+
+
+class Feature(NamedTuple):
+  """What one feature of an example is.
+
+  Attributes:
+    dtype: Of the tensor.
+    shape: Of one example; None is a length that varies, first dimension only.
+  """
+
+  dtype: tf.DType
+  shape: tuple[int | None, ...] = ()
+
+  @property
+  def varies(self) -> bool:
+    return None in self.shape
+
+  @property
+  def inner(self) -> int:
+    """Entries of one example, or of one step of what varies in length."""
+    return math.prod(size for size in self.shape if size is not None)
+
+  @property
+  def stored(self) -> tf.DType:
+    """The list of a tf.train.Example that holds it."""
+    if self.dtype.name in _AS_INT64:
+      return tf.int64
+    return _LISTS.get(self.dtype.name, tf.string)
+
+  @property
+  def is_raw(self) -> bool:
+    """Whether its bytes are stored, as one string."""
+    return self.dtype.name in _AS_BYTES
+
+  def __str__(self) -> str:
+    if not self.shape:
+      return str(self.dtype.name)
+    sizes = ','.join('?' if size is None else str(size) for size in self.shape)
+    return f'{self.dtype.name}[{sizes}]'
+
+
+def parse(features: Mapping[str, str | Feature]) -> dict[str, Feature]:
+  """Name -> Feature, out of name -> `dtype[shape]`.
+
+  Raises:
+    ConfigError: What is written is no spec.
+  """
+  if not isinstance(features, Mapping) or not features:
+    raise errors.ConfigError(
+      f"features = {features!r}; give {{name: spec}}, such as {{'image': "
+      "'uint8[28,28,1]', 'label': 'int64'}"
+    )
+  return {
+    name: spec if isinstance(spec, Feature) else _parse_one(name, spec)
+    for name, spec in features.items()
+  }
+
+
+def _parse_one(name: str, spec: Any) -> Feature:
+  wrong = f'features[{name!r}] = {spec!r}'
+  found = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
+  known = [*_LISTS, *_AS_INT64, *_AS_BYTES]
+  if not found or found[1] not in known:
+    raise errors.ConfigError(
+      f"{wrong}; write 'int64', 'float32[128]' or, where the length varies, "
+      f"'int64[?]'; dtypes are {', '.join(known)}"
+    )
+  sizes = [size.strip() for size in (found[2] or '').split(',') if size.strip()]
+  try:
+    shape = tuple(None if size == '?' else int(size) for size in sizes)
+  except ValueError:
+    raise errors.ConfigError(f'{wrong}; sizes are numbers, or ?') from None
+  feature = Feature(tf.as_dtype(found[1]), shape)
+  if None in shape[1:] or 0 in shape:
+    raise errors.ConfigError(
+      f'{wrong}; only the first size may be ?, and none may be 0'
+    )
+  if feature.varies and feature.is_raw:
+    raise errors.ConfigError(
+      f'{wrong}; {found[1]} is stored as bytes, whose length cannot vary; '
+      "use int64[?] or float32[?], or 'string' and decode it in map"
+    )
+  return feature
+
+
+def of_example(example: Mapping[str, Any]) -> dict[str, Feature]:
+  """Dtypes and shapes as one example has them."""
+  found = {}
+  for name, value in example.items():
+    array = np.asarray(value)
+    text = array.dtype.kind in 'OSU'
+    dtype = tf.string if text else tf.as_dtype(array.dtype)
+    found[name] = str(Feature(dtype, array.shape))
+  return parse(found)
+
+
+def element_spec(features: Mapping[str, Feature]) -> dict[str, Any]:
+  """The spec of one example."""
+  return {
+    name: tf.TensorSpec(feature.shape, feature.dtype)
+    for name, feature in features.items()
+  }
+
+
+def of_batch(spec: Any, rows: int | None = None) -> Any:
+  """From the spec of one example to that of `rows` examples."""
+
+  def add_rows(leaf: tf.TypeSpec) -> tf.TypeSpec:
+    shape = leaf.shape.as_list()
+    if None in shape:
+      return tf.RaggedTensorSpec([rows, *shape], leaf.dtype, ragged_rank=1)
+    return tf.TensorSpec([rows, *shape], leaf.dtype)
+
+  return tf.nest.map_structure(add_rows, spec)

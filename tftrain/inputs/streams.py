@@ -1,0 +1,214 @@
+"""Files whose records are read one after the other."""
+
+import abc
+from collections.abc import Mapping
+from collections.abc import Sequence
+import copy
+import glob
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain.inputs import orders
+from tftrain.inputs import sources
+
+# Files read at a time, and records of one before the next has its turn; part
+# of the order.
+_CYCLE, _BLOCK = 16, 16
+_READ = 1024
+
+Paths = str | pathlib.Path | Sequence[str | pathlib.Path]
+
+
+class File(NamedTuple):
+  """One file of a source.
+
+  Attributes:
+    path: Where it is.
+    records: How many are read of it.
+    byte: Where the first of them begins.
+  """
+
+  path: str
+  records: int
+  byte: int = 0
+
+
+class Stream(sources.Source):
+  """Records of files, shuffled file by file and within windows.
+
+  Subclasses set `element_spec`, and say how a file is read and decoded.
+
+  Args:
+    files: Where the records are.
+  """
+
+  def __init__(self, files: Sequence[File]):
+    self.files = tuple(files)
+    self._records_of: tuple[int, int] | None = None  # host, hosts
+    self._held_out: tuple[float, str] | None = None
+    self._count: int | None = sum(file.records for file in files)
+
+  @abc.abstractmethod
+  def read(self, number: tf.Tensor) -> tf.data.Dataset:
+    """The records of `files[number]`, strings `[]`."""
+
+  @abc.abstractmethod
+  def decode(self, records: tf.Tensor) -> Any:
+    """From records, strings `[n]`, to examples, `[n, ...]`, as a graph."""
+
+  @property
+  def num_examples(self) -> int:  # type: ignore[override]
+    if self._count is None:
+      logging.info('Counting what is left of %s.', self._what())
+      whole = orders.Order()
+      sizes = self._epoch(whole, tf.constant(0, tf.int64), 0).map(
+        lambda records: tf.size(records, tf.int64)
+      )
+      self._count = int(sizes.reduce(tf.constant(0, tf.int64), tf.add))
+      if not self._count:
+        raise errors.InputError(
+          f'none of the records of {self._what()} are left; hold out another '
+          'share, or take fewer hosts'
+        )
+    return self._count
+
+  def chunks(
+    self, size: int, order: orders.Order, start: int = 0
+  ) -> tf.data.Dataset:
+    first, offset = divmod(start, self.num_examples) if start else (0, 0)
+    last = sources.FOR_EVER if order.epochs is None else order.epochs
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+      skipped = tf.where(number == first, tf.constant(offset, tf.int64), 0)
+      return self._epoch(order, number, skipped)
+
+    records = tf.data.Dataset.range(first, last).flat_map(epoch)
+    if order.seed is not None:
+      records = records.prefetch(1)  # reads a window while one is used
+    endless = order.epochs is None
+    return records.rebatch(size, drop_remainder=endless).map(
+      self.decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {
+      'kind': type(self).__name__,
+      'files': [[os.path.basename(f.path), f.records] for f in self.files],
+      'part': [self._records_of, self._held_out],
+    }
+
+  def shard(self, index: int, count: int) -> 'Stream':
+    part = copy.copy(self)
+    if len(self.files) >= count:
+      part.files = self.files[index::count]
+      logging.info(
+        'Host %d of %d reads %d of %d files.',
+        index,
+        count,
+        len(part.files),
+        len(self.files),
+      )
+      if part._held_out is None:
+        part._count = sum(file.records for file in part.files)
+        return part
+    else:
+      part._records_of = (index, count)
+      logging.info(
+        '%d files for %d hosts: each reads all of them and keeps every %dth '
+        'record; write %d files or more to spare that.',
+        len(self.files),
+        count,
+        count,
+        count,
+      )
+    part._count = None
+    return part
+
+  def split(self, holdout: float, subset: str) -> 'Stream':
+    part = copy.copy(self)
+    part._held_out = (holdout, subset)
+    part._count = None
+    return part
+
+  def path(self, number: tf.Tensor) -> tf.Tensor:
+    return tf.gather([file.path for file in self.files], number)
+
+  def _what(self) -> str:
+    more = f' and {len(self.files) - 1} more' if len(self.files) > 1 else ''
+    return f'{self.files[0].path}{more}'
+
+  def _epoch(
+    self, order: orders.Order, epoch: tf.Tensor, skipped: Any
+  ) -> tf.data.Dataset:
+    """One epoch in chunks of any size, without its first `skipped` records."""
+    files = tf.range(len(self.files), dtype=tf.int64)
+    if order.seed is None:
+      return orders.windows(self._records(files, 1), order, epoch, skipped)
+    keys = tf.stack([*orders.words(order.seed), tf.cast(epoch, tf.int32)])
+    shuffled = orders.permuted(files, keys, len(self.files))
+    records = self._records(shuffled, _CYCLE)
+    return orders.windows(records, order, epoch, skipped)
+
+  def _records(self, files: tf.Tensor, cycle: int) -> tf.data.Dataset:
+    records = tf.data.Dataset.from_tensor_slices(files).interleave(
+      self.read,
+      cycle_length=min(cycle, len(self.files)),
+      block_length=_BLOCK,
+      num_parallel_calls=tf.data.AUTOTUNE,
+      deterministic=True,
+    )
+    if self._held_out is not None:
+      share, subset = self._held_out
+
+      def keep(texts: tf.Tensor) -> tf.Tensor:
+        out = orders.text_held_out(texts, share)
+        return tf.boolean_mask(texts, out if subset == 'holdout' else ~out)
+
+      records = records.batch(_READ).map(keep).unbatch()
+    if self._records_of is not None:
+      index, count = self._records_of
+      records = records.shard(count, index)
+    return records
+
+
+def find(paths: Paths) -> list[str]:
+  """The files that are meant: a glob, a path, or a list of them; in order.
+
+  Raises:
+    InputError: One of them matches nothing, or is empty.
+  """
+  given = [paths] if isinstance(paths, str | pathlib.Path) else list(paths)
+  if not given:
+    raise errors.InputError('the list of files is empty; give paths or a glob')
+  found: list[str] = []
+  for pattern in map(str, given):
+    matches = sorted(tf.io.gfile.glob(pattern)) or [
+      path for path in [pattern] if tf.io.gfile.exists(path)
+    ]
+    if not matches:
+      raise errors.InputError(_no_match(pattern))
+    found += matches
+  for path in found:
+    if tf.io.gfile.isdir(path):
+      raise errors.InputError(f'{path} is a directory; give {path}/* for files')
+    if not tf.io.gfile.stat(path).length:
+      raise errors.InputError(f'{path}: file is empty; write or remove it')
+  return found
+
+
+def _no_match(pattern: str) -> str:
+  folder = os.path.dirname(pattern) or '.'
+  text = f'no file matches {pattern}'
+  if glob.has_magic(folder):
+    return text
+  if not tf.io.gfile.isdir(folder):
+    return f'{text}: there is no directory {folder}'
+  names = sorted(tf.io.gfile.listdir(folder))
+  if not names:
+    return f'{text}: {folder} is empty'
+  return f'{text}: {folder} holds {len(names)} files, such as {names[0]}'

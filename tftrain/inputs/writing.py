@@ -1,0 +1,146 @@
+"""Writing examples to TFRecord files."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import files
+from tftrain.inputs import columns
+from tftrain.inputs import records
+from tftrain.inputs import specs
+
+
+def write_records(
+  prefix: str | pathlib.Path,
+  examples: Iterable[Mapping[str, Any]],
+  features: Mapping[str, str] | None = None,
+  *,
+  shards: int = 8,
+  compression: str = '',
+) -> list[pathlib.Path]:
+  """Writes examples to TFRecord files, and a features.json beside them.
+
+  >>> write_records('/data/digits/train', [{'image': x, 'label': y}, ...])
+
+  The files, `train-00000-of-00008.tfrecord` and so on, get examples in turn and
+  appear when all is written.
+
+  Args:
+    prefix: The files' directory and the beginning of their names.
+    examples: Name -> array, number or text, of each; a dataset will do.
+    features: Name -> spec, as in `TFRecords`; None takes those of the first
+      example. Where lengths vary they must be given.
+    shards: How many files.
+    compression: '', `GZIP` or `ZLIB`.
+
+  Returns:
+    The files.
+
+  Raises:
+    InputError: No examples, one that does not fit, or other features in a
+      features.json that is there already.
+  """
+  _check(shards, compression)
+  prefix = pathlib.Path(prefix)
+  rows = iter(examples)
+  if (first := next(rows, None)) is None:
+    raise errors.InputError(f'{prefix}: there are 0 examples to write')
+  wanted = specs.parse(features) if features else specs.of_example(first)
+  sidecar = _sidecar(prefix.parent, wanted)
+  files.make_directory(prefix.parent)
+  names = [
+    f'{prefix.name}-{i:05d}-of-{shards:05d}.tfrecord' for i in range(shards)
+  ]
+  with files.staged_files(prefix.parent) as staged:
+    counts = _write_all(
+      [staged / name for name in names],
+      (
+        _encoded(e, wanted, i)
+        for i, e in enumerate(itertools.chain([first], rows))
+      ),
+      compression,
+    )
+    if counts[-1] == 0:
+      raise errors.InputError(
+        f'{prefix}: {sum(counts)} examples do not fill {shards} shards; give '
+        f'shards={sum(counts)} or fewer'
+      )
+  written = [prefix.parent / name for name in names]
+  for path, n in zip(written, counts, strict=True):
+    known = {'records': n, 'bytes': path.stat().st_size}
+    sidecar['files'][path.name] = known
+  files.write_json(prefix.parent / records.SIDECAR, sidecar)
+  return written
+
+
+def _check(shards: int, compression: str) -> None:
+  if compression not in ('', 'GZIP', 'ZLIB'):
+    raise errors.ConfigError(
+      f"compression = {compression!r}; give '', 'GZIP' or 'ZLIB'"
+    )
+  if shards < 1:
+    raise errors.ConfigError(f'shards must be at least 1, got {shards}')
+
+
+def _write_all(
+  paths: Sequence[pathlib.Path], records: Iterable[bytes], compression: str
+) -> list[int]:
+  """Deals records to files; returns how many each got."""
+  counts = [0] * len(paths)
+  with contextlib.ExitStack() as stack:
+    writers = [
+      stack.enter_context(tf.io.TFRecordWriter(str(path), compression or None))
+      for path in paths
+    ]
+    for number, record in enumerate(records):
+      writers[number % len(paths)].write(record)
+      counts[number % len(paths)] += 1
+  return counts
+
+
+def _sidecar(
+  directory: pathlib.Path, features: Mapping[str, specs.Feature]
+) -> dict[str, Any]:
+  """What features.json says already, of other files."""
+  said = {name: str(feature) for name, feature in features.items()}
+  sidecar = records.read_sidecar(str(directory / records.SIDECAR))
+  if sidecar.get('features', said) != said:
+    raise errors.InputError(
+      f'{directory / records.SIDECAR} has the features {sidecar["features"]}, '
+      f'these are {said}; write them to another directory'
+    )
+  return {'features': said, 'files': sidecar.get('files', {})}
+
+
+def _encoded(
+  example: Mapping[str, Any], features: Mapping[str, specs.Feature], number: int
+) -> bytes:
+  spec = specs.element_spec(features)
+  try:
+    fitted = columns.fitted(dict(example), spec)
+  except errors.InputError as error:
+    raise errors.InputError(f'example {number}: {error}') from error
+  encoded = {name: _list(fitted[name], f) for name, f in features.items()}
+  message = tf.train.Example(features=tf.train.Features(feature=encoded))
+  return bytes(message.SerializeToString(deterministic=True))
+
+
+def _list(value: np.ndarray, feature: specs.Feature) -> tf.train.Feature:
+  if feature.is_raw:
+    raw = tf.train.BytesList(value=[value.tobytes()])
+    return tf.train.Feature(bytes_list=raw)
+  flat = value.reshape(-1)
+  if feature.stored == tf.string:
+    texts = [tf.compat.as_bytes(text) for text in flat]
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
+  if feature.stored == tf.int64:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=flat))
+  return tf.train.Feature(float_list=tf.train.FloatList(value=flat))

@@ -1,0 +1,111 @@
+"""Looking at data: what comes out of it, and where its time goes."""
+
+from collections.abc import Iterator
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import experiments
+from tftrain import inputs
+
+_EXAMPLES = 3
+_CHARACTERS = 60
+_TOGETHER = 256
+
+
+def inspect(experiment: experiments.Experiment, seconds: float = 1.0) -> str:
+  """The first examples of each of an Experiment's data, and its stages' speed.
+
+  Args:
+    experiment: Whose data; no Task is made.
+    seconds: How long each stage is timed.
+  """
+  parts = []
+  for name, pipeline in experiment.all_data():
+    parts += [
+      f'{name}:',
+      *(f'  {line}' for line in pipeline.describe().splitlines()),
+      *(f'  {line}' for line in _first_examples(pipeline)),
+      *(f'  {line}' for line in _stage_lines(pipeline, seconds)),
+    ]
+  return '\n'.join(parts)
+
+
+def _first_examples(pipeline: inputs.Pipeline) -> Iterator[str]:
+  batches = pipeline.peek(1)
+  if not batches:
+    return
+  for row in range(_EXAMPLES):
+    yield f'example {row}:'
+    for name, leaf in _named(batches[0]):
+      if row < len(leaf):
+        yield f'  {name}{_shown(leaf[row])}'
+
+
+def _stage_lines(pipeline: inputs.Pipeline, seconds: float) -> Iterator[str]:
+  """A line for each stage; its own time is what it adds to those before it."""
+  with inputs.explained(pipeline):
+    total = {
+      name: _seconds_per_example(dataset, seconds)
+      for name, dataset in pipeline.stages(0)
+    }
+  own, before = {}, 0.0
+  for name, time_taken in total.items():
+    own[name] = max(0.0, time_taken - before)
+    before = max(before, time_taken)
+  slowest = max(own, key=lambda name: own[name])
+  yield f'{"stage":10} {"examples/s":>12} {"us/example":>12} {"its own":>9}'
+  for name, time_taken in total.items():
+    mark = '  slowest' if name == slowest else ''
+    yield (
+      f'{name:10} {1 / time_taken:12,.0f} {time_taken * 1e6:12.2f} '
+      f'{own[name] * 1e6:9.2f}{mark}'
+    )
+
+
+def _seconds_per_example(dataset: tf.data.Dataset, seconds: float) -> float:
+  first = tf.nest.flatten(dataset.element_spec)[0]
+  if first.shape.rank == 0:  # one by one; Python is not to be timed
+    dataset = dataset.ragged_batch(_TOGETHER)
+  iterator = iter(dataset)
+  begun = time.perf_counter()
+  count = _rows(next(iterator))
+  if time.perf_counter() - begun < seconds:  # filling buffers is not counted
+    begun, count = time.perf_counter(), 0
+  for element in iterator:
+    count += _rows(element)
+    if time.perf_counter() - begun > seconds:
+      break
+  return max(time.perf_counter() - begun, 1e-9) / max(count, 1)
+
+
+def _rows(element: Any) -> int:
+  first = tf.nest.flatten(element)[0]
+  return int(first.shape[0])
+
+
+def _named(batch: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+  if isinstance(batch, dict):
+    for key, part in batch.items():
+      yield from _named(part, f'{name}{key}: ')
+  elif isinstance(batch, tuple | list):
+    for index, part in enumerate(batch):
+      yield from _named(part, f'{name}{index}: ')
+  else:
+    yield name, batch
+
+
+def _shown(value: Any) -> str:
+  array = np.asarray(value)
+  kind = 'string' if array.dtype.kind in 'OS' else str(array.dtype)
+  sizes = f'[{",".join(map(str, array.shape))}]' if array.ndim else ''
+  flat = array.reshape(-1)[:20].tolist()
+  text = ' '.join(
+    item.decode(errors='replace') if isinstance(item, bytes) else f'{item:g}'
+    for item in flat
+  )
+  text = text.replace('\n', '\\n')
+  more = '...' if len(text) > _CHARACTERS or array.size > 20 else ''
+  return f'{kind}{sizes} {text[:_CHARACTERS]}{more}'
