@@ -332,6 +332,8 @@ def read_checkpoint(
 
 
 def _sha256(array: np.ndarray) -> str:
+  if array.dtype == object:  # strings
+    return hashlib.sha256(b''.join(array.reshape(-1))).hexdigest()
   return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 

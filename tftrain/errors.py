@@ -80,7 +80,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
   line = type(error).__name__
   if lines:
     line = lines[-1] if 'Graph execution error' in text else lines[0]
-  line = layer + re.sub(r'\{\{.*?\}\}\s*', '', line)
+  line = layer + re.sub(r'\{\{.*?\}\}\s*|\s*\[Op:\w+\] name:.*', '', line)
   return line if len(line) <= limit else line[: limit - 1] + '…'
 
 

@@ -136,9 +136,9 @@ class Experiment:
 
   def all_data(self) -> Iterator[tuple[str, inputs.Pipeline]]:
     """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
-    yield 'train', inputs.as_pipeline(self.train_data(), training=True)
+    yield 'train', inputs.as_pipeline(self.train_data, training=True)
     for name, make in self._eval_data().items():
-      yield f'eval/{name}', inputs.as_pipeline(make(), training=False)
+      yield f'eval/{name}', inputs.as_pipeline(make, training=False)
 
   def prepare(
     self, model_dir: str | pathlib.Path, *, evaluate: bool = True
@@ -146,7 +146,8 @@ class Experiment:
     """Builds and checks every part; writes nothing."""
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(self.strategy)
-    data = inputs.as_pipeline(self.train_data(), training=True)
+    data = inputs.as_pipeline(self.train_data, training=True)
+    data.check_resumable()
     per_epoch = data.steps_per_epoch
     trainer = trainers.Trainer(
       self._make_task(strategy),

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import socket
+import tempfile
 import time
 from typing import Any
 import uuid
@@ -45,6 +46,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
     os.replace(staged, path)
   finally:
     staged.unlink(missing_ok=True)
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  path.write_bytes(content)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -95,6 +100,13 @@ def staged_directory(final: pathlib.Path) -> Iterator[pathlib.Path]:
   except BaseException:
     shutil.rmtree(staged, ignore_errors=True)
     raise
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[pathlib.Path]:
+  """Yields a directory of the system's for temporary files; removed after."""
+  with tempfile.TemporaryDirectory(prefix='tftrain-') as path:
+    yield pathlib.Path(path)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The compiled inner loops: many steps in one call of a tf.function."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -48,11 +49,7 @@ class Counters:
 
 
 class Feed:
-  """Where a loop takes its batches from: an iterator, or the graph itself.
-
-  Attributes:
-    cursor: Where the next batch begins, if the step alone does not say it.
-  """
+  """Where a loop takes its batches from: an iterator, or the graph itself."""
 
   def __init__(self, pipeline: inputs.Pipeline, seed: int):
     self._pipeline = pipeline
@@ -60,20 +57,44 @@ class Feed:
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
     self._in_graph = first is not None
-    self.cursor: tf.Variable | None = None
+    # Where the next batch begins, if the step alone does not say it.
+    self._cursor: tf.Variable | None = None
+    self._saved: Any = None
     if pipeline.has_cursor:
       with tf.device('CPU:0'):
-        self.cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
+        self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
 
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""
     if self._in_graph:
       return None
     where: dict[str, Any] = {}
-    if self.cursor is not None and start_step:
-      where['cursor'] = self.cursor.numpy().tolist()
+    if self._cursor is not None and start_step:
+      where['cursor'] = self._cursor.numpy().tolist()
     with tf.device('CPU:0'):
-      return iter(self._pipeline.dataset(self._seed, start_step, **where))
+      dataset = self._pipeline.dataset(self._seed, start_step, **where)
+      iterator = iter(dataset)
+      if self._saved is not None and start_step:
+        inputs.load_iterator(iterator, self._saved)
+    return iterator
+
+  def read_state(self, iterator: Any) -> dict[str, tf.Tensor]:
+    """What says where the data is, besides the step."""
+    if self._cursor is not None:
+      return {'cursor': self._cursor.read_value()}
+    if not self._pipeline.keeps_iterator:
+      return {}
+    if iterator is None:  # not read from since it was restored, or at all
+      saved = self._saved
+      if saved is None:
+        saved = inputs.save_iterator(self.iterator(0))
+      return {'iterator': tf.constant(saved)}
+    return {'iterator': inputs.save_iterator(iterator)}
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    if self._cursor is not None:
+      self._cursor.assign(state['cursor'])
+    self._saved = state.get('iterator')
 
   def take(self, iterator: Any, step: tf.Tensor) -> Any:
     """The batch of `step`; raises OutOfRangeError at the end of the data."""
@@ -84,10 +105,10 @@ class Feed:
       batch = next(iterator)
     except StopIteration:  # running eagerly
       raise tf.errors.OutOfRangeError(None, None, 'end of data') from None
-    if self.cursor is None:
+    if self._cursor is None:
       return batch
     batch, after = batch
-    self.cursor.assign(after, read_value=False)
+    self._cursor.assign(after, read_value=False)
     return batch
 
   def first_batch(self) -> Any:

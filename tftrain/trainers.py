@@ -236,8 +236,10 @@ class Trainer:
           -1 if self._ended is None else self._ended, tf.int64
         ),
       }
-    if self._feed.cursor is not None:
-      state['trainer/cursor'] = self._feed.cursor.read_value()
+    here = self._position is not None and self._position[0] == self._step
+    iterator = self._position[1] if self._position and here else None
+    for name, value in self._feed.read_state(iterator).items():
+      state[f'trainer/{name}'] = value
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
@@ -247,8 +249,13 @@ class Trainer:
     self._counters.updates.assign(state['trainer/updates'])
     self._counters.skipped.assign(state['trainer/skipped_steps'])
     self._means.write_state(state['trainer/means'])
-    if self._feed.cursor is not None:
-      self._feed.cursor.assign(state['trainer/cursor'])
+    self._feed.write_state(
+      {
+        name: state[f'trainer/{name}']
+        for name in ('cursor', 'iterator')
+        if f'trainer/{name}' in state
+      }
+    )
     self._last_logged = int(state['trainer/last_logged'])
     self._reported = int(state['trainer/reported'])
     ended = int(state['trainer/ended'])

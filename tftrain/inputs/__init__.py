@@ -15,6 +15,8 @@ from tftrain.inputs.examples import Examples
 from tftrain.inputs.folders import ImageFolder
 from tftrain.inputs.folders import TextFiles
 from tftrain.inputs.generators import Generator
+from tftrain.inputs.iterators import load as load_iterator
+from tftrain.inputs.iterators import save as save_iterator
 from tftrain.inputs.libraries import ArrayRecord
 from tftrain.inputs.libraries import Parquet
 from tftrain.inputs.libraries import Tfds
@@ -59,5 +61,7 @@ __all__ = [
   'Tfds',
   'as_pipeline',
   'explained',
+  'load_iterator',
+  'save_iterator',
   'write_records',
 ]

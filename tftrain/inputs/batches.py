@@ -9,29 +9,44 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.inputs import iterators
 from tftrain.inputs import pipelines
 
 
 class Batches(pipelines.Pipeline):
-  """A dataset of batches, used as it is.
+  """Batches that the user makes.
 
-  A resumed run skips the batches it has seen, at the cost of making them
-  again; that is exact as long as the dataset yields the same batches each time
-  it is iterated (seed its shuffles, use stateless random ops in its maps).
+  How a stopped run goes on is up to `resume`:
+
+  state: Checkpoints keep the iterator, with what is in its shuffle buffers.
+    That is exact, and tried out before step 1.
+  skip: The batches seen are made again and passed over. That is exact if they
+    are the same each time.
+  restart: The data begins anew.
+
+  A function that makes a dataset, and a dataset, are resumed by state; if that
+  cannot be done, the run asks for another choice. Lists are resumed by skip.
 
   Args:
     data: A zero-argument function that makes a `tf.data.Dataset` of global
       batches, such a dataset, or any re-iterable of batches (a list of NumPy
-      tuples).
+      tuples). The global seed is set before the function is called.
     repeat: Whether to start over when the data ends.
+    resume: `state`, `skip` or `restart`; None chooses as above.
 
   Raises:
     InputError: The data yields no batch, or is an iterator that can be read
       only once.
   """
 
-  def __init__(self, data: Any, *, repeat: bool = True):
-    self._make = _dataset_factory(data)
+  def __init__(
+    self, data: Any, *, repeat: bool = True, resume: str | None = None
+  ):
+    if resume not in (None, 'state', 'skip', 'restart'):
+      raise errors.ConfigError(
+        f"Batches.resume = {resume!r}; give 'state', 'skip' or 'restart'"
+      )
+    self._make, python = _dataset_factory(data)
     self._repeat = repeat
     dataset = self._make()
     self.element_spec = dataset.element_spec
@@ -50,33 +65,52 @@ class Batches(pipelines.Pipeline):
     self.repeats = repeat or cardinality == tf.data.INFINITE_CARDINALITY
     if cardinality > 0 and not repeat:
       self.num_steps = cardinality
+    self._resume = resume or ('skip' if python else 'state')
+    self.keeps_iterator = self._resume == 'state'
+    self._checked = False
+
+  def check_resumable(self) -> None:
+    if not self.keeps_iterator or self._checked:
+      return
+    reason = iterators.why_not_saved(lambda: self.dataset(0))
+    if reason:
+      raise errors.InputError(
+        f'a stopped run could not go on with this dataset: {reason}. Seed its '
+        "shuffles, or give tftrain.Batches(data, resume='skip') or 'restart'"
+      )
+    self._checked = True
 
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
     tf.random.set_seed(seed)
     dataset = self._make()
     if self._repeat and dataset.cardinality() != tf.data.INFINITE_CARDINALITY:
       dataset = dataset.repeat()
-    return dataset.skip(start_step) if start_step else dataset
+    skips = start_step and self._resume == 'skip'
+    return dataset.skip(start_step) if skips else dataset
 
   def fingerprint(self) -> Mapping[str, Any]:
     return {'kind': 'batches', 'spec': str(self.element_spec)}
 
 
 def as_pipeline(data: Any, *, training: bool) -> pipelines.Pipeline:
-  """Takes what a user has for data and returns a Pipeline over it."""
-  if isinstance(data, pipelines.Pipeline):
-    return data
-  return Batches(data, repeat=training)
+  """Takes what a user has for data, or a function that makes it."""
+  made = data() if callable(data) else data
+  if isinstance(made, pipelines.Pipeline):
+    return made
+  # A dataset's factory is kept: called again under the same seed it shuffles
+  # the same way, which the dataset itself does not.
+  again = isinstance(made, tf.data.Dataset)
+  return Batches(data if again else made, repeat=training)
 
 
-def _dataset_factory(data: Any) -> Callable[[], tf.data.Dataset]:
+def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
+  """What makes a dataset of `data`, and whether Python makes its batches."""
   if isinstance(data, tf.data.Dataset):
-    return lambda: data
+    return lambda: data, False
   if callable(data):
-    make: Callable[[], Any] = data
-    made = make()
+    made = data()
     if isinstance(made, tf.data.Dataset):
-      return make
+      return data, False
     return _dataset_factory(made)
   if isinstance(data, np.ndarray) or not hasattr(data, '__iter__'):
     raise errors.InputError(
@@ -96,9 +130,13 @@ def _dataset_factory(data: Any) -> Callable[[], tf.data.Dataset]:
   # Ending the thread that tunes has been seen to take a minute; there is
   # nothing to tune in a Python generator.
   options.autotune.enabled = False
-  return lambda: tf.data.Dataset.from_generator(
-    lambda: map(_as_tuple, data), output_signature=signature
-  ).with_options(options)
+
+  def make() -> tf.data.Dataset:
+    return tf.data.Dataset.from_generator(
+      lambda: map(_as_tuple, data), output_signature=signature
+    ).with_options(options)
+
+  return make, True
 
 
 def _as_tuple(batch: Any) -> Any:

@@ -25,6 +25,8 @@ class Pipeline(abc.ABC):
     has_cursor: Whether the step alone does not say where a batch begins. Then
       `dataset` yields (batch, cursor), the cursor, int64 `[2]`, being where the
       next one begins, and takes it: `dataset(seed, start_step, cursor)`.
+    keeps_iterator: Whether checkpoints keep the iterator itself, because
+      nothing less says where a batch begins. `dataset` then starts at step 0.
     lost: Damaged records that were left out.
   """
 
@@ -34,7 +36,12 @@ class Pipeline(abc.ABC):
   num_steps: int | None = None
   repeats: bool = False
   has_cursor: bool = False
+  keeps_iterator: bool = False
   lost: int = 0
+
+  def check_resumable(self) -> None:
+    """Raises InputError if a run that is stopped could not go on exactly."""
+    return
 
   @abc.abstractmethod
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:

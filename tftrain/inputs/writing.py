@@ -41,9 +41,6 @@ def write_records(
     shards: How many files.
     compression: '', `GZIP` or `ZLIB`.
 
-  Returns:
-    The files.
-
   Raises:
     InputError: No examples, one that does not fit, or other features in a
       features.json that is there already.

@@ -1,0 +1,74 @@
+"""Where a tf.data iterator stands, as bytes, and whether to trust them."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import hashlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import files
+
+_NAME = 'iterator'
+# How many batches are compared, at most.
+_PROBED = 16
+
+
+def save(iterator: Any) -> tf.Tensor:
+  """The iterator with all that is in its buffers, a string `[1]`."""
+  with files.scratch_directory() as directory:
+    tf.train.Checkpoint(iterator=iterator).write(str(directory / _NAME))
+    index = (directory / f'{_NAME}.index').read_bytes()
+    data = (directory / f'{_NAME}.data-00000-of-00001').read_bytes()
+  return tf.constant([len(index).to_bytes(8, 'big') + index + data])
+
+
+def load(iterator: Any, saved: Any) -> None:
+  """Moves a new iterator of the same dataset to where the saved one was."""
+  content = bytes(np.asarray(saved)[0])
+  end = 8 + int.from_bytes(content[:8], 'big')
+  with files.scratch_directory() as directory:
+    files.write_bytes(directory / f'{_NAME}.index', content[8:end])
+    files.write_bytes(directory / f'{_NAME}.data-00000-of-00001', content[end:])
+    checkpoint = tf.train.Checkpoint(iterator=iterator)
+    checkpoint.read(str(directory / _NAME)).assert_consumed()
+
+
+def why_not_saved(make: Callable[[], tf.data.Dataset]) -> str | None:
+  """Why iterators of a dataset cannot be resumed exactly; None if they can.
+
+  Makes it twice, reads some batches of each, over the end of the first epoch
+  where that is near, saves one midway and reads on from there.
+
+  Args:
+    make: Makes the dataset as a run would, repeated and seeded.
+  """
+  iterator, twin = iter(make()), iter(make())
+  head = list(_digests(iterator, _PROBED // 2))
+  try:
+    position = save(iterator)
+  except (tf.errors.OpError, ValueError) as error:
+    return errors.one_line(error).rstrip('.')
+  whole = head + list(_digests(iterator, _PROBED // 2))
+  if list(_digests(twin, _PROBED)) != whole:
+    return 'made twice, it yields different batches'
+  resumed = iter(make())
+  load(resumed, position)
+  if list(_digests(resumed, _PROBED // 2)) != whole[len(head) :]:
+    return 'saved midway, it goes on with other batches'
+  return None
+
+
+def _digests(iterator: Iterator[Any], n: int) -> Iterator[str]:
+  for _ in range(n):
+    batch = next(iterator, None)
+    if batch is None:
+      return
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(batch, expand_composites=True):
+      array = leaf.numpy()
+      plain = array.dtype != object
+      digest.update(array.tobytes() if plain else repr(array.tolist()).encode())
+    yield digest.hexdigest()
