@@ -21,6 +21,8 @@ from tftrain.inputs import sources
 
 # Examples decoded together before they are taken one by one.
 _CHUNK = 256
+# What is shuffled together, and what of an endless source is looked at.
+_WINDOW, _WINDOW_BYTES, _MANY = 10_000, 256e6, 100_000
 
 
 class Examples(pipelines.Pipeline):
@@ -46,8 +48,9 @@ class Examples(pipelines.Pipeline):
     select: Names of features to make a tuple of: `('image', 'label')`.
     batcher: `Padded`, `Bucketed`, `Packed` or `Ragged`, where lengths vary.
     map_batch: From one batch to another; much faster than `map`.
-    shuffle: Records of files are shuffled within so many. What is found by
-      index is shuffled as a whole, and only `shuffle=0` matters.
+    shuffle: Records of files are shuffled within windows of so many; None is
+      10,000, or fewer where they would take more than 256 MB. What is found by
+      index is shuffled as a whole, and only 0 matters: no shuffle.
     holdout: The share of examples held out, before any shuffle, and
     subset: which of the two parts this is: `train` or `holdout`.
     cache: Keeps all examples in memory, before `map`.
@@ -78,7 +81,7 @@ class Examples(pipelines.Pipeline):
     select: Sequence[str] | None = None,
     batcher: batchers.Batcher | None = None,
     map_batch: Callable[..., Any] | None = None,
-    shuffle: int = 10_000,
+    shuffle: int | None = None,
     holdout: float | None = None,
     subset: str = 'train',
     cache: bool = False,
@@ -106,7 +109,9 @@ class Examples(pipelines.Pipeline):
     self._select = None if select is None else tuple(select)
     self._batcher = batcher
     self._map_batch = map_batch
-    self._shuffle = shuffle if training else 0
+    self._shuffle = 0
+    if training:
+      self._shuffle = self._window() if shuffle is None else shuffle
     self._remainder = remainder
     self._prefetch = prefetch
     self._options = _options(threads, ram_budget_gb)
@@ -118,6 +123,10 @@ class Examples(pipelines.Pipeline):
     self.lost = self._source.lost
     self._check()
     self._count_steps()
+
+  def _window(self) -> int:
+    fitting = _WINDOW_BYTES / max(self._source.record_bytes, 1.0)
+    return max(1, min(_WINDOW, int(fitting)))
 
   def _check(self) -> None:
     """Finds now what would fail later; sets `element_spec`."""
@@ -137,12 +146,16 @@ class Examples(pipelines.Pipeline):
         )
 
   def _find_one(self) -> None:
-    once = orders.Order(epochs=1)
-    kept = self._filtered(self._numbered(once, 0, 0)).take(1)
-    if next(iter(kept), None) is None:
+    if self._source.endless:
+      looked_at = self._numbered(orders.Order(epochs=None), 0, 0).take(_MANY)
+      count: Any = f'the first {_MANY}'
+    else:
+      looked_at = self._numbered(orders.Order(epochs=1), 0, 0)
+      count = self._source.num_examples or 'all'
+    if next(iter(self._filtered(looked_at)), None) is None:
       raise errors.InputError(
-        f'Examples.filter keeps 0 of {self._source.num_examples or "all"} '
-        'examples; correct it, or the source'
+        f'Examples.filter keeps 0 of {count} examples; correct it, or the '
+        'source'
       )
 
   def _count_steps(self) -> None:

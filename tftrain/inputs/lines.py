@@ -55,7 +55,7 @@ class TextLines(streams.Stream):
 
   def diagnose(self) -> str | None:
     for file in self.files:
-      for number, line in _lines(file.path, self._header):
+      for number, line in streams.in_time(_lines(file.path, self._header)):
         wrong = self._wrong(line)
         if wrong:
           return f'{file.path} line {number}: {wrong}'

@@ -30,6 +30,8 @@ class Mapped(sources.Source):
     self._name = getattr(function, '__qualname__', type(function).__name__)
     self.num_examples = source.num_examples
     self.lost = source.lost
+    self.endless = source.endless
+    self.record_bytes = source.record_bytes
     self.element_spec = self.chunks(1, orders.Order()).unbatch().element_spec
 
   def chunks(
@@ -83,6 +85,8 @@ class Mixture(sources.Source):
       where there are no weights.
   """
 
+  endless = True
+
   def __init__(
     self,
     parts: Mapping[str, sources.Source],
@@ -107,6 +111,7 @@ class Mixture(sources.Source):
           f'{first!r} {spec}; make them alike with tftrain.inputs.Mapped'
         )
     self.element_spec = spec
+    self.record_bytes = sum(part.record_bytes for part in self._parts.values())
     self.lost = sum(part.lost for part in self._parts.values())
 
   def chunks(

@@ -100,11 +100,12 @@ class TFRecords(streams.Stream):
     return {**super().fingerprint(), 'features': features, 'lost': self.lost}
 
   def diagnose(self) -> str | None:
-    for path in self._paths:
+    for path in streams.in_time(self._paths):
       damages = recordfiles.check(path).damages
       if damages and not self.lost:
         return _damaged(path, damages)
-      for number, record in enumerate(intact(path, self._compression)):
+      readable = intact(path, self._compression)
+      for number, record in enumerate(streams.in_time(readable)):
         wrong = mismatch(record, self.features)
         if wrong:
           return f'{path} record {number} {wrong}'

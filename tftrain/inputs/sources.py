@@ -22,11 +22,16 @@ class Source(abc.ABC):
       is None.
     num_examples: Examples in one epoch, None where unknown.
     lost: Records that were damaged and left out.
+    endless: Whether there are no epochs.
+    record_bytes: About how large a record is on disk, 0 where it does not
+      matter.
   """
 
   element_spec: Any
   num_examples: int | None = None
   lost: int = 0
+  endless: bool = False
+  record_bytes: float = 0.0
 
   @abc.abstractmethod
   def chunks(

@@ -1,12 +1,15 @@
 """Files whose records are read one after the other."""
 
 import abc
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import copy
 import glob
 import os
 import pathlib
+import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -52,6 +55,8 @@ class Stream(sources.Source):
     self._records_of: tuple[int, int] | None = None  # host, hosts
     self._held_out: tuple[float, str] | None = None
     self._count: int | None = sum(file.records for file in files)
+    size = sum(tf.io.gfile.stat(p).length for p in {f.path for f in files})
+    self.record_bytes = size / max(1, self._count)
 
   @abc.abstractmethod
   def read(self, number: tf.Tensor) -> tf.data.Dataset:
@@ -174,6 +179,20 @@ class Stream(sources.Source):
       index, count = self._records_of
       records = records.shard(count, index)
     return records
+
+
+# How long a bad record is looked for.
+_PATIENCE = 60.0
+
+
+def in_time(items: Iterable[Any]) -> Iterator[Any]:
+  """The items, as long as it takes no more than a minute."""
+  end = time.monotonic() + _PATIENCE
+  for item in items:
+    if time.monotonic() > end:
+      logging.warning('No bad record was found in %d seconds.', _PATIENCE)
+      return
+    yield item
 
 
 def find(paths: Paths) -> list[str]:
