@@ -263,6 +263,13 @@ def test_modes_on_a_trained_run(commands, tmp_path):
   assert (tmp_path / 'run' / 'export' / '4' / 'saved_model.pb').exists()
 
 
+def test_inspect_data_needs_no_model_dir(commands, tmp_path):
+  path = gin_file(tmp_path, _GOOD)
+  result = commands.run(f'--gin_file={path}', '--mode=inspect_data')
+  assert result['code'] == 0, result
+  assert 'eval/test:' in result['stdout'] and 'slowest' in result['stdout']
+
+
 def test_local_devices_and_strategy(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = (f'--gin_file={path}', f'--model_dir={tmp_path / "run"}')

@@ -1,0 +1,138 @@
+"""Datasets of the user's own: how a stopped run goes on with them."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import cases
+import tftrain
+from tftrain import checkpoints
+from tftrain import errors
+from tftrain import inputs
+from tftrain import inspections
+
+X, Y = cases.arrays()
+
+
+def shuffled():
+  dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+  return dataset.shuffle(20).map(lambda x, y: (2 * x, y)).batch(8)
+
+
+def sampled():
+  """Never the same epoch, and never an end."""
+  parts = [
+    tf.data.Dataset.from_tensor_slices((X + i, Y)).shuffle(9).repeat()
+    for i in range(2)
+  ]
+  return tf.data.Dataset.sample_from_datasets(parts).batch(8)
+
+
+def selected():
+  return inputs.Examples(
+    inputs.InMemory({'x': X, 'y': Y}),
+    8,
+    filter=lambda example: example['x'][0] > 0,
+    select=('x', 'y'),
+  )
+
+
+def experiment(data, steps):
+  return tftrain.Experiment(
+    functools.partial(cases.supervised, dropout=0.2),
+    data,
+    steps=steps,
+    log_every=10,
+    checkpoint_every=7,
+    export=False,
+  )
+
+
+def end_of(model_dir, step):
+  path = checkpoints.checkpoint_path(model_dir / 'checkpoints', step)
+  _, state = checkpoints.read_checkpoint(path)
+  # Two iterators at the same place may be written differently.
+  state.pop('trainer/iterator', None)
+  return state
+
+
+@pytest.mark.parametrize('data', [shuffled, sampled, selected])
+def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path):
+  experiment(data, 30).train(tmp_path / 'whole')
+  for steps in (5, 17, 30):  # an epoch has nine steps
+    experiment(data, steps).train(tmp_path / 'parts')
+  whole, parts = end_of(tmp_path / 'whole', 30), end_of(tmp_path / 'parts', 30)
+  assert len(whole) > 10
+  cases.assert_same_bits(whole, parts)
+
+
+def noisy():
+  dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+  return dataset.map(lambda x, y: (x + tf.random.normal([6]), y)).batch(8)
+
+
+def different_each_time():
+  begin = next(_COUNT)
+  return tf.data.Dataset.from_tensor_slices((X + begin, Y)).batch(8)
+
+
+_COUNT = itertools.count()
+
+
+@pytest.mark.parametrize(
+  ('data', 'reason'),
+  [
+    (noisy, 'RandomStandardNormal is stateful'),
+    (different_each_time, 'made twice, it yields different batches'),
+    (
+      lambda: tftrain.Batches(shuffled()),
+      'made twice, it yields different batches',
+    ),
+  ],
+)
+def test_a_dataset_that_cannot_go_on_is_refused(data, reason, tmp_path):
+  with pytest.raises(errors.InputError) as caught:
+    experiment(data, 5).prepare(tmp_path)
+  assert str(caught.value) == (
+    f'a stopped run could not go on with this dataset: {reason}. Seed its '
+    "shuffles, or give tftrain.Batches(data, resume='skip') or 'restart'"
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_skip_makes_the_batches_again_and_restart_begins_anew():
+  plain = tf.data.Dataset.range(40).batch(4)
+  for resume, first in (('skip', 12), ('restart', 0)):
+    batches = tftrain.Batches(plain, resume=resume)
+    assert next(iter(batches.dataset(0, start_step=3)))[0].numpy() == first
+    batches.check_resumable()
+  with pytest.raises(errors.ConfigError, match="'state', 'skip' or 'restart'"):
+    tftrain.Batches(plain, resume='start')
+
+
+def test_a_list_goes_on_by_skipping():
+  batches = tftrain.Batches([(X[:8], Y[:8]), (X[8:16], Y[8:16])])
+  batches.check_resumable()
+  again = next(iter(batches.dataset(0, start_step=3)))
+  np.testing.assert_array_equal(again[0], X[8:16])
+
+
+def test_inspecting_shows_examples_and_the_slowest_stage():
+  def data():
+    def slow(example):
+      size = tf.cast(example['y'] * 0 + 250, tf.int32)
+      noise = tf.reduce_sum(tf.linalg.inv(tf.eye(size))) * 0.0
+      return {'x': example['x'] + noise, 'y': example['y']}
+
+    source = inputs.InMemory({'x': X, 'y': Y})
+    return inputs.Examples(source, 8, map=slow, select=('x', 'y'))
+
+  lines = inspections.inspect(experiment(data, 5), seconds=0.2).splitlines()
+  assert lines[0] == 'train:'
+  assert lines[1:3] == ['  examples: 67', '  steps: without end']
+  assert any(line.startswith('    0: float32[6] ') for line in lines)
+  slowest = [line.split()[0] for line in lines if line.endswith('slowest')]
+  assert slowest == ['map']
