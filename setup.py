@@ -14,7 +14,11 @@ _EXAMPLES = ['scikit-learn>=1.5']
 _SOURCES = {
   'arrayrecord': ['array_record>=0.8'],
   'parquet': ['pyarrow>=17'],
-  'tfds': ['array_record>=0.8', 'tensorflow-datasets>=4.9.9'],
+  'tfds': [
+    'array_record>=0.8',
+    'importlib_resources>=6',  # which tensorflow-datasets forgets
+    'tensorflow-datasets>=4.9.9',
+  ],
 }
 
 setuptools.setup(

@@ -7,6 +7,7 @@ on from any.
 
 import abc
 from collections.abc import Sequence
+import re
 from typing import Any
 
 import numpy as np
@@ -200,10 +201,7 @@ class Packed(Batcher):
       )
     first, *others = [leaf.row_lengths() for leaf in examples.values()]
     checks = [
-      tf.debugging.assert_equal(
-        first, other, 'Packed: features of one example differ in length'
-      )
-      for other in others
+      tf.debugging.assert_equal(first, other, _UNEQUAL) for other in others
     ]
     with tf.control_dependencies(checks):
       examples = {n: self._shortened(leaf) for n, leaf in examples.items()}
@@ -282,15 +280,25 @@ def padded(leaf: tf.RaggedTensor, length: Any, value: float) -> tf.Tensor:
   return leaf.to_tensor(filler, shape=shape)
 
 
-TOO_LONG = 'a sequence is longer than'
+_TOO_LONG = 'a sequence is longer than'
+_UNEQUAL = 'Packed: the features of an example differ in length'
+
+
+def explain(text: str) -> str | None:
+  """The sentence for what a check of this file says in TensorFlow's words."""
+  found = re.search(rf'\[({_TOO_LONG} [^:]*):\] \[(\d+)\]', text)
+  if found:
+    return f"{found[1]}: {found[2]}; raise it, or set too_long='truncate'"
+  if _UNEQUAL in text:
+    return f'{_UNEQUAL}; make them alike, or drop one in Examples.map'
+  return None
 
 
 def _limited(leaf: tf.RaggedTensor, length: int, what: str) -> tf.RaggedTensor:
   """The same, with a check that no row is longer."""
   longest = tf.reduce_max(leaf.row_lengths())
-  # tftrain.inputs.examples makes a sentence of it.
   check = tf.debugging.Assert(
-    longest <= length, [f'{TOO_LONG} {what} = {length}:', longest]
+    longest <= length, [f'{_TOO_LONG} {what} = {length}:', longest]
   )
   with tf.control_dependencies([check]):
     return leaf.with_flat_values(tf.identity(leaf.flat_values))

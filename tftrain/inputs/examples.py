@@ -4,7 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import re
+import copy
 from typing import Any
 
 import tensorflow as tf
@@ -131,8 +131,7 @@ class Examples(pipelines.Pipeline):
   def _check(self) -> None:
     """Finds now what would fail later; sets `element_spec`."""
     with pipelines.explained(self):
-      if self._map is not None:
-        maps.refuse_random(self._source.element_spec, self._map)
+      self._refuse_random()
       if self._filter is not None:
         self._find_one()
       dataset = self.dataset(0)
@@ -144,6 +143,21 @@ class Examples(pipelines.Pipeline):
           f'cannot batch {path}: its length varies; give Examples(batcher=...) '
           'Padded, Bucketed, Packed or Ragged'
         )
+
+  @autographs.unconverted
+  def _refuse_random(self) -> None:
+    spec = self._source.element_spec
+    if self._map is not None:
+      maps.refuse_random('Examples.map', spec, self._map)
+      spec = self._numbered(orders.Order(), 0, 0).element_spec[1]
+    if self._filter is not None:
+      maps.refuse_random('Examples.filter', spec, self._filter)
+    if self._map_batch is not None:
+      plain = copy.copy(self)
+      plain._map_batch, plain._service, plain._remainder = None, None, 'keep'
+      spec = plain.dataset(0).element_spec
+      spec = spec[0] if self.has_cursor else spec
+      maps.refuse_random('Examples.map_batch', spec, self._map_batch)
 
   def _find_one(self) -> None:
     if self._source.endless:
@@ -254,7 +268,7 @@ class Examples(pipelines.Pipeline):
     batcher = self._batcher
     if isinstance(batcher, batchers.Bucketed):
       windows = numbered.ragged_batch(self._rows * batcher.window)
-      return windows.flat_map(
+      batches = windows.flat_map(
         lambda positions, examples: _with_cursor(
           batcher.split(
             examples,
@@ -265,6 +279,11 @@ class Examples(pipelines.Pipeline):
           tf.cast(-(-tf.size(positions) // self._rows), tf.int64),
         )
       ).skip(skipped)
+      if drop:
+        return batches.filter(
+          lambda batch, _: orders.count(batch) == self._rows
+        )
+      return batches
     if isinstance(batcher, batchers.Packed):
 
       def pack(positions: tf.Tensor, examples: Any) -> tf.data.Dataset:
@@ -313,6 +332,11 @@ class Examples(pipelines.Pipeline):
 
   # What others want to know.
 
+  @property
+  def steps_per_epoch(self) -> float | None:
+    # Of what this host reads, as its batches are.
+    return None if self.num_examples is None else self.num_examples / self._rows
+
   def fingerprint(self) -> Mapping[str, Any]:
     return {
       'kind': 'examples',
@@ -329,12 +353,7 @@ class Examples(pipelines.Pipeline):
     }
 
   def explain(self, error: BaseException) -> str | None:
-    found = re.search(
-      rf'\[({batchers.TOO_LONG} [^:]*):\] \[(\d+)\]', str(error)
-    )
-    if found:
-      return f"{found[1]}: {found[2]}; raise it, or set too_long='truncate'"
-    return self._source.diagnose()
+    return batchers.explain(str(error)) or self._source.diagnose()
 
 
 def _part_of(
@@ -357,6 +376,10 @@ def _part_of(
   if holdout is None and subset == 'holdout':
     raise errors.ConfigError(
       "Examples.subset = 'holdout' needs holdout, the share that is held out"
+    )
+  if cache and source.endless:
+    raise errors.ConfigError(
+      'Examples.cache: a Mixture has no end; leave cache out'
     )
   if holdout is not None:
     if not 0 < holdout < 1:

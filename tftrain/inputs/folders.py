@@ -110,7 +110,10 @@ class ImageFolder(_Files):
     self._labels = [label for _, label in found]
     self._image_size = size
     self._channels = channels
-    first = self._image(tf.constant(0, tf.int64))
+    try:
+      first = self._image(tf.constant(0, tf.int64))
+    except tf.errors.OpError as error:
+      raise errors.InputError(_no_image(self._paths[0], error)) from error
     self.element_spec = {
       'image': tf.TensorSpec(first.shape, tf.uint8),
       'label': tf.TensorSpec([], tf.int64),
@@ -125,7 +128,7 @@ class ImageFolder(_Files):
       try:
         image = self._image(tf.constant(index, tf.int64))
       except tf.errors.OpError as error:
-        return f'{path} is no image: {errors.one_line(error)}; remove it'
+        return _no_image(path, error)
       if image.shape != self.element_spec['image'].shape:
         wanted = self.element_spec['image'].shape.as_list()
         return (
@@ -147,3 +150,7 @@ class ImageFolder(_Files):
     image = tf.ensure_shape(self._image(index), shape)
     label = tf.gather(tf.constant(self._labels, tf.int64), index)
     return {'image': image, 'label': label}
+
+
+def _no_image(path: str, error: Exception) -> str:
+  return f'{path} is no image: {errors.one_line(error)}; remove it'

@@ -44,10 +44,11 @@ class Generator(sources.Source):
       )
     self._make = make
     self._name = getattr(make, '__qualname__', type(make).__name__)
-    first = next(iter(make()), None)
+    begun = iter(make())
+    first = next(begun, None)
     if first is None:
       raise errors.InputError(f'{self._name}() yields 0 examples')
-    if next(iter(make()), None) is None:
+    if iter(make()) is begun:
       raise errors.InputError(
         f'{self._name}() yields nothing the second time; make what it reads '
         'inside of it'
@@ -84,11 +85,12 @@ class Generator(sources.Source):
     return self._failure
 
   def _examples(self) -> Iterator[Any]:
-    number = -1
+    number = 0
     try:
-      for number, example in enumerate(self._make()):
+      for example in self._make():
         yield columns.fitted(example, self.element_spec)
+        number += 1
     except Exception as error:  # kept: what comes back from a graph is a dump
       said = errors.one_line(error)
-      self._failure = f'{self._name}() example {max(number, 0)}: {said}'
+      self._failure = f'{self._name}() example {number}: {said}'
       raise

@@ -111,16 +111,14 @@ class Csv(TextLines):
     self.element_spec = specs.element_spec(self.features)
 
   def decode(self, records: tf.Tensor) -> dict[str, Any]:
-    # decode_csv wants the columns in the order of the file.
-    chosen = sorted(self.features, key=self._columns.index)
-    values = tf.io.decode_csv(
-      records,
-      [tf.zeros([0], self.features[name].dtype) for name in chosen],
-      field_delim=self._delimiter,
-      select_cols=[self._columns.index(name) for name in chosen],
-    )
-    found = dict(zip(chosen, values, strict=True))
-    return {name: found[name] for name in self.features}
+    # All columns, or decode_csv would not see that a row has too many.
+    defaults: list[Any] = [['']] * len(self._columns)
+    for name, feature in self.features.items():
+      if feature.dtype != tf.string:
+        needed = tf.zeros([0], feature.dtype)
+        defaults[self._columns.index(name)] = needed
+    values = tf.io.decode_csv(records, defaults, field_delim=self._delimiter)
+    return {name: values[self._columns.index(name)] for name in self.features}
 
   def fingerprint(self) -> Mapping[str, Any]:
     features = {name: str(feature) for name, feature in self.features.items()}
@@ -153,7 +151,7 @@ class Csv(TextLines):
       found[name] = next(
         dtype.name
         for dtype in (tf.int64, tf.float32, tf.string)
-        if all(_is(value, dtype) for value in values)
+        if all(_is(value, dtype) for value in values if value)
       )
     return found
 

@@ -30,10 +30,19 @@ def takes_seed(function: Callable[..., Any]) -> bool:
   return len(needed) == 2
 
 
-def refuse_random(spec: Any, function: Callable[..., Any]) -> None:
-  """Raises InputError for a map that draws from a state nobody can save."""
+def refuse_random(name: str, spec: Any, function: Callable[..., Any]) -> None:
+  """Raises InputError for a function that draws from a state nobody can save.
 
-  def zeros(leaf: tf.TensorSpec) -> tf.Tensor:
+  Args:
+    name: Which argument it is.
+    spec: Of the examples it takes.
+    function: The user's.
+  """
+
+  def zeros(leaf: Any) -> Any:
+    if isinstance(leaf, tf.RaggedTensorSpec):  # one row of one entry
+      entry = tf.zeros([1, *leaf.shape[2:]], leaf.dtype)
+      return tf.RaggedTensor.from_row_lengths(entry, tf.ones([1], tf.int64))
     return tf.zeros([size or 1 for size in leaf.shape], leaf.dtype)
 
   example = tf.nest.map_structure(zeros, spec)
@@ -51,9 +60,9 @@ def refuse_random(spec: Any, function: Callable[..., Any]) -> None:
     drawn = _RANDOM.search(str(error))
     if drawn:
       raise errors.InputError(
-        f'Examples.map draws random numbers with {drawn[1]}, which no run can '
-        'repeat; take a second argument `seed` and use '
-        'tf.random.stateless_uniform'
+        f'{name} draws random numbers with {drawn[1]}, which no run can '
+        'repeat; let Examples.map take a second argument `seed`, and use '
+        'tf.random.stateless_uniform there'
       ) from error
 
 
@@ -69,6 +78,11 @@ def selected(batch: Any, names: Sequence[str]) -> tuple[Any, ...]:
 
 def filled(batch: Any, rows: int) -> Any:
   """The batch with `rows` rows, and weights, which are 0 for those added."""
+  if any(isinstance(leaf, tf.RaggedTensor) for leaf in tf.nest.flatten(batch)):
+    raise errors.ConfigError(
+      "Examples.remainder = 'pad' needs Padded or Bucketed: rows of ragged "
+      'tensors cannot be filled up'
+    )
   missing = rows - tf.cast(orders.count(batch), tf.int32)
 
   def fill(leaf: tf.Tensor) -> tf.Tensor:

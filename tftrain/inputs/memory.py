@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import hashlib
 import pathlib
 from typing import Any
+import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -53,6 +54,11 @@ class InMemory(sources.Indexed):
     return {'kind': 'memory', 'sha256': self._digest}
 
 
+_UNREADABLE = (
+  OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile
+)  # fmt: skip
+
+
 class Npz(InMemory):
   """The arrays of an .npz file, by their names.
 
@@ -67,7 +73,7 @@ class Npz(InMemory):
     try:
       with np.load(path, allow_pickle=False) as found:
         arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, AttributeError, TypeError, EOFError) as error:
+    except _UNREADABLE as error:
       raise errors.InputError(
         f'{path} cannot be read as .npz: {errors.one_line(error)}; write it '
         'with np.savez(path, name=array)'
@@ -162,12 +168,19 @@ def count_rows(arrays: Sequence[Any]) -> int:
     raise errors.InputError(
       'the arrays have 0 examples; check the path or filter they came from'
     )
-  if any(array.dtype == object for array in arrays):
+  if any(_holds_objects(array) for array in arrays):
     raise errors.InputError(
       'an array has dtype object (rows of unequal length?); pad the rows or '
       'convert it to a numeric or string dtype'
     )
   return lengths[0]
+
+
+def _holds_objects(array: Any) -> bool:
+  """Whether it holds something else than numbers and strings."""
+  if isinstance(array, tf.RaggedTensor) or array.dtype != object:
+    return False
+  return not all(isinstance(entry, bytes | str) for entry in array.flat)
 
 
 def digest(arrays: Sequence[Any]) -> str:

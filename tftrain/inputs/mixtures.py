@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tftrain import autographs
 from tftrain import errors
+from tftrain.inputs import maps
 from tftrain.inputs import orders
 from tftrain.inputs import sources
 
@@ -25,8 +26,9 @@ class Mapped(sources.Source):
   """
 
   def __init__(self, source: sources.Source, function: Callable[[Any], Any]):
+    maps.refuse_random('Mapped.function', source.element_spec, function)
     self._source = source
-    self._function = autographs.converted(function)
+    self._function = function
     self._name = getattr(function, '__qualname__', type(function).__name__)
     self.num_examples = source.num_examples
     self.lost = source.lost
@@ -39,7 +41,9 @@ class Mapped(sources.Source):
   ) -> tf.data.Dataset:
     examples = self._source.chunks(_CHUNK, order, start).unbatch()
     return examples.map(
-      lambda *example: self._function(*example),
+      lambda *parts: autographs.converted(self._function)(
+        parts if len(parts) > 1 else parts[0]
+      ),
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
     ).ragged_batch(size, drop_remainder=order.epochs is None)

@@ -103,6 +103,11 @@ def explained(pipeline: Pipeline) -> Iterator[None]:
   """Makes an InputError of what TensorFlow says when reading fails."""
   try:
     yield
+  except UnicodeDecodeError as error:  # TensorFlow's text quotes the record
+    text = pipeline.explain(error)
+    if text is None:
+      raise
+    raise errors.InputError(text) from error
   except tf.errors.OpError as error:
     reading = 'IteratorGetNext' in str(error)
     if isinstance(error, tf.errors.OutOfRangeError) or not reading:

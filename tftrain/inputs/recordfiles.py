@@ -99,10 +99,13 @@ def check(path: str) -> Content:
   """Reads a whole file and compares all its checksums."""
   compression = compression_of(path)
   if compression:
-    records, what = _readable(tf.data.TFRecordDataset(path, compression))
-    what = what or _unfinished(path, compression)
-    damage = Damage(records, None, what or '', tail=True)
-    return Content(compression, (Piece(0, records),), (damage,) if what else ())
+    records, broken = _readable(tf.data.TFRecordDataset(path, compression))
+    what = f'the {compression} stream breaks off'
+    broken = broken or _is_unfinished(path, compression)
+    damage = Damage(records, None, what, tail=True)
+    return Content(
+      compression, (Piece(0, records),), (damage,) if broken else ()
+    )
   pieces, damages = [], []
   byte, record, size = 0, 0, tf.io.gfile.stat(path).length
   while byte < size:
@@ -123,15 +126,22 @@ def check(path: str) -> Content:
 
 def records_at(path: Any, byte: Any) -> tf.data.Dataset:
   """The records of an uncompressed file from `byte` on, strings `[]`."""
-  found = tf.raw_ops.TFRecordDatasetV2(
-    filenames=path,
-    compression_type='',
-    buffer_size=1 << 18,
-    byte_offsets=tf.reshape(tf.cast(byte, tf.int64), [1]),
-    metadata='',
-  )
   spec = tf.TensorSpec([], tf.string)
-  return tf.data.experimental.from_variant(found, spec)
+
+  def read(path: tf.Tensor, byte: tf.Tensor) -> tf.data.Dataset:
+    found = tf.raw_ops.TFRecordDatasetV2(
+      filenames=tf.reshape(path, [1]),
+      compression_type='',
+      buffer_size=1 << 18,
+      byte_offsets=tf.reshape(byte, [1]),
+      metadata='',
+    )
+    return tf.data.experimental.from_variant(found, spec)
+
+  # Inside of a function, because TensorFlow 2.21 cannot write this op into the
+  # graph of another dataset.
+  where = (path, tf.cast(byte, tf.int64))
+  return tf.data.Dataset.from_tensors(where).flat_map(read)
 
 
 def repair(path: str, repaired: str) -> Content:
@@ -165,21 +175,21 @@ def _walk(path: str, begin: int, most: int | None = None) -> tuple[int, int]:
   return records, byte
 
 
-def _readable(dataset: tf.data.Dataset) -> tuple[int, str | None]:
-  """How many records can be read, and what then went wrong, if it did."""
+def _readable(dataset: tf.data.Dataset) -> tuple[int, bool]:
+  """How many records can be read, and whether the next one cannot."""
   records = 0
   try:
     for batch in dataset.batch(_MANY):
       records += int(tf.size(batch))
-    return records, None
+    return records, False
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
     pass  # how many of the last batch were good, one by one shows
   try:
     for _ in dataset.skip(records):
       records += 1
-  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-    return records, errors.one_line(error)
-  return records, None
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    return records, True
+  return records, False
 
 
 def _damage_at(path: str, record: int, byte: int) -> Damage:
@@ -198,8 +208,8 @@ def _damage_at(path: str, record: int, byte: int) -> Damage:
   return Damage(record, byte, 'the checksum of its data is wrong', tail=False)
 
 
-def _unfinished(path: str, compression: str) -> str | None:
-  """What TensorFlow does not say of a compressed stream: that it breaks off."""
+def _is_unfinished(path: str, compression: str) -> bool:
+  """Whether a compressed stream breaks off, which TensorFlow may not say."""
   bits = 16 + zlib.MAX_WBITS if compression == 'GZIP' else zlib.MAX_WBITS
   stream = zlib.decompressobj(bits)
   with tf.io.gfile.GFile(path, 'rb') as file:
@@ -209,7 +219,7 @@ def _unfinished(path: str, compression: str) -> str | None:
         block = stream.unused_data
         if block:  # gzip members may follow one another
           stream = zlib.decompressobj(bits)
-  return None if stream.eof else f'the {compression} stream breaks off'
+  return not stream.eof
 
 
 def _is_header(begin: bytes) -> bool:

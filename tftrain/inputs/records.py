@@ -84,12 +84,14 @@ class TFRecords(streams.Stream):
 
   def read(self, number: tf.Tensor) -> tf.data.Dataset:
     path = self.path(number)
-    count = tf.gather([file.records for file in self.files], number)
+    counts = [file.records for file in self.files]
+    count = tf.gather(tf.constant(counts, tf.int64), number)
     if self._compression:
       return tf.data.TFRecordDataset(path, self._compression).take(count)
     if not self.lost:
       return tf.data.TFRecordDataset(path)
-    byte = tf.gather([file.byte for file in self.files], number)
+    begins = [file.byte for file in self.files]
+    byte = tf.gather(tf.constant(begins, tf.int64), number)
     return recordfiles.records_at(path, byte).take(count)
 
   def decode(self, records: tf.Tensor) -> dict[str, Any]:
@@ -180,8 +182,10 @@ def read_sidecar(sidecar: str) -> dict[str, Any]:
   try:
     found = json.loads(text)
     specs.parse(found['features'])
+    for known in found['files'].values():
+      int(known['records']), int(known['bytes'])
     return dict(found)
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.InputError(
       f'{sidecar} is damaged ({errors.one_line(error)}); write the records '
       'again, or remove it and give TFRecords(features=...)'

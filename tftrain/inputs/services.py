@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 from typing import Any
+import uuid
 
 import tensorflow as tf
 
@@ -41,6 +42,8 @@ def distributed(
     ) from error
   text = json.dumps(identity, sort_keys=True, default=str)
   name = hashlib.sha256(text.encode()).hexdigest()[:16]
+  # A job that another iterator has read from is not begun again.
+  name += f'-{uuid.uuid4().hex[:8]}'
   return dataset.apply(
     tf.data.experimental.service.distribute(
       processing_mode=tf.data.experimental.service.ShardingPolicy.OFF,

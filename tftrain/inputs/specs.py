@@ -18,7 +18,7 @@ _LISTS = {
 }
 _AS_INT64 = ('int8', 'int16', 'int32', 'uint16', 'uint32', 'bool')
 _AS_BYTES = ('uint8', 'float16', 'bfloat16', 'float64', 'uint64')
-_SPEC = re.compile(r'(\w+)(?:\[([\d?, ]*)\])?')
+_SPEC = re.compile(r'(\w+)(?:\[((?:\?|\d+)(?:, *\d+)*)\])?')
 
 
 class Feature(NamedTuple):
@@ -86,16 +86,11 @@ def _parse_one(name: str, spec: Any) -> Feature:
       f"{wrong}; write 'int64', 'float32[128]' or, where the length varies, "
       f"'int64[?]'; dtypes are {', '.join(known)}"
     )
-  sizes = [size.strip() for size in (found[2] or '').split(',') if size.strip()]
-  try:
-    shape = tuple(None if size == '?' else int(size) for size in sizes)
-  except ValueError:
-    raise errors.ConfigError(f'{wrong}; sizes are numbers, or ?') from None
+  sizes = found[2].split(',') if found[2] else []
+  shape = tuple(None if size == '?' else int(size) for size in sizes)
   feature = Feature(tf.as_dtype(found[1]), shape)
-  if None in shape[1:] or 0 in shape:
-    raise errors.ConfigError(
-      f'{wrong}; only the first size may be ?, and none may be 0'
-    )
+  if 0 in shape:
+    raise errors.ConfigError(f'{wrong}; no size may be 0')
   if feature.varies and feature.is_raw:
     raise errors.ConfigError(
       f'{wrong}; {found[1]} is stored as bytes, whose length cannot vary; '

@@ -139,5 +139,6 @@ def _list(value: np.ndarray, feature: specs.Feature) -> tf.train.Feature:
     texts = [tf.compat.as_bytes(text) for text in flat]
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
   if feature.stored == tf.int64:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=flat))
+    numbers = tf.train.Int64List(value=flat.astype(np.int64))
+    return tf.train.Feature(int64_list=numbers)
   return tf.train.Feature(float_list=tf.train.FloatList(value=flat))
