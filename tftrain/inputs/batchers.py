@@ -173,7 +173,8 @@ class Packed(Batcher):
 
   Args:
     length: Of a row.
-    window: How many examples are packed together, first fit.
+    window: How many examples are packed together, first fit; they are in
+      memory at once. In training the rows of a window are shuffled.
     too_long: What to do with the longer ones: `error`, `truncate`, or `split`,
       which makes sequences of `length` and a rest of each.
   """

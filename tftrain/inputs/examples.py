@@ -13,8 +13,8 @@ from tftrain import autographs
 from tftrain import errors
 from tftrain.inputs import batchers
 from tftrain.inputs import maps
-from tftrain.inputs import memory
 from tftrain.inputs import orders
+from tftrain.inputs import parts
 from tftrain.inputs import pipelines
 from tftrain.inputs import services
 from tftrain.inputs import sources
@@ -22,7 +22,7 @@ from tftrain.inputs import sources
 # Examples decoded together before they are taken one by one.
 _CHUNK = 256
 # What is shuffled together, and what of an endless source is looked at.
-_WINDOW, _WINDOW_BYTES, _MANY = 10_000, 256e6, 100_000
+_WINDOW, _MANY = 10_000, 100_000
 
 
 class Examples(pipelines.Pipeline):
@@ -49,8 +49,8 @@ class Examples(pipelines.Pipeline):
     batcher: `Padded`, `Bucketed`, `Packed` or `Ragged`, where lengths vary.
     map_batch: From one batch to another; much faster than `map`.
     shuffle: Records of files are shuffled within windows of so many; None is
-      10,000, or fewer where they would take more than 256 MB. What is found by
-      index is shuffled as a whole, and only 0 matters: no shuffle.
+      10,000, or what `ram_budget_gb` allows. What is found by index is shuffled
+      as a whole, and only 0 matters: no shuffle.
     holdout: The share of examples held out, before any shuffle, and
     subset: which of the two parts this is: `train` or `holdout`.
     cache: Keeps all examples in memory, before `map`.
@@ -61,7 +61,7 @@ class Examples(pipelines.Pipeline):
       stays that of all hosts together.
     prefetch: How many batches are made ahead.
     threads: How many threads work for this pipeline; None is TensorFlow's pool.
-    ram_budget_gb: What autotuned buffers may take.
+    ram_budget_gb: What a window may take; all else is a few batches.
     service: Address of a tf.data service that does the work, `grpc://host:port`.
 
   Raises:
@@ -89,7 +89,7 @@ class Examples(pipelines.Pipeline):
     shard: tuple[int, int] = (0, 1),
     prefetch: int = 2,
     threads: int | None = None,
-    ram_budget_gb: float | None = None,
+    ram_budget_gb: float = 0.25,
     service: str | None = None,
   ):
     pipelines.check_count('batch_size', batch_size)
@@ -99,9 +99,9 @@ class Examples(pipelines.Pipeline):
       raise errors.ConfigError(
         f"Examples.remainder = {remainder!r}; give 'keep', 'drop' or 'pad'"
       )
-    self._source = _part_of(source, holdout, subset, shard, cache)
+    self._source = parts.part_of(source, holdout, subset, shard, cache)
     self.batch_size = batch_size
-    self._rows = _share_of(batch_size, shard)
+    self._rows = parts.share_of(batch_size, shard)
     self._training = training
     self._epochs = epochs if training else 1
     self._map = map
@@ -111,10 +111,12 @@ class Examples(pipelines.Pipeline):
     self._map_batch = map_batch
     self._shuffle = 0
     if training:
-      self._shuffle = self._window() if shuffle is None else shuffle
+      fitting = 1e9 * ram_budget_gb / max(self._source.record_bytes, 1.0)
+      window = max(1, min(_WINDOW, int(fitting)))
+      self._shuffle = window if shuffle is None else shuffle
     self._remainder = remainder
     self._prefetch = prefetch
-    self._options = _options(threads, ram_budget_gb)
+    self._options = _options(threads)
     self._service = service
     self.repeats = self._epochs is None
     self.has_cursor = filter is not None or isinstance(
@@ -123,10 +125,6 @@ class Examples(pipelines.Pipeline):
     self.lost = self._source.lost
     self._check()
     self._count_steps()
-
-  def _window(self) -> int:
-    fitting = _WINDOW_BYTES / max(self._source.record_bytes, 1.0)
-    return max(1, min(_WINDOW, int(fitting)))
 
   def _check(self) -> None:
     """Finds now what would fail later; sets `element_spec`."""
@@ -166,7 +164,8 @@ class Examples(pipelines.Pipeline):
     else:
       looked_at = self._numbered(orders.Order(epochs=1), 0, 0)
       count = self._source.num_examples or 'all'
-    if next(iter(self._filtered(looked_at)), None) is None:
+    kept = orders.untuned(self._filtered(looked_at).take(1))
+    if next(iter(kept), None) is None:
       raise errors.InputError(
         f'Examples.filter keeps 0 of {count} examples; correct it, or the '
         'source'
@@ -194,7 +193,8 @@ class Examples(pipelines.Pipeline):
       dataset = services.distributed(
         dataset, self._service, [self.fingerprint(), seed, start_step, cursor]
       )
-    return dataset.prefetch(self._prefetch).with_options(self._options)
+    ahead = dataset.prefetch(self._prefetch).with_options(self._options)
+    return orders.untuned(ahead)
 
   @autographs.unconverted
   def stages(
@@ -204,7 +204,7 @@ class Examples(pipelines.Pipeline):
     order = orders.Order(
       seed=seed if self._shuffle else None,
       epochs=self._epochs,
-      window=self._shuffle or 1,
+      window=self._shuffle or _CHUNK,
     )
     begin, skipped = start_step * self._rows, 0
     if cursor is not None:
@@ -288,6 +288,8 @@ class Examples(pipelines.Pipeline):
 
       def pack(positions: tf.Tensor, examples: Any) -> tf.data.Dataset:
         rows = batcher.collate(examples)
+        if self._shuffle:  # else pieces of one text follow each other
+          rows = orders.permuted_rows(rows, orders.seed_of(seed, positions[0]))
         return _with_cursor(
           tf.data.Dataset.from_tensor_slices(rows),
           positions,
@@ -356,58 +358,7 @@ class Examples(pipelines.Pipeline):
     return batchers.explain(str(error)) or self._source.diagnose()
 
 
-def _part_of(
-  source: Any,
-  holdout: float | None,
-  subset: str,
-  shard: tuple[int, int],
-  cache: bool,
-) -> sources.Source:
-  if not isinstance(source, sources.Source):
-    raise errors.InputError(
-      f'Examples takes a source such as TFRecords or InMemory, got '
-      f'{type(source).__name__}; arrays go into Arrays, a dataset of batches '
-      'into Batches'
-    )
-  if subset not in ('train', 'holdout'):
-    raise errors.ConfigError(
-      f"Examples.subset = {subset!r}; give 'train' or 'holdout'"
-    )
-  if holdout is None and subset == 'holdout':
-    raise errors.ConfigError(
-      "Examples.subset = 'holdout' needs holdout, the share that is held out"
-    )
-  if cache and source.endless:
-    raise errors.ConfigError(
-      'Examples.cache: a Mixture has no end; leave cache out'
-    )
-  if holdout is not None:
-    if not 0 < holdout < 1:
-      raise errors.ConfigError(
-        f'Examples.holdout = {holdout}; give a share between 0 and 1'
-      )
-    source = source.split(holdout, subset)
-  if shard[1] > 1:
-    source = source.shard(*shard)
-  return memory.InMemory(memory.read_all(source)) if cache else source
-
-
-def _share_of(batch_size: int, shard: tuple[int, int]) -> int:
-  index, hosts = shard
-  if not 0 <= index < hosts:
-    raise errors.ConfigError(
-      f'Examples.shard = {shard}; give (host, hosts), counted from 0'
-    )
-  if batch_size % hosts:
-    raise errors.InputError(
-      f'batch_size {batch_size} does not divide by {hosts} hosts'
-    )
-  return batch_size // hosts
-
-
-def _options(
-  threads: int | None, ram_budget_gb: float | None
-) -> tf.data.Options:
+def _options(threads: int | None) -> tf.data.Options:
   options = tf.data.Options()
   options.deterministic = True
   options.experimental_distribute.auto_shard_policy = (
@@ -415,10 +366,6 @@ def _options(
   )
   if threads is not None:
     options.threading.private_threadpool_size = threads
-  if ram_budget_gb is not None:
-    options.autotune.ram_budget = int(ram_budget_gb * 2**30)
-    # Else TensorFlow adds buffers of its own.
-    options.experimental_optimization.inject_prefetch = False
   return options
 
 

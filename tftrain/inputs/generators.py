@@ -66,9 +66,10 @@ class Generator(sources.Source):
     examples = tf.data.Dataset.from_generator(
       self._examples, output_signature=self.element_spec
     )
+    windows = examples.ragged_batch(order.window)
     last = sources.FOR_EVER if order.epochs is None else order.epochs
     whole = tf.data.Dataset.range(last).flat_map(
-      lambda epoch: orders.windows(examples, order, epoch)
+      lambda epoch: orders.shuffled(windows, order, epoch)
     )
     if start:
       logging.info(

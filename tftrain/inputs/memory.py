@@ -144,7 +144,7 @@ class RandomAccess(sources.Indexed):
 
 def read_all(source: sources.Source) -> Any:
   """All examples of a source, as they are stored: a nest of arrays."""
-  chunks = list(source.chunks(1024, orders.Order()))
+  chunks = list(orders.untuned(source.chunks(1024, orders.Order())))
   return tf.nest.map_structure(
     lambda *leaves: _settled(tf.concat(leaves, 0)), *chunks
   )

@@ -66,50 +66,48 @@ def permuted(index: tf.Tensor, key: tf.Tensor, size: Any) -> tf.Tensor:
     key: int32 `[3]`, or one for each index, `[n, 3]`.
     size: How many numbers are permuted.
   """
-  last = tf.cast(size, tf.int64) - 1
+  last = tf.maximum(tf.cast(size, tf.int64), 1) - 1
   return tf.raw_ops.RandomIndexShuffle(
     index=index, seed=key, max_index=last, rounds=4
   )
 
 
-def windows(
-  examples: tf.data.Dataset,
+def shuffled(
+  windows: tf.data.Dataset,
   order: Order,
   epoch: tf.Tensor,
   skipped: Any = 0,
 ) -> tf.data.Dataset:
-  """One epoch, shuffled within windows, without its first `skipped` examples.
+  """One epoch without its first `skipped` examples, each window shuffled.
 
-  Nothing is kept from one window to the next, so what is skipped is not even
-  shuffled.
+  Nothing is kept from one window to the next, so those that are skipped need
+  not even be shuffled.
 
   Args:
-    examples: Those of the epoch, one by one.
+    windows: The examples of the epoch, `order.window` at a time.
     order: Unless it has a seed, they stay as they are.
     epoch: Its number.
     skipped: How many to leave out.
-
-  Returns:
-    Chunks of any size.
   """
-  if order.seed is None:
-    return examples.skip(skipped).ragged_batch(1024)
   begin, inside = skipped // order.window, skipped % order.window
-  seed = order.seed
 
   def permute(window: tf.Tensor, members: Any) -> Any:
     rows = count(members)
-    used = tf.range(tf.where(window == begin, inside, 0), rows)
-    key = tf.concat([seed_of(seed, window), tf.cast(epoch, tf.int32)[None]], 0)
-    index = permuted(used, key, rows)
+    index = tf.range(tf.where(window == begin, inside, 0), rows)
+    if order.seed is not None:
+      key = seed_of(order.seed, window)
+      key = tf.concat([key, tf.cast(epoch, tf.int32)[None]], 0)
+      index = permuted(index, key, rows)
     return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), members)
 
-  return (
-    examples.skip(begin * order.window)
-    .ragged_batch(order.window)
-    .enumerate(begin)
-    .map(permute)
-  )
+  return windows.skip(begin).enumerate(begin).map(permute)
+
+
+def permuted_rows(batch: Any, seed: tf.Tensor) -> Any:
+  """The rows of a batch in another order; `seed` is int32 `[2]`."""
+  rows = count(batch)
+  index = permuted(tf.range(rows), tf.concat([seed, [1]], 0), rows)
+  return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), batch)
 
 
 def count(batch: Any) -> tf.Tensor:
@@ -118,6 +116,17 @@ def count(batch: Any) -> tf.Tensor:
   if isinstance(first, tf.RaggedTensor):
     return first.nrows()
   return tf.shape(first, tf.int64)[0]
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """The same without TensorFlow's autotuning.
+
+  All cores work without it, buffers stay as large as they were made, and ending
+  the thread that tunes has been seen to take a minute.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options)
 
 
 # Of all shares of the data, one in so many can be held out.

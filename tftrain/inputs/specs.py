@@ -18,7 +18,7 @@ _LISTS = {
 }
 _AS_INT64 = ('int8', 'int16', 'int32', 'uint16', 'uint32', 'bool')
 _AS_BYTES = ('uint8', 'float16', 'bfloat16', 'float64', 'uint64')
-_SPEC = re.compile(r'(\w+)(?:\[((?:\?|\d+)(?:, *\d+)*)\])?')
+_SPEC = re.compile(r'(\w+)(?:\[( *(?:\?|\d+)(?: *, *\d+)* *)\])?')
 
 
 class Feature(NamedTuple):
@@ -87,7 +87,7 @@ def _parse_one(name: str, spec: Any) -> Feature:
       f"'int64[?]'; dtypes are {', '.join(known)}"
     )
   sizes = found[2].split(',') if found[2] else []
-  shape = tuple(None if size == '?' else int(size) for size in sizes)
+  shape = tuple(None if size.strip() == '?' else int(size) for size in sizes)
   feature = Feature(tf.as_dtype(found[1]), shape)
   if 0 in shape:
     raise errors.ConfigError(f'{wrong}; no size may be 0')

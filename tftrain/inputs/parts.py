@@ -1,0 +1,58 @@
+"""Which part of a source is read: held out or not, and by which host."""
+
+from typing import Any
+
+from tftrain import errors
+from tftrain.inputs import memory
+from tftrain.inputs import sources
+
+
+def part_of(
+  source: Any,
+  holdout: float | None,
+  subset: str,
+  shard: tuple[int, int],
+  cache: bool,
+) -> sources.Source:
+  """What one host's `Examples` reads of a source; see there."""
+  if not isinstance(source, sources.Source):
+    raise errors.InputError(
+      f'Examples takes a source such as TFRecords or InMemory, got '
+      f'{type(source).__name__}; arrays go into Arrays, a dataset of batches '
+      'into Batches'
+    )
+  if subset not in ('train', 'holdout'):
+    raise errors.ConfigError(
+      f"Examples.subset = {subset!r}; give 'train' or 'holdout'"
+    )
+  if holdout is None and subset == 'holdout':
+    raise errors.ConfigError(
+      "Examples.subset = 'holdout' needs holdout, the share that is held out"
+    )
+  if cache and source.endless:
+    raise errors.ConfigError(
+      'Examples.cache: a Mixture has no end; leave cache out'
+    )
+  if holdout is not None:
+    if not 0 < holdout < 1:
+      raise errors.ConfigError(
+        f'Examples.holdout = {holdout}; give a share between 0 and 1'
+      )
+    source = source.split(holdout, subset)
+  if shard[1] > 1:
+    source = source.shard(*shard)
+  return memory.InMemory(memory.read_all(source)) if cache else source
+
+
+def share_of(batch_size: int, shard: tuple[int, int]) -> int:
+  """The rows of a global batch that one host makes."""
+  index, hosts = shard
+  if not 0 <= index < hosts:
+    raise errors.ConfigError(
+      f'Examples.shard = {shard}; give (host, hosts), counted from 0'
+    )
+  if batch_size % hosts:
+    raise errors.InputError(
+      f'batch_size {batch_size} does not divide by {hosts} hosts'
+    )
+  return batch_size // hosts
