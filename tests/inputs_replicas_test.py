@@ -181,12 +181,12 @@ def test_one_replica_and_two_see_the_same_and_learn_the_same(kind, files):
   ('kind', 'replicas'),
   [
     ('records', 1),
-    ('packed', 2),
     *(
       pytest.param(kind, replicas, marks=pytest.mark.slow)
       for kind, replicas in (
         ('records', 2),
         ('packed', 1),
+        ('packed', 2),
         ('mapped', 1),
         ('mapped', 2),
         ('filtered', 1),
@@ -209,6 +209,7 @@ def test_a_run_restored_at_any_step_never_stopped(kind, replicas, files):
     cases.assert_same_bits(cases.state_of(resumed), expected)
 
 
+@pytest.mark.slow
 def test_a_trainer_goes_back_to_a_state_of_its_own(files):
   run = trainer('packed', 1, files)
   run.train(5)

@@ -596,16 +596,16 @@ _COMBINATIONS = {
 @pytest.mark.parametrize(
   ('name', 'epochs'),
   [
-    ('map and filter', None),
     ('filter and bucketed', None),
-    ('packed', None),
     ('map, filter and packed', 3),
     *(
       pytest.param(name, epochs, marks=pytest.mark.slow)
       for name, epochs in (
         ('filter', None),
         ('filter', 3),
+        ('map and filter', None),
         ('map and filter', 3),
+        ('packed', None),
         ('bucketed', None),
         ('bucketed', 3),
         ('packed', 3),
@@ -1037,7 +1037,7 @@ def test_the_share_held_out_is_the_one_asked_for():
   ('kind', 'hosts', 'holdout'),
   [
     ('records', 2, None),  # there are 3 files: by files
-    ('records', 5, None),  # by records
+    pytest.param('records', 5, None, marks=pytest.mark.slow),  # by records
     ('memory', 2, 0.4),
     pytest.param('records', 2, 0.4, marks=pytest.mark.slow),
     pytest.param('records', 5, 0.4, marks=pytest.mark.slow),
@@ -1436,6 +1436,7 @@ def test_a_tf_data_service_makes_the_same_batches(service, records):
     assert flat(b for b, _ in resumed) == flat(b for b, _ in own[5:])
 
 
+@pytest.mark.slow
 def test_a_served_evaluation_is_whole_each_time(service, records):
   served = records.pipeline(service=service, training=False)
   for _ in range(2):

@@ -59,7 +59,13 @@ def end_of(model_dir, step):
   return state
 
 
-@pytest.mark.parametrize('data', [shuffled, sampled, selected])
+@pytest.mark.parametrize(
+  'data',
+  [
+    shuffled,
+    *(pytest.param(d, marks=pytest.mark.slow) for d in (sampled, selected)),
+  ],
+)
 def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path):
   experiment(data, 30).train(tmp_path / 'whole')
   for steps in (5, 17, 30):  # an epoch has nine steps
