@@ -139,3 +139,30 @@ def test_inspecting_shows_examples_and_stages():
   stages = [line.split() for line in lines[header + 1 :]]
   assert [stage[0] for stage in stages] == ['read', 'map', 'batch']
   assert sum(stage[-1] == 'slowest' for stage in stages) == 1
+
+
+def test_data_that_ends_before_the_run_is_told_of_before_step_1(
+  tmp_path, caplog
+):
+  def data():
+    return tftrain.Arrays((X, Y), 8, epochs=2)
+
+  run = experiment(data, 1000).prepare(tmp_path)
+  assert run.last_step == 17
+  assert (
+    'The training data ends at step 17 of 1000 (67 examples)' in caplog.text
+  )
+
+
+def test_records_that_are_left_out_are_reported(tmp_path):
+  examples = ({'x': x, 'y': y} for x, y in zip(X, Y, strict=True))
+  inputs.write_records(tmp_path / 'a', examples, shards=1)
+  (path,) = tmp_path.glob('*.tfrecord')
+  damaged = bytearray(path.read_bytes())
+  damaged[len(damaged) // 2] ^= 1
+  path.write_bytes(damaged)
+  source = inputs.TFRecords(path, on_corrupt='skip')
+  assert source.num_examples == 66
+  data = inputs.Examples(source, 8, select=('x', 'y'))
+  report = tftrain.Trainer(cases.supervised(), data).train(3)
+  assert report.scalars['lost_records'] == 1

@@ -10,6 +10,7 @@ import pathlib
 import re
 from typing import Any
 
+from absl import logging
 import keras
 
 from tftrain import actions as actions_lib
@@ -180,7 +181,7 @@ class Experiment:
     return runs.Run(
       model_dir,
       trainer=trainer,
-      last_step=trainer.last_step(self._last_step(per_epoch)),
+      last_step=_last_step_of(trainer, self._last_step(per_epoch), data),
       evaluators=measured,
       checkpointer=checkpointer,
       summary_writer=writer,
@@ -283,3 +284,19 @@ class Experiment:
         '1, or epochs'
       )
     return value
+
+
+def _last_step_of(
+  trainer: trainers.Trainer, asked: int, data: inputs.Pipeline
+) -> int:
+  """Where the run ends; says now if the data ends before that."""
+  last = trainer.last_step(asked)
+  if last < asked:
+    logging.warning(
+      'The training data ends at step %d of %d%s; let it repeat (epochs=None), '
+      'or ask for fewer steps.',
+      last,
+      asked,
+      f' ({data.num_examples} examples)' if data.num_examples else '',
+    )
+  return last

@@ -414,6 +414,8 @@ class Trainer:
       scalars.update(self.task.engine.scalars())
       if self.task.engine.may_skip:
         scalars['skipped_steps'] = float(self._counters.skipped.numpy())
+      if self._pipeline.lost:
+        scalars['lost_records'] = float(self._pipeline.lost)
     return scalars
 
   def _read_timing(self, step: int) -> dict[str, float]:

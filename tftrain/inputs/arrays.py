@@ -79,15 +79,12 @@ class Arrays(pipelines.Pipeline):
 
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
     stop = np.iinfo(np.int64).max if self.num_steps is None else self.num_steps
-    return (
-      tf.data.Dataset.range(start_step, stop)
-      .map(
-        lambda step: self._gather(seed, step),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-      )
-      .prefetch(2)
+    batches = tf.data.Dataset.range(start_step, stop).map(
+      lambda step: self._gather(seed, step),
+      num_parallel_calls=tf.data.AUTOTUNE,
+      deterministic=True,
     )
+    return orders.untuned(batches.prefetch(2))
 
   def label_range(self) -> tuple[int, int] | None:
     if not isinstance(self._arrays, tuple) or len(self._arrays) < 2:
