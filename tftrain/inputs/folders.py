@@ -1,5 +1,6 @@
 """Folders of files that are one example each: images by class, texts."""
 
+import abc
 from collections.abc import Mapping
 import os
 import pathlib
@@ -22,14 +23,16 @@ class _Files(sources.Indexed):
     self._size = len(paths)
 
   def lookup(self, index: tf.Tensor) -> Any:
-    spec = tf.nest.map_structure(lambda leaf: leaf, self.element_spec)
-    found = tf.map_fn(
-      self._read, index, fn_output_signature=spec, parallel_iterations=16
+    return tf.map_fn(
+      self._read,
+      index,
+      fn_output_signature=self.element_spec,
+      parallel_iterations=16,
     )
-    return found
 
+  @abc.abstractmethod
   def _read(self, index: tf.Tensor) -> Any:
-    raise NotImplementedError
+    """The example of one file."""
 
   def fingerprint(self) -> Mapping[str, Any]:
     return {
