@@ -1556,3 +1556,10 @@ def test_pipelines_describe_themselves(records):
   lines = records.training.describe().splitlines()
   assert lines[:2] == ['examples: 37', 'steps: without end']
   assert "'ids': 'int64[5,?]'" in lines[2]
+
+
+def test_a_mixture_may_be_mapped():
+  parts = {'a': inputs.InMemory(np.zeros(9)), 'b': inputs.InMemory(np.ones(9))}
+  data = inputs.Examples(inputs.Mixture(parts), 8, map=lambda x: x + 1)
+  (batch,) = data.peek(1)
+  assert set(batch) == {1.0, 2.0}

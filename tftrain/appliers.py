@@ -254,7 +254,11 @@ class Applier:
       return
     members = [buckets.raw(v) for v in self.trained.values()]
     before = [tf.identity(v.read_value()) for v in members]
-    average = self._average_by_name()
+    average = {
+      name: part
+      for target, variable in self._averages()
+      for name, part in target.split(variable.read_value()).items()
+    }
     for name, variable in zip(self.trained, members, strict=True):
       variable.assign(tf.cast(average[name], variable.dtype))
     try:
@@ -309,19 +313,12 @@ class Applier:
     found = variables_lib.optimizer_slots(self.optimizer, references)
     for slot, label, variable in found:
       yield slot, labels.get(label, label), buckets.raw(variable)
-    if self.average:
-      for target, variable in zip(
-        self._targets, self.average.variables, strict=True
-      ):
-        yield 'ema', target, variable
+    for target, variable in self._averages():
+      yield 'ema', target, variable
 
-  def _average_by_name(self) -> dict[str, tf.Tensor]:
-    return {
-      name: part
-      for slot, target, variable in self._slots()
-      if slot == 'ema' and not isinstance(target, str)
-      for name, part in target.split(variable.read_value()).items()
-    }
+  def _averages(self) -> Iterator[tuple[targets_lib.Target, Any]]:
+    if self.average:
+      yield from zip(self._targets, self.average.variables, strict=True)
 
 
 def _masked(

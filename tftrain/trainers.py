@@ -236,8 +236,8 @@ class Trainer:
           -1 if self._ended is None else self._ended, tf.int64
         ),
       }
-    here = self._position is not None and self._position[0] == self._step
-    iterator = self._position[1] if self._position and here else None
+    step, iterator = self._position or (self._step, None)
+    iterator = iterator if step == self._step else None
     for name, value in self._feed.read_state(iterator).items():
       state[f'trainer/{name}'] = value
     return state

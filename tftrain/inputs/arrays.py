@@ -53,7 +53,7 @@ class Arrays(pipelines.Pipeline):
       pipelines.check_count('epochs', epochs)
     self._arrays = arrays
     self._training = training
-    self.batch_size = batch_size
+    self.batch_size = self._size = batch_size
     self.num_examples = self._examples = examples
     epochs = epochs if training else 1
     self.repeats = epochs is None
@@ -116,11 +116,7 @@ class Arrays(pipelines.Pipeline):
 
   def _indices(self, seed: int, step: tf.Tensor) -> tf.Tensor:
     """Which examples make up the batch of `step`, int64 `[batch]`."""
-    begin = step * self.batch_size
-    if self._rows is None:
-      end = tf.minimum(begin + self.batch_size, self._total)
-      position = tf.range(begin, end)
-    else:
-      position = begin + tf.range(self._rows, dtype=tf.int64)
+    stop = self._total if self._rows is None else None
+    position = orders.positions(step * self._size, self._size, stop)
     order = orders.Order(seed if self._training else None)
     return orders.index_of(position, order, self._examples)

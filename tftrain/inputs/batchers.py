@@ -132,9 +132,7 @@ class Bucketed(Batcher):
     """
     lengths = self._lengths(examples)
     sorted_index = tf.argsort(lengths, stable=True)
-    rows = tf.size(lengths)
-    full, rest = rows // batch_size, rows % batch_size
-    count = tf.cast(full + tf.cast(rest > 0, tf.int32), tf.int64)
+    count = -(-tf.size(lengths, tf.int64) // batch_size)
 
     def batch(number: tf.Tensor) -> Any:
       if seed is not None:

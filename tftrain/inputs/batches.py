@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.inputs import iterators
+from tftrain.inputs import orders
 from tftrain.inputs import pipelines
 
 
@@ -126,15 +127,13 @@ def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
   if first is None:
     raise errors.InputError('the data yields 0 batches; check where it is made')
   signature = tf.nest.map_structure(_open_spec, _as_tuple(first))
-  options = tf.data.Options()
-  # Ending the thread that tunes has been seen to take a minute; there is
-  # nothing to tune in a Python generator.
-  options.autotune.enabled = False
 
   def make() -> tf.data.Dataset:
-    return tf.data.Dataset.from_generator(
-      lambda: map(_as_tuple, data), output_signature=signature
-    ).with_options(options)
+    return orders.untuned(
+      tf.data.Dataset.from_generator(
+        lambda: map(_as_tuple, data), output_signature=signature
+      )
+    )
 
   return make, True
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.inputs import specs
 
 
 def varies(leaf: tf.TensorSpec) -> bool:
@@ -25,9 +26,14 @@ def spec_of(example: Any) -> Any:
   if isinstance(example, tuple):
     return tuple(spec_of(part) for part in example)
   array = np.asarray(example)
-  text = array.dtype.kind in 'OSU'
-  dtype = tf.string if text else tf.as_dtype(array.dtype)
-  return tf.TensorSpec(array.shape, dtype)
+  return tf.TensorSpec(array.shape, specs.dtype_of(array))
+
+
+def spec_for(features: Mapping[str, str] | None, first: Any) -> Any:
+  """The spec that the user gives, or that of the first example."""
+  if features:
+    return specs.element_spec(specs.parse(features))
+  return spec_of(first)
 
 
 def lookup(

@@ -147,7 +147,8 @@ class Examples(pipelines.Pipeline):
     spec = self._source.element_spec
     if self._map is not None:
       maps.refuse_random('Examples.map', spec, self._map)
-      spec = self._numbered(orders.Order(), 0, 0).element_spec[1]
+      chunks = self._chunks(orders.Order(epochs=self._epochs))
+      spec = self._numbered(chunks).element_spec[1]
     if self._filter is not None:
       maps.refuse_random('Examples.filter', spec, self._filter)
     if self._map_batch is not None:
@@ -158,12 +159,12 @@ class Examples(pipelines.Pipeline):
       maps.refuse_random('Examples.map_batch', spec, self._map_batch)
 
   def _find_one(self) -> None:
-    if self._source.endless:
-      looked_at = self._numbered(orders.Order(epochs=None), 0, 0).take(_MANY)
-      count: Any = f'the first {_MANY}'
-    else:
-      looked_at = self._numbered(orders.Order(epochs=1), 0, 0)
-      count = self._source.num_examples or 'all'
+    endless = self._source.endless
+    order = orders.Order(epochs=None if endless else 1)
+    looked_at = self._numbered(self._chunks(order))
+    count: Any = self._source.num_examples or 'all'
+    if endless:
+      looked_at, count = looked_at.take(_MANY), f'the first {_MANY}'
     kept = orders.untuned(self._filtered(looked_at).take(1))
     if next(iter(kept), None) is None:
       raise errors.InputError(
@@ -216,9 +217,9 @@ class Examples(pipelines.Pipeline):
       if self._remainder == 'drop' and self._epochs is not None:
         dataset = dataset.filter(lambda *b: orders.count(b) == self._rows)
     else:
-      dataset = self._source.chunks(min(_CHUNK, self._rows), order, begin)
+      dataset = self._chunks(order, begin)
       found.append(('read', dataset))
-      dataset = self._numbered(order, begin, seed)
+      dataset = self._numbered(dataset, begin, seed)
       found.append(('map', dataset))
       if self._filter is not None:
         dataset = self._filtered(dataset)
@@ -231,13 +232,15 @@ class Examples(pipelines.Pipeline):
     found.append(('batch', dataset))
     return found
 
+  def _chunks(self, order: orders.Order, begin: int = 0) -> tf.data.Dataset:
+    """Examples that will be taken one by one."""
+    return self._source.chunks(min(_CHUNK, self._rows), order, begin)
+
   def _numbered(
-    self, order: orders.Order, begin: int, seed: int
+    self, chunks: tf.data.Dataset, begin: int = 0, seed: int = 0
   ) -> tf.data.Dataset:
     """(position, mapped example), one by one."""
-    size = min(_CHUNK, self._rows)
-    examples = self._source.chunks(size, order, begin).unbatch()
-    numbered = examples.enumerate(begin)
+    numbered = chunks.unbatch().enumerate(begin)
     if self._map is None:
       return numbered
     function = self._map
@@ -276,7 +279,6 @@ class Examples(pipelines.Pipeline):
             orders.seed_of(seed, positions[0]) if self._shuffle else None,
           ),
           positions,
-          tf.cast(-(-tf.size(positions) // self._rows), tf.int64),
         )
       ).skip(skipped)
       if drop:
@@ -290,11 +292,7 @@ class Examples(pipelines.Pipeline):
         rows = batcher.collate(examples)
         if self._shuffle:  # else pieces of one text follow each other
           rows = orders.permuted_rows(rows, orders.seed_of(seed, positions[0]))
-        return _with_cursor(
-          tf.data.Dataset.from_tensor_slices(rows),
-          positions,
-          orders.count(rows),
-        )
+        return _with_cursor(tf.data.Dataset.from_tensor_slices(rows), positions)
 
       packed = numbered.ragged_batch(batcher.window).flat_map(pack)
       return (
@@ -370,16 +368,15 @@ def _options(threads: int | None) -> tf.data.Options:
 
 
 def _with_cursor(
-  elements: tf.data.Dataset, positions: tf.Tensor, count: tf.Tensor
+  elements: tf.data.Dataset, positions: tf.Tensor
 ) -> tf.data.Dataset:
   """(element, where the one after it begins) of a window."""
-  zero = tf.constant(0, tf.int64)
+  count, zero = elements.cardinality(), tf.constant(0, tf.int64)
 
   def after(number: tf.Tensor, element: Any) -> Any:
     inside = tf.stack([positions[0], number + 1])
     beyond = tf.stack([positions[-1] + 1, zero])
-    last = number + 1 == tf.cast(count, tf.int64)
-    return element, tf.where(last, beyond, inside)
+    return element, tf.where(number + 1 == count, beyond, inside)
 
   return elements.enumerate().map(after)
 

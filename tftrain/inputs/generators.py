@@ -13,7 +13,6 @@ from tftrain import errors
 from tftrain.inputs import columns
 from tftrain.inputs import orders
 from tftrain.inputs import sources
-from tftrain.inputs import specs
 
 
 class Generator(sources.Source):
@@ -53,11 +52,7 @@ class Generator(sources.Source):
         f'{self._name}() yields nothing the second time; make what it reads '
         'inside of it'
       )
-    self.element_spec = (
-      specs.element_spec(specs.parse(features))
-      if features
-      else columns.spec_of(first)
-    )
+    self.element_spec = columns.spec_for(features, first)
     self._failure: str | None = None
 
   def chunks(

@@ -89,11 +89,7 @@ class ArrayRecord(sources.Indexed):
     return records.decoded(found, self.features)
 
   def fingerprint(self) -> Mapping[str, Any]:
-    return {
-      'kind': 'array record',
-      'files': [os.path.basename(path) for path in self._paths],
-      'size': self._size,
-    }
+    return _fingerprint('array record', self._paths, self._size)
 
   def diagnose(self) -> str | None:
     for number in range(self._size):
@@ -150,11 +146,7 @@ class Parquet(sources.Indexed):
     return columns_lib.lookup(self._fetch, index, self.element_spec)
 
   def fingerprint(self) -> Mapping[str, Any]:
-    return {
-      'kind': 'parquet',
-      'files': [os.path.basename(path) for path in self._paths],
-      'size': self._size,
-    }
+    return _fingerprint('parquet', self._paths, self._size)
 
   def diagnose(self) -> str | None:
     return self._failure
@@ -201,6 +193,11 @@ def _parquet_file(parquet: Any, path: str) -> Any:
     raise errors.InputError(
       f'{path} is no Parquet file: {errors.one_line(error)}; write it again'
     ) from error
+
+
+def _fingerprint(kind: str, paths: Sequence[str], size: int) -> dict[str, Any]:
+  names = [os.path.basename(path) for path in paths]
+  return {'kind': kind, 'files': names, 'size': size}
 
 
 def _imported(module: str, extra: str) -> Any:

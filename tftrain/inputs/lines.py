@@ -1,5 +1,6 @@
 """Files of lines: text, CSV, JSON."""
 
+import abc
 from collections.abc import Iterator
 from collections.abc import Mapping
 import csv
@@ -53,6 +54,15 @@ class TextLines(streams.Stream):
   def decode(self, records: tf.Tensor) -> dict[str, Any]:
     return {'text': records}
 
+
+class _Parsed(TextLines):
+  """Lines that are taken apart into features, and may be wrong."""
+
+  features: Mapping[str, specs.Feature]
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {**super().fingerprint(), 'features': specs.texts(self.features)}
+
   def diagnose(self) -> str | None:
     for file in self.files:
       for number, line in streams.in_time(_lines(file.path, self._header)):
@@ -61,13 +71,12 @@ class TextLines(streams.Stream):
           return f'{file.path} line {number}: {wrong}'
     return None
 
+  @abc.abstractmethod
   def _wrong(self, line: str) -> str | None:
     """What is wrong with a line."""
-    del line
-    return None
 
 
-class Csv(TextLines):
+class Csv(_Parsed):
   """Rows of CSV files with a header; a row is a line.
 
   >>> Csv('/data/cars/*.csv', {'weight': 'float32', 'make': 'string'})
@@ -120,10 +129,6 @@ class Csv(TextLines):
     values = tf.io.decode_csv(records, defaults, field_delim=self._delimiter)
     return {name: values[self._columns.index(name)] for name in self.features}
 
-  def fingerprint(self) -> Mapping[str, Any]:
-    features = {name: str(feature) for name, feature in self.features.items()}
-    return {**super().fingerprint(), 'features': features}
-
   def _row(self, line: str) -> list[str]:
     return next(csv.reader([line], delimiter=self._delimiter), [])
 
@@ -156,7 +161,7 @@ class Csv(TextLines):
     return found
 
 
-class JsonLines(TextLines):
+class JsonLines(_Parsed):
   """Files with a JSON object in each line; Python reads them.
 
   >>> JsonLines('/data/dialogues.jsonl', {'ids': 'int64[?]', 'text': 'string'})
@@ -177,13 +182,9 @@ class JsonLines(TextLines):
     path = self.files[0].path
     _, first = next(_lines(path, 0))
     try:
-      found = json.loads(first)
+      found = _object_of(first)
     except ValueError as error:
       raise errors.InputError(f'{path} line 1: {error}') from error
-    if not isinstance(found, dict):
-      raise errors.InputError(
-        f'{path} line 1: it is no object; write {{"name": value}}'
-      )
     self.features = (
       specs.parse(features) if features else specs.of_example(found)
     )
@@ -198,14 +199,8 @@ class JsonLines(TextLines):
 
     return dict(columns.lookup(parse, records, self.element_spec))
 
-  def fingerprint(self) -> Mapping[str, Any]:
-    features = {name: str(feature) for name, feature in self.features.items()}
-    return {**super().fingerprint(), 'features': features}
-
   def _parsed(self, line: bytes | str) -> Any:
-    found = json.loads(line)
-    if not isinstance(found, dict):
-      raise errors.InputError('it is no object; write {"name": value}')
+    found = _object_of(line)
     missing = [name for name in self.features if found.get(name) is None]
     if missing:
       raise errors.InputError(
@@ -220,6 +215,13 @@ class JsonLines(TextLines):
     except (ValueError, TypeError) as error:
       return errors.one_line(error)
     return None
+
+
+def _object_of(line: bytes | str) -> dict[str, Any]:
+  found = json.loads(line)
+  if not isinstance(found, dict):
+    raise errors.InputError('it is no object; write {"name": value}')
+  return found
 
 
 def _is_gzip(path: str) -> bool:

@@ -14,7 +14,6 @@ from tftrain import errors
 from tftrain.inputs import columns
 from tftrain.inputs import orders
 from tftrain.inputs import sources
-from tftrain.inputs import specs
 
 
 class InMemory(sources.Indexed):
@@ -116,11 +115,7 @@ class RandomAccess(sources.Indexed):
     if not self._size:
       raise errors.InputError(f'{self._name} has 0 examples')
     self._failure: str | None = None
-    self.element_spec = (
-      specs.element_spec(specs.parse(features))
-      if features
-      else columns.spec_of(data[0])
-    )
+    self.element_spec = columns.spec_for(features, data[0])
 
   def lookup(self, index: tf.Tensor) -> Any:
     return columns.lookup(self._fetch, index, self.element_spec)

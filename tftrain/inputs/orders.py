@@ -39,6 +39,16 @@ def seed_of(seed: int, position: tf.Tensor) -> tf.Tensor:
   return tf.cast(folded, tf.int32)
 
 
+def positions(begin: tf.Tensor, size: int, stop: int | None) -> tf.Tensor:
+  """`begin`, `begin + 1`, ..., so many, int64; fewer if `stop` comes first.
+
+  Without a `stop` their number is known to the graph, which is worth something.
+  """
+  if stop is None:
+    return begin + tf.range(size, dtype=tf.int64)
+  return tf.range(begin, tf.minimum(begin + size, stop))
+
+
 def index_of(position: tf.Tensor, order: Order, examples: int) -> tf.Tensor:
   """Which examples come at these positions of all epochs, int64 `[n]`."""
   size = tf.constant(examples, tf.int64)

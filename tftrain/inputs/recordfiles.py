@@ -16,6 +16,7 @@ from tftrain import errors
 
 _HEADER, _FOOTER = 12, 4
 _MANY = 1024
+_CUT_OFF = 'the file ends inside of it'
 
 
 class Damage(NamedTuple):
@@ -91,7 +92,7 @@ def count(path: str) -> Content:
     return Content('', (Piece(0, records),), ())
   if end > size:  # the length of the last one leads beyond the end
     records -= 1
-  damage = Damage(records, None, 'the file ends inside of it', tail=True)
+  damage = Damage(records, None, _CUT_OFF, tail=True)
   return Content('', (Piece(0, records),), (damage,))
 
 
@@ -198,13 +199,13 @@ def _damage_at(path: str, record: int, byte: int) -> Damage:
     file.seek(byte)
     header = file.read(_HEADER)
   if len(header) < _HEADER:
-    return Damage(record, byte, 'the file ends inside of it', tail=True)
+    return Damage(record, byte, _CUT_OFF, tail=True)
   if not _is_header(header):
     what = 'the checksum of its length is wrong'
     return Damage(record, byte, what, tail=True)
   end = byte + _HEADER + struct.unpack_from('<Q', header)[0] + _FOOTER
   if end > size:
-    return Damage(record, byte, 'the file ends inside of it', tail=True)
+    return Damage(record, byte, _CUT_OFF, tail=True)
   return Damage(record, byte, 'the checksum of its data is wrong', tail=False)
 
 

@@ -98,7 +98,7 @@ class TFRecords(streams.Stream):
     return decoded(records, self.features)
 
   def fingerprint(self) -> Mapping[str, Any]:
-    features = {name: str(feature) for name, feature in self.features.items()}
+    features = specs.texts(self.features)
     return {**super().fingerprint(), 'features': features, 'lost': self.lost}
 
   def diagnose(self) -> str | None:

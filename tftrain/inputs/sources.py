@@ -102,10 +102,7 @@ class Indexed(Source):
     full = stop == FOR_EVER or (stop - start) % size == 0
 
     def chunk(begin: tf.Tensor) -> Any:
-      if full:  # a shape that is known is worth something
-        position = begin + tf.range(size, dtype=tf.int64)
-      else:
-        position = tf.range(begin, tf.minimum(begin + size, stop))
+      position = orders.positions(begin, size, None if full else stop)
       index = orders.index_of(position, order, self.num_examples)
       if self._chosen is not None:
         index = tf.gather(self._chosen, index)

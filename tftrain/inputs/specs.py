@@ -101,13 +101,22 @@ def _parse_one(name: str, spec: Any) -> Feature:
 
 def of_example(example: Mapping[str, Any]) -> dict[str, Feature]:
   """Dtypes and shapes as one example has them."""
-  found = {}
-  for name, value in example.items():
-    array = np.asarray(value)
-    text = array.dtype.kind in 'OSU'
-    dtype = tf.string if text else tf.as_dtype(array.dtype)
-    found[name] = str(Feature(dtype, array.shape))
-  return parse(found)
+  arrays = {name: np.asarray(value) for name, value in example.items()}
+  return parse(
+    texts(
+      {n: Feature(dtype_of(array), array.shape) for n, array in arrays.items()}
+    )
+  )
+
+
+def dtype_of(array: np.ndarray) -> tf.DType:
+  text = array.dtype.kind in 'OSU'
+  return tf.string if text else tf.as_dtype(array.dtype)
+
+
+def texts(features: Mapping[str, Feature]) -> dict[str, str]:
+  """The reverse of `parse`."""
+  return {name: str(feature) for name, feature in features.items()}
 
 
 def element_spec(features: Mapping[str, Feature]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _sidecar(
   directory: pathlib.Path, features: Mapping[str, specs.Feature]
 ) -> dict[str, Any]:
   """What features.json says already, of other files."""
-  said = {name: str(feature) for name, feature in features.items()}
+  said = specs.texts(features)
   sidecar = records.read_sidecar(str(directory / records.SIDECAR))
   if sidecar.get('features', said) != said:
     raise errors.InputError(
