@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors files reports',
+  'errors disks files reports',
   'patches precisions strategies autographs '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -39,13 +39,13 @@ _LAYERS = (
 )
 _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
-_WITHOUT_TENSORFLOW = ('errors', 'files', 'reports', 'launch')
+_WITHOUT_TENSORFLOW = ('errors', 'disks', 'files', 'reports', 'launch')
 
 _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')
 _LAZY = ('launch', 'inputs.libraries')
 _COMPILES = ('loops', 'exports', 'metrics', 'gradients', 'engines')
-_WRITES = ('files',)
+_WRITES = ('disks', 'files')
 _LOADS_MODELS = ('exports',)
 
 _MAX_LINES = 450

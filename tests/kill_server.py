@@ -99,7 +99,7 @@ def mark_files(marks):
   wrap(checkpoints, 'read_checkpoint', 'save')
   wrap(checkpoints.Checkpointer, '_remove_old', 'retention')
   wrap(files, 'remove_directory', 'retention')
-  wrap(files.shutil, 'rmtree', 'retention')
+  wrap(files, '_remove_tree', 'retention')
 
 
 def experiment(marks):

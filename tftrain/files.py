@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import tempfile
@@ -15,9 +15,30 @@ import time
 from typing import Any
 import uuid
 
+from tftrain import disks
 from tftrain import errors
 
 STAGING = '.tmp-'
+
+# What a name may be that becomes part of a path.
+_NAME = re.compile(r'[A-Za-z0-9_=,+][A-Za-z0-9._=,+-]{0,99}')
+
+disk = disks.Disk()
+"""Where everything below goes; tests put one that fails in its place."""
+
+
+def check_name(name: Any, what: str) -> str:
+  """Returns a name that is safe as part of a path.
+
+  Raises:
+    ConfigError: It could leave its directory, hide in it, or not exist.
+  """
+  if not isinstance(name, str) or not _NAME.fullmatch(name):
+    raise errors.ConfigError(
+      f'{what} {name!r} cannot name a directory; give 1 to 100 letters, digits '
+      'or ._=,+- that begin with neither a dot nor a dash'
+    )
+  return name
 
 
 def make_directory(path: pathlib.Path) -> None:
@@ -28,9 +49,9 @@ def make_directory(path: pathlib.Path) -> None:
   """
   probe = path / f'{STAGING}probe-{uuid.uuid4().hex}'
   try:
-    path.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    _make_parents(path)
+    disk.write(probe, b'')
+    disk.remove(probe)
   except OSError as error:
     raise errors.RunDirectoryError(
       f'cannot write to {path}: {error.strerror}; choose another model_dir or '
@@ -38,18 +59,39 @@ def make_directory(path: pathlib.Path) -> None:
     ) from error
 
 
+def _make_parents(path: pathlib.Path) -> None:
+  if path.is_dir():
+    return
+  if path.parent != path:
+    _make_parents(path.parent)
+  try:
+    disk.make_directory(path)
+  except FileExistsError:
+    if not path.is_dir():  # else somebody made it meanwhile
+      raise
+
+
+def free_bytes(path: pathlib.Path) -> int:
+  """What is free on the disk on which `path` is, or will be."""
+  while not path.exists():
+    path = path.parent
+  return shutil.disk_usage(path).free
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a whole file: readers see the old text or the new, never half."""
   staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
   try:
-    staged.write_text(text, encoding='utf-8')
-    os.replace(staged, path)
-  finally:
-    staged.unlink(missing_ok=True)
+    disk.write(staged, text.encode())
+    disk.rename(staged, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      disk.remove(staged)
+    raise
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  path.write_bytes(content)
+  disk.write(path, content)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -58,16 +100,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def append_line(path: pathlib.Path, line: str) -> None:
   """Appends in one write, so that a kill leaves a whole line or none."""
-  data = (line + '\n').encode()
   try:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-      written = os.write(descriptor, data)
-      if written != len(data):  # a full disk: take the half line back
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-      os.close(descriptor)
+    disk.append(path, (line + '\n').encode())
   except OSError as error:
     raise errors.RunDirectoryError(
       f'cannot write to {path}: {error.strerror}; mend that, then start the '
@@ -79,26 +113,46 @@ def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:
   """Rewrites a file of lines without those for which `keep` is false."""
   if not path.exists():
     return
-  text = path.read_text(encoding='utf-8')
+  text = path.read_text(encoding='utf-8', errors='replace')
   kept = [line for line in text.splitlines() if keep(line)]
   if kept != text.splitlines() or (text and not text.endswith('\n')):
     write_text(path, ''.join(line + '\n' for line in kept))
 
 
+def sync(path: pathlib.Path) -> None:
+  """Makes a file, or all that is below a directory, survive a power cut."""
+  if path.is_dir():
+    for child in sorted(path.iterdir()):
+      sync(child)
+  if path.exists():
+    disk.sync(path)
+
+
 @contextlib.contextmanager
-def staged_directory(final: pathlib.Path) -> Iterator[pathlib.Path]:
+def staged_directory(
+  final: pathlib.Path, *, durable: bool = False
+) -> Iterator[pathlib.Path]:
   """Yields a temporary directory that is renamed to `final` on success.
 
   The rename is the only commit point: whoever lists the parent sees all of
   `final` or nothing of it. On an error nothing is left behind.
+
+  Args:
+    final: What it will be called.
+    durable: Whether it must survive a power cut from then on.
   """
   staged = final.with_name(f'{STAGING}{final.name}-{uuid.uuid4().hex}')
-  staged.mkdir(parents=True)
+  _make_parents(staged)
   try:
     yield staged
-    os.rename(staged, final)
+    if durable:
+      sync(staged)
+    disk.rename(staged, final)
+    if durable:
+      disk.sync(final.parent)
   except BaseException:
-    shutil.rmtree(staged, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      _remove_tree(staged)
     raise
 
 
@@ -113,34 +167,43 @@ def scratch_directory() -> Iterator[pathlib.Path]:
 def staged_files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary directory whose files move to `directory` on success."""
   staged = directory / f'{STAGING}files-{uuid.uuid4().hex}'
-  staged.mkdir(parents=True)
+  _make_parents(staged)
   try:
     yield staged
     for path in sorted(staged.iterdir()):
-      os.replace(path, directory / path.name)
+      disk.rename(path, directory / path.name)
   finally:
-    shutil.rmtree(staged, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      _remove_tree(staged)
 
 
 def set_aside(path: pathlib.Path, why: str) -> None:
   """Renames what is of no use any more but may be looked at."""
-  os.rename(path, path.with_name(f'{path.name}.{why}-{uuid.uuid4().hex[:8]}'))
+  disk.rename(path, path.with_name(f'{path.name}.{why}-{uuid.uuid4().hex[:8]}'))
 
 
 def remove_directory(path: pathlib.Path) -> None:
   """Removes a directory; it leaves every listing before its files go."""
   doomed = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
-  os.rename(path, doomed)
-  shutil.rmtree(doomed)
+  disk.rename(path, doomed)
+  _remove_tree(doomed)
+
+
+def _remove_tree(path: pathlib.Path) -> None:
+  if path.is_dir() and not path.is_symlink():
+    for child in sorted(path.iterdir()):
+      _remove_tree(child)
+    disk.remove_directory(path)
+  else:
+    disk.remove(path)
 
 
 def remove_stale(parent: pathlib.Path) -> None:
-  """Removes what a killed process left half-written below `parent`."""
-  for path in parent.glob(f'{STAGING}*'):
-    if path.is_dir():
-      shutil.rmtree(path, ignore_errors=True)
-    else:
-      path.unlink(missing_ok=True)
+  """Removes what a killed process left half-written in `parent`."""
+  for path in sorted(parent.glob(f'{STAGING}*')):
+    # What cannot be removed now does no harm, and is tried again next time.
+    with contextlib.suppress(OSError):
+      _remove_tree(path)
 
 
 @contextlib.contextmanager
