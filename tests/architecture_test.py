@@ -28,11 +28,11 @@ _LAYERS = (
   'inputs.batches inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats gradients optimizers targets appliers engines builds tasks '
-  'supervised metrics actions summaries checkpoints exports preemption '
-  'progress',
-  'loops',
+  'supervised metrics actions summaries bundles comparisons retention '
+  'checkpoints warmstarts exports preemption progress spikes',
+  'loops requests readings detours',
   'trainers evaluators',
-  'runs experiments inspections testing',
+  'rewinds runs followers experiments inspections testing',
   'statements',
   'config launch',
   '__main__',

@@ -19,7 +19,7 @@ from examples import focal
 from examples import gan
 from tests import cases
 import tftrain
-from tftrain import checkpoints
+from tftrain import bundles
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _OWN_LOOP = str(_ROOT / 'examples' / 'own_loop.py')
@@ -221,9 +221,9 @@ def own_loop(monkeypatch):
 
 def newest(model_dir):
   directory = model_dir / 'checkpoints'
-  step = checkpoints.committed_steps(directory)[-1]
-  path = checkpoints.checkpoint_path(directory, step)
-  return checkpoints.read_checkpoint(path)[1]
+  step = bundles.committed_steps(directory)[-1]
+  path = bundles.checkpoint_path(directory, step)
+  return bundles.read_checkpoint(path)[1]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
+from tftrain import bundles
 from tftrain import checkpoints
 from tftrain import files
 
@@ -95,8 +96,8 @@ def mark_files(marks):
 
     setattr(owner, name, wrapped)
 
-  wrap(checkpoints, 'write_checkpoint', 'save', after=True)
-  wrap(checkpoints, 'read_checkpoint', 'save')
+  wrap(bundles, 'write_checkpoint', 'save', after=True)
+  wrap(bundles, 'read_checkpoint', 'save')
   wrap(checkpoints.Checkpointer, '_remove_old', 'retention')
   wrap(files, 'remove_directory', 'retention')
   wrap(files, '_remove_tree', 'retention')
@@ -138,7 +139,7 @@ def train(model_dir, mark, count):
   state = {name: v.numpy() for name, v in run.trainer.read_state().items()}
   tf.io.gfile.makedirs(str(model_dir))
   digests = {
-    name: checkpoints._sha256(value) for name, value in sorted(state.items())
+    name: bundles.sha256(value) for name, value in sorted(state.items())
   }
   pathlib.Path(model_dir, 'digests.json').write_text(json.dumps(digests))
   print('done', flush=True)

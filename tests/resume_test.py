@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import checkpoints
+from tftrain import bundles
 from tftrain import errors
 from tftrain import inputs
 from tftrain import inspections
@@ -52,8 +52,8 @@ def experiment(data, steps):
 
 
 def end_of(model_dir, step):
-  path = checkpoints.checkpoint_path(model_dir / 'checkpoints', step)
-  _, state = checkpoints.read_checkpoint(path)
+  path = bundles.checkpoint_path(model_dir / 'checkpoints', step)
+  _, state = bundles.read_checkpoint(path)
   # Two iterators at the same place may be written differently.
   state.pop('trainer/iterator', None)
   return state

@@ -15,6 +15,7 @@ __version__ = '0.1.0'
 _HOMES = {
   'Action': 'reports',
   'Batches': 'inputs',
+  'Best': 'retention',
   'Arrays': 'inputs',
   'Checkpointer': 'checkpoints',
   'EarlyStopping': 'actions',
@@ -24,6 +25,7 @@ _HOMES = {
   'Experiment': 'experiments',
   'InverseSqrt': 'schedules',
   'Joined': 'schedules',
+  'LossSpike': 'spikes',
   'Loss': 'losses',
   'MetricsFile': 'summaries',
   'NonFiniteError': 'errors',
@@ -31,12 +33,14 @@ _HOMES = {
   'Progress': 'progress',
   'Report': 'reports',
   'Result': 'runs',
+  'Rewind': 'rewinds',
   'Signal': 'reports',
   'SummaryWriter': 'summaries',
   'SupervisedTask': 'supervised',
   'Task': 'tasks',
   'Trainer': 'trainers',
   'Update': 'updates',
+  'WarmStart': 'warmstarts',
   'WarmUp': 'schedules',
   'export_model': 'exports',
   'inputs': None,
@@ -49,6 +53,7 @@ __all__ = [
   'Action',
   'Arrays',
   'Batches',
+  'Best',
   'Checkpointer',
   'EarlyStopping',
   'Error',
@@ -58,18 +63,21 @@ __all__ = [
   'InverseSqrt',
   'Joined',
   'Loss',
+  'LossSpike',
   'MetricsFile',
   'NonFiniteError',
   'Pipeline',
   'Progress',
   'Report',
   'Result',
+  'Rewind',
   'Signal',
   'SummaryWriter',
   'SupervisedTask',
   'Task',
   'Trainer',
   'Update',
+  'WarmStart',
   'WarmUp',
   'export_model',
   'inputs',
@@ -98,10 +106,13 @@ if typing.TYPE_CHECKING:
   from tftrain.reports import Action as Action
   from tftrain.reports import Report as Report
   from tftrain.reports import Signal as Signal
+  from tftrain.retention import Best as Best
+  from tftrain.rewinds import Rewind as Rewind
   from tftrain.runs import Result as Result
   from tftrain.schedules import InverseSqrt as InverseSqrt
   from tftrain.schedules import Joined as Joined
   from tftrain.schedules import WarmUp as WarmUp
+  from tftrain.spikes import LossSpike as LossSpike
   from tftrain.strategies import make_strategy as make_strategy
   from tftrain.summaries import MetricsFile as MetricsFile
   from tftrain.summaries import SummaryWriter as SummaryWriter
@@ -109,6 +120,7 @@ if typing.TYPE_CHECKING:
   from tftrain.tasks import Task as Task
   from tftrain.trainers import Trainer as Trainer
   from tftrain.updates import Update as Update
+  from tftrain.warmstarts import WarmStart as WarmStart
 
 else:  # hidden from type checkers, who would believe any name to be there
 

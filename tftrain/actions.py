@@ -1,16 +1,41 @@
 """When things happen: Every, and small Actions of general use."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 import re
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from tftrain import errors
 from tftrain import reports
 
+Interval = int | str | Sequence[int | str]
+
 _UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0}
+
+
+class Stateful(Protocol):
+  """An Action whose state goes into checkpoints, as JSON."""
+
+  def read_state(self) -> dict[str, Any]: ...
+
+  def write_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+def stateful(actions: Sequence[Any]) -> dict[str, Stateful]:
+  """Those of `actions` that have a state, by the names of their classes."""
+  found: dict[str, Stateful] = {}
+  for action in actions:
+    action = action.action if isinstance(action, Every) else action
+    if hasattr(action, 'read_state') and hasattr(action, 'write_state'):
+      name, count = type(action).__name__, 1
+      while name in found:
+        count += 1
+        name = f'{type(action).__name__}_{count}'
+      found[name] = action
+  return found
 
 
 class Every:
@@ -21,23 +46,23 @@ class Every:
   the interval need not divide `steps_per_loop`.
 
   Args:
-    interval: Steps, or a time such as '30s', '10m' or '2h'. Time is looked at
-      when a block of steps ends.
+    interval: Steps, or a time such as '30s', '10m' or '2h', or a list of both:
+      whichever comes first. Time is looked at when a block of steps ends.
     action: What to run.
 
   Raises:
     ConfigError: The interval is neither.
   """
 
-  def __init__(self, interval: int | str, action: reports.Action):
-    self._steps, self._seconds = _parse(interval)
-    self._action = action
+  def __init__(self, interval: Interval, action: reports.Action):
+    self._steps, self._seconds = _parse_all(interval)
+    self.action = action
     self._last_time = time.monotonic()
     self._last_step = -1
 
   @property
   def acts_on_stop(self) -> bool:
-    return getattr(self._action, 'acts_on_stop', False)
+    return getattr(self.action, 'acts_on_stop', False)
 
   def next_due(self, step: int) -> int | None:
     """The next step after `step` at which to run; None if a clock decides."""
@@ -46,19 +71,45 @@ class Every:
     )
 
   def __call__(self, report: reports.Report) -> reports.Signal | None:
-    due = report.is_last or report.stopping or self._is_due(report)
+    if report.step < self._last_step:  # the run went back
+      self._last_step = -1
+    asked = report.stopping or (report.saving and self.acts_on_stop)
+    due = report.is_last or asked or self._is_due(report)
     if not due or report.step == self._last_step:
       return None
-    signal = self._action(report)
+    signal = self.action(report)
     self._last_time = time.monotonic()
     if signal is not reports.Signal.INTERRUPTED:
       self._last_step = report.step
     return signal
 
   def _is_due(self, report: reports.Report) -> bool:
+    if time.monotonic() - self._last_time >= self._seconds:
+      return True
     if self._steps is None:
-      return time.monotonic() - self._last_time >= self._seconds
+      return False
     return report.step // self._steps > report.previous_step // self._steps
+
+
+def _parse_all(interval: Interval) -> tuple[int | None, float]:
+  """(steps or None, seconds) of an interval, or of the shortest of several."""
+  if isinstance(interval, int | str):
+    return _parse(interval)
+  pairs = [_parse(one) for one in interval]
+  if not pairs:
+    raise errors.ConfigError('the list of intervals is empty; give one')
+  steps = [n for n, _ in pairs if n is not None]
+  return min(steps, default=None), min(seconds for _, seconds in pairs)
+
+
+def seconds(time_text: str) -> float:
+  """'90s', '10m' or '2h' in seconds."""
+  steps, found = _parse(time_text)
+  if steps is not None:
+    raise errors.ConfigError(
+      f"{time_text!r} is no time; give '30s', '10m' or '2h'"
+    )
+  return found
 
 
 def _parse(interval: int | str) -> tuple[int | None, float]:
@@ -90,7 +141,8 @@ def dispatch(
 
   A plain Action gets the Reports with scalars, first; one that has an interval
   of its own gets all. When the run is being stopped from outside, only those
-  hear of it that must save (`acts_on_stop`).
+  hear of it that must save (`acts_on_stop`); they also hear of a save that
+  somebody asked for.
 
   Returns:
     The signals that they gave; the first INTERRUPTED is the last of them.
@@ -101,7 +153,9 @@ def dispatch(
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
     else:
-      concerned = bool(report.scalars) or hasattr(action, 'next_due')
+      asked = report.saving and getattr(action, 'acts_on_stop', False)
+      timed = hasattr(action, 'next_due')
+      concerned = bool(report.scalars) or timed or asked
     if concerned:
       signals.add(action(report))
     if reports.Signal.INTERRUPTED in signals:
@@ -138,6 +192,7 @@ class EarlyStopping:
     self._min_delta = min_delta
     self._best = -math.inf
     self._waited = 0
+    self._last_step = -1
 
   def __call__(self, report: reports.Report) -> reports.Signal | None:
     if report.source != self._source or not report.scalars:
@@ -148,9 +203,20 @@ class EarlyStopping:
         f'early stopping waits for {self._source}/{self._tag}, which is never '
         f'reported; reported are {known}'
       )
-    value = self._sign * report.scalars[self._tag]
-    if value > self._best + self._min_delta:
-      self._best, self._waited = value, 0
-    else:
-      self._waited += 1
+    # An evaluation that a stop cut short is reported again by the next life.
+    if report.step != self._last_step:
+      self._last_step = report.step
+      value = self._sign * report.scalars[self._tag]
+      if value > self._best + self._min_delta:
+        self._best, self._waited = value, 0
+      else:
+        self._waited += 1
     return reports.Signal.STOP if self._waited >= self._patience else None
+
+  def read_state(self) -> dict[str, Any]:
+    best = None if math.isinf(self._best) else self._best
+    return {'best': best, 'waited': self._waited, 'step': self._last_step}
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    self._best = -math.inf if state['best'] is None else state['best']
+    self._waited, self._last_step = state['waited'], state['step']

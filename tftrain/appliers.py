@@ -158,7 +158,7 @@ class Applier:
     reported = finite & measure.report
     counted = _masked(reported, ratio, tf.ones([]))
     sums = {**gradients.sums, 'update_ratio': counted}
-    if self.scale:  # a step that was skipped counts for nothing
+    if self.scale or self.options.max_skips:  # what is skipped is not counted
       sums = {name: _masked(finite, *pair) for name, pair in sums.items()}
     return updates.Step(finite, skipped, gradients.loss, gradients.norm, sums)
 

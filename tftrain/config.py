@@ -17,10 +17,14 @@ from tftrain import actions
 from tftrain import errors
 from tftrain import experiments
 from tftrain import inputs
+from tftrain import retention
+from tftrain import rewinds
 from tftrain import schedules
+from tftrain import spikes
 from tftrain import statements
 from tftrain import supervised
 from tftrain import updates
+from tftrain import warmstarts
 
 _PUBLIC = (
   actions.EarlyStopping,
@@ -48,11 +52,15 @@ _PUBLIC = (
   inputs.TextFiles,
   inputs.TextLines,
   inputs.Tfds,
+  retention.Best,
+  rewinds.Rewind,
   schedules.InverseSqrt,
   schedules.Joined,
   schedules.WarmUp,
+  spikes.LossSpike,
   supervised.SupervisedTask,
   updates.Update,
+  warmstarts.WarmStart,
 )
 
 # What may change between the lives of a run: how long, how often, on what.
@@ -60,7 +68,8 @@ _FREE = frozenset(
   f'Experiment.{name}'
   for name in (
     'steps epochs steps_per_loop log_every eval_every checkpoint_every keep '
-    'export strategy actions early_stop eval_data'
+    'keep_every best durable max_failed_saves max_time export strategy actions '
+    'early_stop eval_data'
   ).split()
 )
 

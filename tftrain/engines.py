@@ -60,8 +60,9 @@ class Engine:
 
   @property
   def may_skip(self) -> bool:
-    """Whether a loss scale may be lowered, and that step skipped."""
-    return any(applier.scale for applier in self._appliers.values())
+    """Whether a step that is not finite may be left out."""
+    scaled = any(applier.scale for applier in self._appliers.values())
+    return scaled or self.options.max_skips > 0
 
   def refresh(self) -> None:
     """Called once before each block of steps."""

@@ -7,7 +7,9 @@ Error
 ├── StrategyError      devices and distribution                      exit code 2
 ├── RunDirectoryError  model_dir: unwritable, in use, another run's  exit code 2
 ├── CheckpointError    none readable, or of another model            exit code 2
+│   └── DamagedError   one that was asked for cannot be read         exit code 2
 ├── NonFiniteError     the loss or a gradient became NaN or infinite exit code 1
+│   └── LossSpikeError the loss rose far above what it was          exit code 1
 └── ExportError        the exported model could not be trusted       exit code 1
 """
 
@@ -44,6 +46,10 @@ class CheckpointError(Error):
   exit_code = 2
 
 
+class DamagedError(CheckpointError):
+  pass
+
+
 class NonFiniteError(Error):
   """Raised at the exact step whose loss or gradient is not finite.
 
@@ -53,6 +59,10 @@ class NonFiniteError(Error):
   def __init__(self, message: str, *, step: int):
     super().__init__(message)
     self.step = step
+
+
+class LossSpikeError(NonFiniteError):
+  """Raised by LossSpike at the step that ends the interval it looked at."""
 
 
 class ExportError(Error):

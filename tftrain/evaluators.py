@@ -31,8 +31,8 @@ class Evaluator:
     strategy: The Trainer's strategy; None means one device.
     name: What this data is called.
     actions: Who receives the Reports.
-    stop: A bool variable that ends an evaluation early, without a Report;
-      give `trainer.stop_variable`.
+    stop: `trainer.stop_variable`: a stop then ends an evaluation early,
+      without a Report.
   """
 
   def __init__(
@@ -78,7 +78,7 @@ class Evaluator:
     own = reports.Report(
       source=f'eval/{self.name}',
       step=report.step,
-      previous_step=max(self._previous_step, report.start_step),
+      previous_step=self._previous(report),
       start_step=report.start_step,
       last_step=report.last_step,
       scalars=scalars,
@@ -89,6 +89,12 @@ class Evaluator:
     self._previous_step = report.step
     signals = actions_lib.dispatch(self._actions, own)
     return reports.Signal.STOP if reports.Signal.STOP in signals else None
+
+  def _previous(self, report: reports.Report) -> int:
+    known = self._previous_step
+    if known > report.step:  # the run went back
+      known = 0
+    return max(known, report.start_step)
 
   def evaluate(self) -> dict[str, float] | None:
     """Metric name -> exact mean; None if a stop came before the end."""
@@ -108,7 +114,7 @@ class Evaluator:
         scalars = {**self._means.read(), **self._keras_metrics.read()}
       finally:
         self._keras_metrics.set_values(training)
-    return None if self._counters.stop.numpy() else scalars
+    return None if self._counters.stop.numpy() == loops.STOP else scalars
 
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'

@@ -18,15 +18,21 @@ from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exports
+from tftrain import files
+from tftrain import followers
 from tftrain import inputs
+from tftrain import preemption
 from tftrain import progress
 from tftrain import reports
+from tftrain import retention
+from tftrain import rewinds
 from tftrain import runs
 from tftrain import strategies
 from tftrain import summaries
 from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
+from tftrain import warmstarts
 
 Interval = int | str
 
@@ -40,7 +46,8 @@ class Experiment:
 
   >>> Experiment(make_task, train_data, test_data, steps=1000).train('/tmp/run')
 
-  Intervals are steps (100), a time ('10m') or epochs ('2 epochs').
+  Intervals are steps (100), a time ('10m') or epochs ('2 epochs'). Saves may
+  have several, the shortest counts: `checkpoint_every=[1000, '10m']`.
 
   Attributes:
     task: Makes the Task.
@@ -53,7 +60,15 @@ class Experiment:
     log_every: Steps over which train metrics are averaged.
     eval_every: How often to evaluate; always at the end.
     checkpoint_every: How often to save; always at the end.
-    keep: How many checkpoints to keep.
+    keep: How many of the newest checkpoints to keep.
+    keep_every: Keeps one of every so many steps for good.
+    best: Keeps those with the best values of a metric, too.
+    durable: Whether a save must survive a power cut.
+    max_failed_saves: How many saves in a row may fail before the run does.
+    max_time: When to stop in any case, such as '11h', to be resumed.
+    init_from: Where the weights of a new run come from: a WarmStart, or the
+      path of a checkpoint.
+    rewind: Goes back where the loss is not finite, instead of ending.
     early_stop: Ends the run when a metric stops improving.
     export: Whether to export a SavedModel at the end.
     seed: Seeds the weights, the data's order and the dropout.
@@ -74,8 +89,15 @@ class Experiment:
   steps_per_loop: int = 100
   log_every: Interval = 100
   eval_every: Interval = 1000
-  checkpoint_every: Interval = 1000
+  checkpoint_every: Interval | Sequence[Interval] = 1000
   keep: int = 3
+  keep_every: int | None = None
+  best: retention.Best | None = None
+  durable: bool = False
+  max_failed_saves: int = 0
+  max_time: str | None = None
+  init_from: warmstarts.WarmStart | str | None = None
+  rewind: rewinds.Rewind | None = None
   early_stop: actions_lib.EarlyStopping | None = None
   export: bool = True
   seed: int = 0
@@ -107,11 +129,23 @@ class Experiment:
         f'Experiment.precision = {self.precision!r}; choose one of '
         f'{", ".join(_PRECISIONS)}'
       )
-    if not isinstance(self.update, updates.Update):
-      raise errors.ConfigError(
-        f'Experiment.update is a {type(self.update).__name__}; give '
-        'tftrain.Update(...) (in gin: @Update(), with parentheses)'
-      )
+    for name, kind in (
+      ('update', updates.Update),
+      ('best', retention.Best),
+      ('rewind', rewinds.Rewind),
+      ('init_from', warmstarts.WarmStart | str),
+    ):
+      value = getattr(self, name)
+      if value is not None and not isinstance(value, kind):
+        called = getattr(kind, '__name__', 'WarmStart')
+        raise errors.ConfigError(
+          f'Experiment.{name} is a {type(value).__name__}; give '
+          f'tftrain.{called}(...) (in gin: @{called}(), with parentheses)'
+        )
+    if self.max_time is not None:
+      actions_lib.seconds(self.max_time)
+    for name in self._eval_data():
+      files.check_name(name, 'Experiment.eval_data: the name')
     if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
       raise errors.ConfigError(
         f'Experiment.seed must be between 0 and 2**32 - 1, got {self.seed!r}'
@@ -127,13 +161,17 @@ class Experiment:
     """Trains to the end; the same call resumes what was interrupted."""
     return self.prepare(model_dir, evaluate=evaluate).train(texts)
 
-  def evaluate(self, model_dir: str | pathlib.Path) -> runs.Result:
-    """Evaluates the newest checkpoint in `model_dir`."""
-    return self.prepare(model_dir).evaluate()
+  def evaluate(
+    self, model_dir: str | pathlib.Path, checkpoint: str = 'latest'
+  ) -> runs.Result:
+    """Evaluates a checkpoint in `model_dir`: `latest`, `best` or a step."""
+    return self.prepare(model_dir).evaluate(checkpoint)
 
-  def export_model(self, model_dir: str | pathlib.Path) -> pathlib.Path:
-    """Exports the newest checkpoint in `model_dir`; returns where it went."""
-    return self.prepare(model_dir).export()
+  def export_model(
+    self, model_dir: str | pathlib.Path, checkpoint: str = 'latest'
+  ) -> pathlib.Path:
+    """Exports a checkpoint in `model_dir`; returns where it went."""
+    return self.prepare(model_dir).export(checkpoint)
 
   def all_data(self) -> Iterator[tuple[str, inputs.Pipeline]]:
     """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
@@ -142,42 +180,39 @@ class Experiment:
       yield f'eval/{name}', inputs.as_pipeline(make, training=False)
 
   def prepare(
-    self, model_dir: str | pathlib.Path, *, evaluate: bool = True
+    self,
+    model_dir: str | pathlib.Path,
+    *,
+    evaluate: bool = True,
+    stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
+    save_signals: Sequence[str] = preemption.SAVE_SIGNALS,
   ) -> runs.Run:
     """Builds and checks every part; writes nothing."""
-    keras.utils.set_random_seed(self.seed)
-    strategy = strategies.make_strategy(self.strategy)
-    data = inputs.as_pipeline(self.train_data, training=True)
-    data.check_resumable()
+    trainer, data = self._make_trainer()
     per_epoch = data.steps_per_epoch
-    trainer = trainers.Trainer(
-      self._make_task(strategy),
-      data,
-      strategy=strategy,
-      steps_per_loop=self.steps_per_loop,
-      log_every=self._in_steps('log_every', per_epoch),
-      seed=self.seed,
-      update=self.update,
-    )
     writer = summaries.SummaryWriter(model_dir)
-    publish: list[reports.Action] = [
-      writer, summaries.MetricsFile(model_dir), progress.Progress()
-    ]  # fmt: skip
+    metrics_file = summaries.MetricsFile(model_dir)
     early_stop = copy.copy(self.early_stop)  # it has a state of its own
     if early_stop and not evaluate and early_stop.metric.startswith('eval/'):
       early_stop = None
-    if early_stop:
-      publish.append(early_stop)
-    measured = self._evaluators(trainer, strategy, publish) if evaluate else []
-    if early_stop:
-      self._check_monitored(early_stop.metric, trainer, measured)
+    publish: list[reports.Action] = [writer, metrics_file, progress.Progress()]
+    publish += [early_stop] if early_stop else []
+    further = [copy.copy(action) for action in self.actions]
+    checkpointer = self._checkpointer(
+      model_dir, trainer, writer, metrics_file, [*publish, *further]
+    )
+    publish.append(checkpointer.measure)
+    measured = self._evaluators(trainer, publish) if evaluate else []
+    for name, monitor in (('early_stop', early_stop), ('best', self.best)):
+      if monitor and (evaluate or not monitor.metric.startswith('eval/')):
+        self._check_monitored(name, monitor.metric, trainer, measured)
     if self.export:
       exports.check_serve(trainer.task, trainer.example_features())
-    checkpointer = checkpoints.Checkpointer(
-      model_dir, trainer, keep=self.keep, before_commit=writer.flush
-    )
     eval_every = self._interval('eval_every', per_epoch)
-    save_every = self._interval('checkpoint_every', per_epoch)
+    save = [actions_lib.Every(self._save_every(per_epoch), checkpointer)]
+    if self.best:
+      best = actions_lib.Every(eval_every, checkpointer.save_if_best)
+      save = [best, *save]
     return runs.Run(
       model_dir,
       trainer=trainer,
@@ -185,19 +220,96 @@ class Experiment:
       evaluators=measured,
       checkpointer=checkpointer,
       summary_writer=writer,
+      metrics_file=metrics_file,
       actions=[
         *publish,
         *(actions_lib.Every(eval_every, evaluator) for evaluator in measured),
-        *(copy.copy(action) for action in self.actions),
+        *further,
       ],
-      checkpoint=actions_lib.Every(save_every, checkpointer),
-      export=self.export,
+      checkpoint=save,
+      options=self._options(stop_signals, save_signals),
       facts={
         'seed': self.seed,
         'strategy': self.strategy,
-        'replicas': strategy.num_replicas_in_sync,
+        'replicas': trainer.strategy.num_replicas_in_sync,
       },
     )
+
+  def _checkpointer(
+    self,
+    model_dir: str | pathlib.Path,
+    trainer: trainers.Trainer,
+    writer: summaries.SummaryWriter,
+    metrics_file: summaries.MetricsFile,
+    actions: Sequence[reports.Action],
+  ) -> checkpoints.Checkpointer:
+    def before_commit() -> None:
+      writer.flush()
+      if self.durable:
+        writer.sync()
+        metrics_file.sync()
+
+    return checkpoints.Checkpointer(
+      model_dir,
+      trainer,
+      keep=self.keep,
+      keep_every=self.keep_every,
+      best=self.best,
+      keep_behind=self.rewind.pass_over if self.rewind else 0,
+      durable=self.durable,
+      max_failures=self.max_failed_saves,
+      actions=actions,
+      before_commit=before_commit,
+    )
+
+  def _options(
+    self, stop_signals: Sequence[str], save_signals: Sequence[str]
+  ) -> runs.Options:
+    limit, start = self.max_time, self.init_from
+    return runs.Options(
+      export=self.export,
+      max_seconds=None if limit is None else actions_lib.seconds(limit),
+      init_from=warmstarts.WarmStart(start)
+      if isinstance(start, str)
+      else start,
+      rewind=self.rewind,
+      stop_signals=stop_signals,
+      save_signals=save_signals,
+    )
+
+  def follow(
+    self, model_dir: str | pathlib.Path, *, timeout: float = 600.0
+  ) -> followers.Follower:
+    """What evaluates each checkpoint of a run that another process trains."""
+    trainer, _ = self._make_trainer()
+    writer = summaries.SummaryWriter(model_dir)
+    metrics_file = summaries.MetricsFile(model_dir, followers.METRICS)
+    publish: list[reports.Action] = [writer, metrics_file, progress.Progress()]
+    return followers.Follower(
+      model_dir,
+      trainer=trainer,
+      checkpointer=checkpoints.Checkpointer(model_dir, trainer),
+      evaluators=self._evaluators(trainer, publish),
+      summary_writer=writer,
+      metrics_file=metrics_file,
+      timeout=timeout,
+    )
+
+  def _make_trainer(self) -> tuple[trainers.Trainer, inputs.Pipeline]:
+    keras.utils.set_random_seed(self.seed)
+    strategy = strategies.make_strategy(self.strategy)
+    data = inputs.as_pipeline(self.train_data, training=True)
+    data.check_resumable()
+    trainer = trainers.Trainer(
+      self._make_task(strategy),
+      data,
+      strategy=strategy,
+      steps_per_loop=self.steps_per_loop,
+      log_every=self._in_steps('log_every', data.steps_per_epoch),
+      seed=self.seed,
+      update=self.update,
+    )
+    return trainer, data
 
   def _make_task(self, strategy: Any) -> tasks.Task:
     before = keras.config.dtype_policy()
@@ -216,6 +328,7 @@ class Experiment:
 
   def _check_monitored(
     self,
+    name: str,
     metric: str,
     trainer: trainers.Trainer,
     measured: Sequence[evaluators.Evaluator],
@@ -224,21 +337,20 @@ class Experiment:
     known += [f'eval/{e.name}/{tag}' for e in measured for tag in e.tags]
     if metric not in known:
       raise errors.ConfigError(
-        f'early_stop waits for {metric}, which is never '
+        f'{name} waits for {metric}, which is never '
         f'reported; there are {", ".join(known)}'
       )
 
   def _evaluators(
     self,
     trainer: trainers.Trainer,
-    strategy: Any,
     actions: Sequence[reports.Action],
   ) -> list[evaluators.Evaluator]:
     return [
       evaluators.Evaluator(
         trainer.task,
         make_data(),
-        strategy=strategy,
+        strategy=trainer.strategy,
         name=name,
         actions=actions,
         stop=trainer.stop_variable,
@@ -263,9 +375,17 @@ class Experiment:
       )
     return max(1, round(self.epochs * per_epoch))
 
-  def _interval(self, name: str, per_epoch: float | None) -> Interval:
+  def _save_every(self, per_epoch: float | None) -> Sequence[Interval]:
+    name, given = 'checkpoint_every', self.checkpoint_every
+    values = [given] if isinstance(given, int | str) else given
+    return [self._interval(name, per_epoch, value) for value in values]
+
+  def _interval(
+    self, name: str, per_epoch: float | None, value: Interval | None = None
+  ) -> Interval:
     """The interval called `name`, epochs turned into steps."""
-    value: Interval = getattr(self, name)
+    value = getattr(self, name) if value is None else value
+    assert value is not None
     match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*epochs?', str(value).strip())
     if not match:
       return value

@@ -15,6 +15,8 @@ import time
 from typing import Any
 import uuid
 
+from absl import logging
+
 from tftrain import disks
 from tftrain import errors
 
@@ -119,6 +121,23 @@ def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:
     write_text(path, ''.join(line + '\n' for line in kept))
 
 
+@contextlib.contextmanager
+def named_last(directory: pathlib.Path, prefix: str) -> Iterator[None]:
+  """What is made inside gets a name after all that begin with `prefix`.
+
+  Such names go on with ten digits, seconds since 1970: after the clock was set
+  back, or within one second, a new file would come before older ones.
+  """
+  before = set(directory.glob(f'{prefix}*'))
+  yield
+  last = max((path.name for path in before), default='')
+  start, end = len(prefix), len(prefix) + 10
+  for path in sorted(set(directory.glob(f'{prefix}*')) - before):
+    if path.name <= last:
+      digits = f'{int(last[start:end]) + 1:010d}'
+      disk.rename(path, path.with_name(prefix + digits + path.name[end:]))
+
+
 def sync(path: pathlib.Path) -> None:
   """Makes a file, or all that is below a directory, survive a power cut."""
   if path.is_dir():
@@ -206,6 +225,46 @@ def remove_stale(parent: pathlib.Path) -> None:
       _remove_tree(path)
 
 
+def holder(directory: pathlib.Path) -> str | None:
+  """Who holds `directory` now, as `lock` would name it; None if nobody does."""
+  try:
+    descriptor = os.open(directory / '.lock', os.O_RDONLY)
+  except FileNotFoundError:
+    return None
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return os.pread(descriptor, 500, 0).decode(errors='replace').strip()
+  finally:
+    os.close(descriptor)
+  return None
+
+
+def _lock(descriptor: int, directory: pathlib.Path) -> None:
+  tries = 10  # `holder` of another process has it for an instant
+  while True:
+    tries -= 1
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return
+    except BlockingIOError as error:
+      if tries:
+        time.sleep(0.05)
+        continue
+      name = os.pread(descriptor, 500, 0).decode(errors='replace').strip()
+      raise errors.RunDirectoryError(
+        f'{directory} is in use by {name}; wait for it, stop it, or choose '
+        'another model_dir'
+      ) from error
+    except OSError as error:
+      logging.warning(
+        '%s cannot be locked (%s): see to it that nobody else trains there.',
+        directory,
+        error.strerror,
+      )
+      return
+
+
 @contextlib.contextmanager
 def lock(directory: pathlib.Path) -> Iterator[None]:
   """Holds `directory` for this process; the kernel frees it on any death.
@@ -215,14 +274,7 @@ def lock(directory: pathlib.Path) -> Iterator[None]:
   """
   descriptor = os.open(directory / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
   try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      holder = os.pread(descriptor, 500, 0).decode(errors='replace').strip()
-      raise errors.RunDirectoryError(
-        f'{directory} is in use by {holder}; wait for it, stop it, or choose '
-        'another model_dir'
-      ) from error
+    _lock(descriptor, directory)
     started = time.strftime('%Y-%m-%d %H:%M:%S')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {started}\n'
     os.ftruncate(descriptor, 0)

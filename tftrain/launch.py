@@ -15,10 +15,18 @@ _USAGE = """tftrain: train what a gin file describes.
   tftrain --gin_file=configs/digits.gin --model_dir=/tmp/digits
 
 The same command resumes a run that was interrupted. Exit codes: 0 done, 1
-failed, 2 wrong configuration or input, 130 SIGINT, 143 SIGTERM.
+failed, 2 wrong configuration or input, 130 SIGINT, 143 SIGTERM or out of
+max_time (see --preempt_exit_code).
 """
 
-_MODES = ('train', 'eval', 'train_and_eval', 'export', 'inspect_data')
+_MODES = (
+  'train',
+  'eval',
+  'train_and_eval',
+  'eval_continuously',
+  'export',
+  'inspect_data',
+)
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'Configuration file; may be given several times.'
@@ -40,6 +48,28 @@ _STRATEGY = flags.DEFINE_string(
 )
 _LOCAL_DEVICES = flags.DEFINE_integer(
   'local_devices', None, 'Split the CPU into this many logical devices.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'latest', 'What to evaluate or export: latest, best or a step.'
+)
+_EVAL_TIMEOUT = flags.DEFINE_integer(
+  'eval_timeout',
+  600,
+  'Seconds without a trainer after which eval_continuously gives up.',
+  lower_bound=1,
+)
+_STOP_SIGNALS = flags.DEFINE_list(
+  'stop_signals', ['SIGTERM', 'SIGINT'], 'Signals that stop the run.'
+)
+_SAVE_SIGNALS = flags.DEFINE_list(
+  'save_signals', ['SIGUSR1'], 'Signals that save and let the run go on.'
+)
+_PREEMPT_EXIT_CODE = flags.DEFINE_integer(
+  'preempt_exit_code',
+  None,
+  'Exit code of a run that was stopped and is to be resumed.',
+  lower_bound=0,
+  upper_bound=255,
 )
 _RUN_EAGERLY = flags.DEFINE_boolean(
   'run_eagerly', False, 'Run without compiling, to debug with pdb.'
@@ -99,7 +129,16 @@ def _work() -> int:
   model_dir = pathlib.Path(_MODEL_DIR.value)
   config.check_same(model_dir)
   mode = _MODE.value
-  job = experiment.prepare(model_dir, evaluate=mode != 'train')
+  if mode == 'eval_continuously':
+    return _follow(
+      experiment.follow(model_dir, timeout=float(_EVAL_TIMEOUT.value))
+    )
+  job = experiment.prepare(
+    model_dir,
+    evaluate=mode != 'train',
+    stop_signals=_STOP_SIGNALS.value,
+    save_signals=_SAVE_SIGNALS.value,
+  )
   if mode != 'train':
     config.check_used()
   actions: dict[str, Callable[[Any, Any], int]] = {
@@ -122,7 +161,7 @@ def _train(job: Any, config: Any) -> int:
       f'Stopped at step {result.step:,} of {result.last_step:,}; the same '
       'command resumes it.'
     )
-    return int(result.exit_code)
+    return _stopped(int(result.exit_code))
   else:
     print(f'Done: step {result.step:,} of {result.last_step:,}.')
   _print_scalars(result.scalars)
@@ -134,9 +173,24 @@ def _train(job: Any, config: Any) -> int:
   return 0
 
 
+def _stopped(code: int) -> int:
+  wanted = _PREEMPT_EXIT_CODE.value
+  return code if wanted is None else int(wanted)
+
+
+def _follow(follower: Any) -> int:
+  steps, signal_name = follower.follow()
+  count = f'{len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'
+  if signal_name:
+    print(f'Stopped; evaluated {count}. The same command goes on.')
+    return _stopped(130 if signal_name == 'SIGINT' else 143)
+  print(f'Done: evaluated {count}; the run has finished.')
+  return 0
+
+
 def _evaluate(job: Any, config: Any) -> int:
   del config
-  result = job.evaluate()
+  result = job.evaluate(_CHECKPOINT.value)
   print(f'Evaluated the checkpoint of step {result.step:,}.')
   _print_scalars(result.scalars)
   return 0
@@ -144,7 +198,7 @@ def _evaluate(job: Any, config: Any) -> int:
 
 def _export(job: Any, config: Any) -> int:
   del config
-  print(f'Exported to {job.export()}')
+  print(f'Exported to {job.export(_CHECKPOINT.value)}')
   return 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
@@ -12,6 +13,10 @@ from tftrain import inputs
 from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
+
+RUN, PAUSE, STOP = 0, 1, 2
+"""What `Counters.stop` may say: go on; leave a training loop, to save; leave
+any loop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +27,16 @@ class Counters:
     step: int64, batches consumed.
     updates: int64, weight changes.
     skipped: int64, steps whose update was left out as it was not finite.
-    stop: bool; set it, from any thread, and the loop ends before its next step.
+    in_a_row: int64, how many of the last steps were.
+    stop: int32, RUN, PAUSE or STOP; set it, from any thread, and the loop ends
+      before its next step.
     waited: float64, seconds spent waiting for input.
   """
 
   step: tf.Variable
   updates: tf.Variable
   skipped: tf.Variable
+  in_a_row: tf.Variable
   stop: tf.Variable
   waited: tf.Variable
 
@@ -43,7 +51,8 @@ class Counters:
         step=tf.Variable(0, dtype=tf.int64, trainable=False),
         updates=tf.Variable(0, dtype=tf.int64, trainable=False),
         skipped=tf.Variable(0, dtype=tf.int64, trainable=False),
-        stop=tf.Variable(False, trainable=False),
+        in_a_row=tf.Variable(0, dtype=tf.int64, trainable=False),
+        stop=tf.Variable(RUN, dtype=tf.int32, trainable=False),
         waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
       )
 
@@ -148,19 +157,22 @@ class Loop:
   def traces(self) -> int:
     return int(self.compiled.experimental_get_tracing_count())
 
-  def trace(self, iterator: Any, n: tf.Tensor) -> list[str]:
-    """Compiles without running.
-
-    Returns:
-      The ops in it that draw random numbers from a state nobody can save.
-    """
+  def trace(self, iterator: Any, n: tf.Tensor) -> None:
+    """Compiles without running; warns of state that nobody can save."""
     with tf.variable_creator_scope(_refuse_variable):
       traced = self.compiled.get_concrete_function(iterator, n)
     definition = traced.graph.as_graph_def()
     nodes = [*definition.node]
     for function in definition.library.function:
       nodes += function.node_def
-    return sorted({node.op for node in nodes} & _RANDOM)
+    random = sorted({node.op for node in nodes} & _RANDOM)
+    if random:
+      logging.warning(
+        'The step draws random numbers with %s, whose state no checkpoint '
+        'holds: a resumed run will differ. Use keras.random with a '
+        'SeedGenerator that is an attribute of the Task.',
+        ', '.join(random),
+      )
 
 
 def _refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
@@ -198,7 +210,7 @@ def train_loop(
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any, well: Any, *_: Any) -> Any:
-      return (done < n) & well & ~counters.stop.read_value()
+      return (done < n) & well & (counters.stop.read_value() == RUN)
 
     def take_step(done: Any, *_: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
@@ -209,12 +221,7 @@ def train_loop(
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
       )
-      well = step.finite
-      if task.engine.may_skip:
-        well |= step.skipped
-        counters.skipped.assign_add(
-          tf.cast(step.skipped, tf.int64), read_value=False
-        )
+      well = step.finite | _is_skipped(task, step, counters)
       means.add(step.sums)
       return done + 1, well, step.loss, step.gradient_norm
 
@@ -230,6 +237,23 @@ def train_loop(
   return Loop(tf.function(run, autograph=False))
 
 
+def _is_skipped(
+  task: tasks.Task, step: updates.Step, counters: Counters
+) -> tf.Tensor:
+  """Whether a step that was not finite is left out and the run goes on."""
+  if not task.engine.may_skip:
+    return tf.constant(False)
+  skipped = step.skipped
+  limit = task.engine.options.max_skips
+  if limit:
+    in_a_row = counters.in_a_row.read_value() + 1
+    in_a_row = tf.where(step.finite, tf.zeros_like(in_a_row), in_a_row)
+    counters.in_a_row.assign(in_a_row, read_value=False)
+    skipped |= ~step.finite & (in_a_row <= limit)
+  counters.skipped.assign_add(tf.cast(skipped, tf.int64), read_value=False)
+  return skipped
+
+
 def eval_loop(
   task: tasks.Task, feed: Feed, counters: Counters, means: metrics.Means
 ) -> Loop:
@@ -237,7 +261,7 @@ def eval_loop(
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any) -> Any:
-      return (done < n) & ~counters.stop.read_value()
+      return (done < n) & (counters.stop.read_value() < STOP)
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)

@@ -1,77 +1,175 @@
-"""Stopping when asked: SIGTERM and SIGINT become a stop after this step."""
+"""Stopping when asked: a signal or a deadline stops the run after a step."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import os
 import signal
 import sys
 import threading
+from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from tftrain import errors
+
+STOP_SIGNALS = ('SIGTERM', 'SIGINT')
+SAVE_SIGNALS = ('SIGUSR1',)
+
+
+class Interrupted(BaseException):
+  """Raised where a stop was asked for in a part that may be left at once."""
 
 
 class Stopper:
-  """Which signal asked the run to stop; None if none did."""
+  """What asked the run to stop; nothing if nothing did."""
 
-  signum: int | None = None
+  def __init__(self) -> None:
+    self.reason: str | None = None
+    """`SIGTERM`, say, or `max_time`."""
+    self._leave_at_once = False
 
   @property
   def exit_code(self) -> int:
-    return 0 if self.signum is None else 128 + self.signum
+    """128 + the signal's number, as shells have it; a deadline is a SIGTERM."""
+    if self.reason is None:
+      return 0
+    name = 'SIGTERM' if self.reason == 'max_time' else self.reason
+    return 128 + signal.Signals[name]
+
+  @contextlib.contextmanager
+  def interrupting(self) -> Iterator[None]:
+    """A part in which a signal raises Interrupted, in the main thread.
+
+    For what takes long, is not a loop of ours and leaves nothing half done.
+    """
+    if self.reason:
+      raise Interrupted
+    self._leave_at_once = True
+    try:
+      yield
+    finally:
+      self._leave_at_once = False
+
+  def handle(self, signum: int, frame: Any) -> None:
+    """Python calls it between two bytecodes of the main thread."""
+    del signum, frame
+    if self._leave_at_once:
+      self._leave_at_once = False
+      raise Interrupted
 
 
 @contextlib.contextmanager
-def stop_on_signal(request_stop: Callable[[], None]) -> Iterator[Stopper]:
-  """Calls `request_stop` when SIGTERM or SIGINT arrives.
+def stop_on_signal(
+  request_stop: Callable[[], None],
+  request_save: Callable[[], None] = lambda: None,
+  *,
+  stop: Sequence[str] = STOP_SIGNALS,
+  save: Sequence[str] = SAVE_SIGNALS,
+  max_seconds: float | None = None,
+) -> Iterator[Stopper]:
+  """Calls `request_stop` or `request_save` when a signal arrives.
+
+  It does not wait for the end of a compiled loop. A second SIGINT aborts at
+  once: what is half written was never committed. Only the main thread may set
+  handlers; elsewhere signals do nothing new.
+
+  Args:
+    request_stop: Ends the run after the step in progress.
+    request_save: Saves after the step in progress.
+    stop: Names of the signals that stop; `SIGUSR2` for a scheduler's warning.
+    save: Names of those that save.
+    max_seconds: When to stop in any case, counted from now.
+
+  Raises:
+    ConfigError: No such signal, or one that asks for both.
+  """
+  stopping, saving = _numbers(stop), _numbers(save)
+  if stopping & saving:
+    name = signal.Signals(min(stopping & saving)).name
+    raise errors.ConfigError(f'{name} is to stop and to save; choose one')
+  stopper = Stopper()
+
+  def ask(reason: str) -> None:
+    stopper.reason = stopper.reason or reason
+    again = '; again to abort now' if reason == 'SIGINT' else ''
+    _say(f'{reason}: stopping after this step{again}')
+    request_stop()
+
+  interrupts = 0
+
+  def receive(signum: int) -> None:
+    nonlocal interrupts
+    name = signal.Signals(signum).name
+    if signum in saving:
+      _say(f'{name}: saving after this step')
+      request_save()
+    elif signum in stopping:
+      interrupts += signum == signal.SIGINT
+      if interrupts > 1:
+        os._exit(128 + signum)
+      ask(name)
+
+  with contextlib.ExitStack() as stack:
+    if max_seconds is not None:
+      timer = threading.Timer(max_seconds, ask, ('max_time',))
+      timer.daemon = True
+      timer.start()
+      stack.callback(timer.cancel)
+    if threading.current_thread() is threading.main_thread():
+      stack.enter_context(_watched(stopping | saving, stopper.handle, receive))
+    yield stopper
+
+
+@contextlib.contextmanager
+def _watched(
+  numbers: set[int],
+  handle: Callable[[int, Any], None],
+  receive: Callable[[int], None],
+) -> Iterator[None]:
+  """Gives each signal to `receive`, on a thread, as soon as it comes.
 
   Python runs signal handlers only between bytecodes, so while a compiled loop
   runs no handler would. The C half of Python writes each signal's number to a
-  pipe at once; a thread reads it there and asks the loop to stop. A second
-  SIGINT aborts at once.
-
-  Only the main thread may set handlers; elsewhere this does nothing.
+  pipe at once; the thread reads it there.
   """
-  stopper = Stopper()
-  if threading.current_thread() is not threading.main_thread():
-    yield stopper
-    return
   read_end, write_end = os.pipe()
   os.set_blocking(write_end, False)
 
   def watch() -> None:
-    interrupts = 0
     while True:
       received = os.read(read_end, 1)
-      signum = received[0] if received else 0
-      if signum == 0:
+      if not received or received[0] == 0:
         return
-      if signum not in _SIGNALS:
-        continue
-      interrupts += signum == signal.SIGINT
-      if interrupts > 1:
-        os._exit(128 + signum)
-      stopper.signum = stopper.signum or signum
-      name = signal.Signals(signum).name
-      print(
-        f'{name}: stopping after this step'
-        + ('; again to abort now' if signum == signal.SIGINT else ''),
-        file=sys.stderr,
-        flush=True,
-      )
-      request_stop()
+      receive(received[0])
 
   watcher = threading.Thread(target=watch, name='tftrain-signals', daemon=True)
   watcher.start()
-  handlers = {s: signal.signal(s, lambda *_: None) for s in _SIGNALS}
+  handlers = {number: signal.signal(number, handle) for number in numbers}
   old_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
   try:
-    yield stopper
+    yield
   finally:
     signal.set_wakeup_fd(old_fd)
-    for signum, handler in handlers.items():
-      signal.signal(signum, handler)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
     os.write(write_end, b'\0')
     watcher.join()
     os.close(read_end)
     os.close(write_end)
+
+
+def _numbers(names: Sequence[str]) -> set[int]:
+  found = set()
+  for name in names:
+    number = getattr(signal, str(name), None)
+    catchable = number not in (signal.SIGKILL, signal.SIGSTOP)
+    if not isinstance(number, signal.Signals) or not catchable:
+      raise errors.ConfigError(
+        f'{name!r} is no signal that can be caught; give a name such as SIGUSR2'
+      )
+    found.add(int(number))
+  return found
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)

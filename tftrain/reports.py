@@ -34,6 +34,7 @@ class Report:
     artifacts: What to look at: images and texts, by tag.
     stopping: A stop was requested from outside (SIGTERM, say): the run is not
       done and will be resumed. Only what must survive should act on it.
+    saving: A save was requested from outside (SIGUSR1); the run goes on.
   """
 
   source: str
@@ -46,6 +47,7 @@ class Report:
   timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
   artifacts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   stopping: bool = False
+  saving: bool = False
 
   @property
   def is_last(self) -> bool:

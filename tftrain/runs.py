@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 import platform
+import re
 import socket
 import sys
 import time
@@ -22,8 +23,10 @@ from tftrain import exports
 from tftrain import files
 from tftrain import preemption
 from tftrain import reports
+from tftrain import rewinds
 from tftrain import summaries
 from tftrain import trainers
+from tftrain import warmstarts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class Result:
     last_step: The step at which it ends.
     scalars: The newest values, by full name (`eval/test/accuracy`).
     already_done: There was nothing left to do, and nothing was touched.
-    exit_code: 0, or 128 + the number of the signal that stopped the run.
+    exit_code: 0, or 128 + the number of the signal that stopped the run; 143
+      where that was `max_time`.
   """
 
   step: int
@@ -43,6 +47,27 @@ class Result:
   scalars: Mapping[str, float]
   already_done: bool = False
   exit_code: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """How a Run goes on, ends, and begins.
+
+  Attributes:
+    export: Whether to export the model at the end.
+    max_seconds: When to stop in any case, to be resumed.
+    init_from: Where the weights come from if nothing was trained yet.
+    rewind: Whether to go back where the loss is not finite, and how far.
+    stop_signals: Names of the signals that stop.
+    save_signals: Names of the signals that save.
+  """
+
+  export: bool = True
+  max_seconds: float | None = None
+  init_from: warmstarts.WarmStart | None = None
+  rewind: rewinds.Rewind | None = None
+  stop_signals: Sequence[str] = preemption.STOP_SIGNALS
+  save_signals: Sequence[str] = preemption.SAVE_SIGNALS
 
 
 class Run:
@@ -55,9 +80,10 @@ class Run:
     evaluators: What `evaluate` runs.
     checkpointer: Restores the Trainer.
     summary_writer: Takes the texts; closed at the end.
+    metrics_file: Takes the metrics.
     actions: Who receives the Trainer's Reports, in this order.
-    checkpoint: The Action that saves, after all of them.
-    export: Whether to export the model at the end.
+    checkpoint: The Actions that save, after all of them.
+    options: How it goes on, ends, and begins.
     facts: What run.json says of the run.
   """
 
@@ -70,9 +96,10 @@ class Run:
     evaluators: Sequence[evaluators.Evaluator],
     checkpointer: checkpoints.Checkpointer,
     summary_writer: summaries.SummaryWriter,
+    metrics_file: summaries.MetricsFile,
     actions: Sequence[reports.Action],
-    checkpoint: reports.Action,
-    export: bool,
+    checkpoint: Sequence[reports.Action],
+    options: Options,
     facts: Mapping[str, Any],
   ):
     self.model_dir = pathlib.Path(model_dir)
@@ -81,9 +108,11 @@ class Run:
     self.evaluators = tuple(evaluators)
     self.checkpointer = checkpointer
     self._summary_writer = summary_writer
-    self._actions = tuple(actions)
-    self._checkpoint = checkpoint
-    self._export = export
+    self._metrics_file = metrics_file
+    # What is published at a step is on disk before its checkpoint is: the
+    # checkpoint comes last.
+    self._actions = (*actions, *checkpoint)
+    self._options = options
     self._facts = dict(facts)
 
   def train(self, texts: Mapping[str, str] | None = None) -> Result:
@@ -97,44 +126,99 @@ class Run:
     if self._is_done():
       return self._result(already_done=True)
     files.make_directory(self.model_dir)
-    with (
-      files.lock(self.model_dir),
-      preemption.stop_on_signal(self.trainer.request_stop) as stopper,
-    ):
+    with files.lock(self.model_dir), self._stopper() as stopper:
       if self.checkpointer.steps()[-1:] != [restored]:
         restored = self.checkpointer.restore()  # somebody trained meanwhile
       self._tidy()
+      self.checkpointer.check_space()
       if restored is not None:
         print(f'Resumed from step {restored:,}', file=sys.stderr, flush=True)
+      elif self._options.init_from:
+        warmstarts.load(self.trainer.task, self._options.init_from)
+      self._begin(restored)
       self._write_texts(texts or {}, fresh=restored is None)
-      # What is published at a step is on disk before its checkpoint is: the
-      # checkpoint comes last.
       try:
-        self.trainer.train(self.last_step, [*self._actions, self._checkpoint])
+        self._train()
       finally:  # also after an error: what was saved before it is committed
         try:
-          self.checkpointer.wait()
+          self.checkpointer.wait(last=True)
         finally:
           self._summary_writer.close()
-      if self.trainer.is_done(self.last_step):
-        if self._export:
-          self._export_step()
-        self._write_end()
-    return self._result(exit_code=stopper.exit_code)
+      done = self._end(stopper)
+    return self._result(exit_code=0 if done else stopper.exit_code)
 
-  def restore(self) -> int:
-    """Restores the newest checkpoint, which there must be; returns its step."""
-    step = self.checkpointer.restore()
-    if step is None:
+  def _stopper(self) -> Any:
+    options = self._options
+    return preemption.stop_on_signal(
+      self.trainer.request_stop,
+      self.trainer.request_save,
+      stop=options.stop_signals,
+      save=options.save_signals,
+      max_seconds=options.max_seconds,
+    )
+
+  def _begin(self, step: int | None) -> None:
+    """Takes back what was published after `step`, where the run goes on."""
+    published = self._metrics_file.begin(step or 0)
+    self._summary_writer.begin(step, published)
+
+  def _train(self) -> None:
+    if self._options.rewind is None:
+      self.trainer.train(self.last_step, self._actions)
+      return
+    rewinds.train(
+      self.trainer,
+      self.checkpointer,
+      self._options.rewind,
+      self._begin,
+      self.last_step,
+      self._actions,
+    )
+
+  def _end(self, stopper: preemption.Stopper) -> bool:
+    """Exports and says so; False if the run is to be resumed."""
+    if not self.trainer.is_done(self.last_step):
+      return False
+    try:
+      if self._options.export:
+        with stopper.interrupting():
+          self._export_step()
+    except preemption.Interrupted:  # the next start exports
+      return False
+    self._write_end()
+    return True
+
+  def restore(self, which: str = 'latest') -> int:
+    """Restores a checkpoint; returns its step.
+
+    Args:
+      which: `latest`, `best`, or a step.
+
+    Raises:
+      CheckpointError: There is no such checkpoint.
+    """
+    directory = self.checkpointer.directory
+    if which == 'latest':
+      step = self.checkpointer.restore()
+      if step is None:
+        raise errors.CheckpointError(
+          f'{directory} holds no checkpoint; train first, or check model_dir'
+        )
+      return step
+    step = self.checkpointer.best_step() if which == 'best' else None
+    if which.isdecimal():
+      step = int(which)
+    if step is None or not self.checkpointer.restore_step(step):
+      why = ' (is Experiment.best set?)' if which == 'best' else ''
+      known = ', '.join(map(str, self.checkpointer.steps())) or 'none'
       raise errors.CheckpointError(
-        f'{self.checkpointer.directory} holds no checkpoint; train first, or '
-        'check model_dir'
+        f'{directory} holds no checkpoint {which!r}{why}; there are {known}'
       )
     return step
 
-  def evaluate(self) -> Result:
-    """Evaluates the newest checkpoint; writes nothing."""
-    self.restore()
+  def evaluate(self, which: str = 'latest') -> Result:
+    """Evaluates a checkpoint; writes nothing."""
+    self.restore(which)
     scalars = {
       f'eval/{evaluator.name}/{tag}': value
       for evaluator in self.evaluators
@@ -142,9 +226,9 @@ class Run:
     }
     return dataclasses.replace(self._result(), scalars=scalars)
 
-  def export(self) -> pathlib.Path:
-    """Exports the newest checkpoint to `export/<step>`."""
-    self.restore()
+  def export(self, which: str = 'latest') -> pathlib.Path:
+    """Exports a checkpoint to `export/<step>`."""
+    self.restore(which)
     return self._export_step()
 
   def _export_step(self) -> pathlib.Path:
@@ -163,7 +247,7 @@ class Run:
     )
     if not step or not (known or self.trainer.is_done(self.last_step)):
       return False
-    return not self._export or self._export_directory().exists()
+    return not self._options.export or self._export_directory().exists()
 
   def _export_directory(self) -> pathlib.Path:
     return self.model_dir / 'export' / str(self.trainer.step)
@@ -200,7 +284,7 @@ class Run:
   def _write_start(self) -> None:
     run = self._read_run()
     life = {
-      'argv': sys.argv,
+      'argv': redacted(sys.argv),
       'host': socket.gethostname(),
       'start_step': self.trainer.step,
       'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
@@ -225,3 +309,28 @@ def _newest_scalars(path: pathlib.Path) -> dict[str, float]:
     values.pop('step')
     scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})
   return {k: v for k, v in scalars.items() if not math.isnan(v)}
+
+
+_SECRET = re.compile(
+  r'(?i)([\w./-]*(?:token|key|password|passwd|secret|credentials?)(?![a-z])\w*)'
+  r'(\s*=\s*)?(.*)',
+  re.DOTALL,
+)
+
+
+def redacted(argv: Sequence[str]) -> list[str]:
+  """A command line without the values of flags that are named like secrets."""
+  clean: list[str] = []
+  hide = False
+  for word in argv:
+    if hide:
+      clean.append('[redacted]')
+      hide = False
+      continue
+    found = _SECRET.search(word)
+    # `--api_key=x`, a binding `load.api_key = 'x'`, or `--api_key x`.
+    if found and found[2]:
+      word = word[: found.start(3)] + '[redacted]'
+    hide = bool(found) and word.startswith('-') and '=' not in word
+    clean.append(word)
+  return clean

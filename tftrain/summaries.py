@@ -1,13 +1,21 @@
 """A Report becomes TensorBoard curves and lines of JSON."""
 
+from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import json
 import math
 import pathlib
+import time
 from typing import Any
 
+from absl import logging
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer import event_file_writer
 import tensorflow as tf
 
+from tftrain import errors
 from tftrain import files
 from tftrain import reports
 
@@ -18,15 +26,41 @@ class SummaryWriter:
   Train and evaluation use the same tags in directories of their own, so
   `tensorboard --logdir model_dir` shows both on one chart. What a clock says
   goes under `time/`.
+
+  What cannot be written is not worth a run: it is said once a minute, and
+  training goes on.
   """
 
   def __init__(self, model_dir: str | pathlib.Path):
     self._model_dir = pathlib.Path(model_dir)
     self._writers: dict[str, Any] = {}
+    self._first_step = 0
+    self._published: Collection[tuple[int, str]] = ()
+    self._warned = -math.inf
+
+  def begin(
+    self, step: int | None, published: Collection[tuple[int, str]] = ()
+  ) -> None:
+    """Says that a life of the run begins.
+
+    Whatever an earlier life wrote of later steps, TensorBoard then leaves out.
+
+    Args:
+      step: Which was restored; None if nothing was.
+      published: (step, source) that are to stay, and are not written again.
+    """
+    self.close()
+    self._first_step = 0 if step is None else step + 1
+    self._published = published
 
   def __call__(self, report: reports.Report) -> None:
-    if not report.scalars:
+    again = (report.step, report.source) in self._published
+    if not report.scalars or again:
       return
+    with self._forgiven():
+      self._write(report)
+
+  def _write(self, report: reports.Report) -> None:
     timing = {f'time/{tag}': value for tag, value in report.timing.items()}
     values = [_scalar(*item) for item in {**report.scalars, **timing}.items()]
     summary = tf.compat.v1.Summary(value=values)
@@ -38,23 +72,69 @@ class SummaryWriter:
   def write_text(self, tag: str, text: str) -> None:
     """Shows a text, such as the configuration, in TensorBoard's Text tab."""
     indented = ''.join(f'    {line}\n' for line in text.splitlines())
-    with self._writer('train').as_default(step=0):
+    with self._forgiven(), self._writer('train').as_default(step=0):
       tf.summary.text(tag, indented)
 
   def flush(self) -> None:
-    for writer in self._writers.values():
-      writer.flush()
+    with self._forgiven():
+      for writer in self._writers.values():
+        writer.flush()
+
+  def sync(self) -> None:
+    """Makes what was flushed survive a power cut."""
+    for source in self._writers:
+      files.sync(self._model_dir / source)
 
   def close(self) -> None:
     while self._writers:
-      self._writers.popitem()[1].close()
+      with self._forgiven():
+        self._writers.popitem()[1].close()
 
   def _writer(self, source: str) -> Any:
     if source not in self._writers:
       directory = self._model_dir / source
       files.make_directory(directory)
-      self._writers[source] = tf.summary.create_file_writer(str(directory))
+      # TensorBoard makes nothing of the first start in a directory. So each
+      # life writes one, the first life, too.
+      with files.named_last(directory, _EVENTS):
+        _write_session_start(directory, self._first_step)
+      with files.named_last(directory, _EVENTS):
+        self._writers[source] = tf.summary.create_file_writer(str(directory))
+        self._writers[source].flush()  # makes the file
     return self._writers[source]
+
+  @contextlib.contextmanager
+  def _forgiven(self) -> Iterator[None]:
+    """Warns of what cannot be written, once a minute, and goes on."""
+    try:
+      yield
+    except (OSError, errors.RunDirectoryError, tf.errors.OpError) as error:
+      if time.monotonic() - self._warned > 60:
+        self._warned = time.monotonic()
+        logging.warning(
+          'Summaries below %s cannot be written (%s); training goes on '
+          'without them.',
+          self._model_dir,
+          errors.one_line(error),
+        )
+
+
+_EVENTS = 'events.out.tfevents.'
+
+
+def _write_session_start(directory: pathlib.Path, step: int) -> None:
+  """Tells TensorBoard that what follows replaces all from `step` on."""
+  writer = event_file_writer.EventFileWriter(str(directory))
+  try:
+    writer.add_event(
+      event_pb2.Event(
+        step=step,
+        wall_time=time.time(),
+        session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+      )
+    )
+  finally:
+    writer.close()
 
 
 def _write_artifact(tag: str, artifact: Any) -> None:
@@ -82,36 +162,44 @@ class MetricsFile:
   was not, byte for byte: lines after the restored checkpoint are taken back.
   """
 
-  def __init__(self, model_dir: str | pathlib.Path):
-    self._metrics = pathlib.Path(model_dir) / 'metrics.jsonl'
-    self._timing = pathlib.Path(model_dir) / 'timing.jsonl'
-    self._rewound = False
-    self._written: set[tuple[Any, ...]] = set()
+  def __init__(
+    self, model_dir: str | pathlib.Path, name: str = 'metrics.jsonl'
+  ):
+    self._metrics = pathlib.Path(model_dir) / name
+    self._timing = self._metrics.with_name('timing.jsonl')
+    self._written: set[tuple[int, str]] | None = None
+
+  def begin(self, step: int) -> Collection[tuple[int, str]]:
+    """Takes back the lines after `step`; (step, source) of those that stay."""
+    files.keep_lines(self._metrics, lambda line: _step_of(line) <= step)
+    self._written = {
+      (values['step'], values['source']) for values in read_lines(self._metrics)
+    }
+    return self._written
+
+  def sync(self) -> None:
+    """Makes what was written survive a power cut."""
+    files.sync(self._metrics)
 
   def __call__(self, report: reports.Report) -> None:
     if not report.scalars:
       return
-    if not self._rewound:
-      self._rewind(report.start_step)
+    if self._written is None:
+      self.begin(report.start_step)
+    assert self._written is not None
     if (report.step, report.source) in self._written:
       return  # a run that ended here is asked to end here again
     head = {'step': report.step, 'source': report.source}
     files.append_line(self._metrics, _to_json({**head, **report.scalars}))
     files.append_line(self._timing, _to_json({**head, **report.timing}))
 
-  def _rewind(self, start_step: int) -> None:
-    self._rewound = True
-    files.keep_lines(self._metrics, lambda line: _step_of(line) <= start_step)
-    self._written = {
-      (values['step'], values['source']) for values in read_lines(self._metrics)
-    }
-
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """The lines of a metrics.jsonl; half a line at its end is left out."""
   if not path.exists():
     return []
-  lines = path.read_text(encoding='utf-8').splitlines()
+  text = path.read_text(encoding='utf-8', errors='replace')
+  lines = text.splitlines()
   return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
 

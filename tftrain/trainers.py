@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -13,12 +12,14 @@ import tensorflow as tf
 
 from tftrain import actions as actions_lib
 from tftrain import builds
+from tftrain import detours
 from tftrain import errors
-from tftrain import groups
 from tftrain import inputs
 from tftrain import loops
 from tftrain import metrics
+from tftrain import readings
 from tftrain import reports
+from tftrain import requests
 from tftrain import strategies
 from tftrain import supervised
 from tftrain import tasks
@@ -71,29 +72,31 @@ class Trainer:
       if value < 1:
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
     self.task = task
-    self._strategy = strategy or tf.distribute.get_strategy()
+    self.strategy = strategy or tf.distribute.get_strategy()
     self._pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._log_every = log_every
     self._seed = seed
     if self._pipeline.batch_size:
-      strategies.check_divides(self._pipeline.batch_size, self._strategy)
+      strategies.check_divides(self._pipeline.batch_size, self.strategy)
     self._feed = loops.Feed(self._pipeline, seed)
     self._counters = loops.Counters.make()
-    self._means = metrics.Means(self._build(update or updates_lib.Update()))
-    self._keras_metrics = metrics.KerasMetrics(task.metrics)
-    metrics.check_names(self._means.names, self._keras_metrics.names)
+    means = metrics.Means(self._build(update or updates_lib.Update()))
+    self._readings = readings.Readings(
+      task, means, self._counters, self._pipeline, log_every
+    )
     self._loop = loops.train_loop(
-      task, self._feed, self._counters, self._means, self._is_measured
+      task, self._feed, self._counters, means, self._is_measured
     )
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
-    self._stop_requested = False
+    self._requests = requests.Requests(self._counters)
+    self._whole = True  # False while the state may be that of half a step
     self._ended: int | None = None  # the `steps` asked for when it ended early
-    self._last_logged = 0
+    self.detours = detours.Detours()
+    """The steps that are passed over."""
     self._reported = 0
-    self._seconds = 0.0
     self.compile_seconds: float | None = None
     """How long it took to trace and compile the loop; None before that."""
 
@@ -105,7 +108,7 @@ class Trainer:
   @property
   def tags(self) -> tuple[str, ...]:
     """The names of the means and Keras metrics that are reported."""
-    return (*self._means.names, *self._keras_metrics.names)
+    return self._readings.tags
 
   @property
   def updates(self) -> int:
@@ -128,8 +131,11 @@ class Trainer:
 
   def request_stop(self) -> None:
     """Ends the run after the step in progress; safe from any thread."""
-    self._stop_requested = True
-    self._counters.stop.assign(True)
+    self._requests.stop()
+
+  def request_save(self) -> None:
+    """Saves after the step in progress, and goes on; safe from any thread."""
+    self._requests.save()
 
   def last_step(self, steps: int) -> int:
     """`steps`, or where the data is known to end before that."""
@@ -168,17 +174,27 @@ class Trainer:
       raise errors.ConfigError(
         f'actions is {type(actions).__name__}, not a list; write [action]'
       )
+    try:
+      yield from self._steps(steps, actions)
+    except Exception as error:
+      self._save_after(error, actions)
+      raise
+
+  def _steps(
+    self, steps: int, actions: Sequence[reports.Action]
+  ) -> Iterator[reports.Report]:
     last_step = self.last_step(steps)
     while not self.is_done(steps):
       ended = False
       if self._reported == self._step:  # else what was interrupted comes first
         until = self._next_event(self._step, last_step, actions)
-        ended = self._block(until) and not self._stop_requested
+        ended = self._block(until) and not self._requests.stopping
         last_step = self._step if ended else last_step
-      report = self._report(last_step, stopping=self._stop_requested)
+      saving = self._requests.take_save()
+      report = self._report(last_step, self._requests.stopping, saving)
       if not report.stopping:
         report = self._tell(actions, report, steps, ended)
-      stopping = self._stop_requested
+      stopping = self._requests.stopping
       if stopping:
         # Nothing of this step counts as reported that the stop cut short: the
         # checkpoint says so, and the resumed run reports it first.
@@ -187,8 +203,24 @@ class Trainer:
         yield report
       if stopping:  # not if it came during the yield: then there is no save yet
         break
-    self._stop_requested = False
-    self._counters.stop.assign(False)
+    self._requests.clear()
+
+  def _save_after(
+    self, error: Exception, actions: Sequence[reports.Action]
+  ) -> None:
+    """Saves before an error ends the run, where there is a whole step to save.
+
+    What is not finite is not saved, nor half a step; and a failed save is not
+    tried again. A failure here is logged: the first error is what matters.
+    """
+    whole = self._whole or isinstance(error, errors.InputError)
+    needless = errors.NonFiniteError, errors.CheckpointError
+    if not whole or isinstance(error, needless):
+      return
+    try:
+      actions_lib.dispatch(actions, self._report(self._step + 1, stopping=True))
+    except Exception as another:
+      logging.error('After that error nothing was saved: %s', another)
 
   def is_done(self, steps: int) -> bool:
     """Whether a run of `steps` steps has ended and all of it is reported."""
@@ -209,7 +241,11 @@ class Trainer:
     self._reported = report.step
     if ended:
       self._ended = steps
-    signals = actions_lib.dispatch(actions, report)
+    try:
+      signals = actions_lib.dispatch(actions, report)
+    except Exception:
+      self._reported = previous  # the resumed run asks them all again
+      raise
     if reports.Signal.STOP in signals and not report.is_last:
       self._ended = steps
       report = dataclasses.replace(report, last_step=report.step)
@@ -223,14 +259,13 @@ class Trainer:
   # State, for a Checkpointer.
 
   def read_state(self) -> dict[str, tf.Tensor]:
-    with self._strategy.scope():
+    with self.strategy.scope():
       state = {
         **self.task.read_state(),
         'trainer/step': self._counters.step.read_value(),
         'trainer/updates': self._counters.updates.read_value(),
         'trainer/skipped_steps': self._counters.skipped.read_value(),
-        'trainer/means': self._means.read_state(),
-        'trainer/last_logged': tf.constant(self._last_logged, tf.int64),
+        'trainer/skipped_in_a_row': self._counters.in_a_row.read_value(),
         'trainer/reported': tf.constant(self._reported, tf.int64),
         'trainer/ended': tf.constant(
           -1 if self._ended is None else self._ended, tf.int64
@@ -238,31 +273,31 @@ class Trainer:
       }
     step, iterator = self._position or (self._step, None)
     iterator = iterator if step == self._step else None
-    for name, value in self._feed.read_state(iterator).items():
-      state[f'trainer/{name}'] = value
+    for part in (self._feed.read_state(iterator), self._readings.read_state()):
+      state.update({f'trainer/{name}': value for name, value in part.items()})
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
-    with self._strategy.scope():
+    with self.strategy.scope():
       self.task.write_state(state)
     self._counters.step.assign(state['trainer/step'])
     self._counters.updates.assign(state['trainer/updates'])
     self._counters.skipped.assign(state['trainer/skipped_steps'])
-    self._means.write_state(state['trainer/means'])
-    self._feed.write_state(
-      {
-        name: state[f'trainer/{name}']
-        for name in ('cursor', 'iterator')
-        if f'trainer/{name}' in state
-      }
-    )
-    self._last_logged = int(state['trainer/last_logged'])
+    self._counters.in_a_row.assign(state['trainer/skipped_in_a_row'])
+    own = {
+      name.removeprefix('trainer/'): value
+      for name, value in state.items()
+      if name.startswith('trainer/')
+    }
+    self._feed.write_state(own)
+    self._readings.write_state(own)
     self._reported = int(state['trainer/reported'])
     ended = int(state['trainer/ended'])
     self._ended = None if ended < 0 else ended
     self._step = int(state['trainer/step'])
     self._start_step = self._step
     self._position = None
+    self._whole = True
 
   def facts(self) -> dict[str, Any]:
     """What must not change between the lives of a run (JSON)."""
@@ -273,18 +308,21 @@ class Trainer:
         name: type(optimizer).__name__
         for name, optimizer in self.task.optimizers.items()
       },
-      'metrics': list(self._means.names),
-      'passed_over': [],
+      'metrics': list(self.tags),
+      'passed_over': self.detours.facts(),
     }
+
+  def write_facts(self, facts: Mapping[str, Any]) -> None:
+    self.detours.write_facts(facts)
 
   # The engine.
 
   def _build(self, update: updates_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
     what = f'the model or loss cannot take a batch of {_describe(batch)}'
-    with self._strategy.scope(), builds.explained(lambda: what):
+    with self.strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch, update)
-      replicas = self._strategy.num_replicas_in_sync
+      replicas = self.strategy.num_replicas_in_sync
       rows = strategies.first_part(batch, replicas * update.accumulate)
       self._check_labels(rows)
     self._features = self.task.features(batch)
@@ -305,6 +343,7 @@ class Trainer:
       step + self._steps_per_loop,
       (step // self._log_every + 1) * self._log_every,
       *(at for at in _INSPECTED if at > step),
+      *self.detours.edges(step),
       *(event for event in due if event is not None),
     )
 
@@ -315,17 +354,6 @@ class Trainer:
       tf.reduce_any(tf.stack([report, *inspected])), report
     )
 
-  def _inspect(self) -> None:
-    """Names the variables whose gradient was zero in this step."""
-    silent = self.task.engine.without_gradient()
-    if silent:
-      logging.warning(
-        'Step %d: the gradient of %s is zero. Dead units, or a part of the '
-        'model that the loss does not depend on?',
-        self._step,
-        groups.some(silent),
-      )
-
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""
     before = self.step
@@ -333,17 +361,21 @@ class Trainer:
     if self._position is None or self._position[0] != before:
       self._position = (before, self._feed.iterator(before))
     iterator = self._position[1]
+    if self.detours.holds(before + 1):
+      return self._pass_over(iterator, until)
     n = tf.constant(until - before, tf.int64)
     with (
-      self._strategy.scope(),
+      self.strategy.scope(),
       builds.explained(self._what_failed),
       inputs.explained(self._pipeline),
     ):
       if self.compile_seconds is None:
         begun = time.perf_counter()
-        self._compile(iterator, n)
+        if not tf.config.functions_run_eagerly():
+          self._loop.trace(iterator, n)
         self.compile_seconds = time.perf_counter() - begun
       begun = time.perf_counter()
+      self._whole = False
       try:
         finite, loss, norm = self._loop(iterator, n)
         ended = False
@@ -352,7 +384,8 @@ class Trainer:
       finally:
         self._step = int(self._counters.step.numpy())
     step = self._step
-    self._seconds += time.perf_counter() - begun
+    self._whole = True
+    self._readings.seconds += time.perf_counter() - begun
     self._position = (step, iterator)
     if not finite:
       raise errors.NonFiniteError(
@@ -362,38 +395,37 @@ class Trainer:
         step=step,
       )
     if step in _INSPECTED and step > before:
-      self._inspect()
+      self._readings.inspect(step)
     if ended and step == 0:
       raise errors.InputError('the training data yields 0 batches')
     return ended
 
-  def _compile(self, iterator: Any, n: tf.Tensor) -> None:
-    if tf.config.functions_run_eagerly():
-      return
-    random = self._loop.trace(iterator, n)
-    if random:
-      logging.warning(
-        'The step draws random numbers with %s, whose state no checkpoint '
-        'holds: a resumed run will differ. Use keras.random with a '
-        'SeedGenerator that is an attribute of the Task.',
-        ', '.join(random),
-      )
+  def _pass_over(self, iterator: Any, until: int) -> bool:
+    """Takes batches up to `until` and does nothing; True if the data ended."""
+    try:
+      for _ in range(self._step, until):
+        self._feed.take(iterator, self._counters.step.read_value())
+        self._counters.step.assign_add(1)
+        self._step += 1
+    except tf.errors.OutOfRangeError:
+      return True
+    finally:
+      self._position = (self._step, iterator)
+    return False
 
   def _what_failed(self) -> str:
     step = int(self._counters.step.numpy())
     return f'step {step}: the model or loss cannot take this batch'
 
-  def _report(self, last_step: int, stopping: bool) -> reports.Report:
-    step = self.step
-    at_end = step >= last_step and step > self._last_logged
-    due = step // self._log_every > self._last_logged // self._log_every
+  def _report(
+    self, last_step: int, stopping: bool, saving: bool = False
+  ) -> reports.Report:
+    step, seconds = self.step, self._readings.seconds
     scalars: dict[str, float] = {}
     timing: dict[str, float] = {}
-    seconds = self._seconds
-    if not stopping and (due or at_end):
-      scalars = self._read_scalars()
-      timing = self._read_timing(step)
-      self._last_logged = step
+    if not stopping and self._readings.are_due(step, last_step):
+      with self.strategy.scope():
+        scalars, timing = self._readings.take(step, self._start_step)
     return reports.Report(
       source='train',
       step=step,
@@ -404,39 +436,10 @@ class Trainer:
       seconds=seconds,
       timing=timing,
       stopping=stopping,
+      saving=saving,
     )
-
-  def _read_scalars(self) -> dict[str, float]:
-    with self._strategy.scope():
-      scalars = {**self._means.read(), **self._keras_metrics.read()}
-      self._means.reset()
-      self._keras_metrics.reset()
-      scalars.update(self.task.engine.scalars())
-      if self.task.engine.may_skip:
-        scalars['skipped_steps'] = float(self._counters.skipped.numpy())
-      if self._pipeline.lost:
-        scalars['lost_records'] = float(self._pipeline.lost)
-    return scalars
-
-  def _read_timing(self, step: int) -> dict[str, float]:
-    """Rates since the last logged step of this process."""
-    taken = step - max(self._last_logged, self._start_step)
-    seconds = max(self._seconds, 1e-9)
-    timing = {
-      'seconds': self._seconds,
-      'steps_per_second': taken / seconds,
-      'input_wait': min(1.0, float(self._counters.waited.numpy()) / seconds),
-    }
-    if self._pipeline.batch_size:
-      timing['examples_per_second'] = (
-        taken * self._pipeline.batch_size / seconds
-      )
-    self._seconds = 0.0
-    self._counters.waited.assign(0.0)
-    return {k: v for k, v in timing.items() if math.isfinite(v)}
 
 
 def _describe(batch: Any) -> str:
-  return ', '.join(
-    f'{leaf.dtype.name}{list(leaf.shape)}' for leaf in tf.nest.flatten(batch)
-  )
+  leaves = tf.nest.flatten(batch)
+  return ', '.join(f'{leaf.dtype.name}{list(leaf.shape)}' for leaf in leaves)

@@ -41,6 +41,9 @@ class Update:
     loss_scale: `dynamic` (halved when a gradient overflows, and that step
       skipped; doubled after 2,000 good steps), a number, or None. `auto` is
       dynamic where a layer computes in float16.
+    max_skips: How many steps in a row may have a loss or gradient that is not
+      finite. Such a step changes nothing but `step` and `skipped_steps`; one
+      more than that ends the run, and so does the first if this is 0.
     sync_batch_norm: Whether batch normalization sees the batch of all replicas.
     remat: Pattern of layers, named like `model/sequential/dense`, that are
       computed again in the backward pass instead of kept in memory.
@@ -61,6 +64,7 @@ class Update:
   no_decay: str | None = None
   ema: float | None = None
   loss_scale: str | float | None = 'auto'
+  max_skips: int = 0
   sync_batch_norm: bool = True
   remat: str | None = None
   jit: bool = False
@@ -91,6 +95,8 @@ class Update:
     whole = isinstance(self.accumulate, int)
     if not whole or not _is_number(self.accumulate, above=0):
       self._refuse('accumulate', 'give a whole number of at least 1')
+    if not isinstance(self.max_skips, int) or self.max_skips < 0:
+      self._refuse('max_skips', 'give a whole number of at least 0')
     for name in ('clip_norm', 'clip_value', 'clip_adaptive'):
       value = getattr(self, name)
       if value is not None and not _is_number(value, above=0):

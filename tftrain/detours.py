@@ -1,0 +1,32 @@
+"""Detours: steps that a run passes over, because it was bad to take them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Detours:
+  """Ranges of steps whose batches are taken from the data and not used.
+
+  They are part of what a run is: every checkpoint after them says so.
+  """
+
+  def __init__(self) -> None:
+    self.parts: tuple[tuple[int, int], ...] = ()
+    """(first, last) step of each, counted from 1."""
+
+  def add(self, first: int, last: int) -> None:
+    self.parts = (*self.parts, (first, last))
+
+  def holds(self, step: int) -> bool:
+    return any(first <= step <= last for first, last in self.parts)
+
+  def edges(self, step: int) -> list[int]:
+    """After which later steps they begin and end: blocks are cut there."""
+    edges = [edge for first, last in self.parts for edge in (first - 1, last)]
+    return [edge for edge in edges if edge > step]
+
+  def facts(self) -> list[list[int]]:
+    return [list(part) for part in self.parts]
+
+  def write_facts(self, facts: Mapping[str, Any]) -> None:
+    self.parts = tuple((first, last) for first, last in facts['passed_over'])

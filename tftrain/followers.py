@@ -1,0 +1,166 @@
+"""Continuous evaluation: follows a run from another process."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import threading
+import time
+
+from absl import logging
+
+from tftrain import bundles
+from tftrain import checkpoints
+from tftrain import errors
+from tftrain import evaluators
+from tftrain import files
+from tftrain import preemption
+from tftrain import reports
+from tftrain import summaries
+from tftrain import trainers
+
+METRICS = 'eval_metrics.jsonl'
+"""Where the lines go; `metrics.jsonl` is the trainer's own."""
+
+
+class Follower:
+  """Evaluates every checkpoint of a run, those it missed first.
+
+  It ends when the run has finished and its last checkpoint is evaluated, or
+  when for `timeout` nobody has trained. A checkpoint that its trainer removes
+  while it is read is passed over.
+
+  Args:
+    model_dir: The run's directory.
+    trainer: Built like the run's own; checkpoints are restored into it.
+    checkpointer: Restores them.
+    evaluators: What to run; their Reports go to `actions`.
+    summary_writer: Where the curves go.
+    metrics_file: Where the lines go.
+    timeout: Seconds without a trainer after which to give up.
+    poll: Seconds between looks at the directory.
+  """
+
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    *,
+    trainer: trainers.Trainer,
+    checkpointer: checkpoints.Checkpointer,
+    evaluators: Sequence[evaluators.Evaluator],
+    summary_writer: summaries.SummaryWriter,
+    metrics_file: summaries.MetricsFile,
+    timeout: float = 600.0,
+    poll: float = 1.0,
+  ):
+    self.model_dir = pathlib.Path(model_dir)
+    self._trainer = trainer
+    self._checkpointer = checkpointer
+    self._evaluators = tuple(evaluators)
+    self._summary_writer = summary_writer
+    self._metrics_file = metrics_file
+    self._timeout = timeout
+    self._poll = poll
+    self._stop = threading.Event()
+    self._passed_over: set[int] = set()
+
+  def follow(self) -> tuple[list[int], str | None]:
+    """(the steps evaluated, the signal that ended it or None).
+
+    Raises:
+      RunDirectoryError: Another process follows the run, or nobody has trained
+        for `timeout` and the run is not finished.
+    """
+    if not self._evaluators:
+      raise errors.ConfigError(
+        'there is nothing to evaluate; give Experiment.eval_data'
+      )
+    directory = self.model_dir / 'eval'
+    files.make_directory(directory)
+    with (
+      files.lock(directory),
+      preemption.stop_on_signal(self._request_stop) as stopper,
+    ):
+      done = self._begin()
+      try:
+        evaluated = self._follow(done)
+      finally:
+        self._summary_writer.close()
+    return evaluated, stopper.reason
+
+  def _request_stop(self) -> None:
+    self._stop.set()
+    self._trainer.request_stop()
+
+  def _begin(self) -> set[int]:
+    """The steps that need no evaluation any more."""
+    names = {f'eval/{evaluator.name}' for evaluator in self._evaluators}
+    lines = summaries.read_lines(self.model_dir / METRICS)
+    sources: dict[int, set[str]] = {}
+    for line in lines:
+      sources.setdefault(line['step'], set()).add(line['source'])
+    done = {step for step, found in sources.items() if found >= names}
+    last = max(sources, default=None)
+    published = self._metrics_file.begin(0 if last is None else last)
+    self._summary_writer.begin(last, published)
+    return done
+
+  def _follow(self, done: set[int]) -> list[int]:
+    evaluated: list[int] = []
+    alive = time.monotonic()
+    while not self._stop.is_set():
+      finished = is_finished(self.model_dir)  # before the listing
+      todo = self._todo(done)
+      for step in todo:
+        if self._evaluate(step):
+          done.add(step)
+          evaluated.append(step)
+        if self._stop.is_set():
+          break
+      if todo:
+        alive = time.monotonic()
+        continue
+      if finished:
+        break
+      if files.holder(self.model_dir):
+        alive = time.monotonic()
+      elif time.monotonic() - alive > self._timeout:
+        raise errors.RunDirectoryError(
+          f'{self.model_dir} is not finished and nobody has trained there for '
+          f'{self._timeout:g} s; start the training again, then this'
+        )
+      self._stop.wait(self._poll)
+    return evaluated
+
+  def _todo(self, done: set[int]) -> list[int]:
+    steps = bundles.committed_steps(self._checkpointer.directory)
+    return [s for s in steps if s not in done and s not in self._passed_over]
+
+  def _evaluate(self, step: int) -> bool:
+    """False if it could not be restored, or a stop came before the end."""
+    try:
+      if not self._checkpointer.restore_step(step):
+        logging.info('Checkpoint %d was removed before it was evaluated', step)
+        return False
+    except errors.DamagedError as error:
+      logging.error('Not evaluated: %s', error)
+      self._passed_over.add(step)
+      return False
+    report = reports.Report(
+      source='train',
+      step=step,
+      previous_step=0,
+      start_step=0,
+      last_step=self._trainer.step,
+    )
+    signals = [evaluator(report) for evaluator in self._evaluators]
+    self._summary_writer.flush()
+    return reports.Signal.INTERRUPTED not in signals
+
+
+def is_finished(model_dir: pathlib.Path) -> bool:
+  """Whether run.json says that the run came to its end."""
+  try:
+    run = json.loads((model_dir / 'run.json').read_text(encoding='utf-8'))
+    return bool(run['finished'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return False

@@ -1,0 +1,114 @@
+"""What a Trainer reports of the steps since its last report."""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain import groups
+from tftrain import inputs
+from tftrain import loops
+from tftrain import metrics
+from tftrain import tasks
+
+
+class Readings:
+  """Metrics, and what a clock says; read and begun anew at each report.
+
+  Args:
+    task: The Task; it is built.
+    means: Its means.
+    counters: The loop's.
+    pipeline: Where the batches come from.
+    log_every: Steps between reports.
+  """
+
+  def __init__(
+    self,
+    task: tasks.Task,
+    means: metrics.Means,
+    counters: loops.Counters,
+    pipeline: inputs.Pipeline,
+    log_every: int,
+  ):
+    self._task = task
+    self._means = means
+    self._keras_metrics = metrics.KerasMetrics(task.metrics)
+    metrics.check_names(means.names, self._keras_metrics.names)
+    self._counters = counters
+    self._pipeline = pipeline
+    self._log_every = log_every
+    self.seconds = 0.0
+    """How long the steps since the last report took."""
+    self._last_logged = 0
+
+  @property
+  def tags(self) -> tuple[str, ...]:
+    return (*self._means.names, *self._keras_metrics.names)
+
+  def are_due(self, step: int, last_step: int) -> bool:
+    at_end = step >= last_step and step > self._last_logged
+    before = self._last_logged // self._log_every
+    return at_end or step // self._log_every > before
+
+  def take(
+    self, step: int, start_step: int
+  ) -> tuple[dict[str, float], dict[str, float]]:
+    """(metrics, timing) since the last report; both begin anew."""
+    scalars, timing = self._scalars(), self._timing(step, start_step)
+    self._last_logged = step
+    return scalars, timing
+
+  def _scalars(self) -> dict[str, float]:
+    scalars = {**self._means.read(), **self._keras_metrics.read()}
+    self._means.reset()
+    self._keras_metrics.reset()
+    scalars.update(self._task.engine.scalars())
+    if self._task.engine.may_skip:
+      scalars['skipped_steps'] = float(self._counters.skipped.numpy())
+    if self._pipeline.lost:
+      scalars['lost_records'] = float(self._pipeline.lost)
+    return scalars
+
+  def inspect(self, step: int) -> None:
+    """Names the variables whose gradient was zero in this step."""
+    silent = self._task.engine.without_gradient()
+    if silent:
+      logging.warning(
+        'Step %d: the gradient of %s is zero. Dead units, or a part of the '
+        'model that the loss does not depend on?',
+        step,
+        groups.some(silent),
+      )
+
+  def _timing(self, step: int, start_step: int) -> dict[str, float]:
+    """Rates since the last report of this process."""
+    taken = step - max(self._last_logged, start_step)
+    seconds = max(self.seconds, 1e-9)
+    timing = {
+      'seconds': self.seconds,
+      'steps_per_second': taken / seconds,
+      'input_wait': min(1.0, float(self._counters.waited.numpy()) / seconds),
+    }
+    if self._pipeline.batch_size:
+      timing['examples_per_second'] = (
+        taken * self._pipeline.batch_size / seconds
+      )
+    self.seconds = 0.0
+    self._counters.waited.assign(0.0)
+    return {k: v for k, v in timing.items() if math.isfinite(v)}
+
+  # State, for a Checkpointer.
+
+  def read_state(self) -> dict[str, tf.Tensor]:
+    return {
+      'means': self._means.read_state(),
+      'last_logged': tf.constant(self._last_logged, tf.int64),
+    }
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    self._means.write_state(state['means'])
+    self._last_logged = int(state['last_logged'])
+    self.seconds = 0.0

@@ -1,0 +1,109 @@
+"""Rewind: goes back before the steps that went wrong, and passes over them."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+
+from absl import logging
+
+from tftrain import checkpoints
+from tftrain import errors
+from tftrain import reports
+from tftrain import trainers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rewind:
+  """What to do when a loss or gradient is not finite, or the loss spikes.
+
+  The run is taken back to before the last `pass_over` steps, and goes on behind
+  them; their batches are taken from the data and not used (Chowdhery et al.
+  2022, "PaLM", section 5.1). What comes out does not depend on which checkpoint
+  was gone back to, nor on being killed meanwhile.
+
+  Attributes:
+    pass_over: How many steps, the bad one the last of them.
+    tries: How often in the life of a run.
+
+  Raises:
+    ConfigError: A number below 1.
+  """
+
+  pass_over: int = 100
+  tries: int = 3
+
+  def __post_init__(self) -> None:
+    for name in ('pass_over', 'tries'):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise errors.ConfigError(
+          f'Rewind.{name} must be a whole number of at least 1, got {value!r}'
+        )
+
+
+def train(
+  trainer: trainers.Trainer,
+  checkpointer: checkpoints.Checkpointer,
+  rewind: Rewind,
+  begin: Callable[[int], None],
+  last_step: int,
+  actions: Sequence[reports.Action],
+) -> None:
+  """Trains to `last_step`, going back where it must.
+
+  Args:
+    trainer: The Trainer.
+    checkpointer: Its Checkpointer; it keeps one far enough behind.
+    rewind: How far and how often.
+    begin: Called with the step from which the run goes on.
+    last_step: Where the run ends.
+    actions: Who receives the Reports.
+
+  Raises:
+    NonFiniteError: It went wrong too often, or there is nothing to go back to.
+  """
+  if trainer.step == 0:
+    checkpointer.save()  # so that there is always something to go back to
+  while True:
+    try:
+      trainer.train(last_step, actions)
+      return
+    except errors.NonFiniteError as error:
+      checkpointer.wait()
+      step = _go_back(trainer, checkpointer, rewind, error)
+    begin(step)
+
+
+def _go_back(
+  trainer: trainers.Trainer,
+  checkpointer: checkpoints.Checkpointer,
+  rewind: Rewind,
+  error: errors.NonFiniteError,
+) -> int:
+  """Returns the step from which the run goes on."""
+  before = trainer.detours.parts
+  if len(before) >= rewind.tries:
+    raise type(error)(
+      f'{error}; the run went back {len(before)} times already '
+      '(Rewind.tries)', step=error.step
+    ) from error  # fmt: skip
+  last_good = max(error.step - rewind.pass_over, 0)
+  step = checkpointer.go_back(last_good)
+  if step is None:
+    raise type(error)(
+      f'{error}; there is no finite checkpoint at or before step {last_good} '
+      'to go back to', step=error.step
+    ) from error  # fmt: skip
+  # What was passed over before stays so, whatever that checkpoint says.
+  trainer.detours.parts = before
+  trainer.detours.add(last_good + 1, error.step)
+  logging.warning(
+    '%s. Going back to step %d and passing over steps %d to %d (%d of %d)',
+    error,
+    step,
+    last_good + 1,
+    error.step,
+    len(before) + 1,
+    rewind.tries,
+  )
+  return step
