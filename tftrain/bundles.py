@@ -5,6 +5,7 @@ checkpoints/ckpt-00001000/state.{index,data-00000-of-00001}   a TF bundle
 """
 
 from collections.abc import Mapping
+import errno
 import hashlib
 import json
 import pathlib
@@ -25,6 +26,16 @@ _MANIFEST = 'manifest.json'
 
 DAMAGED = (OSError, ValueError, KeyError, IndexError, tf.errors.OpError)
 """What reading a damaged checkpoint may raise."""
+
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
+
+
+def is_passing(error: BaseException) -> bool:
+  """Whether it says something of the machine, and nothing of the file."""
+  if isinstance(error, OSError):
+    return error.errno in _PASSING
+  passing = tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError
+  return isinstance(error, passing) or 'Too many open files' in str(error)
 
 
 def checkpoint_path(directory: pathlib.Path, step: int) -> pathlib.Path:

@@ -247,9 +247,12 @@ class Checkpointer:
         self.directory / 'checkpoint',
         f'model_checkpoint_path: "{final.name}/{bundles.BUNDLE}"\n',
       )
-    except OSError as error:  # the save is committed; this is for others
-      logging.warning('Could not write the pointer file: %s', error)
-    self._remove_old()
+      self._remove_old()
+    except (
+      OSError,
+      errors.Error,
+    ) as error:  # the save is committed all the same
+      logging.warning('After the save of step %d: %s', step, error)
 
   def _remove_old(self) -> None:
     steps = self.steps()
@@ -400,7 +403,12 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
   """(manifest, state); None if it is not there (any more)."""
   try:
     return bundles.read_checkpoint(path)
-  except bundles.DAMAGED:
+  except bundles.DAMAGED as error:
+    if bundles.is_passing(error):
+      raise errors.CheckpointError(
+        f'{path} cannot be read now ({errors.one_line(error)}), which does not '
+        'mean that it is damaged; mend that, then start the same command again'
+      ) from error
     if path.exists():
       raise
     return None

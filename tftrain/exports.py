@@ -53,11 +53,17 @@ def export_model(
   named = _named('inputs', features)
   module.serve = _concrete_serve(task, features, part)
   files.make_directory(directory.parent)
-  with task.averaged(), files.staged_directory(directory) as staged:
-    tf.saved_model.save(
-      module, str(staged), signatures={signature: module.serve}
-    )
-    _compare(module.serve(**named), staged, signature, named)
+  try:
+    with task.averaged(), files.staged_directory(directory) as staged:
+      tf.saved_model.save(
+        module, str(staged), signatures={signature: module.serve}
+      )
+      _compare(module.serve(**named), staged, signature, named)
+  except (OSError, tf.errors.OpError) as error:
+    raise errors.ExportError(
+      f'exporting to {directory} failed: {errors.one_line(error)}; mend that, '
+      'then start the same command again'
+    ) from error
   return directory
 
 

@@ -100,25 +100,33 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
-def append_line(path: pathlib.Path, line: str) -> None:
-  """Appends in one write, so that a kill leaves a whole line or none."""
+@contextlib.contextmanager
+def explained(path: pathlib.Path) -> Iterator[None]:
+  """Makes a RunDirectoryError of what the system says of `path`."""
   try:
-    disk.append(path, (line + '\n').encode())
+    yield
   except OSError as error:
     raise errors.RunDirectoryError(
-      f'cannot write to {path}: {error.strerror}; mend that, then start the '
-      'same command again'
+      f'cannot use {path}: {error.strerror or error}; mend that, then '
+      'start the same command again'
     ) from error
+
+
+def append_line(path: pathlib.Path, line: str) -> None:
+  """Appends in one write, so that a kill leaves a whole line or none."""
+  with explained(path):
+    disk.append(path, (line + '\n').encode())
 
 
 def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:
   """Rewrites a file of lines without those for which `keep` is false."""
   if not path.exists():
     return
-  text = path.read_text(encoding='utf-8', errors='replace')
-  kept = [line for line in text.splitlines() if keep(line)]
-  if kept != text.splitlines() or (text and not text.endswith('\n')):
-    write_text(path, ''.join(line + '\n' for line in kept))
+  with explained(path):
+    text = path.read_text(encoding='utf-8', errors='replace')
+    kept = [line for line in text.splitlines() if keep(line)]
+    if kept != text.splitlines() or (text and not text.endswith('\n')):
+      write_text(path, ''.join(line + '\n' for line in kept))
 
 
 @contextlib.contextmanager
@@ -167,8 +175,9 @@ def staged_directory(
     if durable:
       sync(staged)
     disk.rename(staged, final)
-    if durable:
-      disk.sync(final.parent)
+    if durable:  # and its directory, which may be new, and that one's
+      for parent in final.absolute().parents[:3]:
+        disk.sync(parent)
   except BaseException:
     with contextlib.suppress(OSError):
       _remove_tree(staged)
@@ -219,10 +228,11 @@ def _remove_tree(path: pathlib.Path) -> None:
 
 def remove_stale(parent: pathlib.Path) -> None:
   """Removes what a killed process left half-written in `parent`."""
-  for path in sorted(parent.glob(f'{STAGING}*')):
-    # What cannot be removed now does no harm, and is tried again next time.
-    with contextlib.suppress(OSError):
-      _remove_tree(path)
+  # What cannot be removed now does no harm, and is tried again next time.
+  with contextlib.suppress(OSError):
+    for path in sorted(parent.glob(f'{STAGING}*')):
+      with contextlib.suppress(OSError):
+        _remove_tree(path)
 
 
 def holder(directory: pathlib.Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import json
 import math
@@ -126,17 +127,11 @@ class Run:
     if self._is_done():
       return self._result(already_done=True)
     files.make_directory(self.model_dir)
-    with files.lock(self.model_dir), self._stopper() as stopper:
-      if self.checkpointer.steps()[-1:] != [restored]:
-        restored = self.checkpointer.restore()  # somebody trained meanwhile
-      self._tidy()
-      self.checkpointer.check_space()
-      if restored is not None:
-        print(f'Resumed from step {restored:,}', file=sys.stderr, flush=True)
-      elif self._options.init_from:
-        warmstarts.load(self.trainer.task, self._options.init_from)
-      self._begin(restored)
-      self._write_texts(texts or {}, fresh=restored is None)
+    with contextlib.ExitStack() as stack:
+      with files.explained(self.model_dir):
+        stack.enter_context(files.lock(self.model_dir))
+        stopper = stack.enter_context(self._stopper())
+        self._start(restored, texts or {})
       try:
         self._train()
       finally:  # also after an error: what was saved before it is committed
@@ -144,8 +139,22 @@ class Run:
           self.checkpointer.wait(last=True)
         finally:
           self._summary_writer.close()
-      done = self._end(stopper)
+      with files.explained(self.model_dir):
+        done = self._end(stopper)
     return self._result(exit_code=0 if done else stopper.exit_code)
+
+  def _start(self, restored: int | None, texts: Mapping[str, str]) -> None:
+    """What comes before the first step, once nobody else can train here."""
+    if self.checkpointer.steps()[-1:] != [restored]:
+      restored = self.checkpointer.restore()  # somebody trained meanwhile
+    self._tidy()
+    self.checkpointer.check_space()
+    if restored is not None:
+      print(f'Resumed from step {restored:,}', file=sys.stderr, flush=True)
+    elif self._options.init_from:
+      warmstarts.load(self.trainer.task, self._options.init_from)
+    self._begin(restored)
+    self._write_texts(texts, fresh=restored is None)
 
   def _stopper(self) -> Any:
     options = self._options
@@ -254,8 +263,14 @@ class Run:
 
   def _tidy(self) -> None:
     """Removes what a killed process left half-written."""
-    files.remove_stale(self.model_dir)
-    files.remove_stale(self.model_dir / 'export')
+    below = (
+      '',
+      'export',
+      'train',
+      *(f'eval/{e.name}' for e in self.evaluators),
+    )
+    for name in below:
+      files.remove_stale(self.model_dir / name)
     self.checkpointer.tidy()
 
   def _result(self, **changes: Any) -> Result:
@@ -276,8 +291,10 @@ class Run:
   def _read_run(self) -> dict[str, Any]:
     path = self.model_dir / 'run.json'
     try:
-      run = json.loads(path.read_text(encoding='utf-8'))
-    except (FileNotFoundError, ValueError):
+      with files.explained(path):
+        text = path.read_text(encoding='utf-8') if path.exists() else '{}'
+      run = json.loads(text)
+    except ValueError:
       run = {}
     return run if isinstance(run, dict) else {}
 

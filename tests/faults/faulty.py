@@ -1,0 +1,170 @@
+"""Disks that fail, die or remember; put in place of `files.disk`."""
+
+import os
+import pathlib
+import threading
+
+import tensorflow as tf
+
+from tftrain import disks
+
+OPERATIONS = tuple(name for name in vars(disks.Disk) if name[0] != '_')
+
+
+class Killed(BaseException):
+  """Stands for the death of the process: nothing of ours may run after it."""
+
+
+class Watched(disks.Disk):
+  """Calls `before` and `after` around each operation."""
+
+  def before(self, name, args):
+    pass
+
+  def after(self):
+    pass
+
+
+def _watch(name):
+  original = getattr(disks.Disk, name)
+
+  def operation(self, *args):
+    self.before(name, args)
+    result = original(self, *args)
+    self.after()
+    return result
+
+  setattr(Watched, name, operation)
+
+
+for _name in OPERATIONS:
+  _watch(_name)
+
+
+class FaultyDisk(Watched):
+  """Fails in its n-th operation.
+
+  Args:
+    n: In which, from 1.
+    code: With which `errno`.
+  """
+
+  def __init__(self, n, code):
+    self._n = n
+    self._code = code
+    self._count = 0
+    self.hit = None
+    """The name of the operation that failed; None if it never came so far."""
+
+  def before(self, name, args):
+    self._count += 1
+    if self._count == self._n:
+      self.hit = name
+      raise OSError(self._code, os.strerror(self._code), str(args[0]))
+
+
+class DyingDisk(Watched):
+  """Dies in its n-th operation, and refuses all later ones.
+
+  Args:
+    n: In which, from 1.
+    torn: Whether half of what that operation was to write is on disk.
+  """
+
+  def __init__(self, n, torn):
+    self._n = n
+    self._torn = torn
+    self._count = 0
+    self.hit = None
+
+  def before(self, name, args):
+    self._count += 1
+    if self._count == self._n:
+      self.hit = name
+      if self._torn and name in ('write', 'append'):
+        path, content = args
+        getattr(disks.Disk, name)(self, path, content[: len(content) // 2])
+    if self.hit:
+      raise Killed
+
+
+class RecordingDisk(Watched):
+  """Logs the operations below a directory, TensorFlow's own among them.
+
+  Those do not come by here: they are found by looking at the directory before
+  each operation that does.
+  """
+
+  def __init__(self, root):
+    self._root = root
+    self._lock = threading.Lock()
+    self._known = scan(root)
+    self.log = []
+    """Tuples (operation, its arguments ...), paths below the directory."""
+
+  def mark(self, *what):
+    self._look()
+    self.log.append(('mark', *what))
+
+  def before(self, name, args):
+    self._look()
+    paths = [arg for arg in args if isinstance(arg, pathlib.Path)]
+    if not all(path.is_relative_to(self._root) for path in paths):
+      return  # the directory above: it is not part of the model
+    relative = [
+      arg if isinstance(arg, bytes) else str(arg.relative_to(self._root))
+      for arg in args
+    ]
+    self.log.append((name, *relative))
+
+  def after(self):
+    self._known = scan(self._root)
+
+  def _look(self):
+    found = scan(self._root)
+    for path in sorted(self._known.keys() - found.keys(), reverse=True):
+      is_file = self._known[path] is not None
+      self.log.append(('remove' if is_file else 'remove_directory', path))
+    for path, content in found.items():
+      if path not in self._known and content is None:
+        self.log.append(('make_directory', path))
+      elif self._known.get(path) != content:
+        self.log.append(('write', path, content))
+    self._known = found
+
+
+def scan(root):
+  """Path below `root` -> content, None for a directory; parents come first."""
+  return {
+    str(path.relative_to(root)): None if path.is_dir() else path.read_bytes()
+    for path in sorted(root.rglob('*'))
+  }
+
+
+class Value:
+  """The least that a Checkpointer saves; all of it tells the step."""
+
+  def __init__(self, step=0):
+    self.step = step
+    self.weights = tf.random.stateless_normal([40, 5], [step, 1])
+
+  def read_state(self):
+    return {
+      'step': tf.constant(self.step, tf.int64),
+      'text': tf.constant([f'step {self.step}', '']),
+      'weights': self.weights,
+    }
+
+  def write_state(self, state):
+    self.step = int(state['step'])
+    self.weights = tf.constant(state['weights'])
+
+  def facts(self):
+    return {'optimizers': {}, 'seed': 0, 'data': {}}
+
+  def write_facts(self, facts):
+    pass
+
+  def is_of(self, step):
+    same = self.weights.numpy() == Value(step).weights.numpy()
+    return self.step == step and bool(same.all())
