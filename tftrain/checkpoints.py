@@ -196,6 +196,10 @@ class Checkpointer:
     )
     self._writer.start()
 
+  @property
+  def is_writing(self) -> bool:
+    return self._writer is not None and self._writer.is_alive()
+
   def wait(self, *, last: bool = False) -> None:
     """Returns when the last save is committed.
 

@@ -3,8 +3,8 @@
   python -m tests.faults.mutations
 
 Each guard is removed in a copy of the repository, and the test that is there
-for it runs on that copy. Prints a line for each and caught/total; exits with 1 if a
-guard can go unnoticed.
+for it runs on that copy. Prints a line for each and caught/total; exits with 1
+if a guard can go unnoticed.
 """
 
 import dataclasses

@@ -1,0 +1,214 @@
+"""Steps that are not finite: left out, gone back before, or the end."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tests import cases
+import tftrain
+from tftrain import bundles
+from tftrain import errors
+
+
+def bad_arrays(rows=(41,)):
+  """cases.arrays with NaN features in some rows."""
+  x, y = cases.arrays()
+  x[list(rows)] = np.nan
+  return x, y
+
+
+def in_order(arrays, batch_size=8):
+  """Batches in the order of the rows, over and over: 8 to an epoch."""
+  x, y = arrays
+  count = len(y) // batch_size
+
+  def batch(index):
+    at = slice(index % count * batch_size, (index % count + 1) * batch_size)
+    return x[at], y[at]
+
+  return [batch(index) for index in range(200)]
+
+
+def one_bad(step, steps=200):
+  """Batches that are fine but for that of `step`, counted from 1."""
+  batches = in_order(cases.arrays())[:steps]
+  x, y = batches[step - 1]
+  batches[step - 1] = (np.full_like(x, np.nan), y)
+  return batches
+
+
+@pytest.mark.parametrize('replicas', [1, 2])
+def test_a_skipped_step_changes_nothing_but_the_count(replicas):
+  strategy = tftrain.make_strategy('mirrored' if replicas > 1 else 'one_device')
+  with strategy.scope():
+    task = cases.supervised(dropout=0.2)
+  trainer = tftrain.Trainer(
+    task,
+    one_bad(10),
+    strategy=strategy,
+    log_every=50,
+    update=tftrain.Update(max_skips=2, ema=0.9),
+  )
+  trainer.train(9)
+  before = cases.state_of(trainer)
+  trainer.train(10)
+  after = cases.state_of(trainer)
+  changed = {
+    name
+    for name, value in before.items()
+    if not np.array_equal(value, after[name]) and 'seed' not in name
+  }
+  allowed = {'step', 'skipped_steps', 'skipped_in_a_row', 'reported'}
+  allowed |= {'last_logged', 'means', 'cursor', 'iterator'}
+  assert changed <= {f'trainer/{name}' for name in allowed}
+  assert (trainer.step, trainer.updates) == (10, 9)
+  report = trainer.train(50)
+  assert report.scalars['skipped_steps'] == 1
+  assert np.isfinite(report.scalars['loss'])
+
+
+def test_more_in_a_row_than_allowed_end_the_run():
+  batches = one_bad(10)
+  for step in (11, 12):
+    batches[step - 1] = batches[9]
+  trainer = tftrain.Trainer(
+    cases.supervised(), batches, update=tftrain.Update(max_skips=2)
+  )
+  with pytest.raises(errors.NonFiniteError, match='step 12'):
+    trainer.train(20)
+
+
+def experiment(**options):
+  options = {'checkpoint_every': 10, 'log_every': 5, **options}
+  return tftrain.Experiment(
+    lambda: cases.supervised(dropout=0.2),
+    lambda: one_bad(33),
+    steps=60,
+    steps_per_loop=7,
+    export=False,
+    rewind=tftrain.Rewind(pass_over=5),
+    **options,
+  )
+
+
+def lines(model_dir):
+  text = (model_dir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def final(model_dir):
+  directory = model_dir / 'checkpoints'
+  path = bundles.checkpoint_path(directory, 60)
+  return bundles.read_checkpoint(path)
+
+
+def test_a_rewind_passes_over_the_steps_before_and_at_the_bad_one(tmp_path):
+  experiment().train(tmp_path / 'run')
+  manifest, state = final(tmp_path / 'run')
+  assert manifest['facts']['passed_over'] == [[29, 33]]
+  assert state['trainer/updates'] == 55
+  steps = [line['step'] for line in lines(tmp_path / 'run')]
+  assert steps == list(range(5, 61, 5))
+
+  told = experiment().prepare(tmp_path / 'told')
+  told.trainer.detours.add(29, 33)
+  told.train()
+  cases.assert_same_bits(state, final(tmp_path / 'told')[1])
+  assert lines(tmp_path / 'run') == lines(tmp_path / 'told')
+
+
+@pytest.mark.parametrize('every', [3, 28, 50])
+def test_it_does_not_matter_what_was_gone_back_to(every, tmp_path):
+  experiment().train(tmp_path / 'run')
+  experiment(checkpoint_every=every).train(tmp_path / 'other')
+  cases.assert_same_bits(
+    final(tmp_path / 'run')[1], final(tmp_path / 'other')[1]
+  )
+  assert lines(tmp_path / 'run') == lines(tmp_path / 'other')
+
+
+@pytest.mark.parametrize('stop_at', [25, 31, 45])
+def test_a_rewound_run_that_is_stopped_ends_alike(stop_at, tmp_path):
+  experiment().train(tmp_path / 'run')
+  part = experiment().prepare(tmp_path / 'parts')
+
+  def stop(report):
+    if report.step >= stop_at:
+      part.trainer.request_stop()
+
+  part._actions = (tftrain.Every(1, stop), *part._actions)
+  part.train()
+  experiment().train(tmp_path / 'parts')
+  cases.assert_same_bits(
+    final(tmp_path / 'run')[1], final(tmp_path / 'parts')[1]
+  )
+  assert lines(tmp_path / 'run') == lines(tmp_path / 'parts')
+
+
+def test_it_goes_back_only_so_often(tmp_path):
+  def always_bad():
+    batches = one_bad(33)
+    for step in range(34, 60):
+      batches[step - 1] = batches[32]
+    return batches
+
+  recipe = tftrain.Experiment(
+    cases.supervised, always_bad, steps=60, export=False,
+    rewind=tftrain.Rewind(pass_over=5, tries=2),
+  )  # fmt: skip
+  with pytest.raises(errors.NonFiniteError, match='2 times already') as info:
+    recipe.train(tmp_path)
+  assert 'Rewind.tries' in str(info.value) and '\n' not in str(info.value)
+
+
+def test_a_spike_is_found_and_its_memory_is_saved():
+  spike = tftrain.LossSpike(3.0, reports=3)
+  for step, loss in enumerate((1.0, 1.2, float('nan'), 0.9, 2.5)):
+    spike(cases.report(step + 1, scalars={'loss': loss}))
+  other = tftrain.LossSpike(3.0, reports=3)
+  other.write_state(json.loads(json.dumps(spike.read_state())))
+  other(cases.report(7, source='eval/test', scalars={'loss': 99.0}))
+  with pytest.raises(
+    errors.LossSpikeError, match='step 7: the loss is 9'
+  ) as info:
+    other(cases.report(7, scalars={'loss': 9.0}))
+  assert info.value.step == 7
+
+
+def test_a_spike_makes_a_run_go_back(tmp_path):
+  def spiky():
+    batches = in_order(cases.arrays())
+    x, y = batches[32]
+    batches[32] = (x * 1000.0, y)
+    return batches
+
+  recipe = tftrain.Experiment(
+    lambda: cases.supervised(keras.optimizers.SGD(0.01)),
+    spiky,
+    steps=60,
+    log_every=5,
+    export=False,
+    rewind=tftrain.Rewind(pass_over=5),
+    actions=[tftrain.LossSpike(3.0, reports=3)],
+  )
+  recipe.train(tmp_path)
+  manifest, state = final(tmp_path)
+  assert manifest['facts']['passed_over'] == [[31, 35]]
+  assert all(
+    np.isfinite(v).all() for v in state.values() if v.dtype == np.float32
+  )
+  assert [line['step'] for line in lines(tmp_path)] == list(range(5, 61, 5))
+
+
+def test_settings_that_make_no_sense():
+  for make in (
+    lambda: tftrain.Rewind(pass_over=0),
+    lambda: tftrain.Rewind(tries=0),
+    lambda: tftrain.LossSpike(1.0),
+    lambda: tftrain.LossSpike(reports=0),
+    lambda: tftrain.Update(max_skips=-1),
+  ):
+    with pytest.raises(errors.ConfigError):
+      make()
