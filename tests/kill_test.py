@@ -82,7 +82,15 @@ def never_killed(server, tmp_path_factory):
   return server.finish(tmp_path_factory.mktemp('never_killed'))
 
 
-@pytest.mark.parametrize('mark', _KILLS)
+@pytest.mark.parametrize(
+  'mark',
+  [
+    'block',
+    'retention',
+    pytest.param('save', marks=pytest.mark.slow),
+    pytest.param('eval', marks=pytest.mark.slow),
+  ],
+)
 def test_killed_and_started_again_equals_never_killed(
   mark, server, never_killed, tmp_path
 ):

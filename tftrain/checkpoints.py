@@ -371,6 +371,7 @@ class Checkpointer:
     state: Mapping[str, Any],
   ) -> None:
     self._check(path, manifest)
+    self._measured = (-1, {})  # of a way that the run may not take again
     self._trainer.write_state(state)
     self._trainer.write_facts(manifest['facts'])
     for name, action in self._actions.items():
