@@ -38,7 +38,7 @@ class Guard:
 
 
 # Without its guard a test may hang; that is noticed, too.
-_OPTIONS = ['-x', '-q', '-W', 'ignore', '--timeout=60']
+_OPTIONS = '-x -q -W ignore --timeout=60 --timeout-method=thread'.split()
 
 _CHECKPOINTS = 'tests/checkpoints_test.py::'
 _FAULTS = 'tests/faults/'
