@@ -1,7 +1,9 @@
 """Runs command lines in forked children, sparing each the imports.
 
-Reads lines of JSON {"argv": [...], "cwd": ...}; answers each with a line of
-JSON {"code": ..., "stdout": ..., "stderr": ...}.
+Reads lines of JSON. {"argv": [...], "cwd": ..., "into": directory} starts a
+child whose stdout and stderr become files in that directory, and is answered
+with {"pid": ...}; {"wait": pid} is answered with {"code": ...} when the child
+has ended, negative where a signal ended it.
 """
 
 import os
@@ -9,10 +11,10 @@ import os
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
+import ctypes
 import json
-import pathlib
+import signal
 import sys
-import tempfile
 import traceback
 
 import sklearn.datasets  # noqa: F401
@@ -22,9 +24,11 @@ from tftrain import config  # noqa: F401
 from tftrain import launch
 
 
-def child(argv, cwd, directory):
+def child(argv, cwd, into):
+  # PR_SET_PDEATHSIG: where the server goes, its children go as well.
+  ctypes.CDLL(None).prctl(1, signal.SIGKILL)
   for number, name in ((1, 'stdout'), (2, 'stderr')):
-    os.dup2(os.open(f'{directory}/{name}', os.O_WRONLY | os.O_CREAT), number)
+    os.dup2(os.open(f'{into}/{name}', os.O_WRONLY | os.O_CREAT), number)
   os.chdir(cwd)
   sys.argv = argv
   code = 70
@@ -41,16 +45,13 @@ def child(argv, cwd, directory):
 def main():
   for line in sys.stdin:
     command = json.loads(line)
-    with tempfile.TemporaryDirectory() as directory:
-      pid = os.fork()
-      if pid == 0:
-        child(command['argv'], command['cwd'], directory)
-      _, status = os.waitpid(pid, 0)
-      answer = {
-        name: pathlib.Path(directory, name).read_text()
-        for name in ('stdout', 'stderr')
-      }
-    answer['code'] = os.waitstatus_to_exitcode(status)
+    if 'wait' in command:
+      _, status = os.waitpid(command['wait'], 0)
+      answer = {'code': os.waitstatus_to_exitcode(status)}
+    else:
+      answer = {'pid': os.fork()}
+      if answer['pid'] == 0:
+        child(**command)
     print(json.dumps(answer), flush=True)
 
 

@@ -5,13 +5,8 @@ of one process that has imported everything.
 """
 
 import json
-import pathlib
 
 import pytest
-
-from tests import servers
-
-_ROOT = pathlib.Path(__file__).parent.parent
 
 _GOOD = """
 import tests.recipes
@@ -26,30 +21,6 @@ Experiment.export = False
 recipes.make_task.optimizer = @Adam
 Adam.learning_rate = 0.01
 """
-
-
-class Commands:
-  """Runs command lines in children forked from one warm process."""
-
-  def __init__(self):
-    self._process = servers.start('tests.command_server')
-
-  def run(self, *arguments, cwd=_ROOT):
-    command = json.dumps({'argv': ['tftrain', *arguments], 'cwd': str(cwd)})
-    self._process.stdin.write(command + '\n')
-    self._process.stdin.flush()
-    return json.loads(self._process.stdout.readline())
-
-  def close(self):
-    self._process.stdin.close()
-    self._process.wait(timeout=20)
-
-
-@pytest.fixture(scope='module')
-def commands():
-  commands = Commands()
-  yield commands
-  commands.close()
 
 
 def gin_file(tmp_path, text):
@@ -137,12 +108,9 @@ def test_a_mistake_is_one_line_with_exit_code_2(name, commands, tmp_path):
   path = gin_file(tmp_path, text)
   model_dir = tmp_path / 'run'
   result = commands.run(f'--gin_file={path}', f'--model_dir={model_dir}')
-  assert result['code'] == 2, result
-  errors = [l for l in result['stderr'].splitlines() if l.startswith('error')]
-  assert len(errors) == 1, result
+  assert result.code == 2, result
   for fragment in fragments:
-    assert fragment in errors[0]
-  assert 'Traceback' not in result['stderr']
+    assert fragment in result.error
   assert not model_dir.exists()
 
 
@@ -150,8 +118,8 @@ def test_a_good_file_trains_and_bindings_override_it(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = (f'--gin_file={path}', f'--model_dir={tmp_path / "run"}')
   result = commands.run(*arguments, '--gin_bindings=Experiment.steps = 6')
-  assert result['code'] == 0, result
-  assert 'Done: step 6 of 6' in result['stdout']
+  assert result.code == 0, result
+  assert 'Done: step 6 of 6' in result.stdout
   names = {p.name for p in (tmp_path / 'run').iterdir()}
   assert names >= {
     'config.gin',
@@ -177,8 +145,8 @@ def test_a_gin_file_may_include_another_from_anywhere(commands, tmp_path):
     '--gin_bindings=STEPS = 2',
     cwd=tmp_path,
   )
-  assert result['code'] == 0, result
-  assert 'Path not found' not in result['stderr']
+  assert result.code == 0, result
+  assert 'Path not found' not in result.stderr
   config = (tmp_path / 'run' / 'config.gin').read_text()
   assert 'Experiment.keep = 1' in config
 
@@ -188,9 +156,9 @@ def test_files_are_found_in_the_search_paths(commands, tmp_path):
   gin_file(tmp_path / 'mine', _GOOD)
   arguments = ('--gin_file=recipe.gin', f'--model_dir={tmp_path / "run"}')
   lost = commands.run(*arguments)
-  assert lost['code'] == 2 and "no file 'recipe.gin'" in lost['stderr']
+  assert lost.code == 2 and "no file 'recipe.gin'" in lost.stderr
   found = commands.run(*arguments, f'--gin_search_paths={tmp_path / "mine"}')
-  assert found['code'] == 0, found
+  assert found.code == 0, found
 
 
 def contents(directory):
@@ -207,14 +175,14 @@ def test_the_second_run_touches_nothing_and_more_steps_go_on(
   path = gin_file(tmp_path, _GOOD)
   run = tmp_path / 'run'
   arguments = (f'--gin_file={path}', f'--model_dir={run}')
-  assert commands.run(*arguments)['code'] == 0
+  assert commands.run(*arguments).code == 0
   before = contents(run)
   again = commands.run(*arguments)
-  assert again['code'] == 0
-  assert 'Already at step 4 of 4; nothing to do.' in again['stdout']
+  assert again.code == 0
+  assert 'Already at step 4 of 4; nothing to do.' in again.stdout
   assert contents(run) == before
   more = commands.run(*arguments, '--gin_bindings=STEPS = 8')
-  assert 'Done: step 8 of 8.' in more['stdout'], more
+  assert 'Done: step 8 of 8.' in more.stdout, more
   lines = (run / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [4, 4, 8, 8]
 
@@ -222,12 +190,12 @@ def test_the_second_run_touches_nothing_and_more_steps_go_on(
 def test_another_configuration_in_model_dir_is_refused(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = (f'--gin_file={path}', f'--model_dir={tmp_path / "run"}')
-  assert commands.run(*arguments)['code'] == 0
+  assert commands.run(*arguments).code == 0
   before = contents(tmp_path / 'run')
   other = commands.run(*arguments, '--gin_bindings=Adam.learning_rate = 0.5')
-  assert other['code'] == 2
-  assert 'Adam.learning_rate: 0.01 -> 0.5' in other['stderr']
-  assert 'new model_dir' in other['stderr']
+  assert other.code == 2
+  assert 'Adam.learning_rate: 0.01 -> 0.5' in other.stderr
+  assert 'new model_dir' in other.stderr
   assert contents(tmp_path / 'run') == before
 
 
@@ -244,36 +212,36 @@ _FLAGS = {
 @pytest.mark.parametrize('arguments', _FLAGS)
 def test_wrong_flags(arguments, commands):
   result = commands.run(*arguments.split())
-  assert result['code'] == 2, result
-  assert _FLAGS[arguments] in result['stderr'].splitlines()[-1]
+  assert result.code == 2, result
+  assert _FLAGS[arguments] in result.stderr.splitlines()[-1]
 
 
 def test_modes_on_a_trained_run(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = (f'--gin_file={path}', f'--model_dir={tmp_path / "run"}')
   early = commands.run(*arguments, '--mode=eval')
-  assert early['code'] == 2 and 'no checkpoint' in early['stderr']
+  assert early.code == 2 and 'no checkpoint' in early.stderr
   trained = commands.run(*arguments, '--mode=train', '--run_eagerly')
-  assert trained['code'] == 0, trained
+  assert trained.code == 0, trained
   assert 'eval' not in (tmp_path / 'run' / 'metrics.jsonl').read_text()
   evaluated = commands.run(*arguments, '--mode=eval')
-  assert evaluated['code'] == 0 and 'eval/test/accuracy' in evaluated['stdout']
+  assert evaluated.code == 0 and 'eval/test/accuracy' in evaluated.stdout
   exported = commands.run(*arguments, '--mode=export')
-  assert exported['code'] == 0, exported
+  assert exported.code == 0, exported
   assert (tmp_path / 'run' / 'export' / '4' / 'saved_model.pb').exists()
 
 
 def test_inspect_data_needs_no_model_dir(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   result = commands.run(f'--gin_file={path}', '--mode=inspect_data')
-  assert result['code'] == 0, result
-  assert 'eval/test:' in result['stdout'] and 'slowest' in result['stdout']
+  assert result.code == 0, result
+  assert 'eval/test:' in result.stdout and 'slowest' in result.stdout
 
 
 def test_local_devices_and_strategy(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = (f'--gin_file={path}', f'--model_dir={tmp_path / "run"}')
   result = commands.run(*arguments, '--local_devices=2', '--strategy=mirrored')
-  assert result['code'] == 0, result
+  assert result.code == 0, result
   run = json.loads((tmp_path / 'run' / 'run.json').read_text())
   assert run['replicas'] == 2

@@ -8,6 +8,7 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''
 import keras
 import pytest
 
+from tests import commands as commands_lib
 from tftrain import strategies
 
 
@@ -20,3 +21,10 @@ def pytest_configure(config):
 def fresh_seed():
   """Every test starts from the same global seeds."""
   keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope='session')
+def commands():
+  commands = commands_lib.Commands()
+  yield commands
+  commands.close()

@@ -1,0 +1,88 @@
+"""A run that is started again and again by its command line."""
+
+import json
+import pathlib
+import shutil
+
+from tests.faults import mishaps
+
+
+class Run:
+  """What users have: a gin file, a model_dir and a command.
+
+  Args:
+    commands: Where its processes come from.
+    directory: Where the files lie.
+  """
+
+  def __init__(self, commands, directory):
+    self._commands = commands
+    self.directory = pathlib.Path(directory)
+    self.model_dir = self.directory / 'run'
+    self.checkpoints = self.model_dir / 'checkpoints'
+    (self.directory / 'recipe.gin').write_text(mishaps.RECIPE)
+
+  def start(self, *bindings, flags=(), model_dir=None, **rights):
+    """Starts a life; does not wait for its end."""
+    return self._commands.start(
+      f'--gin_file={self.directory / "recipe.gin"}',
+      f'--model_dir={model_dir or self.model_dir}',
+      *(f'--gin_bindings={binding}' for binding in bindings),
+      *flags,
+      **rights,
+    )
+
+  def live(self, *bindings, **options):
+    """One life to its end, whatever that is."""
+    return self.start(*bindings, **options).wait()
+
+  def finish(self, *bindings, **options):
+    """One life, which must come to the end of the run."""
+    ended = self.live(*bindings, **options)
+    assert ended.code == 0, ended.stderr
+    return ended
+
+  def started_until(self, step, *bindings, **options):
+    """A life that has reported a step."""
+    life = self.start(*bindings, **options)
+    life.until(lambda: self.last_reported() >= step, f'step {step}')
+    return life
+
+  def killed_at(self, step, *bindings, **options):
+    life = self.started_until(step, *bindings, **options)
+    life.send('SIGKILL')
+    assert life.wait().code == -9
+
+  def lines(self, name='metrics.jsonl'):
+    path = self.model_dir / name
+    text = path.read_text() if path.exists() else ''
+    return [json.loads(line) for line in text.splitlines()]
+
+  def last_reported(self, source='train'):
+    steps = [l['step'] for l in self.lines() if l['source'] == source]
+    return max(steps, default=0)
+
+  def steps(self):
+    """Of which there are checkpoints."""
+    names = [path.name for path in self.checkpoints.glob('ckpt-*')]
+    return sorted(int(n[5:]) for n in names if n[5:].isdecimal())
+
+  def manifest(self, step=mishaps.STEPS):
+    path = self.checkpoints / f'ckpt-{step:08d}' / 'manifest.json'
+    return json.loads(path.read_text())
+
+  def end(self):
+    """All that must not depend on what happened on the way."""
+    values = self.manifest()['values']
+    digests = {name: facts['sha256'] for name, facts in values.items()}
+    return digests, (self.model_dir / 'metrics.jsonl').read_text()
+
+  def leftovers(self):
+    return [str(path) for path in self.model_dir.rglob('.tmp-*')]
+
+  def copied(self, directory):
+    """The same run, elsewhere."""
+    directory.mkdir(exist_ok=True)
+    copy = Run(self._commands, directory)
+    shutil.copytree(self.model_dir, copy.model_dir)
+    return copy
