@@ -26,7 +26,7 @@ from tftrain import variables as variables_lib
 
 @contextlib.contextmanager
 def explained(what: Callable[[], str]) -> Iterator[None]:
-  """Turns what TensorFlow and Keras say of a batch into an InputError.
+  """Turns what TensorFlow and Keras say of a batch into an error of ours.
 
   Args:
     what: Says where and of what; asked only if there is an error.
@@ -42,6 +42,11 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     TypeError,
   ) as error:
     raise errors.InputError(f'{what()}: {errors.one_line(error)}') from error
+  except tf.errors.ResourceExhaustedError as error:
+    raise errors.OutOfMemoryError(
+      f'{what()}: {errors.one_line(error)}; make the batch smaller, or give '
+      'Update.accumulate or Update.remat'
+    ) from error
 
 
 def prepare(owned: variables_lib.Owned, options: updates.Update) -> None:

@@ -79,7 +79,7 @@ class Checkpointer:
     actions: Sequence[reports.Action] = (),
     before_commit: Callable[[], None] | None = None,
   ):
-    self.directory = pathlib.Path(model_dir) / 'checkpoints'
+    self.directory = files.run_directory(model_dir) / 'checkpoints'
     self._trainer = trainer
     self._retention = retention.Retention(
       last=keep, every=keep_every, best=best, behind=keep_behind

@@ -8,6 +8,7 @@ Error
 ├── RunDirectoryError  model_dir: unwritable, in use, another run's  exit code 2
 ├── CheckpointError    none readable, or of another model            exit code 2
 │   └── DamagedError   one that was asked for cannot be read         exit code 2
+├── OutOfMemoryError   a step needs more than there is               exit code 1
 ├── NonFiniteError     the loss or a gradient became NaN or infinite exit code 1
 │   └── LossSpikeError the loss rose far above what it was          exit code 1
 └── ExportError        the exported model could not be trusted       exit code 1
@@ -50,6 +51,10 @@ class DamagedError(CheckpointError):
   pass
 
 
+class OutOfMemoryError(Error):
+  pass
+
+
 class NonFiniteError(Error):
   """Raised at the exact step whose loss or gradient is not finite.
 
@@ -70,7 +75,15 @@ class ExportError(Error):
 
 
 # How TensorFlow dresses the one line that matters.
-_DRESSING = ('Graph execution error', 'Detected at node', 'File "', '[[', '<')
+_DRESSING = (
+  'Graph execution error',
+  'Detected at node',
+  'File "',
+  '[[',
+  '<',
+  'Hint: ',
+  '[Op:',
+)
 # AutoGraph puts the frames of the user's code first.
 _FRAMES = re.compile(r'(?:\w+: )?in user code:\n(?:\s*File ".*\n.*\n)+')
 # Keras prints the cause in bold, between the layer and its arguments.

@@ -25,6 +25,9 @@ STAGING = '.tmp-'
 # What a name may be that becomes part of a path.
 _NAME = re.compile(r'[A-Za-z0-9_=,+][A-Za-z0-9._=,+-]{0,99}')
 
+# `gs://bucket/run`, and what pathlib makes of it.
+_ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
+
 disk = disks.Disk()
 """Where everything below goes; tests put one that fails in its place."""
 
@@ -41,6 +44,23 @@ def check_name(name: Any, what: str) -> str:
       'or ._=,+- that begin with neither a dot nor a dash'
     )
   return name
+
+
+def run_directory(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns a model_dir as a path.
+
+  Raises:
+    RunDirectoryError: It is the address of an object store: those know neither
+      the rename that commits a checkpoint nor the lock that keeps others away.
+  """
+  text = os.fspath(path)
+  if _ADDRESS.match(text):
+    raise errors.RunDirectoryError(
+      f'model_dir {text!r} is no directory: object stores have neither an '
+      'atomic rename nor locks; choose a local or network file system, and '
+      'copy the export from there'
+    )
+  return pathlib.Path(text)
 
 
 def make_directory(path: pathlib.Path) -> None:

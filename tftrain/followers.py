@@ -52,7 +52,7 @@ class Follower:
     timeout: float = 600.0,
     poll: float = 1.0,
   ):
-    self.model_dir = pathlib.Path(model_dir)
+    self.model_dir = files.run_directory(model_dir)
     self._trainer = trainer
     self._checkpointer = checkpointer
     self._evaluators = tuple(evaluators)

@@ -93,6 +93,9 @@ def _weighted_sum(
 
 
 def _per_example(name: str, values: Any, rows: tf.Tensor) -> tf.Tensor:
+  values = tf.convert_to_tensor(values)
+  if values.dtype == tf.string:
+    raise errors.TaskError(f'Loss {name} is string; give numbers')
   values = tf.cast(values, tf.float32)
   if values.shape.rank not in (0, 1):
     raise errors.TaskError(

@@ -103,7 +103,7 @@ class Run:
     options: Options,
     facts: Mapping[str, Any],
   ):
-    self.model_dir = pathlib.Path(model_dir)
+    self.model_dir = files.run_directory(model_dir)
     self.trainer = trainer
     self.last_step = last_step
     self.evaluators = tuple(evaluators)
@@ -299,7 +299,6 @@ class Run:
     return run if isinstance(run, dict) else {}
 
   def _write_start(self) -> None:
-    run = self._read_run()
     life = {
       'argv': redacted(sys.argv),
       'host': socket.gethostname(),
@@ -309,13 +308,23 @@ class Run:
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
     }
-    run = {**run, **self._facts, 'lives': [*run.get('lives', []), life]}
-    run = {**run, 'last_step': self.last_step, 'finished': None}
-    files.write_json(self.model_dir / 'run.json', run)
+    self._note(
+      **self._facts,
+      lives=[*self._read_run().get('lives', []), life],
+      last_step=self.last_step,
+      finished=None,
+      passed_over=self.trainer.detours.facts(),
+    )
 
   def _write_end(self) -> None:
-    end = {'step': self.trainer.step, 'last_step': self.last_step}
-    run = {**self._read_run(), 'finished': end}
+    self._note(
+      finished={'step': self.trainer.step, 'last_step': self.last_step},
+      passed_over=self.trainer.detours.facts(),
+    )
+
+  def _note(self, **facts: Any) -> None:
+    """Changes what run.json says."""
+    run = {**self._read_run(), **facts}
     files.write_json(self.model_dir / 'run.json', run)
 
 

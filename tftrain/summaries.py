@@ -32,7 +32,7 @@ class SummaryWriter:
   """
 
   def __init__(self, model_dir: str | pathlib.Path):
-    self._model_dir = pathlib.Path(model_dir)
+    self._model_dir = files.run_directory(model_dir)
     self._writers: dict[str, Any] = {}
     self._first_step = 0
     self._published: Collection[tuple[int, str]] = ()
@@ -165,7 +165,7 @@ class MetricsFile:
   def __init__(
     self, model_dir: str | pathlib.Path, name: str = 'metrics.jsonl'
   ):
-    self._metrics = pathlib.Path(model_dir) / name
+    self._metrics = files.run_directory(model_dir) / name
     self._timing = self._metrics.with_name('timing.jsonl')
     self._written: set[tuple[int, str]] | None = None
 

@@ -71,6 +71,9 @@ class Run:
     path = self.checkpoints / f'ckpt-{step:08d}' / 'manifest.json'
     return json.loads(path.read_text())
 
+  def json(self, name):
+    return json.loads((self.model_dir / name).read_text())
+
   def end(self):
     """All that must not depend on what happened on the way."""
     values = self.manifest()['values']
@@ -80,9 +83,13 @@ class Run:
   def leftovers(self):
     return [str(path) for path in self.model_dir.rglob('.tmp-*')]
 
+  def another(self, directory):
+    """A run of the same commands elsewhere, which was never started."""
+    directory.mkdir(exist_ok=True)
+    return Run(self._commands, directory)
+
   def copied(self, directory):
     """The same run, elsewhere."""
-    directory.mkdir(exist_ok=True)
-    copy = Run(self._commands, directory)
+    copy = self.another(directory)
     shutil.copytree(self.model_dir, copy.model_dir)
     return copy

@@ -52,7 +52,7 @@ class Mishap(scenarios.Slow):
     self._eval_pause = eval_pause
     self._what = what
     self._at = at
-    self._steps = 0
+    self._taken = -1  # building takes one
 
   def loss(self, batch, training):
     if not training:
@@ -69,8 +69,8 @@ class Mishap(scenarios.Slow):
 
   def _is_now(self):
     def count():
-      self._steps += 1
-      return np.bool_(self._steps == self._at)
+      self._taken += 1
+      return np.bool_(self._taken == self._at)
 
     now = tf.numpy_function(count, [], tf.bool)
     now.set_shape([])
@@ -127,19 +127,23 @@ _METRICS = {
   'nan': lambda labels, logits: tf.fill(tf.shape(labels), np.nan),
   'text': lambda labels, logits: tf.fill(tf.shape(labels), 'fine'),
   'vector': lambda labels, logits: logits,
-  'number': lambda labels, logits: tf.reduce_mean(logits),
 }
 
 
 @gin.register(module='mishaps')
-def train_data(batch_size=8, pattern=None, filtered=False, stateful=False):
+def train_data(
+  batch_size=8, bad_row=None, pattern=None, filtered=False, stateful=False
+):
   """Arrays; or the records, batched, of a pattern of files."""
   if stateful:
     return tf.data.Dataset.from_generator(
       _forever, output_signature=tf.TensorSpec([8, 6])
     )
   if pattern is None:
-    return tftrain.Arrays(cases.arrays(), batch_size)
+    x, y = cases.arrays()
+    if bad_row is not None:
+      x[bad_row] = np.nan
+    return tftrain.Arrays((x, y), batch_size)
   return tftrain.inputs.Examples(
     tftrain.inputs.TFRecords(pattern),
     batch_size,
