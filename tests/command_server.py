@@ -3,7 +3,8 @@
 Reads lines of JSON. {"argv": [...], "cwd": ..., "into": directory} starts a
 child whose stdout and stderr become files in that directory, and is answered
 with {"pid": ...}; {"wait": pid} is answered with {"code": ...} when the child
-has ended, negative where a signal ended it.
+has ended, negative where a signal ended it. "uid" and "file_limit" (bytes) take
+rights away from the child first.
 """
 
 import os
@@ -13,6 +14,7 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 import ctypes
 import json
+import resource
 import signal
 import sys
 import traceback
@@ -24,12 +26,16 @@ from tftrain import config  # noqa: F401
 from tftrain import launch
 
 
-def child(argv, cwd, into):
+def child(argv, cwd, into, uid=None, file_limit=None):
   # PR_SET_PDEATHSIG: where the server goes, its children go as well.
   ctypes.CDLL(None).prctl(1, signal.SIGKILL)
   for number, name in ((1, 'stdout'), (2, 'stderr')):
     os.dup2(os.open(f'{into}/{name}', os.O_WRONLY | os.O_CREAT), number)
   os.chdir(cwd)
+  if file_limit is not None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+  if uid is not None:
+    os.setuid(uid)
   sys.argv = argv
   code = 70
   try:

@@ -85,14 +85,15 @@ class Commands:
     self._answers = queue.Queue()
     threading.Thread(target=self._read, daemon=True).start()
 
-  def start(self, *arguments, cwd=_ROOT):
+  def start(self, *arguments, cwd=_ROOT, **rights):
+    """Starts one; `rights` are those that the server takes away."""
     into = tempfile.TemporaryDirectory(prefix='command-')
     argv = ['tftrain', *arguments]
-    answer = self._ask(argv=argv, cwd=str(cwd), into=into.name)
+    answer = self._ask(argv=argv, cwd=str(cwd), into=into.name, **rights)
     return Running(self, answer['pid'], into)
 
-  def run(self, *arguments, cwd=_ROOT):
-    return self.start(*arguments, cwd=cwd).wait()
+  def run(self, *arguments, **options):
+    return self.start(*arguments, **options).wait()
 
   def close(self):
     self._process.stdin.close()

@@ -384,7 +384,7 @@ class Checkpointer:
     """Refuses a checkpoint that is not of this run."""
     facts, mine = manifest['facts'], self._trainer.facts()
     differences = [
-      f'{key}: checkpoint {_brief(facts.get(key))} vs now {_brief(mine[key])}'
+      f'{key}: checkpoint {_said(facts.get(key))} vs now {_said(mine[key])}'
       for key in ('optimizers', 'seed', 'data')
       if facts.get(key) != json.loads(json.dumps(mine[key]))
     ]
@@ -419,9 +419,8 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return None
 
 
-def _brief(value: Any) -> str:
-  text = json.dumps(value)
-  return text if len(text) <= 120 else text[:119] + '…'
+def _said(value: Any) -> str:
+  return errors.brief(json.dumps(value))
 
 
 def _size(state: Mapping[str, tf.Tensor]) -> int:

@@ -91,13 +91,13 @@ def load(
   paths = [statements.find(name, roots, '--gin_file') for name in gin_files]
   found: list[statements.Statement] = []
   for path in paths:
-    found += statements.read(path.read_text('utf-8'), str(path), roots)
+    found += statements.read(statements.text_of(path), str(path), roots)
   for binding in bindings:
     found += statements.read(binding, '--gin_bindings', roots)
   statements.check(found)
   try:
     for path in paths:
-      gin.parse_config(statements.flattened(path.read_text('utf-8'), roots))
+      gin.parse_config(statements.flattened(statements.text_of(path), roots))
     gin.parse_config(list(bindings))
     gin.finalize()
     recipe = gin.get_configurable(experiments.Experiment)()
@@ -172,7 +172,7 @@ def check_same(model_dir: pathlib.Path) -> None:
   path = model_dir / 'config.gin'
   if not path.exists():
     return
-  old = statements.values(path.read_text(encoding='utf-8'))
+  old = statements.values(statements.text_of(path))
   new = statements.values(gin.config_str())
   different = sorted(
     name

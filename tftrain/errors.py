@@ -104,7 +104,12 @@ def one_line(error: BaseException, limit: int = 300) -> str:
   if lines:
     line = lines[-1] if 'Graph execution error' in text else lines[0]
   line = layer + re.sub(r'\{\{.*?\}\}\s*|\s*\[Op:\w+\] name:.*', '', line)
-  return line if len(line) <= limit else line[: limit - 1] + '…'
+  return brief(line, limit)
+
+
+def brief(text: str, limit: int = 120) -> str:
+  """The beginning of a text that may be long."""
+  return text if len(text) <= limit else text[: limit - 1] + '…'
 
 
 def _undressed(text: str) -> tuple[str, list[str]]:

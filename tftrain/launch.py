@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 import os
-import pathlib
 import sys
 from typing import Any
 
 from absl import flags
 
 from tftrain import errors
+from tftrain import files
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -126,7 +126,7 @@ def _work() -> int:
     print(inspections.inspect(experiment))
     return 0
   assert _MODEL_DIR.value is not None  # _parse has seen to that
-  model_dir = pathlib.Path(_MODEL_DIR.value)
+  model_dir = files.run_directory(_MODEL_DIR.value)
   config.check_same(model_dir)
   mode = _MODE.value
   if mode == 'eval_continuously':

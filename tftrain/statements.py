@@ -66,7 +66,7 @@ def read(
         _import(statement, where)
       elif isinstance(statement, config_parser.IncludeStatement):
         path = find(statement.filename, roots, where)
-        yield from read(path.read_text('utf-8'), str(path), roots)
+        yield from read(text_of(path), str(path), roots)
       elif isinstance(statement, config_parser.BindingStatement):
         yield Statement(
           where, statement.selector, statement.arg_name, statement.value
@@ -83,9 +83,29 @@ def read(
     if line and origin != '--gin_bindings':
       where = f'{origin}:{line}'
     content = (getattr(error, 'text', None) or '').strip()
+    said = errors.brief(content) or errors.one_line(error)
+    if isinstance(error, RecursionError):
+      said = 'brackets within too many brackets'
+    elif isinstance(error, tokenize.TokenError):
+      said = 'a bracket or a quote is left open'
     raise errors.ConfigError(
-      f'{where}: not gin: {content or errors.one_line(error)}; values are '
+      f'{where}: not gin: {said}; values are '
       "Python literals (True, 0.1, 'text'), @name, @name() or %MACRO"
+    ) from error
+
+
+def text_of(path: pathlib.Path) -> str:
+  """What a gin file says.
+
+  Raises:
+    ConfigError: It is no text, or may not be read.
+  """
+  try:
+    return path.read_text('utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.ConfigError(
+      f'{path} cannot be read as text: {errors.one_line(error)}; give a gin '
+      'file in UTF-8'
     ) from error
 
 
@@ -99,7 +119,7 @@ def flattened(text: str, roots: Sequence[pathlib.Path]) -> str:
     if isinstance(statement, config_parser.IncludeStatement):
       path = find(statement.filename, roots, where='include')
       line = statement.location.line_num - 1
-      lines[line] = flattened(path.read_text('utf-8'), roots)
+      lines[line] = flattened(text_of(path), roots)
   return '\n'.join(lines) + '\n'
 
 

@@ -99,7 +99,9 @@ def make_task(
   what=None,
   at=None,
   metric='sparse_categorical_accuracy',
+  api_key=None,
 ):
+  del api_key
   model = keras.Sequential(
     [
       keras.Input((6,)),
@@ -132,7 +134,13 @@ _METRICS = {
 
 @gin.register(module='mishaps')
 def train_data(
-  batch_size=8, bad_row=None, pattern=None, filtered=False, stateful=False
+  batch_size=8,
+  bad_row=None,
+  pattern=None,
+  epochs=None,
+  typed=False,
+  filtered=False,
+  stateful=False,
 ):
   """Arrays; or the records, batched, of a pattern of files."""
   if stateful:
@@ -145,11 +153,15 @@ def train_data(
       x[bad_row] = np.nan
     return tftrain.Arrays((x, y), batch_size)
   return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(pattern),
+    tftrain.inputs.TFRecords(pattern, _SPEC if typed else None),
     batch_size,
     filter=(lambda example: example['label'] > 99) if filtered else None,
     select=('features', 'label'),
+    epochs=epochs,
   )
+
+
+_SPEC = {'features': 'float32[6]', 'label': 'int64'}
 
 
 def _forever():
