@@ -51,6 +51,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_next_goes_on(
       pass
   ended = life.wait()
   assert ended.code == 2
+  assert 'saving step' in ended.error
   assert 'No space left on device' in ended.error
   (small_disk / 'big').unlink()
   there.finish()
@@ -74,6 +75,17 @@ def test_saves_may_fail_for_a_while(run):
   assert ended.code == 2
   assert ended.stderr.count('going on without') == 3
   assert 'saving step 40' in ended.error
+
+
+def test_summaries_that_cannot_be_written_cost_no_step(run, tmp_path):
+  """Events are all that grows so large."""
+  often = 'Experiment.log_every = 1'
+  other = run.another(tmp_path / 'other')
+  other.finish(often)
+  ended = run.finish(often, file_limit=20_000)
+  assert 'cannot be written' in ended.stderr
+  assert 'training goes on without them' in ended.stderr
+  assert run.end() == other.end()
 
 
 def test_a_directory_that_may_not_be_written_is_said_before_step_1(run):

@@ -308,7 +308,7 @@ def image_of(scenario):
   return 'untidy' if scenario == 'restore' else 'before'
 
 
-def kill_sweep(world, scenario, calls=CALLS, numbers=None):
+def kill_sweep(world, scenario, calls=CALLS, numbers=None, image=None):
   """Kills the scenario before each of its system calls.
 
   Args:
@@ -316,6 +316,7 @@ def kill_sweep(world, scenario, calls=CALLS, numbers=None):
     scenario: Its name.
     calls: Which system calls.
     numbers: Call -> the numbers to try, instead of all there are.
+    image: What it begins with, if not what is usual for the scenario.
 
   Returns:
     The Points at which a process died.
@@ -332,7 +333,7 @@ def kill_sweep(world, scenario, calls=CALLS, numbers=None):
       n = n + 1 if todo is None else todo.pop(0)
       # The next child prepares itself while this one is killed.
       child, following = following, start()
-      point = fault(world, child, image_of(scenario), call, KILL, n)
+      point = fault(world, child, image or image_of(scenario), call, KILL, n)
       if point is None:
         child.close()
         if todo is None:

@@ -4,6 +4,8 @@ import json
 import pathlib
 import shutil
 
+from tensorboard.backend.event_processing import plugin_event_accumulator
+
 from tests.faults import mishaps
 
 
@@ -79,6 +81,13 @@ class Run:
     values = self.manifest()['values']
     digests = {name: facts['sha256'] for name, facts in values.items()}
     return digests, (self.model_dir / 'metrics.jsonl').read_text()
+
+  def charted(self, source):
+    """The steps of the loss that TensorBoard would show."""
+    directory = str(self.model_dir / source)
+    events = plugin_event_accumulator.EventAccumulator(directory)
+    events.Reload()
+    return [event.step for event in events.Tensors('loss')]
 
   def leftovers(self):
     return [str(path) for path in self.model_dir.rglob('.tmp-*')]

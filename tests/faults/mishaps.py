@@ -3,6 +3,7 @@
 80 steps with dropout, Adam and a moving average, an evaluation every 40.
 """
 
+import sys
 import time
 
 import gin
@@ -13,6 +14,7 @@ import tensorflow as tf
 from tests import cases
 from tests.faults import scenarios
 import tftrain
+from tftrain import bundles
 from tftrain import files
 
 STEPS = 80
@@ -62,6 +64,7 @@ class Mishap(scenarios.Slow):
       finally:
         self._pause = pause
     loss = super().loss(batch, training)
+    print('the loss is traced', file=sys.stderr)
     if self._what is None:
       return loss
     values = loss.values + self._mishap(tf.cast(self._is_now(), tf.float32))
@@ -141,12 +144,17 @@ def train_data(
   typed=False,
   filtered=False,
   stateful=False,
+  of_any_size=False,
 ):
   """Arrays; or the records, batched, of a pattern of files."""
   if stateful:
     return tf.data.Dataset.from_generator(
       _forever, output_signature=tf.TensorSpec([8, 6])
     )
+  if of_any_size:
+    x, y = map(tf.constant, cases.arrays())
+    steps = tf.data.Dataset.range(STEPS)
+    return steps.map(lambda i: (x[i % 64 :], y[i % 64 :]))
   if pattern is None:
     x, y = cases.arrays()
     if bad_row is not None:
@@ -210,6 +218,23 @@ class SlowDisk:
       write(path, content)
 
     files.disk.write = slow
+
+  def __call__(self, report):
+    pass
+
+
+@gin.register(module='mishaps')
+class SlowReads:
+  """An Action that does nothing, and checkpoints that take long to read."""
+
+  def __init__(self, seconds=1.0):
+    read = bundles.read_checkpoint
+
+    def slow(path):
+      time.sleep(seconds)
+      return read(path)
+
+    bundles.read_checkpoint = slow
 
   def __call__(self, report):
     pass

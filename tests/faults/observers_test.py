@@ -3,20 +3,21 @@
 import shutil
 
 import pytest
-from tensorboard.backend.event_processing import plugin_event_accumulator
 
 pytestmark = pytest.mark.slow
 
 _FOLLOW = '--mode=eval_continuously'
 _TRAIN = '--mode=train'
+_SLOW_READS = 'Experiment.actions = [@mishaps.SlowReads()]'
 
 
-def test_an_evaluator_outlives_the_removal_of_what_it_reads(run, commands):
-  slow = ['mishaps.make_task.eval_pause = 0.1']
-  trainer = run.started_until(10, *slow, 'Experiment.keep = 1', flags=[_TRAIN])
-  follower = run.start(*slow, flags=[_FOLLOW])
-  ended = follower.wait()
-  assert ended.code == 0, ended.stderr
+def test_an_evaluator_outlives_the_removal_of_what_it_reads(run):
+  slow = ['mishaps.make_task.pause = 0.08']
+  keep = 'Experiment.keep = 1'
+  trainer = run.started_until(10, *slow, keep, flags=[_TRAIN])
+  ended = run.finish(*slow, _SLOW_READS, flags=[_FOLLOW])
+  assert 'was removed before it was evaluated' in ended.stderr
+  assert 'damaged' not in ended.stderr
   assert 'the run has finished' in ended.stdout
   assert trainer.wait().code == 0
   steps = [line['step'] for line in run.lines('eval_metrics.jsonl')]
@@ -42,10 +43,12 @@ def test_a_killed_evaluator_goes_on_where_it_was(run):
   follower.until(lambda: run.lines('eval_metrics.jsonl'), 'a line')
   follower.send('SIGKILL')
   follower.wait()
-  run.finish('mishaps.make_task.eval_pause = 0.3', flags=[_FOLLOW])
+  done = len(run.lines('eval_metrics.jsonl'))
+  ended = run.finish('mishaps.make_task.eval_pause = 0.3', flags=[_FOLLOW])
+  assert f'Done: evaluated {3 - done} checkpoint' in ended.stdout
   steps = [line['step'] for line in run.lines('eval_metrics.jsonl')]
   assert steps == run.steps()
-  assert charted(run.model_dir / 'eval' / 'test') == steps
+  assert run.charted('eval/test') == steps
 
 
 def test_the_best_checkpoint_is_what_is_evaluated_and_exported(run):
@@ -62,19 +65,12 @@ def test_the_best_checkpoint_is_what_is_evaluated_and_exported(run):
   assert ended.code == 2
 
 
-def charted(directory):
-  """The steps of the loss that TensorBoard would show."""
-  events = plugin_event_accumulator.EventAccumulator(str(directory))
-  events.Reload()
-  return [event.step for event in events.Tensors('loss')]
-
-
 def test_each_step_is_on_the_charts_once_whatever_was_killed(run, quiet):
   for step in (25, 45, 60):
     run.killed_at(step)
   run.finish()
-  assert charted(run.model_dir / 'train') == list(range(5, 81, 5))
-  assert charted(run.model_dir / 'eval' / 'test') == [40, 80]
+  assert run.charted('train') == list(range(5, 81, 5))
+  assert run.charted('eval/test') == [40, 80]
   assert run.end() == quiet
 
 

@@ -147,6 +147,7 @@ def test_wrong_clocks_change_nothing(run, quiet):
   run.finish()
   assert run.end() == quiet
   assert run.steps() == [60, 70, 80]
+  assert run.charted('train') == list(range(5, 81, 5))
 
 
 def test_a_second_trainer_is_refused_until_the_first_is_dead(run, quiet):

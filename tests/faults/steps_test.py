@@ -4,8 +4,6 @@ import math
 
 import pytest
 
-from tests.faults import mishaps
-
 pytestmark = pytest.mark.slow
 
 
@@ -41,7 +39,10 @@ def test_a_run_that_goes_back_ends_alike_however_often_it_is_killed(
   run, tmp_path
 ):
   """The bad batch is in the data, so every life comes to it."""
-  bindings = ['mishaps.train_data.bad_row = 41', 'Experiment.rewind = @Rewind()']
+  bindings = [
+    'mishaps.train_data.bad_row = 41',
+    'Experiment.rewind = @Rewind()',
+  ]
   bindings += ['Rewind.pass_over = 3', 'Rewind.tries = 20']
   other = run.another(tmp_path / 'other')
   ended = other.finish(*bindings)
@@ -101,3 +102,14 @@ def test_a_metric_that_is_none_is_named_before_step_1(metric, said, run):
   assert ended.code == 2
   assert said in ended.error
   assert not run.model_dir.exists()
+
+
+def test_batches_of_any_size_in_blocks_of_any_length_are_traced_once(run):
+  """A block is 7, 5, 4, ... steps long, and a batch 67, 66, ... rows."""
+  ended = run.finish(
+    'mishaps.train_data.of_any_size = True',
+    'Experiment.steps_per_loop = 7',
+    'Experiment.checkpoint_every = 16',
+  )
+  # Once to build the task, once to compile the loop.
+  assert ended.stderr.count('the loss is traced') == 2

@@ -49,6 +49,41 @@ def test_killed_at_each_call(scenario, world):
 
 
 @pytest.mark.slow
+def test_killed_while_a_step_is_saved_again(world):
+  """What is committed is not written over: there is nothing to lose."""
+  calls = ['openat', 'mkdir', 'rename', 'unlink']
+  points = harness.kill_sweep(world, 'save', calls, image='both')
+  print(f'{len(points)} points: {harness.tally(points)}')
+  assert points, 'the sweep reached nothing'
+  assert not any(point.call in ('mkdir', 'rename') for point in points)
+  harness.check(world, points, (_SAVED,))
+
+
+@pytest.mark.slow
+def test_killed_between_the_removals_of_an_old_checkpoint(world):
+  """What is still listed is whole: a checkpoint leaves the list first."""
+  points = harness.kill_sweep(world, 'save', ['unlink', 'unlinkat', 'rmdir'])
+  print(f'{len(points)} points: {harness.tally(points)}')
+  assert len(points) >= 4, 'the sweep reached too little'
+  for point in points:
+    for path in point.directory.glob('checkpoints/ckpt-*'):
+      assert len(list(path.iterdir())) == 3, f'{point} left half of {path.name}'
+  harness.check(world, points, _STEPS['save'])
+
+
+@pytest.mark.slow
+def test_an_old_checkpoint_that_cannot_be_removed_fails_no_save(world):
+  calls = ['unlink', 'unlinkat', 'rmdir']
+  points = harness.error_sweep(world, 'save', 'EACCES', calls)
+  print(f'{len(points)} points: {harness.tally(points)}')
+  name = f'checkpoints/ckpt-{_SAVED:08d}'
+  committed = [p for p in points if (p.directory / name).exists()]
+  assert len(committed) >= 3, 'the sweep reached too little'
+  assert all('error' not in point.outcome for point in committed)
+  harness.check(world, committed, (_SAVED,))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('error', _ERRORS)
 def test_a_save_is_refused_at_each_call(error, world):
   points = harness.error_sweep(world, 'save', error)
