@@ -139,7 +139,11 @@ class Follower:
     """False if it could not be restored, or a stop came before the end."""
     try:
       if not self._checkpointer.restore_step(step):
-        logging.info('Checkpoint %d was removed before it was evaluated', step)
+        logging.warning(
+          'Checkpoint %d was removed before it was evaluated; let the trainer '
+          'keep more (Experiment.keep)',
+          step,
+        )
         return False
     except errors.DamagedError as error:
       logging.error('Not evaluated: %s', error)
