@@ -1,11 +1,14 @@
 """docs/reliability.md names tests that exist; every fault test is named there.
 
-The tests that kill are no proof if nobody can find them, nor is a table.
+The tests that kill are no proof if nobody can find them, nor is a table. And
+each of them has a guard that mutations.py can take away.
 """
 
 import ast
 import pathlib
 import re
+
+from tests.faults import guards
 
 _ROOT = pathlib.Path(__file__).parent.parent.parent
 _PAGE = (_ROOT / 'docs' / 'reliability.md').read_text(encoding='utf-8')
@@ -24,6 +27,7 @@ _UNNAMED = frozenset(
   test_a_text_that_cannot_be_written_is_the_old_one
   test_death_leaves_a_text_old_or_new
   test_death_leaves_files_that_move_together_old_or_new
+  test_records_train
   test_death_while_tidying_loses_nothing_of_the_user
   test_the_same_checkpointer_goes_on_after_a_failure
   test_what_cannot_be_tidied_now_is_tidied_later
@@ -53,3 +57,21 @@ def test_each_fault_test_has_a_row():
   found = {name for path in paths for name in _tests_in(path)}
   named = {name for _, name in _NAMED}
   assert found - named == _UNNAMED
+
+
+def test_each_row_has_a_guard():
+  guarded = {guard.function for guard in guards.GUARDS}
+  assert {f'{path}::{name}' for path, name in _NAMED} - guarded == set()
+
+
+def test_each_guard_stands_where_it_is_said_to_stand():
+  for guard in guards.GUARDS:
+    source = (_ROOT / 'tftrain' / guard.file).read_text(encoding='utf-8')
+    assert source.count(guard.old) == 1, guard
+    assert guard.old != guard.new
+
+
+def test_each_guard_has_a_test():
+  for guard in guards.GUARDS:
+    path, _, name = guard.function.partition('::')
+    assert name in _tests_in(_ROOT / path), guard

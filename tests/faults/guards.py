@@ -1,0 +1,577 @@
+"""What keeps each fault from doing harm: one guard for each row of the table.
+
+mutations.py takes them away, one at a time, and runs the row's test.
+"""
+
+import dataclasses
+import re
+
+_HERE = 'tests/faults/'
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+  """What is taken away, and who must notice.
+
+  Attributes:
+    what: What it does.
+    file: Below tftrain/.
+    old: Its text, which is there once.
+    new: What stands there without it.
+    test: The test's path and name, as pytest takes them.
+  """
+
+  what: str
+  file: str
+  old: str
+  new: str
+  test: str
+
+  @property
+  def function(self):
+    """The test without its parameters."""
+    return re.sub(r'\[.*', '', self.test)
+
+
+def _guards(file, *rows):
+  """Guards whose tests are in one file, by default of tests/faults/."""
+  path = file if '/' in file else f'{_HERE}{file}'
+  return tuple(
+    Guard(what, where, old, new, f'{path}::test_{test}')
+    for test, what, where, old, new in rows
+  )
+
+
+_STAGED = (
+  "staged = final.with_name(f'{STAGING}{final.name}-{uuid.uuid4().hex}')"
+)
+_KEPT_FAILURE = """      self._failure = error
+      return
+"""
+
+GUARDS = (
+  *_guards(
+    'sweep_test.py',
+    (
+      'killed_at_each_call[save]',
+      'a save is written aside',
+      'files.py',
+      _STAGED,
+      'staged = final',
+    ),
+    (
+      'killed_while_a_step_is_saved_again',
+      'what is committed is not saved again',
+      'checkpoints.py',
+      '    if step in self.steps():\n      return\n',
+      '',
+    ),
+    (
+      'killed_between_the_removals_of_an_old_checkpoint',
+      'a checkpoint leaves the list before its files go',
+      'files.py',
+      '  disk.rename(path, doomed)\n',
+      '  doomed = path\n',
+    ),
+    (
+      'a_save_is_refused_at_each_call[ENOSPC]',
+      'the failure of a save is kept',
+      'checkpoints.py',
+      _KEPT_FAILURE,
+      '      return\n',
+    ),
+    (
+      'others_are_refused_at_each_call[export-EIO]',
+      'an export is written aside',
+      'files.py',
+      _STAGED,
+      'staged = final',
+    ),
+    (
+      'an_old_checkpoint_that_cannot_be_removed_fails_no_save',
+      'what cannot be removed is only warned of',
+      'checkpoints.py',
+      "logging.warning('Could not remove checkpoint %d: %s', step, error)",
+      'self._failure = error',
+    ),
+    (
+      'a_good_checkpoint_outlives_a_lack_of_descriptors',
+      'a lack of descriptors is no damage',
+      'bundles.py',
+      'return error.errno in _PASSING',
+      'return False',
+    ),
+  ),
+  *_guards(
+    'tests/kill_test.py',
+    (
+      'killed_and_started_again_equals_never_killed[block]',
+      'lines after the restored step are taken back',
+      'summaries.py',
+      'files.keep_lines(self._metrics, lambda line: _step_of(line) <= step)',
+      'pass',
+    ),
+  ),
+  *_guards(
+    'soak_test.py',
+    (
+      'killed_every_other_second_ends_as_never_killed',
+      'means go on where they were',
+      'readings.py',
+      "self._means.write_state(state['means'])",
+      'pass',
+    ),
+  ),
+  *_guards(
+    'disk_test.py',
+    (
+      'a_save_that_fails_says_so_and_leaves_what_was',
+      'the failure of a save is raised',
+      'checkpoints.py',
+      _KEPT_FAILURE,
+      '      return\n',
+    ),
+    (
+      'death_in_a_save_leaves_the_old_or_the_new',
+      'a save is one rename',
+      'files.py',
+      _STAGED,
+      'staged = final',
+    ),
+    (
+      'a_disk_that_fills_up_within_a_line_keeps_none_of_it',
+      'half a line is taken back',
+      'disks.py',
+      'os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)',
+      'pass',
+    ),
+  ),
+  *_guards(
+    'power_test.py',
+    (
+      'a_power_cut_loses_no_durable_checkpoint',
+      'durable: contents are synced',
+      'files.py',
+      '    if durable:\n      sync(staged)\n',
+      '',
+    ),
+    (
+      'a_power_cut_does_not_lose_the_first_durable_checkpoint',
+      'durable: directories are synced',
+      'files.py',
+      'for parent in final.absolute().parents[:3]:',
+      'for parent in final.absolute().parents[:0]:',
+    ),
+  ),
+  *_guards(
+    'chains_test.py',
+    (
+      'a_chain_of_mishaps_changes_nothing',
+      'a checkpoint of another run is refused',
+      'checkpoints.py',
+      '    self._check(path, manifest)\n',
+      '',
+    ),
+    (
+      'a_full_disk_ends_a_life_with_an_error_of_ours',
+      'what the system says is explained',
+      'files.py',
+      '  except OSError as error:\n    raise errors.RunDirectoryError(\n'
+      "      f'cannot use",
+      '  except ZeroDivisionError as error:\n    raise errors.RunDirectoryError(\n'  # noqa: E501
+      "      f'cannot use",
+    ),
+  ),
+  *_guards(
+    'disks_test.py',
+    (
+      'a_save_that_fails_beside_training_ends_the_run',
+      'a failed save ends the run',
+      'checkpoints.py',
+      _KEPT_FAILURE,
+      '      return\n',
+    ),
+    (
+      'saves_may_fail_for_a_while',
+      'some saves may fail',
+      'checkpoints.py',
+      'if self._failures <= self._max_failures and not last:',
+      'if False:',
+    ),
+    (
+      'a_disk_that_fills_up_ends_the_run_and_the_next_goes_on',
+      'a save that finds no room ends the run',
+      'checkpoints.py',
+      _KEPT_FAILURE,
+      '      return\n',
+    ),
+    (
+      'a_disk_that_is_too_small_is_said_before_step_1',
+      'free space is looked at',
+      'checkpoints.py',
+      'if size * missing > free:',
+      'if False:',
+    ),
+    (
+      'a_directory_that_may_not_be_written_is_said_before_step_1',
+      'a directory is tried',
+      'files.py',
+      "    disk.write(probe, b'')\n    disk.remove(probe)\n",
+      '',
+    ),
+    (
+      'a_model_dir_in_memory_is_as_good',
+      'what is renamed lies on the same disk',
+      'files.py',
+      _STAGED,
+      "staged = pathlib.Path('/tmp', f'{STAGING}{uuid.uuid4().hex}')",
+    ),
+    (
+      'an_object_store_is_refused[gs://bucket/run]',
+      'an address is no directory',
+      'files.py',
+      'if _ADDRESS.match(text):',
+      'if False:',
+    ),
+    (
+      'summaries_that_cannot_be_written_cost_no_step',
+      'summaries are forgiven',
+      'summaries.py',
+      'except (OSError, errors.RunDirectoryError, tf.errors.OpError) as error:',
+      'except ZeroDivisionError as error:',
+    ),
+  ),
+  *_guards(
+    'restores_test.py',
+    (
+      'a_killed_run_goes_on_as_if_it_had_not_been',
+      'the state of dropouts is saved',
+      'variables.py',
+      'self.seeds += [g for g in generators if id(g) not in known]',
+      'self.saved = {}',
+    ),
+    (
+      'a_rotten_state_file_is_not_believed[garbled]',
+      'the newest is found by listing',
+      'bundles.py',
+      'names = [path.name for path in directory.iterdir()]',
+      "names = (directory / 'checkpoint').read_text().split('\"')[1].split('/')",  # noqa: E501
+    ),
+    (
+      'a_damaged_checkpoint_is_passed_over[data flipped]',
+      'damage is passed over',
+      'bundles.py',
+      'DAMAGED = (OSError, ValueError, KeyError, IndexError, tf.errors.OpError)',  # noqa: E501
+      'DAMAGED = (ZeroDivisionError,)',
+    ),
+    (
+      'a_run_whose_checkpoints_are_all_damaged_is_refused',
+      'no start from step 0 beside damaged checkpoints',
+      'checkpoints.py',
+      'if causes and step is None:',
+      'if False:',
+    ),
+    (
+      'a_run_that_is_not_the_same_any_more_is_refused[another optimizer]',
+      'what a checkpoint says is compared',
+      'checkpoints.py',
+      '    self._check(path, manifest)\n',
+      '',
+    ),
+    (
+      'another_number_of_replicas_goes_on_at_the_same_example',
+      'gradients of the replicas are added up',
+      'gradients.py',
+      'tf.distribute.ReduceOp.SUM, [*packed, vector]',
+      'tf.distribute.ReduceOp.MEAN, [*packed, vector[:0], vector * 3.0]',
+    ),
+    (
+      'wrong_clocks_change_nothing',
+      'event files are named in their order',
+      'files.py',
+      'if path.name <= last:',
+      'if False:',
+    ),
+    (
+      'a_second_trainer_is_refused_until_the_first_is_dead',
+      'one trainer for a directory',
+      'files.py',
+      'fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)',
+      'pass',
+    ),
+    (
+      'a_finished_run_is_left_alone',
+      'a finished run is seen',
+      'runs.py',
+      '    if self._is_done():\n',
+      '    if False:\n',
+    ),
+  ),
+  *_guards(
+    'stops_test.py',
+    (
+      'a_signal_in_a_step_is_obeyed_within_a_long_block',
+      'a stop is seen within a block',
+      'loops.py',
+      'return (done < n) & well & (counters.stop.read_value() == RUN)',
+      'return (done < n) & well',
+    ),
+    (
+      'a_signal_in_a_save_lets_it_end[SIGTERM-143]',
+      'a signal ends nothing at once',
+      'preemption.py',
+      '      ask(name)\n',
+      '      os._exit(128 + signum)\n',
+    ),
+    (
+      'a_signal_in_an_evaluation_leaves_it_to_the_next_life',
+      'a stop is seen within an evaluation',
+      'loops.py',
+      'return (done < n) & (counters.stop.read_value() < STOP)',
+      'return done < n',
+    ),
+    (
+      'a_signal_in_an_export_leaves_it_to_the_next_life',
+      'a stop is seen within an export',
+      'runs.py',
+      'with stopper.interrupting():',
+      'with contextlib.nullcontext():',
+    ),
+    (
+      'a_second_interrupt_aborts_at_once_and_commits_no_half',
+      'a second interrupt aborts',
+      'preemption.py',
+      'if interrupts > 1:',
+      'if interrupts > 99:',
+    ),
+    (
+      'signals_and_the_exit_code_may_be_a_schedulers',
+      'the exit code is what was asked for',
+      'launch.py',
+      'return code if wanted is None else int(wanted)',
+      'return code',
+    ),
+    (
+      'a_run_out_of_time_is_resumed',
+      'the deadline is watched',
+      'preemption.py',
+      '      timer.start()\n',
+      '',
+    ),
+    (
+      'an_action_that_raises_costs_no_step',
+      'an error saves first',
+      'trainers.py',
+      '      self._save_after(error, actions)\n',
+      '      del error\n',
+    ),
+  ),
+  *_guards(
+    'steps_test.py',
+    (
+      'what_is_not_finite_ends_the_run_at_its_step[nan_loss-loss nan]',
+      'a step that is not finite changes nothing',
+      'appliers.py',
+      'finite = tf.math.is_finite(gradients.loss + gradients.norm)',
+      'finite = tf.math.is_finite(gradients.loss) | True',
+    ),
+    (
+      'a_step_may_be_left_out[nan_gradient]',
+      'so many steps may be left out',
+      'loops.py',
+      'skipped |= ~step.finite & (in_a_row <= limit)',
+      'pass',
+    ),
+    (
+      'a_run_that_goes_back_ends_alike_however_often_it_is_killed',
+      'what was passed over stays so',
+      'detours.py',
+      "self.parts = tuple((first, last) for first, last in facts['passed_over'])",  # noqa: E501
+      'self.parts = ()',
+    ),
+    (
+      'the_last_finite_checkpoint_outlives_those_that_are_not',
+      'the last finite checkpoint is kept',
+      'retention.py',
+      'kept = {*steps[-self.last :], *finite[-1:]}',
+      'kept = {*steps[-self.last :]}',
+    ),
+    (
+      'a_step_that_needs_more_memory_than_there_is',
+      'a lack of memory is explained',
+      'builds.py',
+      'except tf.errors.ResourceExhaustedError as error:',
+      'except ZeroDivisionError as error:',
+    ),
+    (
+      'a_metric_that_is_huge_or_nan_harms_nobody[nan]',
+      'lines are strict JSON',
+      'summaries.py',
+      'if isinstance(value, float) and not math.isfinite(value)',
+      'if False',
+    ),
+    (
+      'a_metric_that_is_none_is_named_before_step_1',
+      'metrics are one number per example',
+      'losses.py',
+      'if values.shape.rank not in (0, 1):',
+      'if False:',
+    ),
+    (
+      'batches_of_any_size_in_blocks_of_any_length_are_traced_once',
+      'the length of a block is a tensor',
+      'trainers.py',
+      'n = tf.constant(until - before, tf.int64)',
+      'n = until - before',
+    ),
+  ),
+  *_guards(
+    'feeds_test.py',
+    (
+      'a_flipped_byte_is_named',
+      'who reads is asked what was wrong',
+      'inputs/records.py',
+      '      if damages and not self.lost:\n',
+      '      if False:\n',
+    ),
+    (
+      'a_file_cut_short_anywhere_is_an_error[5]',
+      'the size of a file is compared',
+      'inputs/records.py',
+      "    if size < known['bytes']:\n",
+      '    if False:\n',
+    ),
+    (
+      'files_of_another_kind_are_named',
+      'the first header is checked',
+      'inputs/recordfiles.py',
+      '  if _is_header(begin):\n    return',
+      '  if True:\n    return',
+    ),
+    (
+      'a_record_of_another_shape_is_named',
+      'records are compared with what they should hold',
+      'inputs/records.py',
+      '        if wrong:\n          return',
+      '        if False:\n          return',
+    ),
+    (
+      'files_that_are_not_there_are_said_before_step_1',
+      'a pattern must match',
+      'inputs/streams.py',
+      '    if not matches:\n',
+      '    if False:\n',
+    ),
+    (
+      'a_filter_that_drops_everything_is_said_before_step_1',
+      'a filter must keep something',
+      'inputs/examples.py',
+      'if next(iter(kept), None) is None:',
+      'if False:',
+    ),
+    (
+      'data_that_ends_ends_the_run_at_its_step',
+      'the end of the data is known',
+      'trainers.py',
+      'return steps if ends is None else min(steps, ends)',
+      'return steps',
+    ),
+    (
+      'data_whose_position_cannot_be_saved_is_refused_before_step_1',
+      'whether data can go on is tried',
+      'experiments.py',
+      '    data.check_resumable()\n',
+      '',
+    ),
+    (
+      'files_that_changed_between_two_lives_are_refused[one more]',
+      'files are part of what a run is',
+      'inputs/streams.py',
+      "'files': [[os.path.basename(f.path), f.records] for f in self.files],",
+      "'files': [],",
+    ),
+    (
+      'a_window_of_large_rows_takes_no_more_than_its_budget',
+      'a window has a budget',
+      'inputs/examples.py',
+      'window = max(1, min(_WINDOW, int(fitting)))',
+      'window = _WINDOW',
+    ),
+  ),
+  *_guards(
+    'observers_test.py',
+    (
+      'an_evaluator_outlives_the_removal_of_what_it_reads',
+      'what is gone is not damaged',
+      'checkpoints.py',
+      '    if path.exists():\n      raise\n',
+      '    raise\n',
+    ),
+    (
+      'an_evaluator_whose_trainer_was_killed_gives_up',
+      'an evaluator does not wait for good',
+      'followers.py',
+      'elif time.monotonic() - alive > self._timeout:',
+      'elif False:',
+    ),
+    (
+      'a_killed_evaluator_goes_on_where_it_was',
+      'what is evaluated is not evaluated again',
+      'followers.py',
+      '    return done\n',
+      '    return set()\n',
+    ),
+    (
+      'the_best_checkpoint_is_what_is_evaluated_and_exported',
+      'the best one comes first',
+      'retention.py',
+      'return [s for _, s in sorted(scored, key=lambda one: -one[0])]',
+      'return [s for _, s in sorted(scored, key=lambda one: one[0])]',
+    ),
+    (
+      'each_step_is_on_the_charts_once_whatever_was_killed',
+      'TensorBoard is told that a life begins',
+      'summaries.py',
+      '        _write_session_start(directory, self._first_step)\n',
+      '        pass\n',
+    ),
+    (
+      'summaries_that_are_removed_cost_no_step',
+      'a line of metrics goes to its own file',
+      'summaries.py',
+      'self._metrics = files.run_directory(model_dir) / name',
+      "self._metrics = files.run_directory(model_dir) / 'train' / name",
+    ),
+  ),
+  *_guards(
+    'configs_test.py',
+    (
+      'a_gin_file_that_is_none_is_one_line[a bracket left open]',
+      'what gin says is explained',
+      'statements.py',
+      '    tokenize.TokenError,\n',
+      '',
+    ),
+    (
+      'a_gin_file_that_is_none_is_one_line[a text for a number]',
+      'types are compared',
+      'statements.py',
+      'if not isinstance(value, _Reference) and not _fits(value, expected):',
+      'if False:',
+    ),
+    (
+      'names_that_leave_the_run_are_refused[../x]',
+      'a name is looked at',
+      'files.py',
+      'if not isinstance(name, str) or not _NAME.fullmatch(name):',
+      'if False:',
+    ),
+    (
+      'secrets_are_not_in_what_is_written',
+      'the command line is redacted',
+      'runs.py',
+      "'argv': redacted(sys.argv),",
+      "'argv': sys.argv,",
+    ),
+  ),
+)  # fmt: skip
