@@ -1,5 +1,6 @@
 """WarmStart: weights of another run, of TensorFlow's and of Keras' files."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -138,8 +139,9 @@ def test_a_renamed_layer_in_a_keras_file(old, tmp_path):
       mapping[f'^layers/{layer}/vars/{index}$'] = (
         f'model/sequential/{name}/{part}'
       )
-  names = list(warmstarts._h5_values(path))
-  if 'layers/body/vars/0' in names:  # Keras 3 keeps the names of layers
+  with h5py.File(path) as file:
+    named = 'layers/body' in file  # Keras 3 keeps the names of layers
+  if named:
     mapping = {
       k.replace('/dense_1/', '/top/').replace('/dense/', '/body/'): v
       for k, v in mapping.items()

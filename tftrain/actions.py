@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from tftrain import errors
 from tftrain import reports
 
-Interval = int | str | Sequence[int | str]
+Interval = int | str
+"""Steps, or a time such as '10m'."""
 
 _UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0}
 
@@ -54,7 +55,9 @@ class Every:
     ConfigError: The interval is neither.
   """
 
-  def __init__(self, interval: Interval, action: reports.Action):
+  def __init__(
+    self, interval: Interval | Sequence[Interval], action: reports.Action
+  ):
     self._steps, self._seconds = _parse_all(interval)
     self.action = action
     self._last_time = time.monotonic()
@@ -91,7 +94,9 @@ class Every:
     return report.step // self._steps > report.previous_step // self._steps
 
 
-def _parse_all(interval: Interval) -> tuple[int | None, float]:
+def _parse_all(
+  interval: Interval | Sequence[Interval],
+) -> tuple[int | None, float]:
   """(steps or None, seconds) of an interval, or of the shortest of several."""
   if isinstance(interval, int | str):
     return _parse(interval)
@@ -112,7 +117,7 @@ def seconds(time_text: str) -> float:
   return found
 
 
-def _parse(interval: int | str) -> tuple[int | None, float]:
+def _parse(interval: Interval) -> tuple[int | None, float]:
   if isinstance(interval, int) and not isinstance(interval, bool):
     if interval >= 1:
       return interval, math.inf
@@ -214,9 +219,10 @@ class EarlyStopping:
     return reports.Signal.STOP if self._waited >= self._patience else None
 
   def read_state(self) -> dict[str, Any]:
-    best = None if math.isinf(self._best) else self._best
+    # As a text, for JSON knows no infinity.
+    best = str(self._best)
     return {'best': best, 'waited': self._waited, 'step': self._last_step}
 
   def write_state(self, state: Mapping[str, Any]) -> None:
-    self._best = -math.inf if state['best'] is None else state['best']
+    self._best = float(state['best'])
     self._waited, self._last_step = state['waited'], state['step']

@@ -34,8 +34,6 @@ from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
 
-Interval = int | str
-
 _PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
 
 
@@ -87,9 +85,9 @@ class Experiment:
   steps: int | None = None
   epochs: float | None = None
   steps_per_loop: int = 100
-  log_every: Interval = 100
-  eval_every: Interval = 1000
-  checkpoint_every: Interval | Sequence[Interval] = 1000
+  log_every: actions_lib.Interval = 100
+  eval_every: actions_lib.Interval = 1000
+  checkpoint_every: actions_lib.Interval | Sequence[actions_lib.Interval] = 1000
   keep: int = 3
   keep_every: int | None = None
   best: retention.Best | None = None
@@ -190,12 +188,10 @@ class Experiment:
     """Builds and checks every part; writes nothing."""
     trainer, data = self._make_trainer()
     per_epoch = data.steps_per_epoch
-    writer = summaries.SummaryWriter(model_dir)
-    metrics_file = summaries.MetricsFile(model_dir)
+    writer, metrics_file, publish = _publishers(model_dir)
     early_stop = copy.copy(self.early_stop)  # it has a state of its own
     if early_stop and not evaluate and early_stop.metric.startswith('eval/'):
       early_stop = None
-    publish: list[reports.Action] = [writer, metrics_file, progress.Progress()]
     publish += [early_stop] if early_stop else []
     further = [copy.copy(action) for action in self.actions]
     checkpointer = self._checkpointer(
@@ -209,6 +205,7 @@ class Experiment:
     if self.export:
       exports.check_serve(trainer.task, trainer.example_features())
     eval_every = self._interval('eval_every', per_epoch)
+    options = self._options(stop_signals, save_signals)
     save = [actions_lib.Every(self._save_every(per_epoch), checkpointer)]
     if self.best:
       best = actions_lib.Every(eval_every, checkpointer.save_if_best)
@@ -227,9 +224,10 @@ class Experiment:
         *further,
       ],
       checkpoint=save,
-      options=self._options(stop_signals, save_signals),
+      options=options,
       facts={
         'seed': self.seed,
+        'init_from': options.init_from and str(options.init_from.path),
         'strategy': self.strategy,
         'replicas': trainer.strategy.num_replicas_in_sync,
       },
@@ -266,12 +264,12 @@ class Experiment:
     self, stop_signals: Sequence[str], save_signals: Sequence[str]
   ) -> runs.Options:
     limit, start = self.max_time, self.init_from
+    if isinstance(start, str):
+      start = warmstarts.WarmStart(start)
     return runs.Options(
       export=self.export,
       max_seconds=None if limit is None else actions_lib.seconds(limit),
-      init_from=warmstarts.WarmStart(start)
-      if isinstance(start, str)
-      else start,
+      init_from=start,
       rewind=self.rewind,
       stop_signals=stop_signals,
       save_signals=save_signals,
@@ -282,9 +280,7 @@ class Experiment:
   ) -> followers.Follower:
     """What evaluates each checkpoint of a run that another process trains."""
     trainer, _ = self._make_trainer()
-    writer = summaries.SummaryWriter(model_dir)
-    metrics_file = summaries.MetricsFile(model_dir, followers.METRICS)
-    publish: list[reports.Action] = [writer, metrics_file, progress.Progress()]
+    writer, metrics_file, publish = _publishers(model_dir, followers.METRICS)
     return followers.Follower(
       model_dir,
       trainer=trainer,
@@ -375,14 +371,19 @@ class Experiment:
       )
     return max(1, round(self.epochs * per_epoch))
 
-  def _save_every(self, per_epoch: float | None) -> Sequence[Interval]:
+  def _save_every(
+    self, per_epoch: float | None
+  ) -> Sequence[actions_lib.Interval]:
     name, given = 'checkpoint_every', self.checkpoint_every
     values = [given] if isinstance(given, int | str) else given
     return [self._interval(name, per_epoch, value) for value in values]
 
   def _interval(
-    self, name: str, per_epoch: float | None, value: Interval | None = None
-  ) -> Interval:
+    self,
+    name: str,
+    per_epoch: float | None,
+    value: actions_lib.Interval | None = None,
+  ) -> actions_lib.Interval:
     """The interval called `name`, epochs turned into steps."""
     value = getattr(self, name) if value is None else value
     assert value is not None
@@ -404,6 +405,17 @@ class Experiment:
         '1, or epochs'
       )
     return value
+
+
+def _publishers(
+  model_dir: str | pathlib.Path, name: str = 'metrics.jsonl'
+) -> tuple[
+  summaries.SummaryWriter, summaries.MetricsFile, list[reports.Action]
+]:
+  """Who writes curves, who writes lines, and all who are to see each Report."""
+  writer = summaries.SummaryWriter(model_dir)
+  metrics_file = summaries.MetricsFile(model_dir, name)
+  return writer, metrics_file, [writer, metrics_file, progress.Progress()]
 
 
 def _last_step_of(

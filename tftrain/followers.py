@@ -1,7 +1,6 @@
 """Continuous evaluation: follows a run from another process."""
 
 from collections.abc import Sequence
-import json
 import pathlib
 import threading
 import time
@@ -15,6 +14,7 @@ from tftrain import evaluators
 from tftrain import files
 from tftrain import preemption
 from tftrain import reports
+from tftrain import runs
 from tftrain import summaries
 from tftrain import trainers
 
@@ -108,7 +108,8 @@ class Follower:
     evaluated: list[int] = []
     alive = time.monotonic()
     while not self._stop.is_set():
-      finished = is_finished(self.model_dir)  # before the listing
+      # Before the listing: what is saved last is then in it.
+      finished = runs.read_record(self.model_dir).get('finished')
       todo = self._todo(done)
       for step in todo:
         if self._evaluate(step):
@@ -159,12 +160,3 @@ class Follower:
     signals = [evaluator(report) for evaluator in self._evaluators]
     self._summary_writer.flush()
     return reports.Signal.INTERRUPTED not in signals
-
-
-def is_finished(model_dir: pathlib.Path) -> bool:
-  """Whether run.json says that the run came to its end."""
-  try:
-    run = json.loads((model_dir / 'run.json').read_text(encoding='utf-8'))
-    return bool(run['finished'])
-  except (OSError, ValueError, KeyError, TypeError):
-    return False

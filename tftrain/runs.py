@@ -29,6 +29,8 @@ from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
 
+_RECORD = 'run.json'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
@@ -249,7 +251,7 @@ class Run:
 
   def _is_done(self) -> bool:
     step = self.trainer.step
-    finished = self._read_run().get('finished') or {}
+    finished = read_record(self.model_dir).get('finished') or {}
     known = (
       finished.get('step') == step
       and finished.get('last_step', 0) >= self.last_step
@@ -288,16 +290,6 @@ class Run:
         self._summary_writer.write_text(name, text)
     self._write_start()
 
-  def _read_run(self) -> dict[str, Any]:
-    path = self.model_dir / 'run.json'
-    try:
-      with files.explained(path):
-        text = path.read_text(encoding='utf-8') if path.exists() else '{}'
-      run = json.loads(text)
-    except ValueError:
-      run = {}
-    return run if isinstance(run, dict) else {}
-
   def _write_start(self) -> None:
     life = {
       'argv': redacted(sys.argv),
@@ -310,7 +302,7 @@ class Run:
     }
     self._note(
       **self._facts,
-      lives=[*self._read_run().get('lives', []), life],
+      lives=[*read_record(self.model_dir).get('lives', []), life],
       last_step=self.last_step,
       finished=None,
       passed_over=self.trainer.detours.facts(),
@@ -324,8 +316,20 @@ class Run:
 
   def _note(self, **facts: Any) -> None:
     """Changes what run.json says."""
-    run = {**self._read_run(), **facts}
-    files.write_json(self.model_dir / 'run.json', run)
+    record = {**read_record(self.model_dir), **facts}
+    files.write_json(self.model_dir / _RECORD, record)
+
+
+def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
+  """What run.json says of a run; nothing if it is not there, or rotten."""
+  path = model_dir / _RECORD
+  try:
+    with files.explained(path):
+      text = path.read_text(encoding='utf-8') if path.exists() else '{}'
+    record = json.loads(text)
+  except ValueError:
+    record = {}
+  return record if isinstance(record, dict) else {}
 
 
 def _newest_scalars(path: pathlib.Path) -> dict[str, float]:

@@ -116,17 +116,22 @@ class Update:
         "an empty pattern matches everything; leave it out, or give '.' if "
         'that is meant',
       )
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      raise errors.ConfigError(
-        f'Update.{name}: {pattern!r} is no regular expression ({error})'
-      ) from error
+    check_pattern(f'Update.{name}', pattern)
 
   def _refuse(self, name: str, advice: str) -> None:
     raise errors.ConfigError(
       f'Update.{name} = {getattr(self, name)!r}; {advice}'
     )
+
+
+def check_pattern(what: str, pattern: str) -> None:
+  """Raises ConfigError where a pattern is no regular expression."""
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise errors.ConfigError(
+      f'{what}: {pattern!r} is no regular expression ({error})'
+    ) from error
 
 
 def _is_number(value: Any, above: float) -> bool:

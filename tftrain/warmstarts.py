@@ -16,6 +16,7 @@ from tftrain import bundles
 from tftrain import comparisons
 from tftrain import errors
 from tftrain import tasks
+from tftrain import updates
 from tftrain import variables
 
 _TF_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -51,14 +52,9 @@ class WarmStart:
   strict: bool = True
 
   def __post_init__(self) -> None:
-    given = [*self.mapping, *([self.exclude] if self.exclude else [])]
-    for pattern in given:
-      try:
-        re.compile(pattern)
-      except re.error as error:
-        raise errors.ConfigError(
-          f'init_from: {pattern!r} is no regular expression ({error})'
-        ) from error
+    for pattern in self.mapping:
+      updates.check_pattern('WarmStart.mapping', pattern)
+    updates.check_pattern('WarmStart.exclude', self.exclude or '')
 
 
 def load(task: tasks.Task, start: WarmStart) -> None:
