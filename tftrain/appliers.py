@@ -156,10 +156,10 @@ class Applier:
       # nothing was updated this writes what is there.
       tf.distribute.get_strategy().run(self._scatter)
     reported = finite & measure.report
-    counted = _masked(reported, ratio, tf.ones([]))
-    sums = {**gradients.sums, 'update_ratio': counted}
+    moved = updates.counted_if(reported, {'update_ratio': (ratio, tf.ones([]))})
+    sums = {**gradients.sums, **moved}
     if self.scale or self.options.max_skips:  # what is skipped is not counted
-      sums = {name: _masked(finite, *pair) for name, pair in sums.items()}
+      sums = updates.counted_if(finite, sums)
     return updates.Step(finite, skipped, gradients.loss, gradients.norm, sums)
 
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
@@ -231,6 +231,13 @@ class Applier:
   def _scatter(self) -> None:
     for bucket in self._buckets:
       bucket.scatter()
+
+  def variables(self) -> list[Any]:
+    """All that an update changes, but for the loss scale."""
+    targets = [target.variable for target in self._targets]
+    weights = [*self.trained.values(), *targets, self.optimizer.iterations]
+    slots = [variable for _, _, variable in self._slots()]
+    return [*map(buckets.raw, weights), *slots]
 
   # What is reported.
 
@@ -319,9 +326,3 @@ class Applier:
   def _averages(self) -> Iterator[tuple[targets_lib.Target, Any]]:
     if self.average:
       yield from zip(self._targets, self.average.variables, strict=True)
-
-
-def _masked(
-  keep: tf.Tensor, value: tf.Tensor, weight: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-  return tf.where(keep, value, 0.0), tf.where(keep, weight, 0.0)

@@ -102,6 +102,7 @@ class Recorder:
     self._regularization = regularization
     self._strict = strict
     self._calls: list[tuple[Any, buckets.Packing]] = []
+    self._updates = 0
     self._read: dict[int, Any] = {}
 
   def gradients(
@@ -136,6 +137,7 @@ class Recorder:
 
   def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
     """Applies nothing."""
+    self._updates += 1
     zero = tf.zeros([])
     return updates.Step(
       finite=tf.constant(True),
@@ -198,7 +200,13 @@ class Recorder:
       )
     self._name_untrained(owned)
     _check_decay(self._options, made)
-    return engines.Engine(owned, made, self._options, self._regularization)
+    return engines.Engine(
+      owned,
+      made,
+      self._options,
+      self._regularization,
+      several=self._updates > 1,
+    )
 
   def _reached_by_optimizer(self) -> dict[int, tuple[Any, list[Any]]]:
     reached: dict[int, tuple[Any, list[Any]]] = {}

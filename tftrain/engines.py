@@ -30,6 +30,7 @@ class Engine:
     made: Optimizer's id -> its Applier.
     options: How a batch becomes new weights.
     regularization: Gives the sum of the regularisers, once the loss has run.
+    several: Whether a step updates more than once.
   """
 
   def __init__(
@@ -38,6 +39,8 @@ class Engine:
     made: Mapping[int, appliers.Applier],
     options: updates.Update,
     regularization: Callable[[], Any],
+    *,
+    several: bool = False,
   ):
     self.options = options
     self._owned = owned
@@ -49,6 +52,11 @@ class Engine:
       for v in owned.saved.values()
       if not v.trainable and tf.as_dtype(v.dtype).is_floating
     ]
+    # An update that fails changes nothing; but others of its step may be done.
+    undone = made.values() if several and self.may_skip else ()
+    self._undone = list(
+      {id(v): v for applier in undone for v in applier.variables()}.values()
+    )
 
   def appliers(self) -> dict[str, appliers.Applier]:
     """By the name of the optimizer."""
@@ -185,24 +193,30 @@ class Engine:
       applier.check_unchanged()
 
   def moving(self) -> Any:
-    """What a step changes besides weights, as it is now: batch statistics."""
-    if not self._moving:
-      return ()
-    return tf.distribute.get_strategy().run(
-      lambda: tuple(variable.read_value() for variable in self._moving)
-    )
+    """What a step that fails may have changed, as it is now: batch statistics,
+    and where there are several updates all that the others do."""
+    statistics = ()
+    if self._moving:
+      statistics = tf.distribute.get_strategy().run(
+        lambda: tuple(variable.read_value() for variable in self._moving)
+      )
+    return statistics, [variable.read_value() for variable in self._undone]
 
   def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
-    """Takes the effects of a step's forward pass back if it failed."""
-    if not self._moving:
+    """Takes the effects of a step back if it failed."""
+    if not self._moving and not self._undone:
       return
+    statistics, updated = before
 
     def assign(values: Sequence[tf.Tensor]) -> None:
       for variable, value in zip(self._moving, values, strict=True):
         variable.assign(value)
 
     def put_back() -> tf.Tensor:
-      tf.distribute.get_strategy().run(assign, args=(before,))
+      if self._moving:
+        tf.distribute.get_strategy().run(assign, args=(statistics,))
+      for variable, value in zip(self._undone, updated, strict=True):
+        variable.assign(value)
       return tf.constant(True)
 
     tf.cond(finite, lambda: tf.constant(False), put_back)

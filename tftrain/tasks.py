@@ -261,19 +261,10 @@ class Task:
     before = self._runner.moving()
     with self._runner.step(measure or updates.Measure()):
       last = autographs.converted(self.train_step)(batch)
-    self._check_undone()
     step = _combined(last, self._steps)
     self._steps = []
     self._runner.put_back_unless(step.finite, before)
     return step
-
-  def _check_undone(self) -> None:
-    if len(self._steps) > 1 and self._options.max_skips:
-      raise errors.TaskError(
-        f'train_step of {type(self).__name__} updates {len(self._steps)} '
-        'times, and one that failed cannot take the others back; leave out '
-        'Update.max_skips'
-      )
 
   def check_unchanged(self) -> None:
     """Raises TaskError if other variables are trainable than when built."""
@@ -431,4 +422,5 @@ def _combined(last: Any, steps: Sequence[updates.Step]) -> updates.Step:
   for step in reversed(steps):  # those of the first that failed, if one did
     loss = tf.where(step.finite, loss, step.loss)
     norm = tf.where(step.finite, norm, step.gradient_norm)
+  sums = updates.counted_if(finite, sums)  # all of them count, or none
   return updates.Step(finite, skipped, loss, norm, sums)

@@ -167,3 +167,13 @@ class Step(NamedTuple):
   loss: tf.Tensor
   gradient_norm: tf.Tensor
   sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+
+
+def counted_if(
+  keep: tf.Tensor, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+  """Sums as in `Step.sums`, which add nothing where `keep` is false."""
+  return {
+    name: (tf.where(keep, value, 0.0), tf.where(keep, weight, 0.0))
+    for name, (value, weight) in sums.items()
+  }
