@@ -46,8 +46,8 @@ def lines(run_dir):
 
 
 def test_every_checkpoint_is_evaluated_once(run_dir):
-  assert follow(run_dir) == ([10, 20, 30, 40], None)
-  assert follow(run_dir) == ([], None)
+  assert follow(run_dir) == ([10, 20, 30, 40], 0)
+  assert follow(run_dir) == ([], 0)
   assert [line['step'] for line in lines(run_dir)] == [10, 20, 30, 40]
   for line in lines(run_dir):
     alone = experiment().evaluate(run_dir, str(line['step'])).scalars
@@ -58,7 +58,7 @@ def test_what_was_missed_is_made_up_for(run_dir):
   follow(run_dir)
   path = run_dir / 'eval_metrics.jsonl'
   path.write_text(''.join(path.read_text().splitlines(True)[:2]))
-  assert follow(run_dir) == ([30, 40], None)
+  assert follow(run_dir) == ([30, 40], 0)
   assert [line['step'] for line in lines(run_dir)] == [10, 20, 30, 40]
 
 
@@ -73,13 +73,13 @@ def test_a_checkpoint_removed_while_it_is_read_is_passed_over(
     return read(path)
 
   monkeypatch.setattr(bundles, 'read_checkpoint', removed)
-  assert follow(run_dir) == ([10, 30, 40], None)
+  assert follow(run_dir) == ([10, 30, 40], 0)
 
 
 def test_a_damaged_checkpoint_is_passed_over(run_dir, caplog):
   data = run_dir / 'checkpoints' / 'ckpt-00000020' / 'state.index'
   data.write_bytes(b'')
-  assert follow(run_dir) == ([10, 30, 40], None)
+  assert follow(run_dir) == ([10, 30, 40], 0)
   assert 'ckpt-00000020 is damaged' in caplog.text
 
 

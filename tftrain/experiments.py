@@ -276,7 +276,11 @@ class Experiment:
     )
 
   def follow(
-    self, model_dir: str | pathlib.Path, *, timeout: float = 600.0
+    self,
+    model_dir: str | pathlib.Path,
+    *,
+    timeout: float = 600.0,
+    stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
   ) -> followers.Follower:
     """What evaluates each checkpoint of a run that another process trains."""
     trainer, _ = self._make_trainer()
@@ -289,6 +293,7 @@ class Experiment:
       summary_writer=writer,
       metrics_file=metrics_file,
       timeout=timeout,
+      stop_signals=stop_signals,
     )
 
   def _make_trainer(self) -> tuple[trainers.Trainer, inputs.Pipeline]:

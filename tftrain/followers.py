@@ -37,6 +37,7 @@ class Follower:
     summary_writer: Where the curves go.
     metrics_file: Where the lines go.
     timeout: Seconds without a trainer after which to give up.
+    stop_signals: Names of the signals that stop it.
     poll: Seconds between looks at the directory.
   """
 
@@ -50,6 +51,7 @@ class Follower:
     summary_writer: summaries.SummaryWriter,
     metrics_file: summaries.MetricsFile,
     timeout: float = 600.0,
+    stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
     poll: float = 1.0,
   ):
     self.model_dir = files.run_directory(model_dir)
@@ -59,12 +61,13 @@ class Follower:
     self._summary_writer = summary_writer
     self._metrics_file = metrics_file
     self._timeout = timeout
+    self._stop_signals = stop_signals
     self._poll = poll
     self._stop = threading.Event()
     self._passed_over: set[int] = set()
 
-  def follow(self) -> tuple[list[int], str | None]:
-    """(the steps evaluated, the signal that ended it or None).
+  def follow(self) -> tuple[list[int], int]:
+    """(the steps evaluated, 0 or the exit code of what stopped it).
 
     Raises:
       RunDirectoryError: Another process follows the run, or nobody has trained
@@ -78,14 +81,16 @@ class Follower:
     files.make_directory(directory)
     with (
       files.lock(directory),
-      preemption.stop_on_signal(self._request_stop) as stopper,
+      preemption.stop_on_signal(
+        self._request_stop, stop=self._stop_signals
+      ) as stopper,
     ):
       done = self._begin()
       try:
         evaluated = self._follow(done)
       finally:
         self._summary_writer.close()
-    return evaluated, stopper.reason
+    return evaluated, stopper.exit_code
 
   def _request_stop(self) -> None:
     self._stop.set()

@@ -131,7 +131,11 @@ def _work() -> int:
   mode = _MODE.value
   if mode == 'eval_continuously':
     return _follow(
-      experiment.follow(model_dir, timeout=float(_EVAL_TIMEOUT.value))
+      experiment.follow(
+        model_dir,
+        timeout=float(_EVAL_TIMEOUT.value),
+        stop_signals=_STOP_SIGNALS.value,
+      )
     )
   job = experiment.prepare(
     model_dir,
@@ -179,11 +183,11 @@ def _stopped(code: int) -> int:
 
 
 def _follow(follower: Any) -> int:
-  steps, signal_name = follower.follow()
+  steps, exit_code = follower.follow()
   count = f'{len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'
-  if signal_name:
+  if exit_code:
     print(f'Stopped; evaluated {count}. The same command goes on.')
-    return _stopped(130 if signal_name == 'SIGINT' else 143)
+    return _stopped(int(exit_code))
   print(f'Done: evaluated {count}; the run has finished.')
   return 0
 

@@ -532,6 +532,13 @@ GUARDS = (
       '    return set()\n',
     ),
     (
+      'a_signal_stops_an_evaluator_and_the_same_command_goes_on',
+      'an evaluator listens to the signals that were asked for',
+      'followers.py',
+      'self._request_stop, stop=self._stop_signals\n',
+      'self._request_stop\n',
+    ),
+    (
       'the_best_checkpoint_is_what_is_evaluated_and_exported',
       'the best one comes first',
       'retention.py',

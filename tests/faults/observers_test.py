@@ -51,6 +51,21 @@ def test_a_killed_evaluator_goes_on_where_it_was(run):
   assert run.charted('eval/test') == steps
 
 
+def test_a_signal_stops_an_evaluator_and_the_same_command_goes_on(run):
+  slow = 'mishaps.make_task.eval_pause = 0.3'
+  run.finish(slow, flags=[_TRAIN])
+  flags = [_FOLLOW, '--stop_signals=SIGUSR2', '--preempt_exit_code=75']
+  follower = run.start(slow, flags=flags)
+  follower.until(lambda: run.lines('eval_metrics.jsonl'), 'a line')
+  follower.send('SIGUSR2')
+  ended = follower.wait()
+  assert ended.code == 75
+  assert 'Stopped; evaluated 1 checkpoint. The same' in ended.stdout
+  run.finish(slow, flags=flags)
+  steps = [line['step'] for line in run.lines('eval_metrics.jsonl')]
+  assert steps == run.steps()
+
+
 def test_the_best_checkpoint_is_what_is_evaluated_and_exported(run):
   best = ['Experiment.best = @Best()', "Best.metric = 'eval/test/accuracy'"]
   best += ['Experiment.eval_every = 10']

@@ -47,10 +47,12 @@ def test_a_signal_in_a_save_lets_it_end(name, code, run, quiet):
 
 
 def test_a_signal_in_an_evaluation_leaves_it_to_the_next_life(run, quiet):
-  slow = 'mishaps.make_task.eval_pause = 0.5'
+  slow = 'mishaps.make_task.eval_pause = 0.8'  # five of them
   life = run.started_until(40, slow)  # the evaluation of step 40 begins
   life.send('SIGTERM')
+  begun = time.monotonic()
   assert life.wait().code == 143
+  assert time.monotonic() - begun < 2.5
   assert run.last_reported('eval/test') == 0
   run.finish(slow)
   assert run.end() == quiet
