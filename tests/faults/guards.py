@@ -445,11 +445,11 @@ GUARDS = (
       '      if False:\n',
     ),
     (
-      'a_file_cut_short_anywhere_is_an_error[5]',
-      'the size of a file is compared',
-      'inputs/records.py',
-      "    if size < known['bytes']:\n",
-      '    if False:\n',
+      'a_file_cut_short_anywhere_is_an_error[False-5]',
+      'a file ends where its last record does',
+      'inputs/recordfiles.py',
+      '  if end == size:\n',
+      '  if True:\n',
     ),
     (
       'files_of_another_kind_are_named',
