@@ -18,8 +18,9 @@ def wait_for_save(life, run):
 def test_a_signal_in_a_step_is_obeyed_within_a_long_block(run, quiet):
   """Though the compiled loop would run for minutes."""
   slow = ['mishaps.make_task.pause = 0.1', 'Experiment.steps_per_loop = 1000']
-  free = ['Experiment.log_every = 1000', 'Experiment.checkpoint_every = 1000']
-  life = run.start(*slow, *free)
+  names = ('log_every', 'checkpoint_every', 'eval_every')
+  rarely = [f'Experiment.{name} = 1000' for name in names]
+  life = run.start(*slow, *rarely)
   life.until(lambda: (run.model_dir / 'run.json').exists(), 'the start')
   time.sleep(3)  # in it goes
   life.send('SIGTERM')

@@ -105,6 +105,10 @@ def test_others_are_refused_at_each_call(scenario, error, world):
   print(f'{len(points)} points: {harness.tally(points)}')
   print(harness.endings(points))
   assert len(points) >= 8, 'the sweep reached too little'
+  foreign = [
+    point for point in points if not (point.outcome or {}).get('tftrain', True)
+  ]
+  assert not foreign, '\n'.join(map(str, foreign))
   if scenario == 'export':
     assert all(map(_is_exported, points)), 'said to be exported, but is not'
   # What could not be tidied up is still there.
