@@ -12,23 +12,21 @@ import os
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
-import ctypes
 import json
 import resource
-import signal
 import sys
 import traceback
 
 import sklearn.datasets  # noqa: F401
 import tensorflow  # noqa: F401
 
+from tests import servers
 from tftrain import config  # noqa: F401
 from tftrain import launch
 
 
 def child(argv, cwd, into, uid=None, file_limit=None):
-  # PR_SET_PDEATHSIG: where the server goes, its children go as well.
-  ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+  servers.die_with_parent()
   for number, name in ((1, 'stdout'), (2, 'stderr')):
     os.dup2(os.open(f'{into}/{name}', os.O_WRONLY | os.O_CREAT), number)
   os.chdir(cwd)
@@ -49,6 +47,7 @@ def child(argv, cwd, into, uid=None, file_limit=None):
 
 
 def main():
+  servers.die_with_parent()
   for line in sys.stdin:
     command = json.loads(line)
     if 'wait' in command:

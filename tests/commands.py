@@ -66,6 +66,7 @@ class Running:
       code = self._commands._ask(wait=self.pid)['code']
     except queue.Empty:
       self.send('SIGKILL')
+      self._commands._answer()  # else the next one would get it
       raise AssertionError(f'hung: {self.text("stderr")}') from None
     ended = Ended(code, self.text('stdout'), self.text('stderr'))
     self._into.cleanup()
@@ -102,6 +103,9 @@ class Commands:
   def _ask(self, **command):
     self._process.stdin.write(json.dumps(command) + '\n')
     self._process.stdin.flush()
+    return self._answer()
+
+  def _answer(self):
     return json.loads(self._answers.get(timeout=_LIMIT))
 
   def _read(self):

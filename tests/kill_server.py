@@ -26,6 +26,7 @@ import keras
 import tensorflow as tf
 
 from tests import cases
+from tests import servers
 import tftrain
 from tftrain import bundles
 from tftrain import checkpoints
@@ -146,10 +147,12 @@ def train(model_dir, mark, count):
 
 
 def main():
+  servers.die_with_parent()
   print('ready', flush=True)
   for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
+      servers.die_with_parent()
       null = os.open(os.devnull, os.O_WRONLY)
       os.dup2(null, 2)
       try:

@@ -1,7 +1,9 @@
 """Starts the processes that import TensorFlow once and fork for each case."""
 
+import ctypes
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -18,3 +20,10 @@ def start(module):
     stdout=subprocess.PIPE,
     text=True,
   )
+
+
+def die_with_parent():
+  """For servers and their children: none outlives who started it, however that
+  one ended."""
+  pr_set_pdeathsig = 1
+  ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -15,7 +15,6 @@ import os
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
-import ctypes
 import json
 import signal
 import socket
@@ -24,6 +23,7 @@ import sys
 import keras  # noqa: F401
 import tensorflow  # noqa: F401
 
+from tests import servers
 from tests.faults import peer_scenarios
 from tests.faults import scenarios
 from tftrain import errors
@@ -94,8 +94,7 @@ def attempt(function):
 
 
 def child(command):
-  # PR_SET_PDEATHSIG: where the server goes, its children go as well.
-  ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+  servers.die_with_parent()
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
   null = os.open(os.devnull, os.O_RDWR)
   for number in (0, 1, 2):
@@ -109,6 +108,7 @@ def child(command):
 
 
 def main():
+  servers.die_with_parent()
   signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
   print('ready', flush=True)
   for line in sys.stdin:
