@@ -24,12 +24,14 @@ _LAYERS = (
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
   'inputs.generators inputs.maps inputs.mixtures inputs.batchers '
-  'inputs.services inputs.parts inputs.examples inputs.arrays inputs.iterators '
+  'inputs.services inputs.parts inputs.decoders inputs.examples '
+  'inputs.arrays inputs.iterators '
   'inputs.batches inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats gradients optimizers targets appliers engines builds tasks '
   'supervised metrics actions summaries bundles comparisons retention '
-  'checkpoints warmstarts exports preemption progress spikes',
+  'checkpoints warmstarts elsewhere signatures formats modelcards exports '
+  'preemption intervals exporters progress spikes',
   'loops requests readings detours',
   'trainers evaluators',
   'rewinds runs followers experiments inspections testing',
@@ -43,10 +45,17 @@ _WITHOUT_TENSORFLOW = ('errors', 'disks', 'files', 'reports', 'launch')
 
 _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')
-_LAZY = ('launch', 'inputs.libraries')
-_COMPILES = ('loops', 'exports', 'metrics', 'gradients', 'engines')
-_WRITES = ('disks', 'files')
-_LOADS_MODELS = ('exports',)
+_LAZY = ('launch', 'inputs.libraries', 'formats')
+_COMPILES = (
+  'loops',
+  'signatures',
+  'formats',
+  'metrics',
+  'gradients',
+  'engines',
+)
+_WRITES = ('disks', 'files', 'elsewhere')  # to a temporary directory
+_LOADS_MODELS = ('elsewhere', 'formats')
 
 _MAX_LINES = 450
 _MAX_FUNCTION_LINES = 60

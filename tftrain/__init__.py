@@ -23,6 +23,7 @@ _HOMES = {
   'Evaluator': 'evaluators',
   'Every': 'actions',
   'Experiment': 'experiments',
+  'Export': 'exporters',
   'InverseSqrt': 'schedules',
   'Joined': 'schedules',
   'LossSpike': 'spikes',
@@ -35,6 +36,7 @@ _HOMES = {
   'Result': 'runs',
   'Rewind': 'rewinds',
   'Signal': 'reports',
+  'Signature': 'signatures',
   'SummaryWriter': 'summaries',
   'SupervisedTask': 'supervised',
   'Task': 'tasks',
@@ -60,6 +62,7 @@ __all__ = [
   'Evaluator',
   'Every',
   'Experiment',
+  'Export',
   'InverseSqrt',
   'Joined',
   'Loss',
@@ -72,6 +75,7 @@ __all__ = [
   'Result',
   'Rewind',
   'Signal',
+  'Signature',
   'SummaryWriter',
   'SupervisedTask',
   'Task',
@@ -96,6 +100,7 @@ if typing.TYPE_CHECKING:
   from tftrain.errors import NonFiniteError as NonFiniteError
   from tftrain.evaluators import Evaluator as Evaluator
   from tftrain.experiments import Experiment as Experiment
+  from tftrain.exporters import Export as Export
   from tftrain.exports import export_model as export_model
   from tftrain.inputs import Arrays as Arrays
   from tftrain.inputs import Batches as Batches
@@ -112,6 +117,7 @@ if typing.TYPE_CHECKING:
   from tftrain.schedules import InverseSqrt as InverseSqrt
   from tftrain.schedules import Joined as Joined
   from tftrain.schedules import WarmUp as WarmUp
+  from tftrain.signatures import Signature as Signature
   from tftrain.spikes import LossSpike as LossSpike
   from tftrain.strategies import make_strategy as make_strategy
   from tftrain.summaries import MetricsFile as MetricsFile

@@ -4,9 +4,11 @@ This file and statements.py are the only ones that import gin. The core takes
 plain arguments.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import inspect
 import pathlib
+import re
 import sys
 
 import gin
@@ -16,6 +18,7 @@ import keras
 from tftrain import actions
 from tftrain import errors
 from tftrain import experiments
+from tftrain import exporters
 from tftrain import inputs
 from tftrain import retention
 from tftrain import rewinds
@@ -30,6 +33,7 @@ _PUBLIC = (
   actions.EarlyStopping,
   actions.Every,
   experiments.Experiment,
+  exporters.Export,
   inputs.ArrayRecord,
   inputs.Arrays,
   inputs.Batches,
@@ -174,10 +178,14 @@ def check_same(model_dir: pathlib.Path) -> None:
     return
   old = statements.values(statements.text_of(path))
   new = statements.values(gin.config_str())
+  meant = _reached(old, free=False) | _reached(new, free=False)
+  free = (_reached(old, free=True) | _reached(new, free=True)) - meant
   different = sorted(
     name
     for name in old.keys() | new.keys()
-    if old.get(name) != new.get(name) and name not in _FREE
+    if old.get(name) != new.get(name)
+    and name not in _FREE
+    and _selector(name) not in free
   )
   # A macro may feed a free parameter; what it feeds is compared by value.
   if different:
@@ -188,6 +196,31 @@ def check_same(model_dir: pathlib.Path) -> None:
       f'{old.get(name, "not set")} -> {new.get(name, "not set")}{more}); '
       'restore the old value or choose a new model_dir'
     )
+
+
+def _reached(values: Mapping[str, str], *, free: bool) -> set[str]:
+  """The configurables that the Experiment's free parameters, or all others,
+  lead to."""
+  found: set[str] = set()
+  waiting = [
+    value
+    for name, value in values.items()
+    if _selector(name) == 'Experiment' and (name in _FREE) == free
+  ]
+  while waiting:
+    for name in _REFERENCE.findall(waiting.pop()):
+      if name not in found:
+        found.add(name)
+        waiting += [v for k, v in values.items() if _selector(k) == name]
+  return found
+
+
+def _selector(name: str) -> str:
+  """`Adam` of `train/optimizers.Adam.learning_rate`."""
+  return name.rpartition('/')[2].split('.')[-2]
+
+
+_REFERENCE = re.compile(r'@(?:[\w.]+/)*(?:\w+\.)*(\w+)')
 
 
 def _roots(search_paths: Sequence[str]) -> list[pathlib.Path]:

@@ -69,6 +69,14 @@ class Evaluator:
     """The names of what is reported."""
     return (*self._means.names, *self._keras_metrics.names)
 
+  def example_features(self) -> Any:
+    """A real batch of what the model takes."""
+    return self._task.features(self._first_batch)
+
+  def decoder(self) -> inputs.Decoder | None:
+    found: inputs.Decoder | None = self._pipeline.decoder()
+    return found
+
   def __call__(self, report: reports.Report) -> reports.Signal | None:
     """Evaluates at a Trainer's Report; asks to stop if an Action does."""
     begun = time.perf_counter()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import copy
 import dataclasses
 import pathlib
-import re
 from typing import Any
 
 from absl import logging
@@ -17,10 +16,11 @@ from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
-from tftrain import exports
+from tftrain import exporters
 from tftrain import files
 from tftrain import followers
 from tftrain import inputs
+from tftrain import intervals
 from tftrain import preemption
 from tftrain import progress
 from tftrain import reports
@@ -34,6 +34,7 @@ from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
 
+_CALLED = {'init_from': 'WarmStart', 'export': 'Export'}
 _PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
 
 
@@ -68,7 +69,7 @@ class Experiment:
       path of a checkpoint.
     rewind: Goes back where the loss is not finite, instead of ending.
     early_stop: Ends the run when a metric stops improving.
-    export: Whether to export a SavedModel at the end.
+    export: Whether to export a SavedModel at the end; an Export says more.
     seed: Seeds the weights, the data's order and the dropout.
     strategy: Which devices: `auto`, `one_device` or `mirrored`.
     update: How a batch becomes new weights: clipping, accumulation, moving
@@ -97,7 +98,7 @@ class Experiment:
   init_from: warmstarts.WarmStart | str | None = None
   rewind: rewinds.Rewind | None = None
   early_stop: actions_lib.EarlyStopping | None = None
-  export: bool = True
+  export: exporters.Export | bool = True
   seed: int = 0
   strategy: str = 'auto'
   update: updates.Update = updates.Update()
@@ -131,11 +132,12 @@ class Experiment:
       ('update', updates.Update),
       ('best', retention.Best),
       ('rewind', rewinds.Rewind),
+      ('export', exporters.Export | bool),
       ('init_from', warmstarts.WarmStart | str),
     ):
       value = getattr(self, name)
       if value is not None and not isinstance(value, kind):
-        called = getattr(kind, '__name__', 'WarmStart')
+        called = _CALLED.get(name) or getattr(kind, '__name__', '')
         raise errors.ConfigError(
           f'Experiment.{name} is a {type(value).__name__}; give '
           f'tftrain.{called}(...) (in gin: @{called}(), with parentheses)'
@@ -189,48 +191,90 @@ class Experiment:
     trainer, data = self._make_trainer()
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir)
-    early_stop = copy.copy(self.early_stop)  # it has a state of its own
-    if early_stop and not evaluate and early_stop.metric.startswith('eval/'):
-      early_stop = None
+    early_stop = self._early_stop(evaluate)
     publish += [early_stop] if early_stop else []
     further = [copy.copy(action) for action in self.actions]
+    measured: list[evaluators.Evaluator] = []
+    exporter = self._exporter(model_dir, trainer, measured)
     checkpointer = self._checkpointer(
-      model_dir, trainer, writer, metrics_file, [*publish, *further]
+      model_dir, trainer, writer, metrics_file, [*publish, *further, exporter]
     )
     publish.append(checkpointer.measure)
-    measured = self._evaluators(trainer, publish) if evaluate else []
+    if exporter.options.on_best:
+      publish.append(exporter.if_best)
+    if evaluate:
+      measured += self._evaluators(trainer, publish)
     for name, monitor in (('early_stop', early_stop), ('best', self.best)):
       if monitor and (evaluate or not monitor.metric.startswith('eval/')):
-        self._check_monitored(name, monitor.metric, trainer, measured)
+        _check_monitored(name, monitor.metric, trainer, measured)
     if self.export:
-      exports.check_serve(trainer.task, trainer.example_features())
-    eval_every = self._interval('eval_every', per_epoch)
-    options = self._options(stop_signals, save_signals)
-    save = [actions_lib.Every(self._save_every(per_epoch), checkpointer)]
+      exporter.check()
+    if exporter.options.every:
+      every = intervals.resolved('export', exporter.options.every, per_epoch)
+      further.append(actions_lib.Every(every, exporter))
+    eval_every = intervals.resolved('eval_every', self.eval_every, per_epoch)
+    save_every = intervals.all_resolved(
+      'checkpoint_every', self.checkpoint_every, per_epoch
+    )
+    save = [actions_lib.Every(save_every, checkpointer)]
     if self.best:
-      best = actions_lib.Every(eval_every, checkpointer.save_if_best)
-      save = [best, *save]
+      save.insert(0, actions_lib.Every(eval_every, checkpointer.save_if_best))
+    last_step = intervals.last_step(self.steps, self.epochs, per_epoch)
     return runs.Run(
       model_dir,
       trainer=trainer,
-      last_step=_last_step_of(trainer, self._last_step(per_epoch), data),
+      last_step=_last_step_of(trainer, last_step, data),
       evaluators=measured,
       checkpointer=checkpointer,
       summary_writer=writer,
       metrics_file=metrics_file,
+      exporter=exporter,
       actions=[
         *publish,
         *(actions_lib.Every(eval_every, evaluator) for evaluator in measured),
         *further,
       ],
       checkpoint=save,
-      options=options,
-      facts={
-        'seed': self.seed,
-        'init_from': options.init_from and str(options.init_from.path),
-        'strategy': self.strategy,
-        'replicas': trainer.strategy.num_replicas_in_sync,
-      },
+      options=self._options(stop_signals, save_signals),
+      facts=self._facts(trainer),
+    )
+
+  def _early_stop(self, evaluate: bool) -> actions_lib.EarlyStopping | None:
+    """A copy, as it has a state of its own; None if it would hear nothing."""
+    given = self.early_stop
+    if given and not evaluate and given.metric.startswith('eval/'):
+      return None
+    return copy.copy(given)
+
+  def _facts(self, trainer: trainers.Trainer) -> dict[str, Any]:
+    """What run.json says."""
+    start = self.init_from
+    return {
+      'seed': self.seed,
+      'init_from': getattr(start, 'path', start),
+      'strategy': self.strategy,
+      'replicas': trainer.strategy.num_replicas_in_sync,
+    }
+
+  def _exporter(
+    self,
+    model_dir: str | pathlib.Path,
+    trainer: trainers.Trainer,
+    measured: Sequence[evaluators.Evaluator],
+  ) -> exporters.Exporter:
+    """Exports are tried on the first of `measured`, which is filled later."""
+    given = self.export
+
+    def samples() -> exporters.Samples:
+      return measured[0] if measured else trainer
+
+    return exporters.Exporter(
+      model_dir,
+      trainer.task,
+      samples,
+      given if isinstance(given, exporters.Export) else exporters.Export(),
+      best=self.best,
+      about=lambda: runs.about(files.run_directory(model_dir), trainer),
     )
 
   def _checkpointer(
@@ -267,7 +311,7 @@ class Experiment:
     if isinstance(start, str):
       start = warmstarts.WarmStart(start)
     return runs.Options(
-      export=self.export,
+      export=bool(self.export),
       max_seconds=None if limit is None else actions_lib.seconds(limit),
       init_from=start,
       rewind=self.rewind,
@@ -306,7 +350,9 @@ class Experiment:
       data,
       strategy=strategy,
       steps_per_loop=self.steps_per_loop,
-      log_every=self._in_steps('log_every', data.steps_per_epoch),
+      log_every=intervals.in_steps(
+        'log_every', self.log_every, data.steps_per_epoch
+      ),
       seed=self.seed,
       update=self.update,
     )
@@ -326,21 +372,6 @@ class Experiment:
         'tftrain.Task'
       )
     return task
-
-  def _check_monitored(
-    self,
-    name: str,
-    metric: str,
-    trainer: trainers.Trainer,
-    measured: Sequence[evaluators.Evaluator],
-  ) -> None:
-    known = [f'train/{tag}' for tag in trainer.tags]
-    known += [f'eval/{e.name}/{tag}' for e in measured for tag in e.tags]
-    if metric not in known:
-      raise errors.ConfigError(
-        f'{name} waits for {metric}, which is never '
-        f'reported; there are {", ".join(known)}'
-      )
 
   def _evaluators(
     self,
@@ -365,51 +396,6 @@ class Experiment:
     if isinstance(self.eval_data, Mapping):
       return self.eval_data
     return {'test': self.eval_data}
-
-  def _last_step(self, per_epoch: float | None) -> int:
-    if self.steps is not None:
-      return self.steps
-    assert self.epochs is not None
-    if per_epoch is None:
-      raise errors.ConfigError(
-        'Experiment.epochs needs data whose size is known; give steps instead'
-      )
-    return max(1, round(self.epochs * per_epoch))
-
-  def _save_every(
-    self, per_epoch: float | None
-  ) -> Sequence[actions_lib.Interval]:
-    name, given = 'checkpoint_every', self.checkpoint_every
-    values = [given] if isinstance(given, int | str) else given
-    return [self._interval(name, per_epoch, value) for value in values]
-
-  def _interval(
-    self,
-    name: str,
-    per_epoch: float | None,
-    value: actions_lib.Interval | None = None,
-  ) -> actions_lib.Interval:
-    """The interval called `name`, epochs turned into steps."""
-    value = getattr(self, name) if value is None else value
-    assert value is not None
-    match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*epochs?', str(value).strip())
-    if not match:
-      return value
-    if per_epoch is None:
-      raise errors.ConfigError(
-        f'Experiment.{name} = {value!r} needs data whose size is known; give a '
-        'number of steps instead'
-      )
-    return max(1, round(float(match[1]) * per_epoch))
-
-  def _in_steps(self, name: str, per_epoch: float | None) -> int:
-    value = self._interval(name, per_epoch)
-    if not isinstance(value, int) or value < 1:
-      raise errors.ConfigError(
-        f'Experiment.{name} = {value!r} must be a number of steps of at least '
-        '1, or epochs'
-      )
-    return value
 
 
 def _publishers(
@@ -437,3 +423,18 @@ def _last_step_of(
       f' ({data.num_examples} examples)' if data.num_examples else '',
     )
   return last
+
+
+def _check_monitored(
+  name: str,
+  metric: str,
+  trainer: trainers.Trainer,
+  measured: Sequence[evaluators.Evaluator],
+) -> None:
+  known = [f'train/{tag}' for tag in trainer.tags]
+  known += [f'eval/{e.name}/{tag}' for e in measured for tag in e.tags]
+  if metric not in known:
+    raise errors.ConfigError(
+      f'{name} waits for {metric}, which is never '
+      f'reported; there are {", ".join(known)}'
+    )

@@ -1,17 +1,29 @@
-"""SavedModels: written aside, reloaded, compared, then renamed."""
+"""SavedModels: written aside, run elsewhere, compared, then renamed."""
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import pathlib
+import subprocess
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tftrain import buckets
+from tftrain import elsewhere
 from tftrain import errors
 from tftrain import files
+from tftrain import formats as formats_lib
+from tftrain import inputs
+from tftrain import modelcards
+from tftrain import signatures as signatures_lib
 from tftrain import tasks
 from tftrain import variables
+
+COMPARISON = 'comparison.json'
+CARD = 'model.md'
 
 
 def export_model(
@@ -19,106 +31,136 @@ def export_model(
   features: Any,
   directory: str | pathlib.Path,
   *,
-  signature: str = 'serving_default',
   part: Any = None,
+  formats: Sequence[str] = (),
+  decoder: inputs.Decoder | None = None,
+  fresh: bool = False,
+  about: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Exports `task.serve` as a SavedModel with a free batch size.
 
   Where the Task keeps a moving average of its weights, that is what is
-  exported.
+  exported. `task.signatures` are offered beside it, and with a `decoder` the
+  same of serialized tf.train.Examples, so that what is served is what was
+  trained.
 
-  The export is reloaded and must give the live model's outputs on `features`
-  to the bit before it gets its name. An existing export is left alone.
+  The export must give the live model's outputs on `features` before it gets its
+  name: to the bit, and other formats within a tolerance. What was seen is in
+  `comparison.json`, and what the model is in `model.md`.
 
   Args:
     task: A built Task.
     features: A batch of what `serve` takes: a tensor, or a dict or tuple of
       tensors.
     directory: Where it goes; must not exist.
-    signature: The signature's name. Inputs are called by their key, or
-      `inputs` (`inputs_0`, ... of a tuple); outputs likewise.
     part: A model of the Task to export alone, such as a shared trunk: its
       variables and what it computes, instead of `serve`.
+    formats: What else to write beside the SavedModel; see formats.py.
+    decoder: What makes a batch of records; see `Pipeline.decoder`.
+    fresh: Whether it is run by another process, which takes seconds to start.
+    about: What model.md says of where the model comes from.
 
   Returns:
     `directory`.
 
   Raises:
-    ExportError: The directory exists, or the reloaded model differs.
+    ConfigError: A format that is none.
+    ExportError: The directory exists, or what was written differs.
   """
   directory = pathlib.Path(directory)
   if directory.exists():
     raise errors.ExportError(f'{directory} exists; remove it or name another')
-  module = _Exported(_variables(task if part is None else part))
-  named = _named('inputs', features)
-  module.serve = _concrete_serve(task, features, part)
+  chosen = {name: formats_lib.of_name(name) for name in formats}
+  offered = _offered(task, features, part, decoder)
+  traced = _traced(task, offered)
+  module = _Exported(_variables(task if part is None else part), traced)
+  given = {name: _tensors(one.example) for name, one in offered.items()}
   files.make_directory(directory.parent)
+  with (
+    _explained(directory),
+    task.averaged(),
+    files.staged_directory(directory) as staged,
+  ):
+    seen = _write_and_compare(task, module, given, staged, chosen, fresh)
+    files.write_json(staged / COMPARISON, {'fresh process': fresh, **seen})
+    card = modelcards.text(staged, directory, module, seen, about or {})
+    files.write_text(staged / CARD, card)
+  return directory
+
+
+@contextlib.contextmanager
+def _explained(directory: pathlib.Path) -> Iterator[None]:
   try:
-    with task.averaged(), files.staged_directory(directory) as staged:
-      tf.saved_model.save(
-        module, str(staged), signatures={signature: module.serve}
-      )
-      _compare(module.serve(**named), staged, signature, named)
-  except (OSError, tf.errors.OpError) as error:
+    yield
+  except (
+    OSError,
+    tf.errors.OpError,
+    subprocess.TimeoutExpired,
+    elsewhere.ElsewhereError,
+  ) as error:
     raise errors.ExportError(
       f'exporting to {directory} failed: {errors.one_line(error)}; mend that, '
       'then start the same command again'
     ) from error
-  return directory
 
 
-def check_serve(task: tasks.Task, features: Any) -> None:
-  """Raises ExportError now where an export could only fail at the end."""
-  try:
-    _concrete_serve(task, features)
-  except errors.Error:
-    raise
-  except Exception as error:
-    raise errors.ExportError(
-      f'serve() of {type(task).__name__} cannot be exported: '
-      f'{errors.one_line(error)}; mend it, or train with export=False'
-    ) from error
-
-
-def _concrete_serve(task: tasks.Task, features: Any, part: Any = None) -> Any:
-  named = _named('inputs', features)
-  specs = {
-    name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name=name)
-    for name, value in named.items()
+def _write_and_compare(
+  task: tasks.Task,
+  module: Any,
+  given: Mapping[str, Mapping[str, tf.Tensor]],
+  staged: pathlib.Path,
+  chosen: Mapping[str, formats_lib.Format],
+  fresh: bool,
+) -> dict[str, Any]:
+  """Writes all files of the model; what they compute, next to the live one."""
+  tf.saved_model.save(module, str(staged), signatures=module.offered)
+  live = {name: module.offered[name](**given[name]) for name in given}
+  serve = signatures_lib.SERVE
+  return {
+    'signatures': _compared_signatures(staged, given, live, fresh),
+    'formats': {
+      name: _compared_format(one, task, staged, given[serve], live[serve])
+      for name, one in chosen.items()
+    },
   }
 
-  def compute(given: Any) -> Any:
-    return task.serve(given) if part is None else part(given, training=False)
 
-  def serve(**inputs: Any) -> dict[str, Any]:
-    given: Any = inputs
-    if not isinstance(features, dict):
-      leaves = [inputs[name] for name in named]
-      given = tf.nest.pack_sequence_as(features, leaves)
-    with task.calls():
-      return _named('outputs', compute(given))
-
-  return tf.function(serve).get_concrete_function(**specs)
+def check_serve(
+  task: tasks.Task, features: Any, decoder: inputs.Decoder | None = None
+) -> None:
+  """Raises ExportError now where an export could only fail at the end."""
+  _traced(task, _offered(task, features, None, decoder))
 
 
-def _named(prefix: str, value: Any) -> dict[str, Any]:
-  """Tensors by name: a dictionary's keys, `prefix`, or `prefix_0`, ..."""
-  if isinstance(value, dict):
-    return value
-  leaves = tf.nest.flatten(value)
-  if len(leaves) == 1:
-    return {prefix: leaves[0]}
-  return {f'{prefix}_{index}': leaf for index, leaf in enumerate(leaves)}
+def _traced(
+  task: tasks.Task, offered: Mapping[str, signatures_lib.Signature]
+) -> dict[str, Any]:
+  return {n: signatures_lib.trace(task, n, one) for n, one in offered.items()}
+
+
+def _offered(
+  task: tasks.Task, features: Any, part: Any, decoder: inputs.Decoder | None
+) -> dict[str, signatures_lib.Signature]:
+  if part is not None:
+    return signatures_lib.of_part(part, features)
+  offered = signatures_lib.of_task(task, features)
+  if decoder is not None:
+    offered[signatures_lib.RECORDS] = signatures_lib.of_records(task, decoder)
+  for name in offered:
+    files.check_name(name, f'the signature of {type(task).__name__}')
+  return offered
 
 
 class _Exported(tf.Module):  # type: ignore[misc]
   """Holds what a SavedModel must contain."""
 
-  def __init__(self, all_variables: Sequence[tf.Variable]):
+  def __init__(
+    self, all_variables: Sequence[tf.Variable], offered: Mapping[str, Any]
+  ):
     super().__init__()
     # Named one by one: converters overlook variables that Keras hides.
     self.all_variables = list(all_variables)
-    self.serve: Any = None
+    self.offered = dict(offered)
 
 
 def _variables(owner: Any) -> list[tf.Variable]:
@@ -130,18 +172,78 @@ def _variables(owner: Any) -> list[tf.Variable]:
   return [buckets.raw(variable) for variable in owned.variables.values()]
 
 
-def _compare(
-  live: Any, directory: pathlib.Path, signature: str, features: Any
-) -> None:
-  reloaded = tf.saved_model.load(str(directory)).signatures[signature]
-  for name, value in reloaded(**features).items():
-    difference = np.max(
-      np.abs(live[name].numpy().astype(float) - value.numpy().astype(float)),
-      initial=0.0,
-    )
-    if not difference == 0.0:
+def _tensors(given: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+  return {name: tf.convert_to_tensor(value) for name, value in given.items()}
+
+
+def _compared_signatures(
+  staged: pathlib.Path,
+  given: Mapping[str, Mapping[str, tf.Tensor]],
+  live: Mapping[str, Mapping[str, tf.Tensor]],
+  fresh: bool,
+) -> dict[str, Any]:
+  """Runs the SavedModel; what it gave, next to the live model."""
+  if fresh:
+    with files.scratch_directory() as scratch:
+      found = elsewhere.run(staged, given, scratch)
+  else:
+    found = elsewhere.call(staged, given)
+  # Another process computes on the CPU: it must not want the GPU's memory.
+  on_gpu = bool(tf.config.list_physical_devices('GPU'))
+  tolerance = 1e-5 if fresh and on_gpu else 0.0
+  return {
+    name: _compared(f'signature {name!r}', live[name], found[name], tolerance)
+    for name in live
+  }
+
+
+def _compared_format(
+  one: formats_lib.Format,
+  task: tasks.Task,
+  staged: pathlib.Path,
+  given: Mapping[str, Any],
+  live: Mapping[str, Any],
+) -> dict[str, Any]:
+  path = staged / one.file
+  one.write(task, staged, path)
+  return _compared(one.file, live, one.run(path, given), one.tolerance)
+
+
+def _compared(
+  what: str,
+  live: Mapping[str, Any],
+  found: Mapping[str, Any],
+  tolerance: float,
+) -> dict[str, Any]:
+  """Raises ExportError if the outputs differ by more than the tolerance."""
+  seen = {}
+  for name, value in live.items():
+    difference = _difference(np.asarray(value), np.asarray(found[name]))
+    if not difference <= tolerance:
       raise errors.ExportError(
-        f'the exported model differs from the live one by {difference:g} in '
-        f'{name!r}; does serve() depend on the time, on chance or on state '
-        'that is not saved?'
+        f'{what} of the export differs from the live one by {difference:g} of '
+        f'the largest value in {name!r}, where {tolerance:g} is allowed; does '
+        'it depend on the time, on chance or on state that is not saved?'
       )
+    seen[name] = {
+      'difference': difference,
+      'tolerance': tolerance,
+      'shape': list(np.shape(value)),
+      'dtype': np.asarray(value).dtype.name,
+    }
+  return seen
+
+
+def _difference(live: np.ndarray, found: np.ndarray) -> float:
+  """The largest one, in parts of the largest value; inf if they do not
+  compare."""
+  if live.shape != found.shape:
+    return np.inf
+  if live.dtype.kind in 'OSU':
+    return 0.0 if (live == found).all() else np.inf
+  one, other = live.astype(float), found.astype(float)
+  same = (one == other) | (np.isnan(one) & np.isnan(other))
+  if same.all():
+    return 0.0
+  largest = np.max(np.abs(one), where=np.isfinite(one), initial=0.0) or 1.0
+  return float(np.max(np.where(same, 0.0, np.abs(one - other))) / largest)

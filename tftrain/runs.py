@@ -20,7 +20,7 @@ import tensorflow as tf
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
-from tftrain import exports
+from tftrain import exporters
 from tftrain import files
 from tftrain import preemption
 from tftrain import reports
@@ -84,6 +84,7 @@ class Run:
     checkpointer: Restores the Trainer.
     summary_writer: Takes the texts; closed at the end.
     metrics_file: Takes the metrics.
+    exporter: Exports the model.
     actions: Who receives the Trainer's Reports, in this order.
     checkpoint: The Actions that save, after all of them.
     options: How it goes on, ends, and begins.
@@ -100,6 +101,7 @@ class Run:
     checkpointer: checkpoints.Checkpointer,
     summary_writer: summaries.SummaryWriter,
     metrics_file: summaries.MetricsFile,
+    exporter: exporters.Exporter,
     actions: Sequence[reports.Action],
     checkpoint: Sequence[reports.Action],
     options: Options,
@@ -112,6 +114,7 @@ class Run:
     self.checkpointer = checkpointer
     self._summary_writer = summary_writer
     self._metrics_file = metrics_file
+    self._exporter = exporter
     # What is published at a step is on disk before its checkpoint is: the
     # checkpoint comes last.
     self._actions = (*actions, *checkpoint)
@@ -133,6 +136,7 @@ class Run:
       with files.explained(self.model_dir):
         stack.enter_context(files.lock(self.model_dir))
         stopper = stack.enter_context(self._stopper())
+        self._exporter.interrupting = stopper.interrupting
         self._start(restored, texts or {})
       try:
         self._train()
@@ -193,7 +197,7 @@ class Run:
     try:
       if self._options.export:
         with stopper.interrupting():
-          self._export_step()
+          self._exporter.export(self.trainer.step)
     except preemption.Interrupted:  # the next start exports
       return False
     self._write_end()
@@ -239,15 +243,7 @@ class Run:
 
   def export(self, which: str = 'latest') -> pathlib.Path:
     """Exports a checkpoint to `export/<step>`."""
-    self.restore(which)
-    return self._export_step()
-
-  def _export_step(self) -> pathlib.Path:
-    directory = self._export_directory()
-    if directory.exists():  # it was renamed into place, so it is whole
-      return directory
-    task, features = self.trainer.task, self.trainer.example_features()
-    return exports.export_model(task, features, directory)
+    return self._exporter.export(self.restore(which))
 
   def _is_done(self) -> bool:
     step = self.trainer.step
@@ -258,10 +254,7 @@ class Run:
     )
     if not step or not (known or self.trainer.is_done(self.last_step)):
       return False
-    return not self._options.export or self._export_directory().exists()
-
-  def _export_directory(self) -> pathlib.Path:
-    return self.model_dir / 'export' / str(self.trainer.step)
+    return not self._options.export or self._exporter.path(step).exists()
 
   def _tidy(self) -> None:
     """Removes what a killed process left half-written."""
@@ -279,7 +272,7 @@ class Run:
     return Result(
       step=self.trainer.step,
       last_step=self.last_step,
-      scalars=_newest_scalars(self.model_dir / 'metrics.jsonl'),
+      scalars=newest_scalars(self.model_dir),
       **changes,
     )
 
@@ -332,9 +325,22 @@ def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
   return record if isinstance(record, dict) else {}
 
 
-def _newest_scalars(path: pathlib.Path) -> dict[str, float]:
+def about(model_dir: pathlib.Path, trainer: trainers.Trainer) -> dict[str, Any]:
+  """What model.md says of a run: title -> text or table."""
+  config = model_dir / 'config.gin'
+  facts = {
+    'Metrics': newest_scalars(model_dir),
+    'Data': trainer.facts()['data'],
+  }
+  if config.exists():
+    facts['Configuration'] = config.read_text(encoding='utf-8')
+  return facts
+
+
+def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
+  """The last value of each metric, by its full name."""
   scalars = {}
-  for values in summaries.read_lines(path):
+  for values in summaries.read_lines(model_dir / 'metrics.jsonl'):
     source = values.pop('source')
     values.pop('step')
     scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})

@@ -144,6 +144,15 @@ class Task:
     """What an exported model computes; override to add a softmax, say."""
     return self.model(features, training=False)
 
+  def signatures(self, features: Any) -> Mapping[str, Any]:
+    """What else an export offers: name -> `Signature`.
+
+    Args:
+      features: A real batch of what `serve` takes, for examples.
+    """
+    del features
+    return {}
+
   def features(self, batch: Any) -> Any:
     """What `serve` takes, out of a batch: its first part, or all of it."""
     return batch[0] if isinstance(batch, tuple | list) else batch

@@ -129,6 +129,10 @@ class Trainer:
     """A real batch of what the model takes, to try an export on."""
     return self._features
 
+  def decoder(self) -> inputs.Decoder | None:
+    found: inputs.Decoder | None = self._pipeline.decoder()
+    return found
+
   def request_stop(self) -> None:
     """Ends the run after the step in progress; safe from any thread."""
     self._requests.stop()

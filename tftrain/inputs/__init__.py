@@ -11,6 +11,7 @@ from tftrain.inputs.batchers import Padded
 from tftrain.inputs.batchers import Ragged
 from tftrain.inputs.batches import as_pipeline
 from tftrain.inputs.batches import Batches
+from tftrain.inputs.decoders import Decoder
 from tftrain.inputs.examples import Examples
 from tftrain.inputs.folders import ImageFolder
 from tftrain.inputs.folders import TextFiles
@@ -40,6 +41,7 @@ __all__ = [
   'Batches',
   'Bucketed',
   'Csv',
+  'Decoder',
   'Examples',
   'Generator',
   'ImageFolder',

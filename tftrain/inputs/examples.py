@@ -12,6 +12,7 @@ import tensorflow as tf
 from tftrain import autographs
 from tftrain import errors
 from tftrain.inputs import batchers
+from tftrain.inputs import decoders
 from tftrain.inputs import maps
 from tftrain.inputs import orders
 from tftrain.inputs import parts
@@ -331,6 +332,14 @@ class Examples(pipelines.Pipeline):
     return (batch, *cursor) if self.has_cursor else batch
 
   # What others want to know.
+
+  def decoder(self) -> decoders.Decoder | None:
+    if self._batcher is not None:
+      return None
+    plain = copy.copy(self)
+    plain._remainder, plain.has_cursor = 'keep', False
+    one = self._numbered(self._chunks(orders.Order(epochs=1))).element_spec[1]
+    return decoders.make(self._source, self._map, one, plain._finished)
 
   @property
   def steps_per_epoch(self) -> float | None:

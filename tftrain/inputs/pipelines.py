@@ -43,6 +43,10 @@ class Pipeline(abc.ABC):
     """Raises InputError if a run that is stopped could not go on exactly."""
     return
 
+  def decoder(self) -> Any:  # a Decoder, which stands further down
+    """What it makes of serialized records, or None if it reads none."""
+    return None
+
   @abc.abstractmethod
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
     """The batches of steps `start_step`, `start_step + 1`, ..."""

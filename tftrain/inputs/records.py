@@ -94,6 +94,13 @@ class TFRecords(streams.Stream):
     byte = tf.gather(tf.constant(begins, tf.int64), number)
     return recordfiles.records_at(path, byte).take(count)
 
+  def first(self, count: int) -> tuple[bytes, ...]:
+    """Some records as they are stored."""
+    readable = intact(self.files[0].path, self._compression)
+    return tuple(
+      record for _, record in zip(range(count), readable, strict=False)
+    )
+
   def decode(self, records: tf.Tensor) -> dict[str, Any]:
     return decoded(records, self.features)
 

@@ -1,0 +1,202 @@
+"""Exporter: an Action that exports the model, while it is trained and after."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import math
+import pathlib
+from typing import Any, Protocol
+
+from tftrain import actions as actions_lib
+from tftrain import errors
+from tftrain import exports
+from tftrain import files
+from tftrain import formats
+from tftrain import inputs
+from tftrain import preemption
+from tftrain import reports
+from tftrain import retention
+from tftrain import tasks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+  """What is exported of a run, and when; always at its end.
+
+  >>> Experiment(..., export=Export(every=1000, formats=['tflite']))
+
+  Attributes:
+    every: Exports at this interval, too: steps, or a time such as '1h'.
+    on_best: And after each evaluation that brings a new best value of
+      `Experiment.best`.
+    keep: How many of the newest exports to keep.
+    formats: Other formats beside the SavedModel: `tflite`, `tflite_float16`,
+      `tflite_int8`, `keras`, `onnx`.
+    part: A model of the Task to export alone, by its attribute: `trunk`.
+    records: Whether to offer a signature that takes serialized
+      tf.train.Examples, where the data are such.
+    fresh: Whether the export is tried in another process, which knows nothing
+      of tftrain; that takes some seconds.
+  """
+
+  every: actions_lib.Interval | None = None
+  on_best: bool = False
+  keep: int = 3
+  formats: Sequence[str] = ()
+  part: str | None = None
+  records: bool = True
+  fresh: bool = True
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.keep, int) or self.keep < 1:
+      raise errors.ConfigError(
+        f'Export.keep must be a whole number of at least 1, got {self.keep!r}'
+      )
+    if isinstance(self.formats, str):
+      raise errors.ConfigError(
+        f'Export.formats = {self.formats!r}; give a list of names'
+      )
+
+
+class Samples(Protocol):
+  """A Trainer or an Evaluator: where real data are."""
+
+  def example_features(self) -> Any: ...
+
+  def decoder(self) -> inputs.Decoder | None: ...
+
+
+class Exporter:
+  """Writes `export/<step>/`, the layout that TensorFlow Serving watches.
+
+  Args:
+    model_dir: The run's directory.
+    task: A built Task.
+    samples: Gives what exports are tried on.
+    options: What and when.
+    best: What `on_best` looks at.
+    about: Says what is known of the run, for model.md.
+  """
+
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    task: tasks.Task,
+    samples: Callable[[], Samples],
+    options: Export,
+    *,
+    best: retention.Best | None = None,
+    about: Callable[[], Mapping[str, Any]] = dict,
+  ):
+    self.directory = files.run_directory(model_dir) / 'export'
+    self._task = task
+    self._samples = samples
+    self.options = options
+    self._monitor = best if options.on_best else None
+    self._about = about
+    self._best = -math.inf
+    self.interrupting: Callable[[], contextlib.AbstractContextManager[None]]
+    self.interrupting = contextlib.nullcontext
+    """What surrounds an export; Interrupted may be raised inside."""
+    if options.on_best and best is None:
+      raise errors.ConfigError('Export.on_best needs Experiment.best')
+    self._part = self._find_part()
+
+  def check(self) -> None:
+    """Raises ExportError now where an export could only fail at the end."""
+    if self._part is None:
+      samples = self._samples()
+      exports.check_serve(
+        self._task, samples.example_features(), self._decoder(samples)
+      )
+    for name in self.options.formats:
+      formats.of_name(name)
+
+  def path(self, step: int) -> pathlib.Path:
+    return self.directory / str(step)
+
+  def export(self, step: int) -> pathlib.Path:
+    """Exports what the Task is now; it was made whole if it is there."""
+    path = self.path(step)
+    if path.exists():
+      return path
+    samples = self._samples()
+    exports.export_model(
+      self._task,
+      samples.example_features(),
+      path,
+      part=self._part,
+      formats=self.options.formats,
+      decoder=self._decoder(samples),
+      fresh=self.options.fresh,
+      about={'Run': {'step': step}, **self._about()},
+    )
+    self._remove_old(step)
+    return path
+
+  # Actions.
+
+  def __call__(self, report: reports.Report) -> reports.Signal | None:
+    if report.is_last:  # that one is exported when all is saved
+      return None
+    return self._interruptible(report.step)
+
+  def if_best(self, report: reports.Report) -> reports.Signal | None:
+    """Exports if a Report of an evaluation brings a new best value."""
+    assert self._monitor is not None
+    source, _, tag = self._monitor.metric.rpartition('/')
+    if report.source != source or tag not in report.scalars:
+      return None
+    rank = self._monitor.rank(report.scalars[tag])
+    if rank <= self._best:
+      return None
+    signal = self._interruptible(report.step)
+    if signal is None:
+      self._best = rank
+    return signal
+
+  def read_state(self) -> dict[str, Any]:
+    return {'best': str(self._best)}  # JSON knows no infinity
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    self._best = float(state['best'])
+
+  def _decoder(self, samples: Samples) -> inputs.Decoder | None:
+    return samples.decoder() if self.options.records else None
+
+  def _interruptible(self, step: int) -> reports.Signal | None:
+    try:
+      with self.interrupting():
+        self.export(step)
+    except preemption.Interrupted:
+      return reports.Signal.INTERRUPTED
+    return None
+
+  def _remove_old(self, newest: int) -> None:
+    """Only what an export of ours is, and older than this one."""
+    ours = [
+      int(path.parent.name)
+      for path in self.directory.glob(f'*/{exports.COMPARISON}')
+      if path.parent.name.isdecimal()
+    ]
+    older = sorted(step for step in ours if step < newest)
+    for step in older[: max(len(older) - self.options.keep + 1, 0)]:
+      files.remove_directory(self.path(step))
+
+  def _find_part(self) -> Any:
+    name = self.options.part
+    if name is None:
+      return None
+    found = getattr(self._task, name, None)
+    if not callable(found) or not hasattr(found, 'variables'):
+      known = [
+        key for key, value in vars(self._task).items()
+        if callable(value) and hasattr(value, 'variables')
+      ]  # fmt: skip
+      raise errors.ConfigError(
+        f'Export.part = {name!r} is no model of {type(self._task).__name__}; '
+        f'it has {", ".join(known)}'
+      )
+    return found

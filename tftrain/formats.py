@@ -1,0 +1,172 @@
+"""Formats that an export may have beside the SavedModel."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import importlib
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import files
+from tftrain import signatures
+from tftrain import tasks
+
+Outputs = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """How a file is made of an export, and run to compare it.
+
+  Attributes:
+    file: Its name, beside saved_model.pb.
+    tolerance: The largest difference to the live model, in parts of the largest
+      output.
+    write: Takes the Task, the directory of the SavedModel and the file's path.
+    run: Takes the file's path and inputs by name; gives outputs by name.
+  """
+
+  file: str
+  tolerance: float
+  write: Callable[[tasks.Task, pathlib.Path, pathlib.Path], None]
+  run: Callable[[pathlib.Path, Mapping[str, Any]], Outputs]
+
+
+def of_name(name: str) -> Format:
+  """Raises ConfigError for a format that is none, or lacks its package."""
+  if name not in _FORMATS:
+    raise errors.ConfigError(
+      f'there is no export format {name!r}; there are {", ".join(_FORMATS)} '
+      'beside the SavedModel, which is always there'
+    )
+  if name == 'onnx':
+    _import_onnx()
+  return _FORMATS[name]
+
+
+# TensorFlow Lite.
+
+
+def _tflite(quantize: str = '') -> Callable[..., None]:
+  def write(task: tasks.Task, saved: pathlib.Path, path: pathlib.Path) -> None:
+    del task
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+      str(saved), signature_keys=[signatures.SERVE]
+    )
+    if quantize:
+      converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == 'float16':
+      converter.target_spec.supported_types = [tf.float16]
+    try:
+      content = converter.convert()
+    except Exception as error:  # of MLIR: it has no class of its own
+      raise errors.ExportError(
+        f'TensorFlow Lite cannot hold this model: {errors.one_line(error)}; '
+        'leave the format out, or replace that operation'
+      ) from error
+    files.write_bytes(path, content)
+
+  return write
+
+
+def _run_tflite(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
+  interpreter = tf.lite.Interpreter(model_path=str(path))
+  for name, value in given.items():
+    index = _input_index(interpreter, name)
+    interpreter.resize_tensor_input(index, tf.convert_to_tensor(value).shape)
+  runner = interpreter.get_signature_runner(signatures.SERVE)
+  return dict(runner(**{k: tf.convert_to_tensor(v) for k, v in given.items()}))
+
+
+def _input_index(interpreter: Any, name: str) -> int:
+  runner = interpreter.get_signature_runner(signatures.SERVE)
+  return int(runner.get_input_details()[name]['index'])
+
+
+# Keras.
+
+
+def _write_keras(
+  task: tasks.Task, saved: pathlib.Path, path: pathlib.Path
+) -> None:
+  del saved
+  plain = type(task).serve is tasks.Task.serve
+  if not plain or not isinstance(task.model, keras.Model):
+    raise errors.ConfigError(
+      f'export format keras: {type(task).__name__} '
+      + ('has a serve() of its own' if not plain else 'has no Keras model')
+      + ', which a .keras file cannot hold; leave the format out'
+    )
+  task.model.save(path)
+
+
+def _run_keras(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
+  model = keras.models.load_model(path, compile=False, safe_mode=True)
+  leaves = list(given.values())
+  fed = leaves[0] if len(leaves) == 1 else leaves
+  if set(given) == set(getattr(model, 'input_names', ())):
+    fed = dict(given)
+  return signatures.named('outputs', model(fed, training=False))
+
+
+# ONNX.
+
+
+def _import_onnx() -> tuple[Any, Any]:
+  try:
+    return (
+      importlib.import_module('tf2onnx'),
+      importlib.import_module('onnxruntime'),
+    )
+  except ImportError as error:
+    raise errors.ConfigError(
+      f'export format onnx needs a package that is missing ({error}); '
+      "pip install 'tftrain[onnx]'"
+    ) from error
+
+
+def _write_onnx(
+  task: tasks.Task, saved: pathlib.Path, path: pathlib.Path
+) -> None:
+  del task
+  tf2onnx, _ = _import_onnx()
+  serve = tf.saved_model.load(str(saved)).signatures[signatures.SERVE]
+  specs = serve.structured_input_signature[1]
+  function = tf.function(lambda **given: serve(**given))
+  try:
+    proto, _ = tf2onnx.convert.from_function(
+      function, input_signature=list(specs.values())
+    )
+  except Exception as error:  # of many kinds, none of them public
+    raise errors.ExportError(
+      f'ONNX cannot hold this model: {errors.one_line(error)}; leave the '
+      'format out, or replace that operation'
+    ) from error
+  files.write_bytes(path, proto.SerializeToString())
+
+
+def _run_onnx(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
+  _, onnxruntime = _import_onnx()
+  session = onnxruntime.InferenceSession(
+    str(path), providers=['CPUExecutionProvider']
+  )
+  names = [output.name for output in session.get_outputs()]
+  fed = {k: tf.convert_to_tensor(v).numpy() for k, v in given.items()}
+  return dict(zip(names, session.run(None, fed), strict=True))
+
+
+_FORMATS = {
+  'tflite': Format('model.tflite', 1e-5, _tflite(), _run_tflite),
+  'tflite_float16': Format(
+    'model.float16.tflite', 1e-2, _tflite('float16'), _run_tflite
+  ),
+  'tflite_int8': Format(
+    'model.int8.tflite', 5e-2, _tflite('int8'), _run_tflite
+  ),
+  'keras': Format('model.keras', 1e-6, _write_keras, _run_keras),
+  'onnx': Format('model.onnx', 1e-5, _write_onnx, _run_onnx),
+}  # fmt: skip

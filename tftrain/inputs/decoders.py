@@ -1,0 +1,110 @@
+"""Decoder: what a pipeline makes of serialized records, for an export."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import autographs
+from tftrain.inputs import maps
+from tftrain.inputs import orders
+from tftrain.inputs import records as records_lib
+from tftrain.inputs import specs
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+  """The way from records to a batch, without the files.
+
+  Attributes:
+    features: Name -> what a record holds.
+    records: Some real ones, to try it on.
+    map: From an example to an example, as in an evaluation.
+    mapped_spec: What a batch of mapped examples is.
+    finish: From mapped examples, `[n, ...]`, to what the Task gets.
+  """
+
+  features: Mapping[str, specs.Feature]
+  records: tuple[bytes, ...]
+  map: Callable[[Any], Any]
+  mapped_spec: Any
+  finish: Callable[[Any], Any]
+
+  @property
+  def spec(self) -> dict[str, tf.TensorSpec]:
+    """Of one example."""
+    return {
+      name: tf.TensorSpec(feature.shape, feature.dtype)
+      for name, feature in self.features.items()
+    }
+
+  def decode(
+    self, serialized: tf.Tensor, needed: Sequence[int], wanted: Sequence[int]
+  ) -> Any:
+    """A batch made of serialized records, strings `[n]`.
+
+    Args:
+      serialized: The records.
+      needed: Which features are taken out of them, by their index; others are
+        zero.
+      wanted: Which leaves of the mapped examples matter; others are zero.
+    """
+    # The order of tf.nest, in which features and leaves were counted.
+    names = sorted(self.features)
+    read = {names[index]: self.features[names[index]] for index in needed}
+    found = records_lib.decoded(serialized, read)
+    rows = tf.shape(serialized)[0]
+    leaves = tf.nest.flatten(self.mapped_spec)
+
+    def mapped(given: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+      example = {n: tf.zeros(s.shape, s.dtype) for n, s in self.spec.items()}
+      outcome = tf.nest.flatten(self.map({**example, **given}))
+      return [outcome[index] for index in wanted]
+
+    specs_of_one = [
+      tf.TensorSpec(leaves[index].shape[1:], leaves[index].dtype)
+      for index in wanted
+    ]
+    values = tf.map_fn(mapped, found, fn_output_signature=specs_of_one)
+    known = dict(zip(wanted, values, strict=True))
+    batch = [
+      known[index]
+      if index in known
+      else tf.zeros([rows, *leaf.shape[1:]], leaf.dtype)
+      for index, leaf in enumerate(leaves)
+    ]
+    return self.finish(tf.nest.pack_sequence_as(self.mapped_spec, batch))
+
+
+def make(
+  source: Any,
+  function: Callable[..., Any] | None,
+  spec: Any,
+  finish: Callable[[Any], Any],
+) -> Decoder | None:
+  """None where a source holds no serialized tf.train.Examples.
+
+  Args:
+    source: What the pipeline reads.
+    function: Its map.
+    spec: Of one mapped example.
+    finish: From mapped examples, `[n, ...]`, to what the Task gets.
+  """
+  if not isinstance(source, records_lib.TFRecords):
+    return None
+
+  def mapped(example: Any) -> Any:
+    if function is None:
+      return example
+    convert = autographs.converted(function)
+    if maps.takes_seed(function):  # chance is none here
+      return convert(example, orders.seed_of(0, tf.constant(0, tf.int64)))
+    return convert(example)
+
+  batched = tf.nest.map_structure(
+    lambda leaf: tf.TensorSpec([None, *leaf.shape], leaf.dtype), spec
+  )
+  return Decoder(source.features, source.first(3), mapped, batched, finish)
