@@ -26,14 +26,14 @@ _LAYERS = (
   'inputs.generators inputs.maps inputs.mixtures inputs.batchers '
   'inputs.services inputs.parts inputs.decoders inputs.examples '
   'inputs.arrays inputs.iterators '
-  'inputs.batches inputs inputs.__main__ '
+  'inputs.batches inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats gradients optimizers targets appliers engines builds tasks '
   'supervised metrics actions summaries bundles comparisons retention '
   'checkpoints warmstarts elsewhere signatures formats modelcards exports '
-  'preemption intervals exporters progress spikes',
+  'preemption intervals exporters progress spikes rows',
   'loops requests readings detours',
-  'trainers evaluators',
+  'trainers evaluators predictors',
   'rewinds runs followers experiments inspections testing',
   'statements',
   'config launch',

@@ -30,6 +30,10 @@ class Disk:
     finally:
       os.close(descriptor)
 
+  def truncate(self, path: pathlib.Path, size: int) -> None:
+    """Cuts a file off after so many bytes."""
+    os.truncate(path, size)
+
   def rename(self, old: pathlib.Path, new: pathlib.Path) -> None:
     os.replace(old, new)
 

@@ -1,9 +1,11 @@
 """The only place that writes, renames, locks or deletes files of ours."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -14,6 +16,7 @@ import tempfile
 import time
 from typing import Any
 import uuid
+import zipfile
 
 from absl import logging
 
@@ -27,6 +30,8 @@ _NAME = re.compile(r'[A-Za-z0-9_=,+][A-Za-z0-9._=,+-]{0,99}')
 
 # `gs://bucket/run`, and what pathlib makes of it.
 _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
+
+_BLOCK_BYTES = 1 << 20
 
 disk = disks.Disk()
 """Where everything below goes; tests put one that fails in its place."""
@@ -63,8 +68,12 @@ def run_directory(path: str | os.PathLike[str]) -> pathlib.Path:
   return pathlib.Path(text)
 
 
-def make_directory(path: pathlib.Path) -> None:
+def make_directory(path: pathlib.Path, what: str = 'model_dir') -> None:
   """Makes `path` and proves that it can be written to.
+
+  Args:
+    path: Where.
+    what: What the user would choose another of.
 
   Raises:
     RunDirectoryError: It cannot be made, or a file in it cannot.
@@ -76,7 +85,7 @@ def make_directory(path: pathlib.Path) -> None:
     disk.remove(probe)
   except OSError as error:
     raise errors.RunDirectoryError(
-      f'cannot write to {path}: {error.strerror}; choose another model_dir or '
+      f'cannot write to {path}: {error.strerror}; choose another {what} or '
       'change its permissions'
     ) from error
 
@@ -147,6 +156,71 @@ def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:
     kept = [line for line in text.splitlines() if keep(line)]
     if kept != text.splitlines() or (text and not text.endswith('\n')):
       write_text(path, ''.join(line + '\n' for line in kept))
+
+
+def cut_half_line(path: pathlib.Path) -> int:
+  """Cuts off what a kill left of the last line; returns how many are whole."""
+  count, size, end = 0, 0, 0
+  with explained(path):
+    if not path.exists():
+      return 0
+    with path.open('rb') as file:
+      while block := file.read(_BLOCK_BYTES):
+        count += block.count(b'\n')
+        end = size + block.rfind(b'\n') + 1 if b'\n' in block else end
+        size += len(block)
+    if end < size:
+      disk.truncate(path, end)
+  return count
+
+
+def move(old: pathlib.Path, new: pathlib.Path) -> None:
+  """Gives a file its final name; a power cut does not take its content."""
+  with explained(new):
+    disk.sync(old)
+    disk.rename(old, new)
+
+
+class _Appended(io.RawIOBase):
+  """A file that can only grow, by way of `disk`."""
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__()
+    self._path = path
+
+  def writable(self) -> bool:
+    return True
+
+  def write(self, content: Any) -> int:
+    disk.append(self._path, bytes(content))
+    return len(content)
+
+
+def write_zip(
+  path: pathlib.Path, members: Iterable[tuple[str, Iterable[bytes]]]
+) -> None:
+  """Writes a zip of members that come in pieces: readers see all or nothing.
+
+  Equal members make equal files, as no time is noted.
+  """
+  staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
+  try:
+    with explained(path):
+      disk.write(staged, b'')
+      with (
+        io.BufferedWriter(_Appended(staged), _BLOCK_BYTES) as file,
+        zipfile.ZipFile(file, 'w') as archive,
+      ):
+        for name, pieces in members:
+          info = zipfile.ZipInfo(name)
+          with archive.open(info, 'w', force_zip64=True) as member:
+            for piece in pieces:
+              member.write(piece)
+    move(staged, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      disk.remove(staged)
+    raise
 
 
 @contextlib.contextmanager
@@ -270,7 +344,7 @@ def holder(directory: pathlib.Path) -> str | None:
   return None
 
 
-def _lock(descriptor: int, directory: pathlib.Path) -> None:
+def _lock(descriptor: int, directory: pathlib.Path, what: str) -> None:
   tries = 10  # `holder` of another process has it for an instant
   while True:
     tries -= 1
@@ -284,7 +358,7 @@ def _lock(descriptor: int, directory: pathlib.Path) -> None:
       name = os.pread(descriptor, 500, 0).decode(errors='replace').strip()
       raise errors.RunDirectoryError(
         f'{directory} is in use by {name}; wait for it, stop it, or choose '
-        'another model_dir'
+        f'another {what}'
       ) from error
     except OSError as error:
       logging.warning(
@@ -296,15 +370,19 @@ def _lock(descriptor: int, directory: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(directory: pathlib.Path) -> Iterator[None]:
+def lock(directory: pathlib.Path, what: str = 'model_dir') -> Iterator[None]:
   """Holds `directory` for this process; the kernel frees it on any death.
+
+  Args:
+    directory: Which.
+    what: What the user would choose another of.
 
   Raises:
     RunDirectoryError: Another live process holds it; it is named.
   """
   descriptor = os.open(directory / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
   try:
-    _lock(descriptor, directory)
+    _lock(descriptor, directory, what)
     started = time.strftime('%Y-%m-%d %H:%M:%S')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {started}\n'
     os.ftruncate(descriptor, 0)

@@ -29,6 +29,7 @@ from tftrain.inputs.memory import Npz
 from tftrain.inputs.memory import RandomAccess
 from tftrain.inputs.mixtures import Mapped
 from tftrain.inputs.mixtures import Mixture
+from tftrain.inputs.opening import open_input
 from tftrain.inputs.pipelines import explained
 from tftrain.inputs.pipelines import Pipeline
 from tftrain.inputs.records import TFRecords
@@ -64,6 +65,7 @@ __all__ = [
   'as_pipeline',
   'explained',
   'load_iterator',
+  'open_input',
   'save_iterator',
   'write_records',
 ]

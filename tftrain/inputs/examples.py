@@ -68,6 +68,10 @@ class Examples(pipelines.Pipeline):
   Raises:
     ConfigError: Arguments that exclude each other.
     InputError: What the source holds does not fit them.
+
+  Attributes:
+    source: What is read, after `holdout`, `shard` and `cache`.
+    select: As given, a tuple or None.
   """
 
   def __init__(
@@ -100,19 +104,19 @@ class Examples(pipelines.Pipeline):
       raise errors.ConfigError(
         f"Examples.remainder = {remainder!r}; give 'keep', 'drop' or 'pad'"
       )
-    self._source = parts.part_of(source, holdout, subset, shard, cache)
-    self.batch_size = batch_size
+    self.source = parts.part_of(source, holdout, subset, shard, cache)
+    self.batch_size = self._size = batch_size
     self._rows = parts.share_of(batch_size, shard)
     self._training = training
     self._epochs = epochs if training else 1
     self._map = map
     self._filter = filter
-    self._select = None if select is None else tuple(select)
+    self.select = None if select is None else tuple(select)
     self._batcher = batcher
     self._map_batch = map_batch
     self._shuffle = 0
     if training:
-      fitting = 1e9 * ram_budget_gb / max(self._source.record_bytes, 1.0)
+      fitting = 1e9 * ram_budget_gb / max(self.source.record_bytes, 1.0)
       window = max(1, min(_WINDOW, int(fitting)))
       self._shuffle = window if shuffle is None else shuffle
     self._remainder = remainder
@@ -120,12 +124,47 @@ class Examples(pipelines.Pipeline):
     self._options = _options(threads)
     self._service = service
     self.repeats = self._epochs is None
-    self.has_cursor = filter is not None or isinstance(
-      batcher, batchers.Bucketed | batchers.Packed
-    )
-    self.lost = self._source.lost
+    self.pads = remainder == 'pad'
+    self._note_batcher()
+    self.lost = self.source.lost
     self._check()
     self._count_steps()
+
+  def over(self, source: sources.Source) -> 'Examples':
+    """The same batches of other examples: all of them, once, in order.
+
+    What is done to an example stays (`map`, `select`, `map_batch`, the
+    batcher). What chooses among examples goes: `filter`, `holdout`, `shard`,
+    shuffling, dropping the remainder. Batches of like length become padded
+    ones, as those have the examples in their order.
+    """
+    other = copy.copy(self)
+    other.source = parts.part_of(source, None, 'train', (0, 1), False)
+    other.lost = other.source.lost
+    other._rows = self._size
+    other._training, other._epochs, other._shuffle = False, 1, 0
+    other._filter = None
+    if isinstance(self._batcher, batchers.Bucketed):
+      given = self._batcher
+      too_long, length = given.too_long, None
+      if too_long == 'truncate':  # only a fixed length truncates
+        length = given.boundaries[-1]
+      other._batcher = batchers.Padded(
+        length, value=given.value, too_long=too_long
+      )
+    if self._remainder == 'drop':
+      other._remainder = 'keep'
+    other.repeats, other.num_examples, other.num_steps = False, None, None
+    other._note_batcher()
+    other._check()
+    other._count_steps()
+    return other
+
+  def _note_batcher(self) -> None:
+    self.rearranges = isinstance(
+      self._batcher, batchers.Bucketed | batchers.Packed
+    )
+    self.has_cursor = self._filter is not None or self.rearranges
 
   def _check(self) -> None:
     """Finds now what would fail later; sets `element_spec`."""
@@ -145,7 +184,7 @@ class Examples(pipelines.Pipeline):
 
   @autographs.unconverted
   def _refuse_random(self) -> None:
-    spec = self._source.element_spec
+    spec = self.source.element_spec
     if self._map is not None:
       maps.refuse_random('Examples.map', spec, self._map)
       chunks = self._chunks(orders.Order(epochs=self._epochs))
@@ -160,10 +199,10 @@ class Examples(pipelines.Pipeline):
       maps.refuse_random('Examples.map_batch', spec, self._map_batch)
 
   def _find_one(self) -> None:
-    endless = self._source.endless
+    endless = self.source.endless
     order = orders.Order(epochs=None if endless else 1)
     looked_at = self._numbered(self._chunks(order))
-    count: Any = self._source.num_examples or 'all'
+    count: Any = self.source.num_examples or 'all'
     if endless:
       looked_at, count = looked_at.take(_MANY), f'the first {_MANY}'
     kept = orders.untuned(self._filtered(looked_at).take(1))
@@ -177,7 +216,7 @@ class Examples(pipelines.Pipeline):
     packed = isinstance(self._batcher, batchers.Packed)
     if self._filter is not None or packed:
       return
-    self.num_examples = self._source.num_examples
+    self.num_examples = self.source.num_examples
     if self.num_examples is None or self._epochs is None:
       return
     total = self._epochs * self.num_examples
@@ -213,7 +252,7 @@ class Examples(pipelines.Pipeline):
       begin, skipped = (int(number) for number in cursor)
     found: list[tuple[str, tf.data.Dataset]] = []
     if self._map is None and not self.has_cursor:
-      dataset = self._source.chunks(self._rows, order, begin)
+      dataset = self.source.chunks(self._rows, order, begin)
       found.append(('read', dataset))
       if self._remainder == 'drop' and self._epochs is not None:
         dataset = dataset.filter(lambda *b: orders.count(b) == self._rows)
@@ -235,7 +274,7 @@ class Examples(pipelines.Pipeline):
 
   def _chunks(self, order: orders.Order, begin: int = 0) -> tf.data.Dataset:
     """Examples that will be taken one by one."""
-    return self._source.chunks(min(_CHUNK, self._rows), order, begin)
+    return self.source.chunks(min(_CHUNK, self._rows), order, begin)
 
   def _numbered(
     self, chunks: tf.data.Dataset, begin: int = 0, seed: int = 0
@@ -313,7 +352,7 @@ class Examples(pipelines.Pipeline):
     )
 
   def _finishes(self) -> bool:
-    tasks = (self._batcher, self._select, self._map_batch)
+    tasks = (self._batcher, self.select, self._map_batch)
     return self._remainder == 'pad' or any(task is not None for task in tasks)
 
   def _finished(self, batch: Any, *cursor: Any) -> Any:
@@ -323,8 +362,8 @@ class Examples(pipelines.Pipeline):
     done = isinstance(self._batcher, batchers.Bucketed | batchers.Packed)
     if self._batcher is not None and not done:
       batch = self._batcher.collate(batch)
-    if self._select is not None:
-      batch = maps.selected(batch, self._select)
+    if self.select is not None:
+      batch = maps.selected(batch, self.select)
     if self._map_batch is not None:
       batch = autographs.converted(self._map_batch)(batch)
     if self._remainder == 'pad':
@@ -339,7 +378,7 @@ class Examples(pipelines.Pipeline):
     plain = copy.copy(self)
     plain._remainder, plain.has_cursor = 'keep', False
     one = self._numbered(self._chunks(orders.Order(epochs=1))).element_spec[1]
-    return decoders.make(self._source, self._map, one, plain._finished)
+    return decoders.make(self.source, self._map, one, plain._finished)
 
   @property
   def steps_per_epoch(self) -> float | None:
@@ -349,7 +388,7 @@ class Examples(pipelines.Pipeline):
   def fingerprint(self) -> Mapping[str, Any]:
     return {
       'kind': 'examples',
-      'source': dict(self._source.fingerprint()),
+      'source': dict(self.source.fingerprint()),
       'batch_size': self.batch_size,
       'training': self._training,
       'shuffle': self._shuffle,
@@ -362,7 +401,7 @@ class Examples(pipelines.Pipeline):
     }
 
   def explain(self, error: BaseException) -> str | None:
-    return batchers.explain(str(error)) or self._source.diagnose()
+    return batchers.explain(str(error)) or self.source.diagnose()
 
 
 def _options(threads: int | None) -> tf.data.Options:

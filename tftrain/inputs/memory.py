@@ -53,7 +53,7 @@ class InMemory(sources.Indexed):
     return {'kind': 'memory', 'sha256': self._digest}
 
 
-_UNREADABLE = (
+UNREADABLE = (
   OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ class Npz(InMemory):
     try:
       with np.load(path, allow_pickle=False) as found:
         arrays = {name: found[name] for name in found.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
       raise errors.InputError(
         f'{path} cannot be read as .npz: {errors.one_line(error)}; write it '
         'with np.savez(path, name=array)'

@@ -28,6 +28,8 @@ class Pipeline(abc.ABC):
     keeps_iterator: Whether checkpoints keep the iterator itself, because
       nothing less says where a batch begins. `dataset` then starts at step 0.
     lost: Damaged records that were left out.
+    pads: Whether the last rows of a batch may be fillers of weight zero.
+    rearranges: Whether rows are not the examples one by one, in their order.
   """
 
   element_spec: Any
@@ -38,6 +40,8 @@ class Pipeline(abc.ABC):
   has_cursor: bool = False
   keeps_iterator: bool = False
   lost: int = 0
+  pads: bool = False
+  rearranges: bool = False
 
   def check_resumable(self) -> None:
     """Raises InputError if a run that is stopped could not go on exactly."""

@@ -1,0 +1,109 @@
+"""How fast predictions are written, against a loop by hand.
+
+  python -m benchmarks.predict [--rounds=7] [--kind=jsonl]
+
+60,000 examples of 784 floats go through a small MLP, in batches of 128, into a
+file. By hand: the SavedModel is called for each batch of a tf.data.Dataset with
+prefetch(2), then its rows are written by the same code, one batch after the
+other. Contestants take turns; a ratio counts by its median over the rounds.
+What is timed is all of it, the digests of data and weights among it; the first
+round is not counted.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tftrain
+from tftrain import predictors
+from tftrain import rows
+
+EXAMPLES, FEATURES, BATCH_SIZE = 60_000, 784, 128
+
+
+def make_task(x, y):
+  model = keras.Sequential(
+    [
+      keras.Input((FEATURES,)),
+      keras.layers.Dense(128, 'relu'),
+      keras.layers.Dense(10),
+    ]
+  )
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  task = tftrain.SupervisedTask(model, loss, keras.optimizers.SGD(0.1))
+  task.build((tf.constant(x[:4]), tf.constant(y[:4])))
+  return task
+
+
+def by_hand(serve, x, store_type, directory, output):
+  """The loop that one would write."""
+  directory.mkdir()
+  store = store_type(directory)
+  dataset = tf.data.Dataset.from_tensor_slices(x).batch(BATCH_SIZE).prefetch(2)
+  for batch in dataset:
+    outputs = serve(inputs=batch)
+    store.add({name: value.numpy() for name, value in outputs.items()})
+  store.flush()
+  store.finish(output)
+
+
+def measure(kind, rounds, directory):
+  """Contestant -> seconds of each round."""
+  random = np.random.default_rng(0)
+  x = random.normal(size=(EXAMPLES, FEATURES)).astype(np.float32)
+  y = random.integers(0, 10, EXAMPLES)
+  task = make_task(x, y)
+  tftrain.export_model(task, tf.constant(x[:4]), directory / 'export')
+  serve = tf.saved_model.load(directory / 'export').signatures[
+    'serving_default'
+  ]
+  found = {'by hand': [], 'tftrain': []}
+  for number in range(rounds + 1):
+    hand = directory / f'hand-{number}.{kind}'
+    begun = time.perf_counter()
+    by_hand(serve, x, rows.store_for(hand), directory / str(number), hand)
+    middle = time.perf_counter()
+    data = tftrain.Arrays(x, BATCH_SIZE, training=False)
+    ours = directory / f'ours-{number}.{kind}'
+    predictors.predict(task, data, ours)
+    end = time.perf_counter()
+    if number:
+      found['by hand'].append(middle - begun)
+      found['tftrain'].append(end - middle)
+    assert hand.read_bytes() == ours.read_bytes()
+    hand.unlink()
+    ours.unlink()
+  return found
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--kind', choices=['jsonl', 'npz'], default='jsonl')
+  options = parser.parse_args()
+  with tempfile.TemporaryDirectory() as directory:
+    found = measure(options.kind, options.rounds, pathlib.Path(directory))
+  for name, seconds in found.items():
+    rate = EXAMPLES / statistics.median(seconds)
+    print(f'{name:<8} {rate:12,.0f} examples/s')
+  ratios = [
+    hand / ours
+    for hand, ours in zip(found['by hand'], found['tftrain'], strict=True)
+  ]
+  print(
+    f'ratio {statistics.median(ratios):.2f} '
+    f'({min(ratios):.2f} to {max(ratios):.2f})'
+  )
+
+
+if __name__ == '__main__':
+  main()

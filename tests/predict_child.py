@@ -1,0 +1,84 @@
+"""Predicts in forked children, slowly, so that they can be killed on the way.
+
+Importing TensorFlow costs seconds, so one process imports it, runs nothing, and
+forks a child for every line `SECONDS OUTPUT` that it reads: each batch takes so
+many seconds. It answers with the child's number, and `ended` when it is gone.
+"""
+
+import os
+
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import keras
+import tensorflow as tf
+
+from tests import cases
+import tftrain
+from tftrain import predictors
+from tftrain import rows
+
+EXAMPLES, BATCH_SIZE = 203, 8
+
+
+class Slow(tftrain.SupervisedTask):
+  """Takes its time."""
+
+  seconds = 0.0
+
+  def serve(self, features):
+    def wait(given):
+      time.sleep(self.seconds)
+      return given
+
+    slow = tf.numpy_function(wait, [features], tf.float32)
+    slow.set_shape(features.shape)
+    logits = self.model(slow, training=False)
+    return {'logits': logits, 'label': tf.argmax(logits, -1)}
+
+
+def make_task():
+  keras.utils.set_random_seed(0)
+  task = Slow(
+    cases.model(),
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    keras.optimizers.SGD(0.1),
+  )
+  task.build(tuple(tf.constant(a[:4]) for a in cases.arrays()))
+  return task
+
+
+def data():
+  return tftrain.Arrays(cases.arrays(EXAMPLES), BATCH_SIZE, training=False)
+
+
+def predict(output, seconds):
+  rows.PART_BYTES = 500  # a file for every two batches
+  task = make_task()
+  task.seconds = float(seconds)
+  predictors.predict(task, data(), output)
+
+
+def main():
+  for line in sys.stdin:
+    seconds, output = line.split(maxsplit=1)
+    pid = os.fork()
+    if pid == 0:
+      try:
+        predict(output.strip(), seconds)
+        os._exit(0)
+      finally:
+        os._exit(1)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print('ended', flush=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,356 @@
+"""What a Task serves for each example of some data, written to a file."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import queue
+import threading
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain import buckets
+from tftrain import builds
+from tftrain import bundles
+from tftrain import errors
+from tftrain import files
+from tftrain import inputs
+from tftrain import loops
+from tftrain import rows as rows_lib
+from tftrain import tasks
+
+# Batches that are computed and not written yet: enough to bridge a slow write.
+_AHEAD = 16
+
+
+def predict(
+  task: tasks.Task,
+  data: Any,
+  output: str | os.PathLike[str],
+  *,
+  strategy: tf.distribute.Strategy | None = None,
+  stop: tf.Variable | None = None,
+  origin: Mapping[str, Any] | None = None,
+) -> int | None:
+  """Writes what `task.serve` gives for each example, in their order.
+
+  Of a Task that keeps moving averages of its weights, those are used. It runs
+  on one device: that of the strategy's first replica.
+
+  `output` ends in `.jsonl`, a line `{"index": 0, "outputs": [...]}` for each
+  example, or in `.npz`, an array `[examples, ...]` for each output. Outputs are
+  called as in an export: by their keys, `outputs`, or `outputs_0`, ...
+
+  Killed at any instant and called again, it goes on, and the file is what it
+  would have been, to the bit, as long as `serve` draws nothing at random. Until
+  it is whole, what is done lies in `<output>.parts`; of what it was made is
+  kept in `<output>.origin.json`. An output that is whole is left alone.
+
+  Args:
+    task: A built Task, with the weights to use.
+    data: A Pipeline for evaluation, or what else an Evaluator takes.
+    output: The file.
+    strategy: The one under which the Task was made; None means one device.
+    stop: As of an Evaluator: a stop ends it early; a later call goes on.
+    origin: What else must be equal for an output to be left alone or gone on
+      with (JSON), such as the step of the checkpoint. The weights and the
+      fingerprint of the data are compared anyway.
+
+  Returns:
+    The number of examples; None if a stop came first.
+
+  Raises:
+    ConfigError: A name that ends in neither `.jsonl` nor `.npz`.
+    InputError: Data without end, or without an order of its examples.
+    RunDirectoryError: The output is of other weights or data, or cannot be
+      written.
+  """
+  output = pathlib.Path(output)
+  rows_lib.store_for(output)  # refuses its name now
+  pipeline = inputs.as_pipeline(data, training=False)
+  _check(task, pipeline)
+  strategy = strategy or tf.distribute.get_strategy()
+  parts = _parts_of(output)
+  with strategy.scope(), task.averaged(), task.seeds_kept():
+    made_of = {
+      'data': dict(pipeline.fingerprint()),
+      'origin': dict(origin or {}),
+      'weights': _digest(task),
+    }
+    files.make_directory(parts, 'output')
+    with files.lock(parts, 'output'):
+      return _write(task, pipeline, output, made_of, stop)
+
+
+def _write(
+  task: tasks.Task,
+  pipeline: inputs.Pipeline,
+  output: pathlib.Path,
+  made_of: Mapping[str, Any],
+  stop: tf.Variable | None,
+) -> int | None:
+  parts = _parts_of(output)
+  if output.exists():  # it was killed just before these were removed
+    files.remove_directory(parts)
+  note = _Note(output, parts, made_of)
+  if output.exists():
+    return note.read_count()
+  store = rows_lib.store_for(output)(parts)
+  if not _Run(task, pipeline, store).to_end(stop):
+    logging.info('%s: stopped after %d examples.', output, store.count)
+    return None
+  note.write(store.count)  # before the output is there: it says what that is
+  store.finish(output)
+  files.remove_directory(parts)
+  logging.info('%s: %d examples.', output, store.count)
+  return store.count
+
+
+def _parts_of(output: pathlib.Path) -> pathlib.Path:
+  return output.with_name(f'{output.name}.parts')
+
+
+def _check(task: tasks.Task, pipeline: inputs.Pipeline) -> None:
+  """Raises now what would come to light late, or never."""
+  if not task.is_built:
+    raise errors.TaskError(
+      f'{type(task).__name__} is not built; make a Trainer or an Evaluator of '
+      'it, or restore a checkpoint, before predict()'
+    )
+  if pipeline.repeats:
+    raise errors.InputError(
+      'predict: the data never ends; make it with training=False, or leave out '
+      '.repeat()'
+    )
+  if pipeline.rearranges:
+    raise errors.InputError(
+      'predict: Bucketed and Packed do not keep the order of the examples; '
+      'use Padded, or data.over(data.source)'
+    )
+  rows = _rows_of(pipeline)
+  if rows and pipeline.num_steps is not None:
+    assert pipeline.num_examples is not None
+    lost = pipeline.num_examples - pipeline.num_steps * rows
+    if lost > 0:
+      raise errors.InputError(
+        f"predict: the last {lost} examples are left out; give remainder='keep'"
+        " or 'pad'"
+      )
+  pipeline.check_resumable()
+
+
+def _rows_of(pipeline: inputs.Pipeline) -> int | None:
+  """Examples in each batch but the last, where the steps say which they are."""
+  if pipeline.has_cursor or pipeline.keeps_iterator:
+    return None
+  if pipeline.num_examples is None or pipeline.steps_per_epoch is None:
+    return None
+  return round(pipeline.num_examples / pipeline.steps_per_epoch)
+
+
+def _digest(task: tasks.Task) -> str:
+  """SHA-256 of the weights as they are now."""
+  found = hashlib.sha256()
+  for variable in task.all_variables():
+    value = buckets.raw(variable).read_value().numpy()
+    found.update(f'{value.dtype} {value.shape} '.encode())
+    found.update(bundles.sha256(value).encode())
+  return found.hexdigest()
+
+
+class _Note:
+  """What an output is made of, in a file beside it.
+
+  Raises:
+    RunDirectoryError: What is there was made of something else.
+  """
+
+  def __init__(
+    self, output: pathlib.Path, parts: pathlib.Path, made_of: Mapping[str, Any]
+  ):
+    self._output = output
+    self._path = output.with_name(f'{output.name}.origin.json')
+    # By way of JSON, as tuples become lists on the way to the file.
+    self._made_of = json.loads(json.dumps(made_of, default=str))
+    begun = output if output.exists() else parts
+    if output.exists() or rows_lib.is_begun(parts):
+      self._compare(begun)
+    else:
+      with files.explained(self._path):
+        files.write_json(self._path, self._made_of)
+
+  def _compare(self, begun: pathlib.Path) -> None:
+    try:
+      found = json.loads(self._path.read_text(encoding='utf-8'))
+      if begun == self._output and 'examples' not in found:
+        raise ValueError
+    except (OSError, ValueError):
+      raise errors.RunDirectoryError(
+        f'{begun} exists, and no {self._path.name} says what it was made of; '
+        'remove it, or name another output'
+      ) from None
+    other = [
+      key for key in self._made_of if found.get(key) != self._made_of[key]
+    ]
+    if other:
+      raise errors.RunDirectoryError(
+        f'{begun} was made of {_what_differs(other[0], found, self._made_of)}; '
+        'remove it, or name another output'
+      )
+
+  def read_count(self) -> int:
+    count = int(json.loads(self._path.read_text(encoding='utf-8'))['examples'])
+    logging.info(
+      '%s is there, with all its %d examples, and left alone.',
+      self._output,
+      count,
+    )
+    return count
+
+  def write(self, count: int) -> None:
+    with files.explained(self._path):
+      files.write_json(self._path, {**self._made_of, 'examples': count})
+
+
+def _what_differs(
+  key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> str:
+  """In words, as short as it can be said."""
+  if key == 'weights':
+    return 'other weights'
+  before, now = found.get(key) or {}, wanted[key]
+  for name in sorted({*before, *now}):
+    if before.get(name) != now.get(name):
+      one, two = (errors.brief(repr(x.get(name)), 60) for x in (before, now))
+      return f'other {key}: {name} is {two} now, it was {one}'
+  return f'other {key}'
+
+
+class _Run:
+  """Computes batches on this thread, and has another write them."""
+
+  def __init__(
+    self, task: tasks.Task, pipeline: inputs.Pipeline, store: rows_lib.Store
+  ):
+    self._task = task
+    self._pipeline = pipeline
+    self._store = store
+    self._step = loops.predict_step(task, pipeline)
+    self._batch = 0
+    # Of padded batches: how many rows are examples.
+    self._total = pipeline.num_examples if pipeline.pads else None
+
+  def to_end(self, stop: tf.Variable | None) -> bool:
+    """Whether it came to the end of the data, before a stop."""
+    with (
+      builds.explained(self._what_failed),
+      inputs.explained(self._pipeline),
+    ):
+      iterator, position = self._start()
+      writing = _Writing(self._write, position)
+      with contextlib.ExitStack() as stack:
+        stack.callback(self._store.flush)
+        stack.enter_context(writing)
+        while stop is None or stop.numpy() != loops.STOP:
+          try:
+            writing.put(self._step(iterator))
+          except tf.errors.OutOfRangeError:
+            return True
+          self._batch += 1
+    return False
+
+  def _start(self) -> tuple[Iterator[Any], int]:
+    """The batches that are not written yet, and where the first begins."""
+    done, rows = self._store.count, _rows_of(self._pipeline)
+    if done:
+      logging.info('Going on after %d examples.', done)
+    with tf.device('CPU:0'):
+      if rows:
+        self._batch = done // rows
+        dataset = self._pipeline.dataset(0, self._batch)
+        return iter(dataset), self._batch * rows
+      dataset = self._pipeline.dataset(0)
+      position = 0
+      if done:  # counted again: nothing else says how many rows a batch had
+        for batch in dataset:
+          rows = self._count(batch)
+          if position + rows > done:
+            break
+          position += rows
+          self._batch += 1
+      return iter(dataset.skip(self._batch)), position
+
+  def _count(self, batch: Any) -> int:
+    if self._pipeline.has_cursor:
+      batch, _ = batch
+    return int(loops.count_rows(self._pipeline, batch))
+
+  def _write(self, position: int, computed: Any) -> int:
+    """Writes those rows of a batch that are not there; returns its rows."""
+    outputs, rows = computed[0], int(computed[1])
+    if self._total is not None:
+      rows = min(rows, self._total - position)
+    arrays = {name: value.numpy() for name, value in outputs.items()}
+    for name, array in arrays.items():
+      if len(array) < rows:
+        raise errors.TaskError(
+          f'serve() of {type(self._task).__name__} returned {name!r} of shape '
+          f'{list(array.shape)} for {rows} examples; return a row for each'
+        )
+    skipped = max(0, self._store.count - position)
+    if skipped < rows:
+      self._store.add({n: a[skipped:rows] for n, a in arrays.items()})
+    return rows
+
+  def _what_failed(self) -> str:
+    return (
+      f'predict, batch {self._batch}: serve() of {type(self._task).__name__} '
+      'cannot take it'
+    )
+
+
+class _Writing:
+  """A thread that writes what is put, one after the other.
+
+  Args:
+    write: Takes (position, what was put) and returns how many rows it had.
+    position: Of the first.
+  """
+
+  def __init__(self, write: Callable[[int, Any], int], position: int):
+    self._write = write
+    self._position = position
+    self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
+    self._error: BaseException | None = None
+    self._thread = threading.Thread(
+      target=self._run, name='tftrain-predict', daemon=True
+    )
+
+  def __enter__(self) -> '_Writing':
+    self._thread.start()
+    return self
+
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    self._queue.put(None)
+    self._thread.join()
+    if self._error is not None and (error is None or error is not self._error):
+      raise self._error
+
+  def put(self, item: Any) -> None:
+    if self._error is not None:
+      raise self._error
+    self._queue.put(item)
+
+  def _run(self) -> None:
+    while (item := self._queue.get()) is not None:
+      if self._error is None:
+        try:
+          self._position += self._write(self._position, item)
+        except BaseException as error:  # raised where it is waited for
+          self._error = error
