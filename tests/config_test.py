@@ -6,7 +6,10 @@ of one process that has imported everything.
 
 import json
 
+import numpy as np
 import pytest
+
+from tests import cases
 
 _GOOD = """
 import tests.recipes
@@ -229,6 +232,30 @@ def test_modes_on_a_trained_run(commands, tmp_path):
   exported = commands.run(*arguments, '--mode=export')
   assert exported.code == 0, exported
   assert (tmp_path / 'run' / 'export' / '4' / 'saved_model.pb').exists()
+
+
+def test_predict_writes_a_line_for_each_row_of_a_file(commands, tmp_path):
+  path = gin_file(tmp_path, _GOOD)
+  arguments = [f'--gin_file={path}', f'--model_dir={tmp_path / "run"}']
+  assert commands.run(*arguments, '--mode=train').code == 0
+  x, _ = cases.arrays(21)
+  np.save(tmp_path / 'x.npy', x)
+  arguments.append('--mode=predict')
+  assert '--input is missing' in commands.run(*arguments).error
+  arguments += [f'--input={tmp_path / "x.npy"}']
+  arguments += [f'--output={tmp_path / "y.jsonl"}']
+  predicted = commands.run(*arguments)
+  assert predicted.code == 0, predicted
+  assert 'Predicted 21 examples with the checkpoint of step 4' in (
+    predicted.stdout
+  )
+  lines = (tmp_path / 'y.jsonl').read_text().splitlines()
+  assert [json.loads(line)['index'] for line in lines] == list(range(21))
+  assert len(json.loads(lines[0])['outputs']) == 3
+  # Other rows: what is there is not of them.
+  np.save(tmp_path / 'x.npy', x + 1)
+  again = commands.run(*arguments)
+  assert again.code == 2 and 'y.jsonl was made of other' in again.error
 
 
 def test_inspect_data_needs_no_model_dir(commands, tmp_path):

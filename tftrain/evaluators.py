@@ -73,6 +73,11 @@ class Evaluator:
     """A real batch of what the model takes."""
     return self._task.features(self._first_batch)
 
+  @property
+  def pipeline(self) -> inputs.Pipeline:
+    """Where its batches come from."""
+    return self._pipeline
+
   def decoder(self) -> inputs.Decoder | None:
     found: inputs.Decoder | None = self._pipeline.decoder()
     return found

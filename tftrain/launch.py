@@ -25,6 +25,7 @@ _MODES = (
   'train_and_eval',
   'eval_continuously',
   'export',
+  'predict',
   'inspect_data',
 )
 
@@ -50,7 +51,15 @@ _LOCAL_DEVICES = flags.DEFINE_integer(
   'local_devices', None, 'Split the CPU into this many logical devices.'
 )
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'latest', 'What to evaluate or export: latest, best or a step.'
+  'checkpoint',
+  'latest',
+  'What to evaluate, export or predict with: latest, best or a step.',
+)
+_INPUT = flags.DEFINE_string(
+  'input', None, 'What to predict: a file or a glob of records, CSV or arrays.'
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Where predictions go: a name that ends in .jsonl or .npz.'
 )
 _EVAL_TIMEOUT = flags.DEFINE_integer(
   'eval_timeout',
@@ -106,9 +115,13 @@ def _parse(argv: list[str]) -> None:
       f'{rest[0]!r} is not a flag; a binding goes into '
       f"--gin_bindings='{rest[0]}'"
     )
-  for name, flag in (('gin_file', _GIN_FILE), ('model_dir', _MODEL_DIR)):
-    needless = name == 'model_dir' and _MODE.value == 'inspect_data'
-    if not flag.value and not needless:
+  needed = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
+  if _MODE.value == 'inspect_data':
+    del needed['model_dir']
+  if _MODE.value == 'predict':
+    needed.update(input=_INPUT, output=_OUTPUT)
+  for name, flag in needed.items():
+    if not flag.value:
       raise errors.ConfigError(f'--{name} is missing; see --help')
 
 
@@ -150,6 +163,7 @@ def _work() -> int:
     'train_and_eval': _train,
     'eval': _evaluate,
     'export': _export,
+    'predict': _predict,
   }
   return actions[mode](job, config)
 
@@ -203,6 +217,19 @@ def _evaluate(job: Any, config: Any) -> int:
 def _export(job: Any, config: Any) -> int:
   del config
   print(f'Exported to {job.export(_CHECKPOINT.value)}')
+  return 0
+
+
+def _predict(job: Any, config: Any) -> int:
+  del config
+  result = job.predict(_INPUT.value, _OUTPUT.value, _CHECKPOINT.value)
+  if result.exit_code:
+    print('Stopped; the same command goes on.')
+    return _stopped(int(result.exit_code))
+  print(
+    f'Predicted {result.examples:,} examples with the checkpoint of step '
+    f'{result.step:,}: {_OUTPUT.value}'
+  )
   return 0
 
 

@@ -12,7 +12,7 @@ import re
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -22,6 +22,8 @@ from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
 from tftrain import files
+from tftrain import inputs
+from tftrain import predictors
 from tftrain import preemption
 from tftrain import reports
 from tftrain import rewinds
@@ -50,6 +52,20 @@ class Result:
   scalars: Mapping[str, float]
   already_done: bool = False
   exit_code: int = 0
+
+
+class Prediction(NamedTuple):
+  """How a call of `predict` ended.
+
+  Attributes:
+    step: Of the checkpoint.
+    examples: How many were predicted.
+    exit_code: 0, or that of what stopped it.
+  """
+
+  step: int
+  examples: int
+  exit_code: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,6 +260,32 @@ class Run:
   def export(self, which: str = 'latest') -> pathlib.Path:
     """Exports a checkpoint to `export/<step>`."""
     return self._exporter.export(self.restore(which))
+
+  def predict(
+    self, given: str, output: str, which: str = 'latest'
+  ) -> Prediction:
+    """Writes what the model serves for each example of some files.
+
+    They are read as the evaluation's data are; see `inputs.open_input`.
+    """
+    if not self.evaluators:
+      raise errors.ConfigError(
+        'predict reads files as the evaluation does, and there is none; give '
+        'Experiment.eval_data'
+      )
+    data = inputs.open_input(given, like=self.evaluators[0].pipeline)
+    step = self.restore(which)
+    with self._stopper() as stopper:
+      examples = predictors.predict(
+        self.trainer.task,
+        data,
+        output,
+        strategy=self.trainer.strategy,
+        stop=self.trainer.stop_variable,
+        origin={'step': step, 'files': inputs.stamps(given)},
+      )
+    code = stopper.exit_code if examples is None else 0
+    return Prediction(step, examples or 0, code)
 
   def _is_done(self) -> bool:
     step = self.trainer.step

@@ -30,6 +30,7 @@ from tftrain.inputs.memory import RandomAccess
 from tftrain.inputs.mixtures import Mapped
 from tftrain.inputs.mixtures import Mixture
 from tftrain.inputs.opening import open_input
+from tftrain.inputs.opening import stamps
 from tftrain.inputs.pipelines import explained
 from tftrain.inputs.pipelines import Pipeline
 from tftrain.inputs.records import TFRecords
@@ -66,6 +67,7 @@ __all__ = [
   'explained',
   'load_iterator',
   'open_input',
+  'stamps',
   'save_iterator',
   'write_records',
 ]

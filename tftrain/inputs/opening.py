@@ -70,6 +70,12 @@ def open_input(
   )
 
 
+def stamps(path: str | pathlib.Path) -> list[list[Any]]:
+  """[name, bytes, time] of each file: whether they are what they were."""
+  found = [(name, os.stat(name)) for name in streams.find(path)]
+  return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
+
+
 def _kind_of(paths: list[str]) -> str:
   kinds = {_kind_of_one(path): path for path in paths}
   if len(kinds) > 1:
