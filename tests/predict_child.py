@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from tests import cases
+from tests import servers
 import tftrain
 from tftrain import predictors
 from tftrain import rows
@@ -66,10 +67,12 @@ def predict(output, seconds):
 
 
 def main():
+  servers.die_with_parent()
   for line in sys.stdin:
     seconds, output = line.split(maxsplit=1)
     pid = os.fork()
     if pid == 0:
+      servers.die_with_parent()
       try:
         predict(output.strip(), seconds)
         os._exit(0)

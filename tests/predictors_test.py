@@ -102,17 +102,23 @@ def assert_predicts(task, data, output, count):
   assert not output.with_name(f'{output.name}.parts').exists()
 
 
+def some(values, quick):
+  """Parameters of which only a few are in the default suite."""
+  slow = pytest.mark.slow
+  return [pytest.param(v, marks=() if v in quick else slow) for v in values]
+
+
 SUFFIXES = pytest.mark.parametrize('suffix', ['.jsonl', '.npz'])
 
 
 @SUFFIXES
-@pytest.mark.parametrize('count', range(1, 18))
+@pytest.mark.parametrize('count', some(range(1, 18), (1, 8, 17)))
 def test_any_remainder(task, count, suffix, tmp_path):
   assert_predicts(task, arrays(count), tmp_path / f'a{suffix}', count)
 
 
 @SUFFIXES
-@pytest.mark.parametrize('count', [1, 7, 8, 9, 17])
+@pytest.mark.parametrize('count', some([1, 7, 8, 9, 17], (9,)))
 @pytest.mark.parametrize('remainder', ['keep', 'pad'])
 def test_fillers_are_not_written(task, count, remainder, suffix, tmp_path):
   data = examples(count, remainder=remainder)
@@ -245,7 +251,7 @@ def test_a_stop_ends_it_and_a_later_call_goes_on(task, suffix, tmp_path):
   assert output.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize('kept', range(0, 3000, 331))
+@pytest.mark.parametrize('kept', some(range(0, 3000, 331), (993,)))
 @pytest.mark.parametrize('kind', ['arrays', 'filtered', 'batches'])
 def test_lines_cut_anywhere(task, kept, kind, tmp_path):
   """Half a line is dropped, half a batch is completed."""
