@@ -38,6 +38,7 @@ setuptools.setup(
   extras_require={
     'cuda': ['tensorflow[and-cuda]>=2.21,<3'],
     'examples': _EXAMPLES,
+    'onnx': ['onnxruntime>=1.20', 'tf2onnx>=1.17'],
     **_SOURCES,
     'test': [
       *_EXAMPLES,

@@ -1,6 +1,7 @@
 """What leaves: the same in another process, in other formats, from records."""
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from examples import digit_records
+from examples import heads
+from examples import rnn
 from tests import cases
 import tftrain
 from tftrain import errors
@@ -294,6 +298,91 @@ def test_a_format_that_differs_is_refused(tmp_path, monkeypatch):
   with pytest.raises(errors.ExportError, match='model.tflite of the export'):
     exported(offering(), tmp_path, formats=('tflite',))
   assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_says_what_it_needs_or_computes_the_same(tmp_path):
+  try:
+    importlib.import_module('tf2onnx')
+  except ImportError:
+    with pytest.raises(errors.ConfigError, match=r"pip install 'tftrain\[onnx"):
+      exported(offering(), tmp_path, formats=('onnx',))
+    return
+  exported(offering(), tmp_path, formats=('onnx',))
+  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  assert seen['formats']['onnx']['outputs']['difference'] <= 1e-5
+
+
+# Other models.
+
+
+class Plain(tf.Module):
+  """A model without Keras."""
+
+  def __init__(self):
+    super().__init__()
+    self.kernel = tf.Variable(tf.random.stateless_normal([6, 3], [1, 2]))
+    self.steps = tf.Variable(2, trainable=False)
+
+  def __call__(self, x, training=False):
+    for _ in tf.range(self.steps):
+      x = x / 2.0
+    return x @ self.kernel
+
+
+class PlainTask(tftrain.Task):
+  def loss(self, batch, training):
+    return tftrain.Loss(tf.reduce_mean(self.model(batch[0]) ** 2, 1))
+
+
+_MODELS = {
+  'a plain module': lambda: (
+    PlainTask(Plain(), keras.optimizers.SGD(0.1)),
+    tftrain.Arrays(cases.arrays(), 8),
+  ),
+  'a loop of its own': lambda: (
+    rnn.make_task(lambda: keras.optimizers.Adam(0.01), units=8),
+    rnn.train_data(8, 20),
+  ),
+  'records of digits': lambda: (
+    digit_records.make_task(lambda: keras.optimizers.Adam(0.01)),
+    digit_records.test_data(),
+  ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', _MODELS)
+def test_models_of_all_kinds_are_the_same_in_another_process(name, tmp_path):
+  task, data = _MODELS[name]()
+  trainer = trainer_of(task, data)
+  tftrain.export_model(
+    task,
+    trainer.example_features(),
+    tmp_path / '1',
+    decoder=trainer.decoder(),
+    fresh=True,
+  )
+  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  assert seen['fresh process'] is True
+  names = ['serving_default']
+  if name == 'records of digits':
+    names.insert(0, 'examples')
+  assert sorted(seen['signatures']) == names
+
+
+@pytest.mark.slow
+def test_a_shared_trunk_is_the_same_in_another_process(tmp_path):
+  task = heads.make_task()
+  trainer = tftrain.Trainer(task, heads.train_data({'digit': 8, 'loop': 8}))
+  tftrain.export_model(
+    task,
+    trainer.example_features(),
+    tmp_path / '1',
+    part=task.trunk,
+    fresh=True,
+  )
+  loaded = tf.saved_model.load(str(tmp_path / '1'))
+  assert served(loaded, inputs=np.zeros([1, 64], 'float32'))
 
 
 # While a run trains.
