@@ -134,9 +134,12 @@ def _write_onnx(
 ) -> None:
   del task
   tf2onnx, _ = _import_onnx()
-  serve = tf.saved_model.load(str(saved)).signatures[signatures.SERVE]
+  loaded = tf.saved_model.load(str(saved))  # named, or its variables go
+  serve = loaded.signatures[signatures.SERVE]
   specs = serve.structured_input_signature[1]
-  function = tf.function(lambda **given: serve(**given))
+  function = tf.function(
+    lambda *given: serve(**dict(zip(specs, given, strict=True)))
+  )
   try:
     proto, _ = tf2onnx.convert.from_function(
       function, input_signature=list(specs.values())
