@@ -92,8 +92,11 @@ def export_model(
 def _explained(directory: pathlib.Path) -> Iterator[None]:
   try:
     yield
+  except errors.Error:
+    raise
   except (
     OSError,
+    ValueError,  # of a SavedModel that cannot be read again
     tf.errors.OpError,
     subprocess.TimeoutExpired,
     elsewhere.ElsewhereError,

@@ -389,4 +389,5 @@ def lock(directory: pathlib.Path, what: str = 'model_dir') -> Iterator[None]:
     os.pwrite(descriptor, holder.encode(), 0)
     yield
   finally:
-    os.close(descriptor)
+    with contextlib.suppress(OSError):  # the lock is gone with the process
+      os.close(descriptor)

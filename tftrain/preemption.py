@@ -152,10 +152,14 @@ def _watched(
     signal.set_wakeup_fd(old_fd)
     for number, handler in handlers.items():
       signal.signal(number, handler)
-    os.write(write_end, b'\0')
+    # Either ends the thread; what becomes of a pipe is no reason to fail.
+    with contextlib.suppress(OSError):
+      os.write(write_end, b'\0')
+    with contextlib.suppress(OSError):
+      os.close(write_end)
     watcher.join()
-    os.close(read_end)
-    os.close(write_end)
+    with contextlib.suppress(OSError):
+      os.close(read_end)
 
 
 def _numbers(names: Sequence[str]) -> set[int]:

@@ -198,7 +198,8 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """The lines of a metrics.jsonl; half a line at its end is left out."""
   if not path.exists():
     return []
-  text = path.read_text(encoding='utf-8', errors='replace')
+  with files.explained(path):
+    text = path.read_text(encoding='utf-8', errors='replace')
   lines = text.splitlines()
   return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 

@@ -61,7 +61,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_next_goes_on(
 
 def test_a_save_that_fails_beside_training_ends_the_run(run, quiet):
   """The disk takes the lines of metrics, and no file as large as a bundle."""
-  ended = run.live(file_limit=2500)
+  ended = run.live(file_limit=5500)
   assert ended.code == 2
   assert f'saving step 10 to {run.checkpoints} failed: ' in ended.error
   assert 'there is no good checkpoint yet' in ended.error
@@ -71,7 +71,7 @@ def test_a_save_that_fails_beside_training_ends_the_run(run, quiet):
 
 
 def test_saves_may_fail_for_a_while(run):
-  ended = run.live('Experiment.max_failed_saves = 3', file_limit=2500)
+  ended = run.live('Experiment.max_failed_saves = 3', file_limit=5500)
   assert ended.code == 2
   assert ended.stderr.count('going on without') == 3
   assert 'saving step 40' in ended.error

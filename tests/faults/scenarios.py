@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
+from tftrain import exporters
 from tftrain import exports
 from tftrain import runs
 from tftrain import summaries
@@ -163,6 +164,9 @@ def start(trainer, model_dir):
     checkpointer=checkpointer,
     summary_writer=writer,
     metrics_file=summaries.MetricsFile(model_dir),
+    exporter=exporters.Exporter(
+      model_dir, trainer.task, lambda: trainer, exporters.Export()
+    ),
     actions=(),
     checkpoint=[checkpointer],
     options=runs.Options(export=False),

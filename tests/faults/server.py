@@ -19,6 +19,7 @@ import json
 import signal
 import socket
 import sys
+import traceback
 
 import keras  # noqa: F401
 import tensorflow  # noqa: F401
@@ -90,7 +91,18 @@ def attempt(function):
       'error': type(error).__name__,
       'text': str(error),
       'tftrain': isinstance(error, errors.Error),
+      'where': _where(error),
     }
+
+
+def _where(error):
+  """The innermost lines of ours."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return [
+    f'{os.path.basename(frame.filename)}:{frame.lineno}'
+    for frame in frames
+    if 'tftrain' in frame.filename
+  ][-3:]
 
 
 def child(command):
