@@ -355,6 +355,13 @@ GUARDS = (
       'with contextlib.nullcontext():',
     ),
     (
+      'a_signal_in_an_export_on_the_way_is_obeyed_too',
+      'an export on the way may be left',
+      'runs.py',
+      '        self._exporter.interrupting = stopper.interrupting\n',
+      '',
+    ),
+    (
       'a_second_interrupt_aborts_at_once_and_commits_no_half',
       'a second interrupt aborts',
       'preemption.py',

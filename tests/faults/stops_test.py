@@ -72,6 +72,22 @@ def test_a_signal_in_an_export_leaves_it_to_the_next_life(run, quiet):
   assert run.end() == quiet
 
 
+def test_a_signal_in_an_export_on_the_way_is_obeyed_too(run, quiet):
+  export = ['Experiment.export = @Export()', 'Export.every = 30']
+  life = run.start(*export)
+  exports = run.model_dir / 'export'
+  life.until(lambda: list(exports.glob('.tmp-*')), 'an export')
+  life.send('SIGTERM')
+  begun = time.monotonic()
+  assert life.wait().code == 143
+  assert time.monotonic() - begun < 3, 'another process was waited for'
+  assert list(exports.iterdir()) == []
+  assert run.steps()[-1] == 30
+  run.finish(*export)
+  assert sorted(path.name for path in exports.iterdir()) == ['30', '60', '80']
+  assert run.end() == quiet
+
+
 def test_a_second_interrupt_aborts_at_once_and_commits_no_half(run, quiet):
   life = run.start(_SLOW_DISK, 'mishaps.SlowDisk.seconds = 60')
   wait_for_save(life, run)
