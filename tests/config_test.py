@@ -202,6 +202,22 @@ def test_another_configuration_in_model_dir_is_refused(commands, tmp_path):
   assert contents(tmp_path / 'run') == before
 
 
+def test_what_only_free_parameters_refer_to_may_change(commands, tmp_path):
+  path = gin_file(tmp_path, _GOOD)
+  run = tmp_path / 'run'
+  arguments = [f'--gin_file={path}', f'--model_dir={run}', '--mode=train']
+  stop = '--gin_bindings=Experiment.early_stop = @EarlyStopping()'
+  metric = "--gin_bindings=EarlyStopping.metric = 'train/loss'"
+  arguments += [stop, metric]
+  patience = '--gin_bindings=EarlyStopping.patience = '
+  assert commands.run(*arguments, patience + '7').code == 0
+  more = '--gin_bindings=STEPS = 8'
+  assert commands.run(*arguments, patience + '9', more).code == 0
+  # The optimizer of the task is what was learned with, whoever else has it.
+  other = commands.run(*arguments, '--gin_bindings=Adam.learning_rate = 0.5')
+  assert other.code == 2 and 'Adam.learning_rate' in other.error
+
+
 _FLAGS = {
   '--model_dir=/nowhere': '--gin_file is missing',
   '--gin_file=configs/digits.gin': '--model_dir is missing',
