@@ -411,6 +411,36 @@ def test_exports_come_every_so_often_and_the_newest_are_kept(tmp_path):
   assert names == {'30', '40', 'mine'}
 
 
+def test_what_was_exported_on_a_way_not_taken_is_set_aside(tmp_path):
+  """NaN at step 35: back to 20, and at 30 the weights are others."""
+  x, y = cases.arrays(200)
+  batches = [(x[i % 25 * 8 :][:8], y[i % 25 * 8 :][:8]) for i in range(60)]
+  batches[34] = (batches[34][0] * np.nan, batches[34][1])
+  run = tftrain.Experiment(
+    offering,
+    lambda: batches,
+    steps=40,
+    log_every=5,
+    checkpoint_every=20,
+    export=tftrain.Export(every=10, keep=9, fresh=False),
+    rewind=tftrain.Rewind(pass_over=10),
+  ).prepare(tmp_path)
+  run.train()
+  names = {path.name.partition('-')[0] for path in run_exports(tmp_path)}
+  assert names == {'10', '20', '30', '40', '30.abandoned'}
+  (first,) = (tmp_path / 'export').glob('30.abandoned-*')
+  one, other = (
+    tf.saved_model.load(str(first)),
+    tf.saved_model.load(str(tmp_path / 'export' / '30')),
+  )
+  assert (served(one, inputs=x)['outputs'] != served(other, inputs=x)['outputs']
+    ).numpy().any()  # fmt: skip
+
+
+def run_exports(model_dir):
+  return list((model_dir / 'export').iterdir())
+
+
 def test_exports_come_with_each_new_best(tmp_path):
   export = tftrain.Export(on_best=True, keep=99, fresh=False)
   best = tftrain.Best('eval/test/loss', 'min')

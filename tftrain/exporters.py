@@ -174,14 +174,23 @@ class Exporter:
       return reports.Signal.INTERRUPTED
     return None
 
-  def _remove_old(self, newest: int) -> None:
-    """Only what an export of ours is, and older than this one."""
-    ours = [
+  def take_back(self, step: int) -> None:
+    """Sets aside what was exported after `step`: the run went back to it, and
+    takes another way from there."""
+    for later in self._steps():
+      if later > step:
+        files.set_aside(self.path(later), 'abandoned')
+
+  def _steps(self) -> list[int]:
+    """Those of exports of ours."""
+    return sorted(
       int(path.parent.name)
       for path in self.directory.glob(f'*/{exports.COMPARISON}')
       if path.parent.name.isdecimal()
-    ]
-    older = sorted(step for step in ours if step < newest)
+    )
+
+  def _remove_old(self, newest: int) -> None:
+    older = [step for step in self._steps() if step < newest]
     for step in older[: max(len(older) - self.options.keep + 1, 0)]:
       files.remove_directory(self.path(step))
 

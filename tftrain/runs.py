@@ -193,6 +193,12 @@ class Run:
     published = self._metrics_file.begin(step or 0)
     self._summary_writer.begin(step, published)
 
+  def _go_on_from(self, step: int) -> None:
+    """After the run went back."""
+    self._begin(step)
+    with files.explained(self.model_dir):
+      self._exporter.take_back(step)
+
   def _train(self) -> None:
     if self._options.rewind is None:
       self.trainer.train(self.last_step, self._actions)
@@ -201,7 +207,7 @@ class Run:
       self.trainer,
       self.checkpointer,
       self._options.rewind,
-      self._begin,
+      self._go_on_from,
       self.last_step,
       self._actions,
     )
