@@ -100,7 +100,7 @@ def test_data(head: str) -> tftrain.Arrays:
 def run(directory: str, steps: int = 1000) -> None:
   data = functools.partial(train_data, {'digit': 32, 'loop': 16})
   tests = {head: functools.partial(test_data, head) for head in LABELS}
-  both = tftrain.Experiment(make_task, data, tests, steps=steps)
+  both = tftrain.Experiment(make_task, data, tests, steps=steps, export=False)
   both.train(f'{directory}/both')
   loop = tftrain.Experiment(
     functools.partial(make_task, start=f'{directory}/both'),
@@ -108,6 +108,7 @@ def run(directory: str, steps: int = 1000) -> None:
     tests,
     steps=steps,
     update=tftrain.Update(freeze='trunk|digit'),
+    export=False,
   ).prepare(f'{directory}/loop')
   loop.train()
   task, images = loop.trainer.task, loop.trainer.example_features()

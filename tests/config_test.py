@@ -146,6 +146,7 @@ def test_a_gin_file_may_include_another_from_anywhere(commands, tmp_path):
     f'--gin_file={path}',
     f'--model_dir={tmp_path / "run"}',
     '--gin_bindings=STEPS = 2',
+    '--gin_bindings=Experiment.export = False',
     cwd=tmp_path,
   )
   assert result.code == 0, result

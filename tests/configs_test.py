@@ -31,6 +31,9 @@ def test_it_trains_two_steps_and_refuses_a_typo(config, commands, tmp_path):
   assert typo.code == 2
   assert "did you mean 'steps'?" in typo.stderr
   assert not (tmp_path / 'run').exists()
-  result = commands.run(*arguments, '--gin_bindings=STEPS = 2')
+  bindings = ['STEPS = 2', 'Experiment.export = @Export()']
+  bindings.append('Export.fresh = False')
+  arguments += tuple(f'--gin_bindings={binding}' for binding in bindings)
+  result = commands.run(*arguments)
   assert result.code == 0, result
   assert 'Done: step 2 of 2.' in result.stdout

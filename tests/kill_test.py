@@ -86,7 +86,7 @@ def never_killed(server, tmp_path_factory):
   'mark',
   [
     'block',
-    'retention',
+    pytest.param('retention', marks=pytest.mark.slow),
     pytest.param('save', marks=pytest.mark.slow),
     pytest.param('eval', marks=pytest.mark.slow),
   ],

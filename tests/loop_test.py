@@ -170,7 +170,7 @@ def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
       export=False,
     )
 
-  steps = 6_000
+  steps = 2_500
   run = experiment(steps).prepare(tmp_path / 'stopped')
 
   def stop_inside_the_loop():
