@@ -54,6 +54,7 @@ def make_gan():
   return gan.Gan(adam(1e-3, beta_1=0.5), adam(1e-3, beta_1=0.5))
 
 
+@pytest.mark.slow
 def test_gan_draws_digits():
   update = tftrain.Update(ema=0.98)
   run = trainer(make_gan, digits.train_data(64), update=update)

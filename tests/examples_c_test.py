@@ -100,6 +100,7 @@ def test_language_learns_more_than_frequencies():
 # digit_records: written once
 
 
+@pytest.mark.slow
 def test_digit_records_learn(tmp_path):
   data = digit_records.train_data(directory=str(tmp_path))
   assert data.num_examples == 1438
@@ -157,6 +158,7 @@ def test_a_tile_is_flipped_in_some_epochs():
   assert found == {0, 15}
 
 
+@pytest.mark.slow
 def test_tiles_learn(folder):
   task = tiles.make_task(lambda: keras.optimizers.Adam(0.005))
   trained(task, tiles.train_data(directory=str(folder)), 400)

@@ -266,7 +266,13 @@ def test_a_map_by_chance_and_map_batch_are_in_it_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['tflite', 'tflite_float16', 'tflite_int8', 'keras']
+  'name',
+  [
+    'tflite',
+    pytest.param('tflite_float16', marks=pytest.mark.slow),
+    pytest.param('tflite_int8', marks=pytest.mark.slow),
+    'keras',
+  ],
 )
 def test_other_formats_compute_the_same(name, tmp_path):
   exported(offering(), tmp_path, formats=(name,))

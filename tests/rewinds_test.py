@@ -200,14 +200,8 @@ def test_it_does_not_matter_what_was_gone_back_to(every, tmp_path):
   assert lines(tmp_path / 'run') == lines(tmp_path / 'other')
 
 
-@pytest.mark.parametrize(
-  'stop_at',
-  [
-    pytest.param(25, marks=pytest.mark.slow),
-    31,
-    pytest.param(45, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('stop_at', [25, 31, 45])
 def test_a_rewound_run_that_is_stopped_ends_alike(stop_at, tmp_path):
   experiment().train(tmp_path / 'run')
   part = experiment().prepare(tmp_path / 'parts')
