@@ -186,6 +186,7 @@ def test_an_export_that_failed_is_made_by_the_next_start(tmp_path):
       cases.supervised,
       lambda: tftrain.Arrays(cases.arrays(), 8),
       steps=4,
+      export=tftrain.Export(fresh=False),
     ).train(tmp_path)
 
   (tmp_path / 'export').write_text('in the way')
