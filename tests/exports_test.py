@@ -225,20 +225,26 @@ def _serialized(**features):
   return example.SerializeToString()
 
 
+def assert_records_are_served(data, directory, factor):
+  """The model of features times a factor; returns what was loaded."""
+  task = offering()
+  _, loaded = exported(task, directory, data, decoder=data.decoder())
+  x, _ = cases.arrays(3)
+  # No label: what does not matter for the outcome need not be there.
+  records = [_serialized(raw=row * 10) for row in x]
+  outputs = served(loaded, signatures.RECORDS, examples=records)['outputs']
+  expected = task.model(x * factor)
+  np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+  return loaded
+
+
 @pytest.mark.parametrize('mapped', [_scaled, None])
 def test_records_are_served_as_they_were_trained(mapped, tmp_path):
   names = ('image', 'label') if mapped else ('raw', 'label')
   data = inputs.Examples(
     _write(tmp_path / 'data'), 8, map=mapped, select=names, training=False
   )
-  task = offering()
-  _, loaded = exported(task, tmp_path, data, decoder=data.decoder())
-  x, _ = cases.arrays(3)
-  # No label: what does not matter for the outcome need not be there.
-  records = [_serialized(raw=row * 10) for row in x]
-  outputs = served(loaded, signatures.RECORDS, examples=records)['outputs']
-  expected = task.model(x if mapped else x * 10)
-  np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+  loaded = assert_records_are_served(data, tmp_path, 1 if mapped else 10)
   with pytest.raises(tf.errors.InvalidArgumentError, match='raw'):
     served(loaded, signatures.RECORDS, examples=[_serialized(label=1)])
 
@@ -254,12 +260,7 @@ def test_a_map_by_chance_and_map_batch_are_in_it_too(tmp_path):
   data = inputs.Examples(
     _write(tmp_path / 'data'), 8, map=noisy, map_batch=finish, training=False
   )
-  task = offering()
-  _, loaded = exported(task, tmp_path, data, decoder=data.decoder())
-  x, _ = cases.arrays(2)
-  records = [_serialized(raw=row * 10) for row in x]
-  outputs = served(loaded, signatures.RECORDS, examples=records)['outputs']
-  np.testing.assert_allclose(outputs, task.model(x * 2.0), rtol=1e-5, atol=1e-6)
+  assert_records_are_served(data, tmp_path, 2)
 
 
 # Formats.

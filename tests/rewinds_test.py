@@ -59,6 +59,15 @@ def changed(before, after):
   }
 
 
+def assert_step_10_is_left_out(trainer):
+  trainer.train(9)
+  before = cases.state_of(trainer)
+  trainer.train(10)
+  after = cases.state_of(trainer)
+  assert changed(before, after) <= _MOVED
+  assert (trainer.step, trainer.updates) == (10, 9)
+
+
 @pytest.mark.parametrize('replicas', [1, 2])
 def test_a_skipped_step_changes_nothing_but_the_count(replicas):
   strategy = tftrain.make_strategy('mirrored' if replicas > 1 else 'one_device')
@@ -71,12 +80,7 @@ def test_a_skipped_step_changes_nothing_but_the_count(replicas):
     log_every=50,
     update=tftrain.Update(max_skips=2, ema=0.9),
   )
-  trainer.train(9)
-  before = cases.state_of(trainer)
-  trainer.train(10)
-  after = cases.state_of(trainer)
-  assert changed(before, after) <= _MOVED
-  assert (trainer.step, trainer.updates) == (10, 9)
+  assert_step_10_is_left_out(trainer)
   report = trainer.train(50)
   assert report.scalars['skipped_steps'] == 1
   assert np.isfinite(report.scalars['loss'])
@@ -127,12 +131,7 @@ def test_all_updates_of_a_skipped_step_are_taken_back(replicas):
     log_every=40,
     update=tftrain.Update(max_skips=2, ema=0.9, rates={'first': 2.0}),
   )
-  trainer.train(9)
-  before = cases.state_of(trainer)
-  trainer.train(10)
-  after = cases.state_of(trainer)
-  assert changed(before, after) <= _MOVED
-  assert (trainer.step, trainer.updates) == (10, 9)
+  assert_step_10_is_left_out(trainer)
   report = trainer.train(40)
   assert report.scalars['skipped_steps'] == 1
   assert np.isfinite(report.scalars['first/loss'])

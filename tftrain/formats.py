@@ -75,16 +75,8 @@ def _tflite(quantize: str = '') -> Callable[..., None]:
 
 def _run_tflite(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
   interpreter = tf.lite.Interpreter(model_path=str(path))
-  for name, value in given.items():
-    index = _input_index(interpreter, name)
-    interpreter.resize_tensor_input(index, tf.convert_to_tensor(value).shape)
   runner = interpreter.get_signature_runner(signatures.SERVE)
-  return dict(runner(**{k: tf.convert_to_tensor(v) for k, v in given.items()}))
-
-
-def _input_index(interpreter: Any, name: str) -> int:
-  runner = interpreter.get_signature_runner(signatures.SERVE)
-  return int(runner.get_input_details()[name]['index'])
+  return dict(runner(**given))
 
 
 # Keras.

@@ -41,7 +41,22 @@ for _name in OPERATIONS:
   _watch(_name)
 
 
-class FaultyDisk(Watched):
+class Counting(Watched):
+  """Knows its n-th operation when it comes, from 1."""
+
+  def __init__(self, n):
+    self._left = n
+    self.hit = None
+    """The name of that operation; None if it never came so far."""
+
+  def _is_the_one(self, name):
+    self._left -= 1
+    if self._left == 0:
+      self.hit = name
+    return self._left == 0
+
+
+class FaultyDisk(Counting):
   """Fails in its n-th operation.
 
   Args:
@@ -50,20 +65,15 @@ class FaultyDisk(Watched):
   """
 
   def __init__(self, n, code):
-    self._n = n
+    super().__init__(n)
     self._code = code
-    self._count = 0
-    self.hit = None
-    """The name of the operation that failed; None if it never came so far."""
 
   def before(self, name, args):
-    self._count += 1
-    if self._count == self._n:
-      self.hit = name
+    if self._is_the_one(name):
       raise OSError(self._code, os.strerror(self._code), str(args[0]))
 
 
-class DyingDisk(Watched):
+class DyingDisk(Counting):
   """Dies in its n-th operation, and refuses all later ones.
 
   Args:
@@ -72,18 +82,14 @@ class DyingDisk(Watched):
   """
 
   def __init__(self, n, torn):
-    self._n = n
+    super().__init__(n)
     self._torn = torn
-    self._count = 0
-    self.hit = None
 
   def before(self, name, args):
-    self._count += 1
-    if self._count == self._n:
-      self.hit = name
-      if self._torn and name in ('write', 'append'):
-        path, content = args
-        getattr(disks.Disk, name)(self, path, content[: len(content) // 2])
+    halves = self._torn and name in ('write', 'append')
+    if self._is_the_one(name) and halves:
+      path, content = args
+      getattr(disks.Disk, name)(self, path, content[: len(content) // 2])
     if self.hit:
       raise Killed
 
