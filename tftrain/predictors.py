@@ -1,15 +1,12 @@
 """What a Task serves for each example of some data, written to a file."""
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-import queue
-import threading
 from typing import Any
 
 from absl import logging
@@ -24,9 +21,6 @@ from tftrain import inputs
 from tftrain import loops
 from tftrain import rows as rows_lib
 from tftrain import tasks
-
-# Batches that are computed and not written yet: enough to bridge a slow write.
-_AHEAD = 16
 
 
 def predict(
@@ -233,7 +227,10 @@ def _what_differs(
 
 
 class _Run:
-  """Computes batches on this thread, and has another write them."""
+  """Computes and writes, one batch after the other.
+
+  A thread that writes meanwhile was tried: it waits for the same interpreter.
+  """
 
   def __init__(
     self, task: tasks.Task, pipeline: inputs.Pipeline, store: rows_lib.Store
@@ -252,48 +249,47 @@ class _Run:
       builds.explained(self._what_failed),
       inputs.explained(self._pipeline),
     ):
-      iterator, position = self._start()
-      writing = _Writing(self._write, position)
-      with contextlib.ExitStack() as stack:
-        stack.callback(self._store.flush)
-        stack.enter_context(writing)
-        while stop is None or stop.numpy() != loops.STOP:
-          try:
-            writing.put(self._step(iterator))
-          except tf.errors.OutOfRangeError:
-            return True
+      batches, position = self._start()
+      try:
+        for batch in batches:
+          if stop is not None and stop.numpy() == loops.STOP:
+            return False
+          position += self._write(position, *self._step(batch))
           self._batch += 1
-    return False
+      finally:
+        self._store.flush()
+    return True
 
   def _start(self) -> tuple[Iterator[Any], int]:
     """The batches that are not written yet, and where the first begins."""
     done, rows = self._store.count, _rows_of(self._pipeline)
     if done:
       logging.info('Going on after %d examples.', done)
+    if rows:
+      self._batch = done // rows
+      return self._batches(self._batch), self._batch * rows
+    position = 0
+    if done:  # counted again: nothing else says how many rows a batch had
+      for batch in self._batches():
+        rows = int(loops.count_rows(self._pipeline, batch))
+        if position + rows > done:
+          break
+        position += rows
+        self._batch += 1
+    return itertools.islice(self._batches(), self._batch, None), position
+
+  def _batches(self, start_step: int = 0) -> Iterator[Any]:
     with tf.device('CPU:0'):
-      if rows:
-        self._batch = done // rows
-        dataset = self._pipeline.dataset(0, self._batch)
-        return iter(dataset), self._batch * rows
-      dataset = self._pipeline.dataset(0)
-      position = 0
-      if done:  # counted again: nothing else says how many rows a batch had
-        for batch in dataset:
-          rows = self._count(batch)
-          if position + rows > done:
-            break
-          position += rows
-          self._batch += 1
-      return iter(dataset.skip(self._batch)), position
-
-  def _count(self, batch: Any) -> int:
+      elements: Iterator[Any] = iter(self._pipeline.dataset(0, start_step))
     if self._pipeline.has_cursor:
-      batch, _ = batch
-    return int(loops.count_rows(self._pipeline, batch))
+      return (batch for batch, _ in elements)
+    return elements
 
-  def _write(self, position: int, computed: Any) -> int:
+  def _write(
+    self, position: int, outputs: Mapping[str, tf.Tensor], counted: tf.Tensor
+  ) -> int:
     """Writes those rows of a batch that are not there; returns its rows."""
-    outputs, rows = computed[0], int(computed[1])
+    rows = int(counted)
     if self._total is not None:
       rows = min(rows, self._total - position)
     arrays = {name: value.numpy() for name, value in outputs.items()}
@@ -313,44 +309,3 @@ class _Run:
       f'predict, batch {self._batch}: serve() of {type(self._task).__name__} '
       'cannot take it'
     )
-
-
-class _Writing:
-  """A thread that writes what is put, one after the other.
-
-  Args:
-    write: Takes (position, what was put) and returns how many rows it had.
-    position: Of the first.
-  """
-
-  def __init__(self, write: Callable[[int, Any], int], position: int):
-    self._write = write
-    self._position = position
-    self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
-    self._error: BaseException | None = None
-    self._thread = threading.Thread(
-      target=self._run, name='tftrain-predict', daemon=True
-    )
-
-  def __enter__(self) -> '_Writing':
-    self._thread.start()
-    return self
-
-  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-    self._queue.put(None)
-    self._thread.join()
-    if self._error is not None and (error is None or error is not self._error):
-      raise self._error
-
-  def put(self, item: Any) -> None:
-    if self._error is not None:
-      raise self._error
-    self._queue.put(item)
-
-  def _run(self) -> None:
-    while (item := self._queue.get()) is not None:
-      if self._error is None:
-        try:
-          self._position += self._write(self._position, item)
-        except BaseException as error:  # raised where it is waited for
-          self._error = error

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import tempfile
 
+import numpy as np
 import pytest
 
+from tests import cases
 from tests.faults import lives
 
 pytestmark = pytest.mark.slow
@@ -86,6 +88,27 @@ def test_summaries_that_cannot_be_written_cost_no_step(run, tmp_path):
   assert 'cannot be written' in ended.stderr
   assert 'training goes on without them' in ended.stderr
   assert run.end() == other.end()
+
+
+def test_predictions_on_a_full_disk_go_on_when_there_is_room(run, tmp_path):
+  run.finish()
+  x, _ = cases.arrays(600)
+  np.save(tmp_path / 'x.npy', x)
+
+  def predict(name, **rights):
+    flags = ['--mode=predict', f'--input={tmp_path / "x.npy"}']
+    output = tmp_path / name
+    return output, run.live(flags=[*flags, f'--output={output}'], **rights)
+
+  whole, ended = predict('whole.jsonl')
+  assert ended.code == 0, ended.stderr
+  output, ended = predict('a.jsonl', file_limit=8000)
+  assert ended.code == 2
+  assert 'No space left on device' in ended.error
+  assert not output.exists()
+  output, ended = predict('a.jsonl')
+  assert ended.code == 0, ended.stderr
+  assert output.read_bytes() == whole.read_bytes()
 
 
 def test_a_directory_that_may_not_be_written_is_said_before_step_1(run):

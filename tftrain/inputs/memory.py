@@ -191,7 +191,9 @@ def digest(arrays: Sequence[Any]) -> str:
     if array.dtype.kind in 'OSU':
       found.update(repr(array.tolist()).encode())
     else:
-      found.update(np.ascontiguousarray(array).tobytes())
+      # Read where it lies: a copy takes three times as long, and its memory.
+      flat = np.ascontiguousarray(array).reshape(-1)
+      found.update(flat.view(np.uint8).data)
   return found.hexdigest()
 
 
