@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports',
+  'errors disks files reports ledger',
   'patches precisions strategies autographs '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -34,14 +34,21 @@ _LAYERS = (
   'preemption intervals exporters progress spikes rows',
   'loops requests readings detours',
   'trainers evaluators predictors',
-  'rewinds runs followers experiments inspections testing',
+  'rewinds checks runs followers experiments inspections testing',
   'statements',
   'config launch',
   '__main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
-_WITHOUT_TENSORFLOW = ('errors', 'disks', 'files', 'reports', 'launch')
+_WITHOUT_TENSORFLOW = (
+  'errors',
+  'disks',
+  'files',
+  'reports',
+  'ledger',
+  'launch',
+)
 
 _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import math
 import re
 import time
 from typing import Any, Protocol
 
 from tftrain import errors
+from tftrain import ledger as ledger_lib
 from tftrain import reports
 
 Interval = int | str
@@ -66,6 +68,10 @@ class Every:
   @property
   def acts_on_stop(self) -> bool:
     return getattr(self.action, 'acts_on_stop', False)
+
+  @property
+  def part(self) -> str:
+    return _part_of(self.action)
 
   def next_due(self, step: int) -> int | None:
     """The next step after `step` at which to run; None if a clock decides."""
@@ -139,8 +145,17 @@ def due_steps(action: Any, step: int) -> int | None:
   return next_due(step) if next_due else None
 
 
+def _part_of(action: Any) -> str:
+  """Where a Ledger books what an Action does."""
+  owner = getattr(action, '__self__', action)  # of a method
+  part: str = getattr(owner, 'part', 'actions')
+  return part
+
+
 def dispatch(
-  actions: Sequence[reports.Action], report: reports.Report
+  actions: Sequence[reports.Action],
+  report: reports.Report,
+  ledger: ledger_lib.Ledger | None = None,
 ) -> set[reports.Signal | None]:
   """Gives a Report to those Actions that it concerns.
 
@@ -148,6 +163,11 @@ def dispatch(
   of its own gets all. When the run is being stopped from outside, only those
   hear of it that must save (`acts_on_stop`); they also hear of a save that
   somebody asked for.
+
+  Args:
+    actions: Who may hear of it.
+    report: What happened.
+    ledger: Where their time is booked.
 
   Returns:
     The signals that they gave; the first INTERRUPTED is the last of them.
@@ -162,7 +182,10 @@ def dispatch(
       timed = hasattr(action, 'next_due')
       concerned = bool(report.scalars) or timed or asked
     if concerned:
-      signals.add(action(report))
+      with (
+        ledger.part(_part_of(action)) if ledger else contextlib.nullcontext()
+      ):
+        signals.add(action(report))
     if reports.Signal.INTERRUPTED in signals:
       break
   return signals

@@ -64,6 +64,7 @@ class Checkpointer:
   """
 
   acts_on_stop = True
+  part = 'checkpoint'
 
   def __init__(
     self,
@@ -76,7 +77,7 @@ class Checkpointer:
     keep_behind: int = 0,
     durable: bool = False,
     max_failures: int = 0,
-    actions: Sequence[reports.Action] = (),
+    actions: Sequence[Any] = (),
     before_commit: Callable[[], None] | None = None,
   ):
     self.directory = files.run_directory(model_dir) / 'checkpoints'

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
+from tftrain import loops
+
 
 class Detours:
   """Ranges of steps whose batches are taken from the data and not used.
@@ -30,3 +34,16 @@ class Detours:
 
   def write_facts(self, facts: Mapping[str, Any]) -> None:
     self.parts = tuple((first, last) for first, last in facts['passed_over'])
+
+
+def pass_over(
+  feed: loops.Feed, iterator: Any, counters: loops.Counters, until: int
+) -> bool:
+  """Takes batches up to `until` and does nothing; True if the data ended."""
+  try:
+    while int(counters.step.numpy()) < until:
+      feed.take(iterator, counters.step.read_value())
+      counters.step.assign_add(1)
+  except tf.errors.OutOfRangeError:
+    return True
+  return False

@@ -11,6 +11,7 @@ from tftrain import actions as actions_lib
 from tftrain import builds
 from tftrain import errors
 from tftrain import inputs
+from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
@@ -33,7 +34,10 @@ class Evaluator:
     actions: Who receives the Reports.
     stop: `trainer.stop_variable`: a stop then ends an evaluation early,
       without a Report.
+    ledger: Where time is booked; None means nowhere.
   """
+
+  part = 'evaluation'
 
   def __init__(
     self,
@@ -44,8 +48,10 @@ class Evaluator:
     name: str = 'test',
     actions: Sequence[reports.Action] = (),
     stop: tf.Variable | None = None,
+    ledger: ledger_lib.Ledger | None = None,
   ):
     self.name = name
+    self._ledger = ledger or ledger_lib.Ledger()
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
     self._pipeline = inputs.as_pipeline(data, training=False)
@@ -100,7 +106,7 @@ class Evaluator:
       artifacts=self._artifacts(),
     )
     self._previous_step = report.step
-    signals = actions_lib.dispatch(self._actions, own)
+    signals = actions_lib.dispatch(self._actions, own, self._ledger)
     return reports.Signal.STOP if reports.Signal.STOP in signals else None
 
   def _previous(self, report: reports.Report) -> int:
@@ -143,7 +149,11 @@ class Evaluator:
       inputs.explained(self._pipeline),
     ):
       try:
-        self._loop(self._feed.iterator(0), n)
+        iterator = self._feed.iterator(0)
+        if not self._loop.traces and not tf.config.functions_run_eagerly():
+          with self._ledger.part('compile'):
+            self._loop.prepare(iterator, n)
+        self._loop(iterator, n)
       except tf.errors.OutOfRangeError:
         pass  # the end of data of unknown length; all of it is counted
 

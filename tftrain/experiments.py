@@ -14,6 +14,7 @@ import keras
 
 from tftrain import actions as actions_lib
 from tftrain import checkpoints
+from tftrain import checks
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
@@ -21,6 +22,8 @@ from tftrain import files
 from tftrain import followers
 from tftrain import inputs
 from tftrain import intervals
+from tftrain import ledger as ledger_lib
+from tftrain import metrics
 from tftrain import preemption
 from tftrain import progress
 from tftrain import reports
@@ -33,9 +36,6 @@ from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
-
-_CALLED = {'init_from': 'WarmStart', 'export': 'Export'}
-_PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,50 +106,7 @@ class Experiment:
   actions: Sequence[reports.Action] = ()
 
   def __post_init__(self) -> None:
-    for name, value in (('task', self.task), ('train_data', self.train_data)):
-      if not callable(value) or isinstance(value, tasks.Task):
-        raise errors.ConfigError(
-          f'Experiment.{name} is a {type(value).__name__}; give the function '
-          'that makes it (in gin: @name, without parentheses)'
-        )
-    if (self.steps is None) == (self.epochs is None):
-      raise errors.ConfigError(
-        'Experiment needs either steps or epochs; '
-        + ('it has neither' if self.steps is None else 'it has both')
-      )
-    for name, kinds in (('steps', int), ('epochs', int | float)):
-      value = getattr(self, name)
-      if value is not None and (not isinstance(value, kinds) or value <= 0):
-        raise errors.ConfigError(
-          f'Experiment.{name} must be a positive number, got {value!r}'
-        )
-    if self.precision not in _PRECISIONS:
-      raise errors.ConfigError(
-        f'Experiment.precision = {self.precision!r}; choose one of '
-        f'{", ".join(_PRECISIONS)}'
-      )
-    for name, kind in (
-      ('update', updates.Update),
-      ('best', retention.Best),
-      ('rewind', rewinds.Rewind),
-      ('export', exporters.Export | bool),
-      ('init_from', warmstarts.WarmStart | str),
-    ):
-      value = getattr(self, name)
-      if value is not None and not isinstance(value, kind):
-        called = _CALLED.get(name) or getattr(kind, '__name__', '')
-        raise errors.ConfigError(
-          f'Experiment.{name} is a {type(value).__name__}; give '
-          f'tftrain.{called}(...) (in gin: @{called}(), with parentheses)'
-        )
-    if self.max_time is not None:
-      actions_lib.seconds(self.max_time)
-    for name in self._eval_data():
-      files.check_name(name, 'Experiment.eval_data: the name')
-    if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-      raise errors.ConfigError(
-        f'Experiment.seed must be between 0 and 2**32 - 1, got {self.seed!r}'
-      )
+    checks.check(self, self._eval_data())
 
   def train(
     self,
@@ -186,9 +143,13 @@ class Experiment:
     evaluate: bool = True,
     stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
     save_signals: Sequence[str] = preemption.SAVE_SIGNALS,
+    started: float | None = None,
   ) -> runs.Run:
-    """Builds and checks every part; writes nothing."""
-    trainer, data = self._make_trainer()
+    """Builds and checks every part; writes nothing.
+
+    This life began at `started`, as time.time() tells it; None means now.
+    """
+    trainer, data = self._make_trainer(started)
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir)
     early_stop = self._early_stop(evaluate)
@@ -197,28 +158,24 @@ class Experiment:
     measured: list[evaluators.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
     checkpointer = self._checkpointer(
-      model_dir, trainer, writer, metrics_file, [*publish, *further, exporter]
+      model_dir,
+      trainer,
+      writer,
+      metrics_file,
+      [*publish, *further, exporter, trainer.ledger],
     )
     publish.append(checkpointer.measure)
     if exporter.options.on_best:
       publish.append(exporter.if_best)
     if evaluate:
       measured += self._evaluators(trainer, publish)
-    for name, monitor in (('early_stop', early_stop), ('best', self.best)):
-      if monitor and (evaluate or not monitor.metric.startswith('eval/')):
-        _check_monitored(name, monitor.metric, trainer, measured)
+    self._check_monitored(early_stop, trainer, measured, evaluate)
     if self.export:
       exporter.check()
     if exporter.options.every:
       every = intervals.resolved('export', exporter.options.every, per_epoch)
       further.append(actions_lib.Every(every, exporter))
     eval_every = intervals.resolved('eval_every', self.eval_every, per_epoch)
-    save_every = intervals.all_resolved(
-      'checkpoint_every', self.checkpoint_every, per_epoch
-    )
-    save = [actions_lib.Every(save_every, checkpointer)]
-    if self.best:
-      save.insert(0, actions_lib.Every(eval_every, checkpointer.save_if_best))
     last_step = intervals.last_step(self.steps, self.epochs, per_epoch)
     return runs.Run(
       model_dir,
@@ -234,10 +191,36 @@ class Experiment:
         *(actions_lib.Every(eval_every, evaluator) for evaluator in measured),
         *further,
       ],
-      checkpoint=save,
+      checkpoint=self._saves(checkpointer, eval_every, per_epoch),
       options=self._options(stop_signals, save_signals),
       facts=self._facts(trainer),
     )
+
+  def _saves(
+    self,
+    checkpointer: checkpoints.Checkpointer,
+    eval_every: actions_lib.Interval,
+    per_epoch: float | None,
+  ) -> list[reports.Action]:
+    """The Actions that save."""
+    every = intervals.all_resolved(
+      'checkpoint_every', self.checkpoint_every, per_epoch
+    )
+    saves: list[reports.Action] = [actions_lib.Every(every, checkpointer)]
+    if self.best:
+      saves.insert(0, actions_lib.Every(eval_every, checkpointer.save_if_best))
+    return saves
+
+  def _check_monitored(
+    self,
+    early_stop: actions_lib.EarlyStopping | None,
+    trainer: trainers.Trainer,
+    measured: Sequence[evaluators.Evaluator],
+    evaluate: bool,
+  ) -> None:
+    for name, monitor in (('early_stop', early_stop), ('best', self.best)):
+      if monitor and (evaluate or not monitor.metric.startswith('eval/')):
+        metrics.check_monitored(name, monitor.metric, trainer.tags, measured)
 
   def _early_stop(self, evaluate: bool) -> actions_lib.EarlyStopping | None:
     """A copy, as it has a state of its own; None if it would hear nothing."""
@@ -283,7 +266,7 @@ class Experiment:
     trainer: trainers.Trainer,
     writer: summaries.SummaryWriter,
     metrics_file: summaries.MetricsFile,
-    actions: Sequence[reports.Action],
+    actions: Sequence[Any],
   ) -> checkpoints.Checkpointer:
     def before_commit() -> None:
       writer.flush()
@@ -340,7 +323,10 @@ class Experiment:
       stop_signals=stop_signals,
     )
 
-  def _make_trainer(self) -> tuple[trainers.Trainer, inputs.Pipeline]:
+  def _make_trainer(
+    self, started: float | None = None
+  ) -> tuple[trainers.Trainer, inputs.Pipeline]:
+    ledger = ledger_lib.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(self.strategy)
     data = inputs.as_pipeline(self.train_data, training=True)
@@ -355,6 +341,7 @@ class Experiment:
       ),
       seed=self.seed,
       update=self.update,
+      ledger=ledger,
     )
     return trainer, data
 
@@ -386,6 +373,7 @@ class Experiment:
         name=name,
         actions=actions,
         stop=trainer.stop_variable,
+        ledger=trainer.ledger,
       )
       for name, make_data in self._eval_data().items()
     ]
@@ -423,18 +411,3 @@ def _last_step_of(
       f' ({data.num_examples} examples)' if data.num_examples else '',
     )
   return last
-
-
-def _check_monitored(
-  name: str,
-  metric: str,
-  trainer: trainers.Trainer,
-  measured: Sequence[evaluators.Evaluator],
-) -> None:
-  known = [f'train/{tag}' for tag in trainer.tags]
-  known += [f'eval/{e.name}/{tag}' for e in measured for tag in e.tags]
-  if metric not in known:
-    raise errors.ConfigError(
-      f'{name} waits for {metric}, which is never '
-      f'reported; there are {", ".join(known)}'
-    )

@@ -80,6 +80,8 @@ class Exporter:
     about: Says what is known of the run, for model.md.
   """
 
+  part = 'export'
+
   def __init__(
     self,
     model_dir: str | pathlib.Path,

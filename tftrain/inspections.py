@@ -14,6 +14,12 @@ _EXAMPLES = 3
 _CHARACTERS = 60
 _TOGETHER = 256
 
+_ADVICE = {
+  'map': 'do it beforehand, cache, or give Examples more threads',
+  'filter': 'filter beforehand',
+  'batch': 'make its map_batch cheaper, or do it in the model',
+}
+
 
 def inspect(experiment: experiments.Experiment, seconds: float = 1.0) -> str:
   """The first examples of each of an Experiment's data, and its stages' speed.
@@ -45,7 +51,35 @@ def _first_examples(pipeline: inputs.Pipeline) -> Iterator[str]:
 
 
 def _stage_lines(pipeline: inputs.Pipeline, seconds: float) -> Iterator[str]:
-  """A line for each stage; its own time is what it adds to those before it."""
+  """A line for each stage."""
+  total, own = _stage_times(pipeline, seconds)
+  slowest = max(own, key=lambda name: own[name])
+  yield f'{"stage":10} {"examples/s":>12} {"us/example":>12} {"its own":>9}'
+  for name, time_taken in total.items():
+    mark = '  slowest' if name == slowest else ''
+    yield (
+      f'{name:10} {1 / time_taken:12,.0f} {time_taken * 1e6:12.2f} '
+      f'{own[name] * 1e6:9.2f}{mark}'
+    )
+
+
+def slowest_stage(pipeline: inputs.Pipeline, seconds: float = 0.3) -> str:
+  """Names the stage that takes most of the input's time, and what helps.
+
+  Args:
+    pipeline: What is read.
+    seconds: How long each stage is timed.
+  """
+  _, own = _stage_times(pipeline, seconds)
+  name = max(own, key=lambda name: own[name])
+  advice = _ADVICE.get(name, 'read from memory, or from a faster disk')
+  return f'the {name} stage is the slowest: {advice}'
+
+
+def _stage_times(
+  pipeline: inputs.Pipeline, seconds: float
+) -> tuple[dict[str, float], dict[str, float]]:
+  """(seconds per example up to each stage, of each what it adds)."""
   with inputs.explained(pipeline):
     total = {
       name: _seconds_per_example(dataset, seconds)
@@ -55,14 +89,7 @@ def _stage_lines(pipeline: inputs.Pipeline, seconds: float) -> Iterator[str]:
   for name, time_taken in total.items():
     own[name] = max(0.0, time_taken - before)
     before = max(before, time_taken)
-  slowest = max(own, key=lambda name: own[name])
-  yield f'{"stage":10} {"examples/s":>12} {"us/example":>12} {"its own":>9}'
-  for name, time_taken in total.items():
-    mark = '  slowest' if name == slowest else ''
-    yield (
-      f'{name:10} {1 / time_taken:12,.0f} {time_taken * 1e6:12.2f} '
-      f'{own[name] * 1e6:9.2f}{mark}'
-    )
+  return total, own
 
 
 def _seconds_per_example(dataset: tf.data.Dataset, seconds: float) -> float:

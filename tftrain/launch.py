@@ -9,6 +9,7 @@ from absl import flags
 
 from tftrain import errors
 from tftrain import files
+from tftrain import ledger
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -155,6 +156,7 @@ def _work() -> int:
     evaluate=mode != 'train',
     stop_signals=_STOP_SIGNALS.value,
     save_signals=_SAVE_SIGNALS.value,
+    started=ledger.process_start(),
   )
   if mode != 'train':
     config.check_used()
@@ -184,11 +186,20 @@ def _train(job: Any, config: Any) -> int:
     print(f'Done: step {result.step:,} of {result.last_step:,}.')
   _print_scalars(result.scalars)
   print(f'Checkpoints  {job.checkpointer.directory}')
+  print(ledger.table(result.seconds, _input_hint(job, result.seconds)))
   export = job.model_dir / 'export'
   if export.is_dir():
     print(f'Export       {export / str(result.step)}')
   print(f'Next:        tensorboard --logdir {job.model_dir}')
   return 0
+
+
+def _input_hint(job: Any, seconds: Any) -> str:
+  """Which stage of the input is slow, where the run waited for it."""
+  if not ledger.waits_for_input(seconds):
+    return ''
+  _, _, inspections, _ = _import_heavy()
+  return str(inspections.slowest_stage(job.trainer.pipeline))
 
 
 def _stopped(code: int) -> int:

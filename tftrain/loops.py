@@ -47,6 +47,23 @@ class Counters:
     """The same counters under somebody else's stop."""
     return dataclasses.replace(self, stop=stop)
 
+  def read_state(self) -> dict[str, tf.Tensor]:
+    return {
+      name: variable.read_value() for name, variable in self._saved().items()
+    }
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    for name, variable in self._saved().items():
+      variable.assign(state[name])
+
+  def _saved(self) -> dict[str, tf.Variable]:
+    return {
+      'step': self.step,
+      'updates': self.updates,
+      'skipped_steps': self.skipped,
+      'skipped_in_a_row': self.in_a_row,
+    }
+
   @classmethod
   def make(cls) -> 'Counters':
     with tf.device('CPU:0'):
@@ -160,10 +177,14 @@ class Loop:
   def traces(self) -> int:
     return int(self.compiled.experimental_get_tracing_count())
 
+  def prepare(self, iterator: Any, n: tf.Tensor) -> Any:
+    """Compiles without running."""
+    with tf.variable_creator_scope(_refuse_variable):
+      return self.compiled.get_concrete_function(iterator, n)
+
   def trace(self, iterator: Any, n: tf.Tensor) -> None:
     """Compiles without running; warns of state that nobody can save."""
-    with tf.variable_creator_scope(_refuse_variable):
-      traced = self.compiled.get_concrete_function(iterator, n)
+    traced = self.prepare(iterator, n)
     definition = traced.graph.as_graph_def()
     nodes = [*definition.node]
     for function in definition.library.function:

@@ -21,6 +21,26 @@ def check_names(means: Sequence[str], keras_metrics: Sequence[str]) -> None:
       )
 
 
+def check_monitored(
+  name: str, metric: str, trained: Sequence[str], evaluators: Sequence[Any]
+) -> None:
+  """Raises ConfigError where something waits for what is never reported.
+
+  Args:
+    name: What waits.
+    metric: For what, by its full name.
+    trained: What training reports.
+    evaluators: What else does.
+  """
+  known = [f'train/{tag}' for tag in trained]
+  known += [f'eval/{e.name}/{tag}' for e in evaluators for tag in e.tags]
+  if metric not in known:
+    raise errors.ConfigError(
+      f'{name} waits for {metric}, which is never '
+      f'reported; there are {", ".join(known)}'
+    )
+
+
 class Means:
   """Running sums and weights of named values, in one float64 variable.
 

@@ -11,6 +11,8 @@ _HIDDEN = ('gradient_norm', 'learning_rate')
 class Progress:
   """Prints step, metrics, speed and the time that is left."""
 
+  part = 'summaries'
+
   def __call__(self, report: reports.Report) -> None:
     if not report.scalars:
       return

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tftrain import groups
 from tftrain import inputs
+from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import tasks
@@ -23,6 +24,7 @@ class Readings:
     counters: The loop's.
     pipeline: Where the batches come from.
     log_every: Steps between reports.
+    ledger: Where time is booked.
   """
 
   def __init__(
@@ -32,6 +34,7 @@ class Readings:
     counters: loops.Counters,
     pipeline: inputs.Pipeline,
     log_every: int,
+    ledger: ledger_lib.Ledger,
   ):
     self._task = task
     self._means = means
@@ -40,6 +43,7 @@ class Readings:
     self._counters = counters
     self._pipeline = pipeline
     self._log_every = log_every
+    self._ledger = ledger
     self.seconds = 0.0
     """How long the steps since the last report took."""
     self._last_logged = 0
@@ -87,10 +91,12 @@ class Readings:
     """Rates since the last report of this process."""
     taken = step - max(self._last_logged, start_step)
     seconds = max(self.seconds, 1e-9)
+    waited = float(self._counters.waited.numpy())
+    self._ledger.move(waited, 'step', 'input_wait')
     timing = {
       'seconds': self.seconds,
       'steps_per_second': taken / seconds,
-      'input_wait': min(1.0, float(self._counters.waited.numpy()) / seconds),
+      'input_wait': min(1.0, waited / seconds),
     }
     if self._pipeline.batch_size:
       timing['examples_per_second'] = (
@@ -98,6 +104,8 @@ class Readings:
       )
     self.seconds = 0.0
     self._counters.waited.assign(0.0)
+    for part, spent in self._ledger.read().items():
+      timing[f'ledger/{part}'] = spent
     return {k: v for k, v in timing.items() if math.isfinite(v)}
 
   # State, for a Checkpointer.

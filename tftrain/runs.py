@@ -45,6 +45,7 @@ class Result:
     already_done: There was nothing left to do, and nothing was touched.
     exit_code: 0, or 128 + the number of the signal that stopped the run; 143
       where that was `max_time`.
+    seconds: Where the time of the whole run went, by part of a Ledger.
   """
 
   step: int
@@ -52,6 +53,7 @@ class Result:
   scalars: Mapping[str, float]
   already_done: bool = False
   exit_code: int = 0
+  seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Prediction(NamedTuple):
@@ -158,7 +160,8 @@ class Run:
         self._train()
       finally:  # also after an error: what was saved before it is committed
         try:
-          self.checkpointer.wait(last=True)
+          with self.trainer.ledger.part('checkpoint'):
+            self.checkpointer.wait(last=True)
         finally:
           self._summary_writer.close()
       with files.explained(self.model_dir):
@@ -218,7 +221,7 @@ class Run:
       return False
     try:
       if self._options.export:
-        with stopper.interrupting():
+        with stopper.interrupting(), self.trainer.ledger.part('export'):
           self._exporter.export(self.trainer.step)
     except preemption.Interrupted:  # the next start exports
       return False
@@ -321,6 +324,7 @@ class Run:
       step=self.trainer.step,
       last_step=self.last_step,
       scalars=newest_scalars(self.model_dir),
+      seconds=self.trainer.ledger.read(),
       **changes,
     )
 
@@ -341,9 +345,15 @@ class Run:
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
     }
+    record = read_record(self.model_dir)
+    ledger = self.trainer.ledger
+    began = record.get('began', ledger.started)
+    if not self.trainer.step:
+      ledger.begin(began)
     self._note(
       **self._facts,
-      lives=[*read_record(self.model_dir).get('lives', []), life],
+      began=began,
+      lives=[*record.get('lives', []), life],
       last_step=self.last_step,
       finished=None,
       passed_over=self.trainer.detours.facts(),
@@ -352,6 +362,7 @@ class Run:
   def _write_end(self) -> None:
     self._note(
       finished={'step': self.trainer.step, 'last_step': self.last_step},
+      seconds={k: round(v, 3) for k, v in self.trainer.ledger.read().items()},
       passed_over=self.trainer.detours.facts(),
     )
 

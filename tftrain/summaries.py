@@ -31,6 +31,8 @@ class SummaryWriter:
   training goes on.
   """
 
+  part = 'summaries'
+
   def __init__(self, model_dir: str | pathlib.Path):
     self._model_dir = files.run_directory(model_dir)
     self._writers: dict[str, Any] = {}
@@ -161,6 +163,8 @@ class MetricsFile:
   `metrics.jsonl` of a run that was killed and resumed equals that of one that
   was not, byte for byte: lines after the restored checkpoint are taken back.
   """
+
+  part = 'summaries'
 
   def __init__(
     self, model_dir: str | pathlib.Path, name: str = 'metrics.jsonl'

@@ -15,6 +15,7 @@ from tftrain import builds
 from tftrain import detours
 from tftrain import errors
 from tftrain import inputs
+from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import readings
@@ -48,6 +49,7 @@ class Trainer:
     log_every: Steps over which train metrics are averaged and reported.
     seed: Seed of the data's order.
     update: How a batch becomes new weights; None means plain gradient descent.
+    ledger: Where time is booked; None means one of its own.
 
   Raises:
     InputError: No data, or a batch the model or the replicas cannot take.
@@ -64,6 +66,7 @@ class Trainer:
     log_every: int = 100,
     seed: int = 0,
     update: updates_lib.Update | None = None,
+    ledger: ledger_lib.Ledger | None = None,
   ):
     for name, value in (
       ('steps_per_loop', steps_per_loop),
@@ -72,18 +75,19 @@ class Trainer:
       if value < 1:
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
     self.task = task
+    self.ledger = ledger or ledger_lib.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
-    self._pipeline = inputs.as_pipeline(data, training=True)
+    self.pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._log_every = log_every
     self._seed = seed
-    if self._pipeline.batch_size:
-      strategies.check_divides(self._pipeline.batch_size, self.strategy)
-    self._feed = loops.Feed(self._pipeline, seed)
+    if self.pipeline.batch_size:
+      strategies.check_divides(self.pipeline.batch_size, self.strategy)
+    self._feed = loops.Feed(self.pipeline, seed)
     self._counters = loops.Counters.make()
     means = metrics.Means(self._build(update or updates_lib.Update()))
     self._readings = readings.Readings(
-      task, means, self._counters, self._pipeline, log_every
+      task, means, self._counters, self.pipeline, log_every, self.ledger
     )
     self._loop = loops.train_loop(
       task, self._feed, self._counters, means, self._is_measured
@@ -130,7 +134,7 @@ class Trainer:
     return self._features
 
   def decoder(self) -> inputs.Decoder | None:
-    found: inputs.Decoder | None = self._pipeline.decoder()
+    found: inputs.Decoder | None = self.pipeline.decoder()
     return found
 
   def request_stop(self) -> None:
@@ -147,7 +151,7 @@ class Trainer:
       raise errors.ConfigError(f'steps must be a whole number, got {steps!r}')
     if self._ended is not None and steps <= self._ended:
       return self._step
-    ends = self._pipeline.num_steps
+    ends = self.pipeline.num_steps
     return steps if ends is None else min(steps, ends)
 
   def train(
@@ -178,11 +182,12 @@ class Trainer:
       raise errors.ConfigError(
         f'actions is {type(actions).__name__}, not a list; write [action]'
       )
-    try:
-      yield from self._steps(steps, actions)
-    except Exception as error:
-      self._save_after(error, actions)
-      raise
+    with self.ledger.part('step'):
+      try:
+        yield from self._steps(steps, actions)
+      except Exception as error:
+        self._save_after(error, actions)
+        raise
 
   def _steps(
     self, steps: int, actions: Sequence[reports.Action]
@@ -202,7 +207,7 @@ class Trainer:
       if stopping:
         # Nothing of this step counts as reported that the stop cut short: the
         # checkpoint says so, and the resumed run reports it first.
-        actions_lib.dispatch(actions, self._report(last_step, stopping=True))
+        self._dispatch(actions, self._report(last_step, stopping=True))
       if report.scalars:
         yield report
       if stopping:  # not if it came during the yield: then there is no save yet
@@ -222,7 +227,7 @@ class Trainer:
     if not whole or isinstance(error, needless):
       return
     try:
-      actions_lib.dispatch(actions, self._report(self._step + 1, stopping=True))
+      self._dispatch(actions, self._report(self._step + 1, stopping=True))
     except Exception as another:
       logging.error('After that error nothing was saved: %s', another)
 
@@ -232,6 +237,11 @@ class Trainer:
       return False
     ended_early = self._ended is not None and steps <= self._ended
     return ended_early or self._step >= self.last_step(steps)
+
+  def _dispatch(
+    self, actions: Sequence[reports.Action], report: reports.Report
+  ) -> set[reports.Signal | None]:
+    return actions_lib.dispatch(actions, report, self.ledger)
 
   def _tell(
     self,
@@ -246,7 +256,7 @@ class Trainer:
     if ended:
       self._ended = steps
     try:
-      signals = actions_lib.dispatch(actions, report)
+      signals = self._dispatch(actions, report)
     except Exception:
       self._reported = previous  # the resumed run asks them all again
       raise
@@ -255,7 +265,7 @@ class Trainer:
       report = dataclasses.replace(report, last_step=report.step)
       if reports.Signal.INTERRUPTED not in signals:
         last = dataclasses.replace(report, scalars={}, timing={})
-        signals |= actions_lib.dispatch(actions, last)
+        signals |= self._dispatch(actions, last)
     if reports.Signal.INTERRUPTED in signals:
       self._reported = previous
     return report
@@ -266,10 +276,6 @@ class Trainer:
     with self.strategy.scope():
       state = {
         **self.task.read_state(),
-        'trainer/step': self._counters.step.read_value(),
-        'trainer/updates': self._counters.updates.read_value(),
-        'trainer/skipped_steps': self._counters.skipped.read_value(),
-        'trainer/skipped_in_a_row': self._counters.in_a_row.read_value(),
         'trainer/reported': tf.constant(self._reported, tf.int64),
         'trainer/ended': tf.constant(
           -1 if self._ended is None else self._ended, tf.int64
@@ -277,28 +283,29 @@ class Trainer:
       }
     step, iterator = self._position or (self._step, None)
     iterator = iterator if step == self._step else None
-    for part in (self._feed.read_state(iterator), self._readings.read_state()):
+    for part in (
+      self._counters.read_state(),
+      self._feed.read_state(iterator),
+      self._readings.read_state(),
+    ):
       state.update({f'trainer/{name}': value for name, value in part.items()})
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     with self.strategy.scope():
       self.task.write_state(state)
-    self._counters.step.assign(state['trainer/step'])
-    self._counters.updates.assign(state['trainer/updates'])
-    self._counters.skipped.assign(state['trainer/skipped_steps'])
-    self._counters.in_a_row.assign(state['trainer/skipped_in_a_row'])
     own = {
       name.removeprefix('trainer/'): value
       for name, value in state.items()
       if name.startswith('trainer/')
     }
+    self._counters.write_state(own)
     self._feed.write_state(own)
     self._readings.write_state(own)
-    self._reported = int(state['trainer/reported'])
-    ended = int(state['trainer/ended'])
+    self._reported = int(own['reported'])
+    ended = int(own['ended'])
     self._ended = None if ended < 0 else ended
-    self._step = int(state['trainer/step'])
+    self._step = int(own['step'])
     self._start_step = self._step
     self._position = None
     self._whole = True
@@ -307,7 +314,7 @@ class Trainer:
     """What must not change between the lives of a run (JSON)."""
     return {
       'seed': self._seed,
-      'data': dict(self._pipeline.fingerprint()),
+      'data': dict(self.pipeline.fingerprint()),
       'optimizers': {
         name: type(optimizer).__name__
         for name, optimizer in self.task.optimizers.items()
@@ -333,7 +340,7 @@ class Trainer:
     return names
 
   def _check_labels(self, batch: Any) -> None:
-    labels = self._pipeline.label_range()
+    labels = self.pipeline.label_range()
     if labels is not None and isinstance(self.task, supervised.SupervisedTask):
       self.task.check_labels(*labels, batch)
 
@@ -366,17 +373,22 @@ class Trainer:
       self._position = (before, self._feed.iterator(before))
     iterator = self._position[1]
     if self.detours.holds(before + 1):
-      return self._pass_over(iterator, until)
+      try:
+        return detours.pass_over(self._feed, iterator, self._counters, until)
+      finally:
+        self._step = int(self._counters.step.numpy())
+        self._position = (self._step, iterator)
     n = tf.constant(until - before, tf.int64)
     with (
       self.strategy.scope(),
       builds.explained(self._what_failed),
-      inputs.explained(self._pipeline),
+      inputs.explained(self.pipeline),
     ):
       if self.compile_seconds is None:
         begun = time.perf_counter()
         if not tf.config.functions_run_eagerly():
-          self._loop.trace(iterator, n)
+          with self.ledger.part('compile'):
+            self._loop.trace(iterator, n)
         self.compile_seconds = time.perf_counter() - begun
       begun = time.perf_counter()
       self._whole = False
@@ -403,19 +415,6 @@ class Trainer:
     if ended and step == 0:
       raise errors.InputError('the training data yields 0 batches')
     return ended
-
-  def _pass_over(self, iterator: Any, until: int) -> bool:
-    """Takes batches up to `until` and does nothing; True if the data ended."""
-    try:
-      for _ in range(self._step, until):
-        self._feed.take(iterator, self._counters.step.read_value())
-        self._counters.step.assign_add(1)
-        self._step += 1
-    except tf.errors.OutOfRangeError:
-      return True
-    finally:
-      self._position = (self._step, iterator)
-    return False
 
   def _what_failed(self) -> str:
     step = int(self._counters.step.numpy())

@@ -1,0 +1,74 @@
+"""What the values of an Experiment must be."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tftrain import actions
+from tftrain import errors
+from tftrain import exporters
+from tftrain import files
+from tftrain import retention
+from tftrain import rewinds
+from tftrain import tasks
+from tftrain import updates
+from tftrain import warmstarts
+
+_CALLED = {'init_from': 'WarmStart', 'export': 'Export'}
+_PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
+
+
+def check(recipe: Any, names: Iterable[str]) -> None:
+  """Raises ConfigError for what cannot be meant.
+
+  Args:
+    recipe: An Experiment.
+    names: What its evaluation data are called.
+  """
+  for name, value in (('task', recipe.task), ('train_data', recipe.train_data)):
+    if not callable(value) or isinstance(value, tasks.Task):
+      raise errors.ConfigError(
+        f'Experiment.{name} is a {type(value).__name__}; give the function '
+        'that makes it (in gin: @name, without parentheses)'
+      )
+  if (recipe.steps is None) == (recipe.epochs is None):
+    raise errors.ConfigError(
+      'Experiment needs either steps or epochs; '
+      + ('it has neither' if recipe.steps is None else 'it has both')
+    )
+  for name, kinds in (('steps', int), ('epochs', int | float)):
+    value = getattr(recipe, name)
+    if value is not None and (not isinstance(value, kinds) or value <= 0):
+      raise errors.ConfigError(
+        f'Experiment.{name} must be a positive number, got {value!r}'
+      )
+  if recipe.precision not in _PRECISIONS:
+    raise errors.ConfigError(
+      f'Experiment.precision = {recipe.precision!r}; choose one of '
+      f'{", ".join(_PRECISIONS)}'
+    )
+  _check_kinds(recipe)
+  if recipe.max_time is not None:
+    actions.seconds(recipe.max_time)
+  for name in names:
+    files.check_name(name, 'Experiment.eval_data: the name')
+  if not isinstance(recipe.seed, int) or not 0 <= recipe.seed < 2**32:
+    raise errors.ConfigError(
+      f'Experiment.seed must be between 0 and 2**32 - 1, got {recipe.seed!r}'
+    )
+
+
+def _check_kinds(recipe: Any) -> None:
+  for name, kind in (
+    ('update', updates.Update),
+    ('best', retention.Best),
+    ('rewind', rewinds.Rewind),
+    ('export', exporters.Export | bool),
+    ('init_from', warmstarts.WarmStart | str),
+  ):
+    value = getattr(recipe, name)
+    if value is not None and not isinstance(value, kind):
+      called = _CALLED.get(name) or getattr(kind, '__name__', '')
+      raise errors.ConfigError(
+        f'Experiment.{name} is a {type(value).__name__}; give '
+        f'tftrain.{called}(...) (in gin: @{called}(), with parentheses)'
+      )

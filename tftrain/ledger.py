@@ -1,0 +1,176 @@
+"""Ledger: where each second of a run went, over all its lives."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import os
+import time
+from typing import Any
+
+PARTS = (
+  'start_up',
+  'compile',
+  'input_wait',
+  'step',
+  'evaluation',
+  'checkpoint',
+  'export',
+  'summaries',
+  'actions',
+  'lost_to_restart',
+)
+"""What a second may belong to. `actions` are those that are not of tftrain;
+`lost_to_restart` is all between a checkpoint and the life that went on from
+it, work done twice and waiting included."""
+
+_ADVICE = {
+  'start_up': 'longer lives, or fewer of them, would weigh less',
+  'compile': 'give the loop more steps, or take remat and jit out',
+  'input_wait': 'see --mode=inspect_data',
+  'evaluation': 'evaluate less often, or on less data',
+  'checkpoint': 'save less often, or on a faster disk',
+  'export': 'export at the end only',
+  'summaries': 'log less often',
+  'actions': 'run your Actions less often',
+  'lost_to_restart': 'save more often, or look for what ends the run',
+}
+_WORTH_A_WORD = 0.1
+
+
+class Ledger:
+  """Every second belongs to the innermost part that was entered.
+
+  It is an Action's state, too: checkpoints hold it, so that the lives of a run
+  add up.
+
+  >>> with ledger.part('evaluation'):
+  ...   evaluate()
+
+  Args:
+    started: When this life began, as time.time() tells it; None means now.
+  """
+
+  def __init__(self, started: float | None = None):
+    now = time.time()
+    self.started = now if started is None else min(started, now)
+    self._before = _zeros()  # earlier lives
+    self._own = _zeros()
+    self._own['start_up'] = now - self.started
+    self._part = 'start_up'
+    self._since = time.perf_counter()
+
+  @contextlib.contextmanager
+  def part(self, name: str) -> Iterator[None]:
+    """What happens in this context belongs to a part, save what is inside it
+    of another."""
+    outer = self._turn_to(name)
+    try:
+      yield
+    finally:
+      self._turn_to(outer)
+
+  def move(self, seconds: float, source: str, target: str) -> None:
+    """Says that so much of one part belongs to another."""
+    seconds = min(seconds, self._own[source])
+    self._own[source] -= seconds
+    self._own[target] += seconds
+
+  def read(self) -> dict[str, float]:
+    """Part -> seconds of all lives, until now."""
+    self._turn_to(self._part)
+    return {part: self._before[part] + self._own[part] for part in PARTS}
+
+  def begin(self, first_start: float) -> None:
+    """Says when the run began of which no checkpoint is left."""
+    self._before = _zeros()
+    self._before['lost_to_restart'] = max(self.started - first_start, 0.0)
+
+  # State, for a Checkpointer.
+
+  def read_state(self) -> dict[str, Any]:
+    self._turn_to(self._part)
+    return {
+      'before': dict(self._before),
+      'own': dict(self._own),
+      'life': self.started,
+      'at': time.time(),
+    }
+
+  def write_state(self, state: Mapping[str, Any]) -> None:
+    before, own = state['before'], state['own']
+    if state['life'] == self.started:  # this very life went back
+      self._turn_to(self._part)
+      self._before, self._own = dict(before), dict(own)
+      self._own['lost_to_restart'] += max(time.time() - state['at'], 0.0)
+      return
+    self._before = {part: before[part] + own[part] for part in PARTS}
+    lost = max(self.started - state['at'], 0.0)
+    self._before['lost_to_restart'] += lost
+
+  def _turn_to(self, part: str) -> str:
+    """Enters a part; returns the one that is left."""
+    now = time.perf_counter()
+    self._own[self._part] += now - self._since
+    self._since = now
+    left, self._part = self._part, part
+    return left
+
+
+def process_start() -> float:
+  """When this process began, as time.time() tells it; now where nobody knows.
+
+  On Linux the kernel tells: what is imported before us counts, too.
+  """
+  try:
+    with open('/proc/self/stat', encoding='ascii') as file:
+      ticks = int(file.read().rpartition(')')[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf(
+      'SC_CLK_TCK'
+    )
+  except (OSError, ValueError, AttributeError):
+    return time.time()
+  return time.time() - max(age, 0.0)
+
+
+def waits_for_input(seconds: Mapping[str, float]) -> bool:
+  """Whether the input is what to look at first."""
+  others = {part: s for part, s in seconds.items() if part != 'step'}
+  worst = max(others, key=lambda part: others[part])
+  total = sum(seconds.values())
+  return worst == 'input_wait' and others[worst] >= _WORTH_A_WORD * total
+
+
+def table(seconds: Mapping[str, float], hint: str = '') -> str:
+  """A line for each part that took time, and the verdict.
+
+  Args:
+    seconds: As of a Ledger.
+    hint: What is known of the input, where it is the slowest.
+  """
+  total = sum(seconds.values()) or 1.0
+  lines = [
+    f'{part.replace("_", " "):<16} {value:10.1f} s {value / total:6.1%}'
+    for part, value in seconds.items()
+    if value >= 0.05
+  ]
+  lines.append(f'{"in all":<16} {total:10.1f} s')
+  return '\n'.join([*lines, _verdict(seconds, hint)])
+
+
+def _verdict(seconds: Mapping[str, float], hint: str) -> str:
+  """What takes most of the time besides the steps, and what helps."""
+  total = sum(seconds.values()) or 1.0
+  others = {part: s for part, s in seconds.items() if part != 'step'}
+  worst = max(others, key=lambda part: others[part])
+  share = others[worst] / total
+  if share < _WORTH_A_WORD:
+    return f'{seconds["step"] / total:.0%} of the time went into steps.'
+  if worst == 'input_wait':
+    advice = hint or _ADVICE[worst]
+    return f'{share:.0%} of the time waits for input; {advice}.'
+  what = worst.replace('_', ' ')
+  return f'{share:.0%} of the time is {what}; {_ADVICE[worst]}.'
+
+
+def _zeros() -> dict[str, float]:
+  return dict.fromkeys(PARTS, 0.0)
