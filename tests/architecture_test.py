@@ -28,13 +28,14 @@ _LAYERS = (
   'inputs.arrays inputs.iterators '
   'inputs.batches inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
-  'seeds remats gradients optimizers targets appliers engines builds tasks '
-  'supervised metrics actions summaries bundles comparisons retention '
-  'checkpoints warmstarts elsewhere signatures formats modelcards exports '
-  'preemption intervals exporters progress spikes rows',
+  'seeds remats numerics gradients optimizers targets appliers engines '
+  'builds tasks supervised metrics actions summaries bundles comparisons '
+  'retention checkpoints warmstarts elsewhere signatures formats modelcards '
+  'exports preemption intervals exporters progress spikes rows',
   'loops requests readings detours',
   'trainers evaluators predictors',
-  'rewinds checks runs followers experiments inspections testing',
+  'crashes rewinds checks runs replays followers experiments '
+  'inspections testing',
   'statements',
   'config launch',
   '__main__',

@@ -366,7 +366,7 @@ def test_models_of_all_kinds_are_the_same_in_another_process(name, tmp_path):
     task,
     trainer.example_features(),
     tmp_path / '1',
-    decoder=trainer.decoder(),
+    decoder=trainer.pipeline.decoder(),
     fresh=True,
   )
   seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())

@@ -79,9 +79,23 @@ def _is_users(function: Any) -> bool:
   return module.split('.')[0] not in ('tftrain', 'keras', 'tensorflow')
 
 
+def origin(path: str, line: int) -> tuple[str, int]:
+  """Where a line of a generated file comes from; itself if it is no such."""
+  return _ORIGINS.get((path, line), (path, line))
+
+
+# (file, line) that AutoGraph wrote -> (file, line) of the user's. TensorFlow
+# keeps the same on each function it makes, and no way leads there from a file.
+_ORIGINS: dict[tuple[str, int], tuple[str, int]] = {}
+
+
 def _convert(function: Callable[..., Any]) -> Callable[..., Any]:
   try:
-    return cast(Callable[..., Any], tf.autograph.to_graph(function))
+    graph: Any = tf.autograph.to_graph(function)
+    for made, source in getattr(graph, 'ag_source_map', {}).items():
+      here = source.loc.filename, source.loc.lineno
+      _ORIGINS[(made.filename, made.lineno)] = here
+    return cast(Callable[..., Any], graph)
   except Exception as error:  # no source: an interactive session, say
     logging.info('%s runs without AutoGraph: %s', function, error)
     return function

@@ -16,6 +16,7 @@ from tftrain import engines
 from tftrain import errors
 from tftrain import gradients as gradients_lib
 from tftrain import groups
+from tftrain import numerics
 from tftrain import optimizers
 from tftrain import patches
 from tftrain import remats
@@ -41,6 +42,10 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     ValueError,
     TypeError,
   ) as error:
+    told = numerics.told(error)
+    if told:
+      where = what().partition(':')[0]
+      raise errors.NumericsError(f'{where}: {told}') from error
     raise errors.InputError(f'{what()}: {errors.one_line(error)}') from error
   except tf.errors.ResourceExhaustedError as error:
     raise errors.OutOfMemoryError(

@@ -50,7 +50,7 @@ class Engine:
     self._moving = [
       buckets.raw(v)
       for v in owned.saved.values()
-      if not v.trainable and tf.as_dtype(v.dtype).is_floating
+      if not v.trainable and tf.as_dtype(v.dtype) != tf.string
     ]
     # An update that fails changes nothing; but others of its step may be done.
     undone = made.values() if several and self.may_skip else ()
@@ -193,8 +193,8 @@ class Engine:
       applier.check_unchanged()
 
   def moving(self) -> Any:
-    """What a step that fails may have changed, as it is now: batch statistics,
-    and where there are several updates all that the others do."""
+    """What a step that fails may have changed, as it is now: batch statistics
+    and seeds, and where there are several updates all that the others do."""
     statistics = ()
     if self._moving:
       statistics = tf.distribute.get_strategy().run(

@@ -66,6 +66,10 @@ class NonFiniteError(Error):
     self.step = step
 
 
+class NumericsError(Error):
+  """Raised where numerics are checked and an operation made NaN or Inf."""
+
+
 class LossSpikeError(NonFiniteError):
   """Raised by LossSpike at the step that ends the interval it looked at."""
 

@@ -84,10 +84,6 @@ class Evaluator:
     """Where its batches come from."""
     return self._pipeline
 
-  def decoder(self) -> inputs.Decoder | None:
-    found: inputs.Decoder | None = self._pipeline.decoder()
-    return found
-
   def __call__(self, report: reports.Report) -> reports.Signal | None:
     """Evaluates at a Trainer's Report; asks to stop if an Action does."""
     begun = time.perf_counter()

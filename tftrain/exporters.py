@@ -63,9 +63,10 @@ class Export:
 class Samples(Protocol):
   """A Trainer or an Evaluator: where real data are."""
 
-  def example_features(self) -> Any: ...
+  @property
+  def pipeline(self) -> inputs.Pipeline: ...
 
-  def decoder(self) -> inputs.Decoder | None: ...
+  def example_features(self) -> Any: ...
 
 
 class Exporter:
@@ -166,7 +167,7 @@ class Exporter:
     self._best = float(state['best'])
 
   def _decoder(self, samples: Samples) -> inputs.Decoder | None:
-    return samples.decoder() if self.options.records else None
+    return samples.pipeline.decoder() if self.options.records else None
 
   def _interruptible(self, step: int) -> reports.Signal | None:
     try:

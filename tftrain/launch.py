@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import os
 import sys
+import types
 from typing import Any
 
 from absl import flags
@@ -27,6 +28,7 @@ _MODES = (
   'eval_continuously',
   'export',
   'predict',
+  'replay',
   'inspect_data',
 )
 
@@ -62,6 +64,9 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Where predictions go: a name that ends in .jsonl or .npz.'
 )
+_STEP = flags.DEFINE_integer(
+  'step', None, 'Which step to replay.', lower_bound=1
+)
 _EVAL_TIMEOUT = flags.DEFINE_integer(
   'eval_timeout',
   600,
@@ -80,6 +85,9 @@ _PREEMPT_EXIT_CODE = flags.DEFINE_integer(
   'Exit code of a run that was stopped and is to be resumed.',
   lower_bound=0,
   upper_bound=255,
+)
+_DEBUG_NUMERICS = flags.DEFINE_boolean(
+  'debug_numerics', False, 'Name the operation that makes the first NaN.'
 )
 _RUN_EAGERLY = flags.DEFINE_boolean(
   'run_eagerly', False, 'Run without compiling, to debug with pdb.'
@@ -116,11 +124,13 @@ def _parse(argv: list[str]) -> None:
       f'{rest[0]!r} is not a flag; a binding goes into '
       f"--gin_bindings='{rest[0]}'"
     )
-  needed = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
+  needed: dict[str, Any] = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'inspect_data':
     del needed['model_dir']
   if _MODE.value == 'predict':
     needed.update(input=_INPUT, output=_OUTPUT)
+  if _MODE.value == 'replay':
+    needed.update(step=_STEP)
   for name, flag in needed.items():
     if not flag.value:
       raise errors.ConfigError(f'--{name} is missing; see --help')
@@ -128,16 +138,19 @@ def _parse(argv: list[str]) -> None:
 
 def _work() -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  config, strategies, inspections, tf = _import_heavy()
+  heavy = _import_heavy()
+  config, tf = heavy.config, heavy.tf
   if _LOCAL_DEVICES.value is not None:
-    strategies.set_local_devices(_LOCAL_DEVICES.value)
+    heavy.strategies.set_local_devices(_LOCAL_DEVICES.value)
   tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
+  if _DEBUG_NUMERICS.value:
+    tf.debugging.enable_check_numerics()
   bindings = list(_GIN_BINDINGS.value)
   if _STRATEGY.value is not None:
     bindings.append(f'Experiment.strategy = {_STRATEGY.value!r}')
   experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
   if _MODE.value == 'inspect_data':
-    print(inspections.inspect(experiment))
+    print(heavy.inspections.inspect(experiment))
     return 0
   assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = files.run_directory(_MODEL_DIR.value)
@@ -153,12 +166,12 @@ def _work() -> int:
     )
   job = experiment.prepare(
     model_dir,
-    evaluate=mode != 'train',
+    evaluate=mode not in ('train', 'replay'),
     stop_signals=_STOP_SIGNALS.value,
     save_signals=_SAVE_SIGNALS.value,
     started=ledger.process_start(),
   )
-  if mode != 'train':
+  if mode not in ('train', 'replay'):
     config.check_used()
   actions: dict[str, Callable[[Any, Any], int]] = {
     'train': _train,
@@ -166,6 +179,7 @@ def _work() -> int:
     'eval': _evaluate,
     'export': _export,
     'predict': _predict,
+    'replay': _replay,
   }
   return actions[mode](job, config)
 
@@ -198,8 +212,7 @@ def _input_hint(job: Any, seconds: Any) -> str:
   """Which stage of the input is slow, where the run waited for it."""
   if not ledger.waits_for_input(seconds):
     return ''
-  _, _, inspections, _ = _import_heavy()
-  return str(inspections.slowest_stage(job.trainer.pipeline))
+  return str(_import_heavy().inspections.slowest_stage(job.trainer.pipeline))
 
 
 def _stopped(code: int) -> int:
@@ -244,18 +257,31 @@ def _predict(job: Any, config: Any) -> int:
   return 0
 
 
+def _replay(job: Any, config: Any) -> int:
+  del config
+  print(_import_heavy().replays.replay(job, int(_STEP.value or 1)))
+  return 0
+
+
 def _print_scalars(scalars: Any) -> None:
   for name, value in scalars.items():
     if name.startswith('eval/'):
       print(f'{name:<24} {value:.4f}')
 
 
-def _import_heavy() -> tuple[Any, Any, Any, Any]:
+def _import_heavy() -> Any:
   """The one place of this file that imports TensorFlow, so --help need not."""
   import tensorflow as tf
 
   from tftrain import config
   from tftrain import inspections
+  from tftrain import replays
   from tftrain import strategies
 
-  return config, strategies, inspections, tf
+  return types.SimpleNamespace(
+    config=config,
+    inspections=inspections,
+    replays=replays,
+    strategies=strategies,
+    tf=tf,
+  )

@@ -12,6 +12,7 @@ from tftrain import autographs
 from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
+from tftrain import patches
 from tftrain import signatures
 from tftrain import tasks
 from tftrain import updates
@@ -89,6 +90,7 @@ class Feed:
     # Where the next batch begins, if the step alone does not say it.
     self._cursor: tf.Variable | None = None
     self._saved: Any = None
+    self._marked: tuple[int, dict[str, Any]] | None = None
     if pipeline.has_cursor:
       with tf.device('CPU:0'):
         self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
@@ -106,6 +108,23 @@ class Feed:
       if self._saved is not None and start_step:
         inputs.load_iterator(iterator, self._saved)
     return iterator
+
+  def mark(self, step: int) -> None:
+    """Notes where the batches after `step` begin, for `again`."""
+    where = {} if self._cursor is None else {'cursor': self._cursor.numpy()}
+    self._marked = step, where
+
+  def again(self, step: int) -> Any:
+    """The batch after `step` steps once more; None if nobody knows it."""
+    if self._in_graph:
+      return self.take(None, tf.constant(step, tf.int64))
+    if self._pipeline.keeps_iterator or self._marked is None:
+      return None
+    start, where = self._marked if self._cursor is not None else (step, {})
+    with tf.device('CPU:0'):
+      elements = self._pipeline.dataset(self._seed, start, **where)
+      batch = next(iter(elements.skip(step - start)))
+    return batch[0] if where else batch
 
   def read_state(self, iterator: Any) -> dict[str, tf.Tensor]:
     """What says where the data is, besides the step."""
@@ -276,6 +295,37 @@ def _is_skipped(
     skipped |= ~step.finite & (in_a_row <= limit)
   counters.skipped.assign_add(tf.cast(skipped, tf.int64), read_value=False)
   return skipped
+
+
+def single_step(
+  task: tasks.Task,
+) -> Callable[[Any], tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, Any]]]:
+  """Compiles `run(batch)`: one training step, to be looked at.
+
+  Returns:
+    The function; it returns (whether all went well, loss, gradient norm,
+    name of a variable -> whether its gradient is finite).
+  """
+
+  def run(batch: Any) -> Any:
+    task.engine.refresh()
+    finite: dict[str, tf.Tensor] = {}
+    graph = tf.compat.v1.get_default_graph()
+    apply = task.engine.apply
+
+    def noting(gradients: Any) -> updates.Step:
+      if tf.compat.v1.get_default_graph() is graph:  # no branch, no XLA
+        found = zip(gradients.variables, gradients.values, strict=True)
+        for variable, value in found:
+          name = getattr(variable, 'path', variable.name)
+          finite[name] = tf.reduce_all(tf.math.is_finite(value))
+      return apply(gradients)
+
+    with patches.overridden([(task.engine, 'apply', noting)]):
+      step = task.run_train_step(batch)
+    return step.finite, step.loss, step.gradient_norm, finite
+
+  return tf.function(run, autograph=False)  # type: ignore[no-any-return]
 
 
 def eval_loop(

@@ -13,6 +13,10 @@ from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import tasks
+from tftrain import updates
+
+# The steps whose gradients are looked at, variable by variable.
+_INSPECTED = (1, 100)
 
 
 class Readings:
@@ -57,6 +61,19 @@ class Readings:
     before = self._last_logged // self._log_every
     return at_end or step // self._log_every > before
 
+  def due(self, step: int) -> list[int]:
+    """Where blocks must end after `step`."""
+    report = (step // self._log_every + 1) * self._log_every
+    return [report, *(at for at in _INSPECTED if at > step)]
+
+  def is_measured(self, step: tf.Tensor) -> updates.Measure:
+    """What to look at in a step; traceable."""
+    report = step % self._log_every == 0
+    inspected = [step == at for at in _INSPECTED]
+    return updates.Measure(
+      tf.reduce_any(tf.stack([report, *inspected])), report
+    )
+
   def take(
     self, step: int, start_step: int
   ) -> tuple[dict[str, float], dict[str, float]]:
@@ -76,8 +93,10 @@ class Readings:
       scalars['lost_records'] = float(self._pipeline.lost)
     return scalars
 
-  def inspect(self, step: int) -> None:
-    """Names the variables whose gradient was zero in this step."""
+  def inspect(self, before: int, step: int) -> None:
+    """Names the variables whose gradient was zero, at steps worth a look."""
+    if step not in _INSPECTED or step == before:
+      return
     silent = self._task.engine.without_gradient()
     if silent:
       logging.warning(

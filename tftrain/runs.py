@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from tftrain import checkpoints
+from tftrain import crashes
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
@@ -158,6 +159,10 @@ class Run:
         self._start(restored, texts or {})
       try:
         self._train()
+      except errors.NonFiniteError as error:
+        if type(error) is errors.NonFiniteError:  # a spike is seen later
+          crashes.write(self.model_dir, self.trainer, error, texts or {})
+        raise
       finally:  # also after an error: what was saved before it is committed
         try:
           with self.trainer.ledger.part('checkpoint'):

@@ -26,9 +26,6 @@ from tftrain import supervised
 from tftrain import tasks
 from tftrain import updates as updates_lib
 
-# The steps whose gradients are looked at, variable by variable.
-_INSPECTED = (1, 100)
-
 
 class Trainer:
   """Takes steps and reports.
@@ -79,7 +76,6 @@ class Trainer:
     self.strategy = strategy or tf.distribute.get_strategy()
     self.pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
-    self._log_every = log_every
     self._seed = seed
     if self.pipeline.batch_size:
       strategies.check_divides(self.pipeline.batch_size, self.strategy)
@@ -90,7 +86,7 @@ class Trainer:
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
     self._loop = loops.train_loop(
-      task, self._feed, self._counters, means, self._is_measured
+      task, self._feed, self._counters, means, self._readings.is_measured
     )
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
@@ -133,9 +129,16 @@ class Trainer:
     """A real batch of what the model takes, to try an export on."""
     return self._features
 
-  def decoder(self) -> inputs.Decoder | None:
-    found: inputs.Decoder | None = self.pipeline.decoder()
-    return found
+  def last_batch(self) -> Any:
+    """That of the last step, once more; None if the data do not allow it."""
+    return self._feed.again(self._step - 1)
+
+  def next_batch(self) -> Any:
+    """That of the next step, which cannot be taken then; None at the end."""
+    try:
+      return self._feed.take(self._iterator(), self._counters.step.read_value())
+    except tf.errors.OutOfRangeError:
+      return None
 
   def request_stop(self) -> None:
     """Ends the run after the step in progress; safe from any thread."""
@@ -352,26 +355,22 @@ class Trainer:
     return min(
       last_step,
       step + self._steps_per_loop,
-      (step // self._log_every + 1) * self._log_every,
-      *(at for at in _INSPECTED if at > step),
+      *self._readings.due(step),
       *self.detours.edges(step),
       *(event for event in due if event is not None),
     )
 
-  def _is_measured(self, step: tf.Tensor) -> updates_lib.Measure:
-    report = step % self._log_every == 0
-    inspected = [step == at for at in _INSPECTED]
-    return updates_lib.Measure(
-      tf.reduce_any(tf.stack([report, *inspected])), report
-    )
+  def _iterator(self) -> Any:
+    if self._position is None or self._position[0] != self._step:
+      self._position = (self._step, self._feed.iterator(self._step))
+    return self._position[1]
 
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""
     before = self.step
     self.task.check_unchanged()
-    if self._position is None or self._position[0] != before:
-      self._position = (before, self._feed.iterator(before))
-    iterator = self._position[1]
+    iterator = self._iterator()
+    self._feed.mark(before)
     if self.detours.holds(before + 1):
       try:
         return detours.pass_over(self._feed, iterator, self._counters, until)
@@ -410,8 +409,7 @@ class Trainer:
         'batch of that step (do its weights sum to zero?)',
         step=step,
       )
-    if step in _INSPECTED and step > before:
-      self._readings.inspect(step)
+    self._readings.inspect(before, step)
     if ended and step == 0:
       raise errors.InputError('the training data yields 0 batches')
     return ended

@@ -1,0 +1,111 @@
+"""What is left of a step that was not finite, so that it can be repeated.
+
+crash/step-37/    a checkpoint of the state before step 37, with its batch
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain import bundles
+from tftrain import errors
+from tftrain import files
+from tftrain import trainers
+
+_BATCH = 'batch/'
+
+
+def path_of(model_dir: pathlib.Path, step: int) -> pathlib.Path:
+  return model_dir / 'crash' / f'step-{step}'
+
+
+def write(
+  model_dir: pathlib.Path,
+  trainer: trainers.Trainer,
+  error: errors.NonFiniteError,
+  texts: Mapping[str, str],
+) -> None:
+  """Keeps what the step that failed began with.
+
+  It never fails itself: the error that ends the run is what matters.
+
+  Args:
+    model_dir: The run's directory.
+    trainer: As the failed step left it: its update was not applied.
+    error: What was said.
+    texts: File name -> text to keep with it; the configuration.
+  """
+  final = path_of(model_dir, error.step)
+  try:
+    files.make_directory(final.parent)
+    if final.exists():  # the same command was tried again
+      files.remove_directory(final)
+    with files.staged_directory(final) as staged:
+      bundles.write_checkpoint(
+        staged,
+        error.step - 1,
+        {**_state_before(trainer), **_batch_of(trainer)},
+        {'facts': trainer.facts(), 'actions': {}, 'error': str(error)},
+      )
+      for name, text in texts.items():
+        files.write_text(staged / name, text)
+  except Exception as another:
+    logging.error('%s could not be written: %s', final, another)
+    return
+  logging.error(
+    'Wrote %s; --mode=replay --step=%d repeats the step and names the first '
+    'operation that is not finite.',
+    final,
+    error.step,
+  )
+
+
+def restore(
+  model_dir: pathlib.Path, step: int, trainer: trainers.Trainer
+) -> Any:
+  """Brings the Trainer to where the step began.
+
+  Returns:
+    The step's batch; None if it was not kept.
+
+  Raises:
+    DamagedError: What was kept cannot be read.
+  """
+  path = path_of(model_dir, step)
+  try:
+    _, values = bundles.read_checkpoint(path)
+  except bundles.DAMAGED as error:
+    raise errors.DamagedError(
+      f'{path} is damaged: {errors.one_line(error)}; remove it, and replay '
+      'starts from a checkpoint'
+    ) from error
+  state = {k: v for k, v in values.items() if not k.startswith(_BATCH)}
+  trainer.write_state(state)
+  leaves = [
+    tf.constant(values[f'{_BATCH}{index}'])
+    for index in range(len(values) - len(state))
+  ]
+  if not leaves:
+    return None
+  return tf.nest.pack_sequence_as(
+    trainer.pipeline.element_spec, leaves, expand_composites=True
+  )
+
+
+def _state_before(trainer: trainers.Trainer) -> dict[str, tf.Tensor]:
+  state = trainer.read_state()
+  state['trainer/step'] = tf.constant(trainer.step - 1, tf.int64)
+  return state
+
+
+def _batch_of(trainer: trainers.Trainer) -> dict[str, tf.Tensor]:
+  batch = trainer.last_batch()
+  leaves = tf.nest.flatten(batch, expand_composites=True)
+  return {
+    f'{_BATCH}{index}': leaf
+    for index, leaf in enumerate(leaves)
+    if leaf is not None
+  }

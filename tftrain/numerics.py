@@ -1,0 +1,85 @@
+"""Which operation made the first NaN, and what was not finite before it."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import autographs
+
+_OP = re.compile(r'Detected Infinity or NaN in output \d+ of [\w-]+ op "(\w+)"')
+_FOUND = re.compile(r': Tensor had (.*?) values')
+_NODE = re.compile(r'Detected at node (\S+)')
+# TensorFlow has left out its own.
+_FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
+_HERE = str(pathlib.Path(__file__).parent)
+_LIBRARY = re.compile(r'/site-packages/|/lib/python|^<')
+
+
+@contextlib.contextmanager
+def checked() -> Iterator[None]:
+  """Whatever is traced in this context names the first op whose result is not
+  finite. It costs about as much again as the step."""
+  tf.debugging.enable_check_numerics()
+  try:
+    yield
+  finally:
+    tf.debugging.disable_check_numerics()
+
+
+def told(error: BaseException) -> str | None:
+  """'Log made -Inf (loss.py, line 6, in loss)'; None of other errors."""
+  text = str(error)
+  op, found = _OP.search(text), _FOUND.search(text)
+  if not op:
+    return None
+  node = _NODE.search(text)
+  where = ' in the gradient' if node and 'gradient_tape' in node[1] else ''
+  what = f'{op[1]}{where} made {found[1] if found else "NaN or Inf"}'
+  frames = [
+    (*autographs.origin(path, int(line)), name.removeprefix('tf__'))
+    for path, line, name in _FRAME.findall(text)
+  ]
+  users = [
+    frame
+    for frame in frames
+    if not _LIBRARY.search(frame[0]) and not frame[0].startswith(_HERE)
+  ]
+  if not users:
+    return what
+  path, line, function = users[-1]
+  return f'{what} ({pathlib.Path(path).name}, line {line}, in {function})'
+
+
+def bad_leaves(named: Iterable[tuple[str, Any]]) -> Iterator[str]:
+  """Says of each array that is not finite how much of it, and where first.
+
+  Args:
+    named: (what it is called, `[rows, ...]`).
+  """
+  for name, value in named:
+    array = np.asarray(value)
+    if not tf.as_dtype(array.dtype).is_floating:
+      continue
+    bad = ~np.isfinite(array.astype(np.float32))
+    if bad.any():
+      first = [int(i) for i in np.argwhere(bad)[0]]
+      what = _kinds(array[bad].astype(np.float32))
+      count = int(bad.sum())
+      yield f'{name}: {count} of {array.size} are {what}, first at {first}'
+
+
+def bad_gradients(finite: Mapping[str, Any]) -> list[str]:
+  """The names for which the answer is no."""
+  return [name for name, is_finite in finite.items() if not bool(is_finite)]
+
+
+def _kinds(values: np.ndarray) -> str:
+  kinds = {'NaN': np.isnan(values).any(), 'Inf': np.isinf(values).any()}
+  return ' or '.join(name for name, there in kinds.items() if there)

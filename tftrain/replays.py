@@ -1,0 +1,137 @@
+"""One step of a run, repeated and looked at."""
+
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import bundles
+from tftrain import crashes
+from tftrain import errors
+from tftrain import loops
+from tftrain import numerics
+from tftrain import patches
+from tftrain import runs
+from tftrain import trainers
+
+
+def replay(run: runs.Run, step: int) -> str:
+  """Repeats a step, to the bit, and says what happened in it.
+
+  It starts from `crash/step-N` if the run ended there, else from the nearest
+  checkpoint before it, or from the beginning. Nothing is written.
+
+  Args:
+    run: A prepared Run.
+    step: Which step, from 1.
+
+  Returns:
+    What was found, some lines.
+
+  Raises:
+    ConfigError: There is no such step.
+  """
+  if step < 1 or step > run.last_step:
+    raise errors.ConfigError(
+      f'--step={step}: the steps of this run are 1 to {run.last_step}'
+    )
+  trainer = run.trainer
+  start, batch = _restore(run, step)
+  if batch is None:
+    return f'step {step}: the data ends before it'
+  before = trainer.read_state()
+  finite, loss, norm, gradients = _take(trainer, batch)
+  after = trainer.task.read_state()
+  lines = [
+    f'step {step}, from {start}: loss {loss:g}, gradient norm {norm:g}',
+    *_compared(run, step, after),
+  ]
+  if not finite:
+    trainer.write_state({k: v.numpy() for k, v in before.items()})
+    lines += _causes(trainer, batch, gradients)
+  return '\n'.join([*lines, f'state after it: sha256 {_digest(after)}'])
+
+
+def _restore(run: runs.Run, step: int) -> tuple[str, Any]:
+  """(from where, the step's batch or None); the Trainer is before the step."""
+  trainer = run.trainer
+  path = crashes.path_of(run.model_dir, step)
+  if path.exists():
+    batch = crashes.restore(run.model_dir, step, trainer)
+    if batch is not None:
+      return str(path.relative_to(run.model_dir)), batch
+  start = 'the beginning'
+  earlier = [at for at in run.checkpointer.steps() if at < step]
+  if earlier and run.checkpointer.restore_step(earlier[-1]):
+    start = f'the checkpoint of step {earlier[-1]}'
+  elif trainer.step:
+    raise errors.CheckpointError(
+      f'no checkpoint before step {step} is left, and the weights are those of '
+      f'step {trainer.step}; start --mode=replay anew'
+    )
+  if trainer.step < step - 1:
+    trainer.train(step - 1)
+  return start, trainer.next_batch()
+
+
+def _take(
+  trainer: trainers.Trainer, batch: Any
+) -> tuple[bool, float, float, dict[str, Any]]:
+  """(all went well, loss, gradient norm, name -> whether it is finite)."""
+  with trainer.strategy.scope():
+    run = loops.single_step(trainer.task)
+    finite, loss, norm, gradients = run(batch)
+  return bool(finite), float(loss), float(norm), gradients
+
+
+def _causes(
+  trainer: trainers.Trainer, batch: Any, gradients: dict[str, Any]
+) -> Iterator[str]:
+  """What was not finite: in the batch, in the weights, then in the step."""
+  leaves = tf.nest.flatten(batch, expand_composites=True)
+  named = ((f'batch leaf {i}', leaf.numpy()) for i, leaf in enumerate(leaves))
+  yield from numerics.bad_leaves(named)
+  state = trainer.task.read_state()
+  yield from numerics.bad_leaves((k, v.numpy()) for k, v in state.items())
+  engine = trainer.task.engine
+  plain = dataclasses.replace(engine.options, jit=False)  # XLA has no checks
+  try:
+    with numerics.checked(), patches.overridden([(engine, 'options', plain)]):
+      _take(trainer, batch)
+    yield 'no operation makes it when each is looked at'
+  except tf.errors.InvalidArgumentError as error:
+    yield f'first bad operation: {numerics.told(error) or error}'
+  bad = numerics.bad_gradients(gradients)
+  if bad:
+    yield f'gradients that are not finite: {", ".join(bad)}'
+
+
+def _compared(run: runs.Run, step: int, after: Any) -> Iterator[str]:
+  """Whether the checkpoint of that very step says the same."""
+  path = bundles.checkpoint_path(run.checkpointer.directory, step)
+  if not path.exists():
+    return
+  values = _values(path)
+  other = [
+    name
+    for name, value in after.items()
+    if name in values and bundles.sha256(value.numpy()) != values[name]
+  ]
+  if other:
+    yield f'differs from the checkpoint of step {step}: {other[0]}'
+  else:
+    yield f'equal to the checkpoint of step {step}, to the bit'
+
+
+def _values(path: pathlib.Path) -> dict[str, str]:
+  values = bundles.read_manifest(path)['values']
+  return {name: facts['sha256'] for name, facts in values.items()}
+
+
+def _digest(state: dict[str, tf.Tensor]) -> str:
+  digests = {k: bundles.sha256(v.numpy()) for k, v in sorted(state.items())}
+  return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
