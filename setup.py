@@ -34,6 +34,7 @@ setuptools.setup(
     'numpy>=1.26',
     'tensorboard>=2.20,<3',  # TensorFlow 2.21 no longer brings it
     'tensorflow>=2.21,<3',
+    'tqdm>=4.66',
   ],
   extras_require={
     'cuda': ['tensorflow[and-cuda]>=2.21,<3'],

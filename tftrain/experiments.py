@@ -144,14 +144,16 @@ class Experiment:
     stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
     save_signals: Sequence[str] = preemption.SAVE_SIGNALS,
     started: float | None = None,
+    quiet: bool = False,
   ) -> runs.Run:
     """Builds and checks every part; writes nothing.
 
-    This life began at `started`, as time.time() tells it; None means now.
+    This life began at `started`, as time.time() tells it; None means now. If
+    `quiet`, nobody is shown its progress.
     """
     trainer, data = self._make_trainer(started)
     per_epoch = data.steps_per_epoch
-    writer, metrics_file, publish = _publishers(model_dir)
+    writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
     publish += [early_stop] if early_stop else []
     further = [copy.copy(action) for action in self.actions]
@@ -308,10 +310,13 @@ class Experiment:
     *,
     timeout: float = 600.0,
     stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
+    quiet: bool = False,
   ) -> followers.Follower:
     """What evaluates each checkpoint of a run that another process trains."""
     trainer, _ = self._make_trainer()
-    writer, metrics_file, publish = _publishers(model_dir, followers.METRICS)
+    writer, metrics_file, publish = _publishers(
+      model_dir, quiet, followers.METRICS
+    )
     return followers.Follower(
       model_dir,
       trainer=trainer,
@@ -387,14 +392,15 @@ class Experiment:
 
 
 def _publishers(
-  model_dir: str | pathlib.Path, name: str = 'metrics.jsonl'
+  model_dir: str | pathlib.Path, quiet: bool, name: str = 'metrics.jsonl'
 ) -> tuple[
   summaries.SummaryWriter, summaries.MetricsFile, list[reports.Action]
 ]:
   """Who writes curves, who writes lines, and all who are to see each Report."""
   writer = summaries.SummaryWriter(model_dir)
   metrics_file = summaries.MetricsFile(model_dir, name)
-  return writer, metrics_file, [writer, metrics_file, progress.Progress()]
+  shown = [] if quiet else [progress.Progress()]
+  return writer, metrics_file, [writer, metrics_file, *shown]
 
 
 def _last_step_of(

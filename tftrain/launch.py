@@ -89,6 +89,9 @@ _PREEMPT_EXIT_CODE = flags.DEFINE_integer(
 _DEBUG_NUMERICS = flags.DEFINE_boolean(
   'debug_numerics', False, 'Name the operation that makes the first NaN.'
 )
+_QUIET = flags.DEFINE_boolean(
+  'quiet', False, 'Print no progress, only warnings and what came of it.'
+)
 _RUN_EAGERLY = flags.DEFINE_boolean(
   'run_eagerly', False, 'Run without compiling, to debug with pdb.'
 )
@@ -162,6 +165,7 @@ def _work() -> int:
         model_dir,
         timeout=float(_EVAL_TIMEOUT.value),
         stop_signals=_STOP_SIGNALS.value,
+        quiet=_QUIET.value,
       )
     )
   job = experiment.prepare(
@@ -170,6 +174,7 @@ def _work() -> int:
     stop_signals=_STOP_SIGNALS.value,
     save_signals=_SAVE_SIGNALS.value,
     started=ledger.process_start(),
+    quiet=_QUIET.value,
   )
   if mode not in ('train', 'replay'):
     config.check_used()

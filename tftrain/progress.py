@@ -1,34 +1,88 @@
-"""One line per Report, for a person who watches."""
+"""What a person sees who watches: one line that lives, or a line per Report."""
 
 import sys
 import time
+from typing import Any, TextIO
+
+import tqdm
 
 from tftrain import reports
 
-_HIDDEN = ('gradient_norm', 'learning_rate')
+_HIDDEN = ('gradient_norm', 'learning_rate', 'update_ratio', 'loss_scale')
+_FORMAT = '{n:,}/{total:,} |{bar:12}| {elapsed}<{remaining}{postfix}'
 
 
 class Progress:
-  """Prints step, metrics, speed and the time that is left."""
+  """Shows step, metrics, speed, waiting for input, and the time that is left.
+
+  On a terminal training is one line that is written over, and each evaluation
+  a line above it; elsewhere each Report is a line with the time of day.
+
+  Args:
+    stream: Where to write; None means stderr, as it is then.
+  """
 
   part = 'summaries'
+
+  def __init__(self, stream: TextIO | None = None):
+    self._stream = stream
+    self._bar: Any = None
 
   def __call__(self, report: reports.Report) -> None:
     if not report.scalars:
       return
-    clock = time.strftime('%H:%M:%S')
-    shown = '  '.join(
-      f'{tag} {value:.4g}'
-      for tag, value in report.scalars.items()
-      if not tag.endswith(_HIDDEN)
-    )
-    count = f'{report.step:,}/{report.last_step:,}'
-    line = f'{clock}  {report.source:<10} {count:>15}  {shown}'
-    rate = report.timing.get('steps_per_second', 0.0)
-    if rate > 0:
-      left = (report.last_step - report.step) / rate
-      line += f'  {rate:,.0f} steps/s  {_duration(left)} left'
-    print(line, file=sys.stderr, flush=True)
+    stream = self._stream or sys.stderr
+    if not stream.isatty():
+      print(_line(report), file=stream, flush=True)
+    elif report.source == 'train':
+      self._show(report, stream)
+    else:
+      tqdm.tqdm.write(_line(report), file=stream)
+
+  def _show(self, report: reports.Report, stream: TextIO) -> None:
+    """Draws the line anew; at the end it is left as it is."""
+    if self._bar is None:
+      self._bar = tqdm.tqdm(
+        total=report.last_step,
+        initial=report.start_step,
+        file=stream,
+        bar_format=_FORMAT,
+        dynamic_ncols=True,
+        mininterval=0.0,
+      )
+    self._bar.total = report.last_step
+    self._bar.n = report.step
+    self._bar.set_postfix_str(f'{_shown(report)}{_speed(report)}')
+    if report.is_last:
+      self._bar.close()
+      self._bar = None
+
+
+def _line(report: reports.Report) -> str:
+  clock = time.strftime('%H:%M:%S')
+  count = f'{report.step:,}/{report.last_step:,}'
+  line = f'{clock}  {report.source:<10} {count:>15}  {_shown(report)}'
+  rate = report.timing.get('steps_per_second', 0.0)
+  if rate > 0:
+    left = (report.last_step - report.step) / rate
+    line += f'{_speed(report)}  {_duration(left)} left'
+  return line
+
+
+def _shown(report: reports.Report) -> str:
+  return '  '.join(
+    f'{tag} {value:.4g}'
+    for tag, value in report.scalars.items()
+    if not tag.endswith(_HIDDEN)
+  )
+
+
+def _speed(report: reports.Report) -> str:
+  rate = report.timing.get('steps_per_second', 0.0)
+  if not rate > 0:
+    return ''
+  waits = report.timing.get('input_wait', 0.0)
+  return f'  {rate:,.4g} steps/s' + (f'  input {waits:.0%}' if waits else '')
 
 
 def _duration(seconds: float) -> str:

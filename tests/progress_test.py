@@ -1,0 +1,89 @@
+"""What a person sees who watches a run."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import termios
+
+import pytest
+
+from tests import cases
+import tftrain
+from tftrain import progress
+
+
+@pytest.fixture
+def terminal():
+  """(a stream that is a terminal, a function that reads what it shows)."""
+  screen, keyboard = pty.openpty()
+  size = struct.pack('HHHH', 24, 160, 0, 0)  # rows, columns
+  fcntl.ioctl(keyboard, termios.TIOCSWINSZ, size)
+  stream = os.fdopen(keyboard, 'w')
+
+  def read():
+    stream.flush()
+    assert select.select([screen], [], [], 10)[0], 'nothing is shown'
+    return os.read(screen, 1 << 16).decode()
+
+  yield stream, read
+  stream.close()
+  os.close(screen)
+
+
+def report(step, source='train', **timing):
+  return cases.report(
+    step,
+    max(step - 100, 0),
+    source=source,
+    last_step=200,
+    scalars={'loss': 0.25, 'accuracy': 0.5, 'gradient_norm': 3.0},
+    timing=timing,
+  )
+
+
+def test_a_terminal_shows_one_line_that_is_written_over(terminal):
+  stream, read = terminal
+  show = tftrain.Progress(stream)
+  show(report(100, steps_per_second=50.0, input_wait=0.41))
+  first = read()
+  assert '100/200' in first and 'loss 0.25' in first
+  assert '50 steps/s  input 41%' in first
+  assert 'gradient_norm' not in first
+  assert '\n' not in first
+  show(report(100, source='eval/test'))
+  assert re.search(r'\d\d:\d\d:\d\d  eval/test .* loss 0.25', read())
+  show(report(200, steps_per_second=50.0))
+  assert re.search(r'\r200/200 .*\n', read().replace('\r\n', '\n'))
+
+
+def test_elsewhere_each_report_is_a_line_with_the_time(capsys):
+  show = tftrain.Progress()
+  show(report(100, steps_per_second=50.0, input_wait=0.41))
+  line = capsys.readouterr().err
+  assert re.fullmatch(
+    r'\d\d:\d\d:\d\d  train +100/200  loss 0.25  accuracy 0.5  50 steps/s'
+    r'  input 41%  2 s left\n',
+    line,
+  )
+
+
+def test_seconds_are_said_as_a_person_would():
+  said = [progress._duration(s) for s in (12.3, 600.0, 7200.0)]
+  assert said == ['12 s', '10 min', '2.0 h']
+
+
+def test_quiet_shows_nothing(tmp_path, capfd):
+  recipe = tftrain.Experiment(
+    cases.supervised,
+    lambda: tftrain.Arrays(cases.arrays(), 8),
+    steps=4,
+    log_every=2,
+    export=False,
+  )
+  recipe.prepare(tmp_path / 'a', quiet=True).train()
+  assert 'loss' not in capfd.readouterr().err
+  recipe.prepare(tmp_path / 'b').train()
+  assert 'loss' in capfd.readouterr().err
