@@ -29,7 +29,8 @@ _LAYERS = (
   'inputs.batches inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats gradients optimizers targets appliers engines builds tasks '
-  'supervised metrics actions summaries bundles comparisons retention '
+  'supervised metrics actions artifacts summaries '
+  'bundles comparisons retention '
   'checkpoints warmstarts elsewhere signatures formats modelcards exports '
   'preemption intervals exporters progress spikes rows',
   'loops requests readings detours',

@@ -14,9 +14,10 @@ __version__ = '0.1.0'
 
 _HOMES = {
   'Action': 'reports',
+  'Arrays': 'inputs',
+  'Audio': 'artifacts',
   'Batches': 'inputs',
   'Best': 'retention',
-  'Arrays': 'inputs',
   'Checkpointer': 'checkpoints',
   'EarlyStopping': 'actions',
   'Error': 'errors',
@@ -24,13 +25,15 @@ _HOMES = {
   'Every': 'actions',
   'Experiment': 'experiments',
   'Export': 'exporters',
+  'Histogram': 'artifacts',
   'InverseSqrt': 'schedules',
   'Joined': 'schedules',
-  'LossSpike': 'spikes',
   'Loss': 'losses',
+  'LossSpike': 'spikes',
   'MetricsFile': 'summaries',
   'NonFiniteError': 'errors',
   'Pipeline': 'inputs',
+  'PrCurve': 'artifacts',
   'Progress': 'progress',
   'Report': 'reports',
   'Result': 'runs',
@@ -39,11 +42,13 @@ _HOMES = {
   'Signature': 'signatures',
   'SummaryWriter': 'summaries',
   'SupervisedTask': 'supervised',
+  'Table': 'artifacts',
   'Task': 'tasks',
   'Trainer': 'trainers',
   'Update': 'updates',
   'WarmStart': 'warmstarts',
   'WarmUp': 'schedules',
+  'confusion_matrix': 'artifacts',
   'export_model': 'exports',
   'inputs': None,
   'make_strategy': 'strategies',
@@ -54,6 +59,7 @@ _HOMES = {
 __all__ = [
   'Action',
   'Arrays',
+  'Audio',
   'Batches',
   'Best',
   'Checkpointer',
@@ -63,6 +69,7 @@ __all__ = [
   'Every',
   'Experiment',
   'Export',
+  'Histogram',
   'InverseSqrt',
   'Joined',
   'Loss',
@@ -70,6 +77,7 @@ __all__ = [
   'MetricsFile',
   'NonFiniteError',
   'Pipeline',
+  'PrCurve',
   'Progress',
   'Report',
   'Result',
@@ -78,11 +86,13 @@ __all__ = [
   'Signature',
   'SummaryWriter',
   'SupervisedTask',
+  'Table',
   'Task',
   'Trainer',
   'Update',
   'WarmStart',
   'WarmUp',
+  'confusion_matrix',
   'export_model',
   'inputs',
   'make_strategy',
@@ -95,6 +105,11 @@ if typing.TYPE_CHECKING:
   from tftrain import testing as testing
   from tftrain.actions import EarlyStopping as EarlyStopping
   from tftrain.actions import Every as Every
+  from tftrain.artifacts import Audio as Audio
+  from tftrain.artifacts import confusion_matrix as confusion_matrix
+  from tftrain.artifacts import Histogram as Histogram
+  from tftrain.artifacts import PrCurve as PrCurve
+  from tftrain.artifacts import Table as Table
   from tftrain.checkpoints import Checkpointer as Checkpointer
   from tftrain.errors import Error as Error
   from tftrain.errors import NonFiniteError as NonFiniteError

@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer import event_file_writer
 import tensorflow as tf
 
+from tftrain import artifacts
 from tftrain import errors
 from tftrain import files
 from tftrain import reports
@@ -67,7 +68,7 @@ class SummaryWriter:
     with self._writer(report.source).as_default(step=report.step):
       tf.summary.experimental.write_raw_pb(summary.SerializeToString())
       for tag, artifact in report.artifacts.items():
-        _write_artifact(tag, artifact)
+        artifacts.write(tag, artifact)
 
   def write_text(self, tag: str, text: str) -> None:
     """Shows a text, such as the configuration, in TensorBoard's Text tab."""
@@ -135,14 +136,6 @@ def _write_session_start(directory: pathlib.Path, step: int) -> None:
     )
   finally:
     writer.close()
-
-
-def _write_artifact(tag: str, artifact: Any) -> None:
-  """Shows a text as Markdown, and anything else as images."""
-  if isinstance(artifact, str):
-    tf.summary.text(tag, artifact)
-  else:
-    tf.summary.image(tag, artifact, max_outputs=len(artifact))
 
 
 def _scalar(tag: str, value: float) -> Any:
