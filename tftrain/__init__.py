@@ -19,6 +19,7 @@ _HOMES = {
   'Batches': 'inputs',
   'Best': 'retention',
   'Checkpointer': 'checkpoints',
+  'CsvSink': 'sinks',
   'EarlyStopping': 'actions',
   'Error': 'errors',
   'Evaluator': 'evaluators',
@@ -26,6 +27,7 @@ _HOMES = {
   'Experiment': 'experiments',
   'Export': 'exporters',
   'Histogram': 'artifacts',
+  'Histograms': 'histograms',
   'InverseSqrt': 'schedules',
   'Joined': 'schedules',
   'Loss': 'losses',
@@ -40,6 +42,7 @@ _HOMES = {
   'Rewind': 'rewinds',
   'Signal': 'reports',
   'Signature': 'signatures',
+  'Sink': 'sinks',
   'SummaryWriter': 'summaries',
   'SupervisedTask': 'supervised',
   'Table': 'artifacts',
@@ -63,6 +66,7 @@ __all__ = [
   'Batches',
   'Best',
   'Checkpointer',
+  'CsvSink',
   'EarlyStopping',
   'Error',
   'Evaluator',
@@ -70,6 +74,7 @@ __all__ = [
   'Experiment',
   'Export',
   'Histogram',
+  'Histograms',
   'InverseSqrt',
   'Joined',
   'Loss',
@@ -84,6 +89,7 @@ __all__ = [
   'Rewind',
   'Signal',
   'Signature',
+  'Sink',
   'SummaryWriter',
   'SupervisedTask',
   'Table',
@@ -117,6 +123,7 @@ if typing.TYPE_CHECKING:
   from tftrain.experiments import Experiment as Experiment
   from tftrain.exporters import Export as Export
   from tftrain.exports import export_model as export_model
+  from tftrain.histograms import Histograms as Histograms
   from tftrain.inputs import Arrays as Arrays
   from tftrain.inputs import Batches as Batches
   from tftrain.inputs import Pipeline as Pipeline
@@ -133,6 +140,8 @@ if typing.TYPE_CHECKING:
   from tftrain.schedules import Joined as Joined
   from tftrain.schedules import WarmUp as WarmUp
   from tftrain.signatures import Signature as Signature
+  from tftrain.sinks import CsvSink as CsvSink
+  from tftrain.sinks import Sink as Sink
   from tftrain.spikes import LossSpike as LossSpike
   from tftrain.strategies import make_strategy as make_strategy
   from tftrain.summaries import MetricsFile as MetricsFile

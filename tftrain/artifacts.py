@@ -10,7 +10,7 @@ import dataclasses
 import io
 import struct
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from tensorboard.plugins.histogram import metadata as histogram_metadata
@@ -24,8 +24,9 @@ _BUCKETS = 30
 _THRESHOLDS = 201
 
 
+@runtime_checkable
 class Artifact(Protocol):
-  """One kind of what can be looked at."""
+  """One kind of what can be looked at; anything that has both will do."""
 
   def fault(self) -> str | None:
     """What cannot be shown, and what to give instead; None if it can."""
@@ -323,7 +324,7 @@ def _heat_map(matrix: np.ndarray, cell: int = 16) -> np.ndarray:
 
 def _known(value: Any) -> Artifact:
   """The kind of artifact that a value is."""
-  if isinstance(value, Audio | Table | Histogram | PrCurve | Drawing):
+  if isinstance(value, Artifact):
     return value
   if isinstance(value, str):
     return _Text(value)

@@ -127,7 +127,7 @@ class Trainer:
 
   def example_features(self) -> Any:
     """A real batch of what the model takes, to try an export on."""
-    return self._features
+    return self.task.features(self.example_batch)
 
   def decoder(self) -> inputs.Decoder | None:
     found: inputs.Decoder | None = self._pipeline.decoder()
@@ -329,7 +329,7 @@ class Trainer:
       replicas = self.strategy.num_replicas_in_sync
       rows = strategies.first_part(batch, replicas * update.accumulate)
       self._check_labels(rows)
-    self._features = self.task.features(batch)
+    self.example_batch = batch
     return names
 
   def _check_labels(self, batch: Any) -> None:
