@@ -7,7 +7,6 @@ from typing import Any
 
 from absl import logging
 import keras
-from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.graph import keras_util
 import tensorflow as tf
 
@@ -19,36 +18,32 @@ from tftrain import variables as variables_lib
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-  """The layers of a Keras model, for TensorBoard's Graphs tab.
+  """The layers of Keras models, for TensorBoard's Graphs tab.
 
   Attributes:
-    config: The model as JSON.
+    nodes: A GraphDef whose nodes are layers.
   """
 
-  config: str
+  nodes: Any
 
   def fault(self) -> str | None:
     return None
 
   def write(self, tag: str) -> None:
-    tf.summary.write(
-      tag,
-      self.config,
-      metadata=summary_pb2.SummaryMetadata(
-        plugin_data=summary_pb2.SummaryMetadata.PluginData(
-          plugin_name='graph_keras_model', content=b'1'
-        )
-      ),
-    )
+    del tag  # TensorBoard shows one graph of a run
+    # Not as a "conceptual graph", for which one would first have to look.
+    tf.summary.graph(self.nodes)
 
 
 def of_task(task: tasks.Task) -> dict[str, artifacts.Artifact]:
   """Tag -> what to show of a built Task: its parameters and its models."""
   owned = variables_lib.owned_by(task)
   shown: dict[str, artifacts.Artifact] = {'parameters': _parameters(owned)}
+  graph = tf.compat.v1.GraphDef()
   for name, layer in owned.layers.items():
-    if graph := _graph(name, layer):
-      shown[f'graph/{name}'] = graph
+    graph.node.extend(_nodes(name, layer))
+  if graph.node:
+    shown['graph'] = Graph(graph)
   return shown
 
 
@@ -81,14 +76,19 @@ def _thousands(count: int) -> str:
   return f'{count:,}'
 
 
-def _graph(name: str, layer: Any) -> Graph | None:
-  """None for what Keras or TensorBoard cannot describe: subclassed models."""
+def _nodes(name: str, layer: Any) -> list[Any]:
+  """A node for each layer; none of what Keras cannot describe (subclassed
+  models), or TensorBoard does not understand."""
   if not isinstance(layer, keras.Model):
-    return None
+    return []
+  graph = tf.compat.v1.GraphDef()
   try:
-    config = layer.to_json()
-    keras_util.keras_model_to_graph_def(json.loads(config))
+    found = keras_util.keras_model_to_graph_def(json.loads(layer.to_json()))
+    graph.MergeFromString(found.SerializeToString())
   except Exception as error:  # not worth a run
     logging.info('No graph of %s is shown: %s', name, errors.one_line(error))
-    return None
-  return Graph(config)
+  for node in graph.node:
+    node.name = f'{name}/{node.name}'
+    node.input[:] = [f'{name}/{one}' for one in node.input]
+    node.op = node.attr['keras_class'].s.decode()
+  return list(graph.node)
