@@ -196,7 +196,7 @@ def main(into):
       browser(url, *programs) as page,
     ):
       page.show('timeseries', '(accuracy%7Closs)')
-      page.until(lambda: page.text().count('Smoothed') == 2, 'two charts')
+      page.until(lambda: page.text().count('Smoothed') >= 2, 'two charts')
       time.sleep(2)  # lines are drawn on a canvas, which says nothing
       page.driver.save_screenshot(str(into / 'tensorboard.png'))
 
