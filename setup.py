@@ -10,6 +10,7 @@ _VERSION = re.search(r"^__version__ = '(.+)'$", _DOOR.read_text('utf-8'), re.M)
 assert _VERSION, f'no __version__ in {_DOOR}'
 
 _EXAMPLES = ['scikit-learn>=1.5']
+_FIGURES = ['matplotlib>=3.8']
 # What a source of tftrain.inputs.libraries needs.
 _SOURCES = {
   'arrayrecord': ['array_record>=0.8'],
@@ -39,10 +40,12 @@ setuptools.setup(
   extras_require={
     'cuda': ['tensorflow[and-cuda]>=2.21,<3'],
     'examples': _EXAMPLES,
+    'figures': _FIGURES,
     'onnx': ['onnxruntime>=1.20', 'tf2onnx>=1.17'],
     **_SOURCES,
     'test': [
       *_EXAMPLES,
+      *_FIGURES,
       *(package for needed in _SOURCES.values() for package in needed),
       'mypy>=2.4,<3',
       'pytest>=9,<10',

@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger',
+  'errors disks files reports ledger grace',
   'patches precisions strategies autographs '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -29,7 +29,8 @@ _LAYERS = (
   'inputs.batches inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats numerics gradients optimizers targets appliers engines '
-  'builds tasks supervised metrics actions summaries bundles comparisons '
+  'builds tasks supervised metrics actions artifacts summaries histograms '
+  'overviews hparams sinks bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
   'exports preemption intervals exporters progress spikes rows',
   'loops requests readings detours',

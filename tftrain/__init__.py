@@ -14,36 +14,44 @@ __version__ = '0.1.0'
 
 _HOMES = {
   'Action': 'reports',
+  'Arrays': 'inputs',
+  'Audio': 'artifacts',
   'Batches': 'inputs',
   'Best': 'retention',
-  'Arrays': 'inputs',
   'Checkpointer': 'checkpoints',
+  'CsvSink': 'sinks',
   'EarlyStopping': 'actions',
   'Error': 'errors',
   'Evaluator': 'evaluators',
   'Every': 'actions',
   'Experiment': 'experiments',
   'Export': 'exporters',
+  'Histogram': 'artifacts',
+  'Histograms': 'histograms',
   'InverseSqrt': 'schedules',
   'Joined': 'schedules',
-  'LossSpike': 'spikes',
   'Loss': 'losses',
+  'LossSpike': 'spikes',
   'MetricsFile': 'summaries',
   'NonFiniteError': 'errors',
   'Pipeline': 'inputs',
+  'PrCurve': 'artifacts',
   'Progress': 'progress',
   'Report': 'reports',
   'Result': 'runs',
   'Rewind': 'rewinds',
   'Signal': 'reports',
   'Signature': 'signatures',
+  'Sink': 'sinks',
   'SummaryWriter': 'summaries',
   'SupervisedTask': 'supervised',
+  'Table': 'artifacts',
   'Task': 'tasks',
   'Trainer': 'trainers',
   'Update': 'updates',
   'WarmStart': 'warmstarts',
   'WarmUp': 'schedules',
+  'confusion_matrix': 'artifacts',
   'export_model': 'exports',
   'inputs': None,
   'make_strategy': 'strategies',
@@ -54,15 +62,19 @@ _HOMES = {
 __all__ = [
   'Action',
   'Arrays',
+  'Audio',
   'Batches',
   'Best',
   'Checkpointer',
+  'CsvSink',
   'EarlyStopping',
   'Error',
   'Evaluator',
   'Every',
   'Experiment',
   'Export',
+  'Histogram',
+  'Histograms',
   'InverseSqrt',
   'Joined',
   'Loss',
@@ -70,19 +82,23 @@ __all__ = [
   'MetricsFile',
   'NonFiniteError',
   'Pipeline',
+  'PrCurve',
   'Progress',
   'Report',
   'Result',
   'Rewind',
   'Signal',
   'Signature',
+  'Sink',
   'SummaryWriter',
   'SupervisedTask',
+  'Table',
   'Task',
   'Trainer',
   'Update',
   'WarmStart',
   'WarmUp',
+  'confusion_matrix',
   'export_model',
   'inputs',
   'make_strategy',
@@ -95,6 +111,11 @@ if typing.TYPE_CHECKING:
   from tftrain import testing as testing
   from tftrain.actions import EarlyStopping as EarlyStopping
   from tftrain.actions import Every as Every
+  from tftrain.artifacts import Audio as Audio
+  from tftrain.artifacts import confusion_matrix as confusion_matrix
+  from tftrain.artifacts import Histogram as Histogram
+  from tftrain.artifacts import PrCurve as PrCurve
+  from tftrain.artifacts import Table as Table
   from tftrain.checkpoints import Checkpointer as Checkpointer
   from tftrain.errors import Error as Error
   from tftrain.errors import NonFiniteError as NonFiniteError
@@ -102,6 +123,7 @@ if typing.TYPE_CHECKING:
   from tftrain.experiments import Experiment as Experiment
   from tftrain.exporters import Export as Export
   from tftrain.exports import export_model as export_model
+  from tftrain.histograms import Histograms as Histograms
   from tftrain.inputs import Arrays as Arrays
   from tftrain.inputs import Batches as Batches
   from tftrain.inputs import Pipeline as Pipeline
@@ -118,6 +140,8 @@ if typing.TYPE_CHECKING:
   from tftrain.schedules import Joined as Joined
   from tftrain.schedules import WarmUp as WarmUp
   from tftrain.signatures import Signature as Signature
+  from tftrain.sinks import CsvSink as CsvSink
+  from tftrain.sinks import Sink as Sink
   from tftrain.spikes import LossSpike as LossSpike
   from tftrain.strategies import make_strategy as make_strategy
   from tftrain.summaries import MetricsFile as MetricsFile

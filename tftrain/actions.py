@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import copy
 import math
 import re
 import time
@@ -189,6 +190,31 @@ def dispatch(
     if reports.Signal.INTERRUPTED in signals:
       break
   return signals
+
+
+def own(
+  actions: Sequence[reports.Action],
+) -> tuple[list[reports.Action], list[reports.Action]]:
+  """Copies of a recipe's Actions for one run, as they may have a state.
+
+  Returns:
+    Those that hear of training, and those that hear of evaluations, too
+    (`hears_all`).
+  """
+  copies = [copy.copy(action) for action in actions]
+  for action in copies:
+    if isinstance(action, Every) and hasattr(action.action, 'bind'):
+      action.action = copy.copy(action.action)
+  hear_all = [a for a in copies if getattr(a, 'hears_all', False)]
+  return [a for a in copies if a not in hear_all], hear_all
+
+
+def bind(actions: Sequence[Any], run: Any) -> None:
+  """Tells those Actions that have a `bind` which run they belong to."""
+  for action in actions:
+    action = action.action if isinstance(action, Every) else action
+    if hasattr(action, 'bind'):
+      action.bind(run)
 
 
 class EarlyStopping:

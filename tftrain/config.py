@@ -19,10 +19,12 @@ from tftrain import actions
 from tftrain import errors
 from tftrain import experiments
 from tftrain import exporters
+from tftrain import histograms
 from tftrain import inputs
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import schedules
+from tftrain import sinks
 from tftrain import spikes
 from tftrain import statements
 from tftrain import supervised
@@ -34,6 +36,7 @@ _PUBLIC = (
   actions.Every,
   experiments.Experiment,
   exporters.Export,
+  histograms.Histograms,
   inputs.ArrayRecord,
   inputs.Arrays,
   inputs.Batches,
@@ -61,6 +64,7 @@ _PUBLIC = (
   schedules.InverseSqrt,
   schedules.Joined,
   schedules.WarmUp,
+  sinks.CsvSink,
   spikes.LossSpike,
   supervised.SupervisedTask,
   updates.Update,

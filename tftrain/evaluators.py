@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import actions as actions_lib
+from tftrain import artifacts
 from tftrain import builds
 from tftrain import errors
 from tftrain import inputs
@@ -135,9 +136,8 @@ class Evaluator:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():
       with builds.explained(lambda: what):
-        artifacts = self._task.artifacts(self._first_batch)
-    _check_artifacts(type(self._task).__name__, artifacts)
-    return artifacts
+        shown = self._task.artifacts(self._first_batch)
+    return artifacts.prepared(type(self._task).__name__, shown)
 
   def _run(self, n: tf.Tensor) -> None:
     with (
@@ -171,25 +171,3 @@ class Evaluator:
         names = tuple(self._task.eval_step(batch))
     self._artifacts()  # shows now what could only fail at the first evaluation
     return names
-
-
-def _check_artifacts(owner: str, artifacts: Any) -> None:
-  """Raises TaskError now for what could not be written later."""
-  returned = f'artifacts() of {owner} returned'
-  if not isinstance(artifacts, Mapping):
-    what = 'None' if artifacts is None else f'a {type(artifacts).__name__}'
-    raise errors.TaskError(
-      f'{returned} {what}; return {{name: images or str}}, or {{}} for nothing'
-    )
-  for name, artifact in artifacts.items():
-    if not isinstance(name, str):
-      raise errors.TaskError(f'{returned} the name {name!r}; give a str')
-    shape = getattr(artifact, 'shape', None)
-    if isinstance(artifact, str) or (shape is not None and len(shape) == 4):
-      continue
-    kind = type(artifact).__name__
-    what = f'type {kind}' if shape is None else f'shape {shape}'
-    raise errors.TaskError(
-      f'{returned} {name!r} of {what}; give images [images, height, width, '
-      'channels], or a str'
-    )

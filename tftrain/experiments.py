@@ -156,7 +156,8 @@ class Experiment:
     writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
     publish += [early_stop] if early_stop else []
-    further = [copy.copy(action) for action in self.actions]
+    further, hear_all = actions_lib.own(self.actions)
+    publish += hear_all
     measured: list[evaluators.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
     checkpointer = self._checkpointer(

@@ -190,7 +190,7 @@ def _work() -> int:
 
 
 def _train(job: Any, config: Any) -> int:
-  result = job.train(config.texts())
+  result = job.train(config.texts(), _GIN_BINDINGS.value)
   if result.already_done:
     print(
       f'Already at step {result.step:,} of {result.last_step:,}; nothing to do.'

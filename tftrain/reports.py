@@ -31,7 +31,7 @@ class Report:
       train Report that falls between two `log_every` steps.
     seconds: Time those steps took; evaluation and saving are not in it.
     timing: What a clock says of the same steps (`steps_per_second`, ...).
-    artifacts: What to look at: images and texts, by tag.
+    artifacts: What to look at: images, texts and more, by tag.
     stopping: A stop was requested from outside (SIGTERM, say): the run is not
       done and will be resumed. Only what must survive should act on it.
     saving: A save was requested from outside (SIGUSR1); the run goes on.

@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import crashes
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
 from tftrain import files
+from tftrain import hparams
 from tftrain import inputs
+from tftrain import overviews
 from tftrain import predictors
 from tftrain import preemption
 from tftrain import reports
@@ -131,7 +134,7 @@ class Run:
     self.last_step = last_step
     self.evaluators = tuple(evaluators)
     self.checkpointer = checkpointer
-    self._summary_writer = summary_writer
+    self.summary_writer = summary_writer
     self._metrics_file = metrics_file
     self._exporter = exporter
     # What is published at a step is on disk before its checkpoint is: the
@@ -139,13 +142,19 @@ class Run:
     self._actions = (*actions, *checkpoint)
     self._options = options
     self._facts = dict(facts)
+    actions_lib.bind(self._actions, self)
 
-  def train(self, texts: Mapping[str, str] | None = None) -> Result:
+  def train(
+    self,
+    texts: Mapping[str, str] | None = None,
+    bindings: Sequence[str] = (),
+  ) -> Result:
     """Trains to the end, from the newest checkpoint if there is one.
 
     Args:
       texts: File name -> text to keep in model_dir and show in TensorBoard;
         the configuration.
+      bindings: What was bound on the command line, for the HPARAMS tab.
     """
     restored = self.checkpointer.restore()
     if self._is_done():
@@ -156,7 +165,7 @@ class Run:
         stack.enter_context(files.lock(self.model_dir))
         stopper = stack.enter_context(self._stopper())
         self._exporter.interrupting = stopper.interrupting
-        self._start(restored, texts or {})
+        self._start(restored, texts or {}, bindings)
       try:
         self._train()
       except errors.NonFiniteError as error:
@@ -168,12 +177,17 @@ class Run:
           with self.trainer.ledger.part('checkpoint'):
             self.checkpointer.wait(last=True)
         finally:
-          self._summary_writer.close()
+          self.summary_writer.close()
       with files.explained(self.model_dir):
         done = self._end(stopper)
     return self._result(exit_code=0 if done else stopper.exit_code)
 
-  def _start(self, restored: int | None, texts: Mapping[str, str]) -> None:
+  def _start(
+    self,
+    restored: int | None,
+    texts: Mapping[str, str],
+    bindings: Sequence[str],
+  ) -> None:
     """What comes before the first step, once nobody else can train here."""
     if self.checkpointer.steps()[-1:] != [restored]:
       restored = self.checkpointer.restore()  # somebody trained meanwhile
@@ -185,6 +199,8 @@ class Run:
       warmstarts.load(self.trainer.task, self._options.init_from)
     self._begin(restored)
     self._write_texts(texts, fresh=restored is None)
+    if restored is None:
+      self._show_overview(bindings)
 
   def _stopper(self) -> Any:
     options = self._options
@@ -199,7 +215,7 @@ class Run:
   def _begin(self, step: int | None) -> None:
     """Takes back what was published after `step`, where the run goes on."""
     published = self._metrics_file.begin(step or 0)
-    self._summary_writer.begin(step, published)
+    self.summary_writer.begin(step, published)
 
   def _go_on_from(self, step: int) -> None:
     """After the run went back."""
@@ -337,8 +353,16 @@ class Run:
     for name, text in texts.items():
       files.write_text(self.model_dir / name, text)
       if fresh:
-        self._summary_writer.write_text(name, text)
+        self.summary_writer.write_text(name, text)
     self._write_start()
+
+  def _show_overview(self, bindings: Sequence[str]) -> None:
+    """What is trained, once, beside its curves."""
+    task, facts = self.trainer.task, {**self._facts, 'steps': self.last_step}
+    name = str(self.model_dir.absolute())
+    row = hparams.of_run(task, facts, bindings, name)
+    self.summary_writer.show(0, overviews.of_task(task))
+    self.summary_writer.show_run(row)
 
   def _write_start(self) -> None:
     life = {

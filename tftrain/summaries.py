@@ -1,22 +1,21 @@
 """A Report becomes TensorBoard curves and lines of JSON."""
 
 from collections.abc import Collection
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import json
 import math
 import pathlib
 import time
 from typing import Any
 
-from absl import logging
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer import event_file_writer
 import tensorflow as tf
 
+from tftrain import artifacts
 from tftrain import errors
 from tftrain import files
+from tftrain import grace
 from tftrain import reports
 
 
@@ -38,7 +37,10 @@ class SummaryWriter:
     self._writers: dict[str, Any] = {}
     self._first_step = 0
     self._published: Collection[tuple[int, str]] = ()
-    self._warned = -math.inf
+    self._forgiving = grace.Forgiving(
+      f'Summaries below {self._model_dir}',
+      (OSError, errors.RunDirectoryError, tf.errors.OpError),
+    )
 
   def begin(
     self, step: int | None, published: Collection[tuple[int, str]] = ()
@@ -59,7 +61,7 @@ class SummaryWriter:
     again = (report.step, report.source) in self._published
     if not report.scalars or again:
       return
-    with self._forgiven():
+    with self._forgiving():
       self._write(report)
 
   def _write(self, report: reports.Report) -> None:
@@ -69,16 +71,32 @@ class SummaryWriter:
     with self._writer(report.source).as_default(step=report.step):
       tf.summary.experimental.write_raw_pb(summary.SerializeToString())
       for tag, artifact in report.artifacts.items():
-        _write_artifact(tag, artifact)
+        artifacts.write(tag, artifact)
+
+  def show(
+    self, step: int, shown: Mapping[str, Any], source: str = 'train'
+  ) -> None:
+    """Writes artifacts by tag, outside of any Report."""
+    with self._forgiving():
+      with self._writer(source).as_default(step=step):
+        for tag, artifact in shown.items():
+          artifacts.write(tag, artifact)
+
+  def show_run(self, artifact: Any) -> None:
+    """Writes what stands for all of the run, in model_dir itself."""
+    self.show(0, {'run': artifact}, source='')
+    with self._forgiving():
+      if writer := self._writers.pop('', None):  # nothing follows
+        writer.close()
 
   def write_text(self, tag: str, text: str) -> None:
     """Shows a text, such as the configuration, in TensorBoard's Text tab."""
     indented = ''.join(f'    {line}\n' for line in text.splitlines())
-    with self._forgiven(), self._writer('train').as_default(step=0):
+    with self._forgiving(), self._writer('train').as_default(step=0):
       tf.summary.text(tag, indented)
 
   def flush(self) -> None:
-    with self._forgiven():
+    with self._forgiving():
       for writer in self._writers.values():
         writer.flush()
 
@@ -89,7 +107,7 @@ class SummaryWriter:
 
   def close(self) -> None:
     while self._writers:
-      with self._forgiven():
+      with self._forgiving():
         self._writers.popitem()[1].close()
 
   def _writer(self, source: str) -> Any:
@@ -104,21 +122,6 @@ class SummaryWriter:
         self._writers[source] = tf.summary.create_file_writer(str(directory))
         self._writers[source].flush()  # makes the file
     return self._writers[source]
-
-  @contextlib.contextmanager
-  def _forgiven(self) -> Iterator[None]:
-    """Warns of what cannot be written, once a minute, and goes on."""
-    try:
-      yield
-    except (OSError, errors.RunDirectoryError, tf.errors.OpError) as error:
-      if time.monotonic() - self._warned > 60:
-        self._warned = time.monotonic()
-        logging.warning(
-          'Summaries below %s cannot be written (%s); training goes on '
-          'without them.',
-          self._model_dir,
-          errors.one_line(error),
-        )
 
 
 _EVENTS = 'events.out.tfevents.'
@@ -137,14 +140,6 @@ def _write_session_start(directory: pathlib.Path, step: int) -> None:
     )
   finally:
     writer.close()
-
-
-def _write_artifact(tag: str, artifact: Any) -> None:
-  """Shows a text as Markdown, and anything else as images."""
-  if isinstance(artifact, str):
-    tf.summary.text(tag, artifact)
-  else:
-    tf.summary.image(tag, artifact, max_outputs=len(artifact))
 
 
 def _scalar(tag: str, value: float) -> Any:

@@ -158,13 +158,14 @@ class Task:
     return batch[0] if isinstance(batch, tuple | list) else batch
 
   def artifacts(self, batch: Any) -> Mapping[str, Any]:
-    """What to look at: images and texts, made after each evaluation.
+    """What to look at: images, texts and more, made after each evaluation.
 
     It runs eagerly, on the first batch of the evaluation's data.
 
     Returns:
-      Name -> images `[images, height, width, channels]`, uint8 or 0 to 1, or a
-      text in Markdown. TensorBoard shows them.
+      Name -> images `[images, height, width, channels]`, uint8 or 0 to 1; a
+      text in Markdown; a tftrain.Audio, Table, Histogram or PrCurve; or a
+      matplotlib Figure. TensorBoard shows them.
     """
     del batch
     return {}

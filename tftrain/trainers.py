@@ -127,7 +127,7 @@ class Trainer:
 
   def example_features(self) -> Any:
     """A real batch of what the model takes, to try an export on."""
-    return self._features
+    return self.task.features(self.example_batch)
 
   def last_batch(self) -> Any:
     """That of the last step, once more; None if the data do not allow it."""
@@ -339,7 +339,7 @@ class Trainer:
       replicas = self.strategy.num_replicas_in_sync
       rows = strategies.first_part(batch, replicas * update.accumulate)
       self._check_labels(rows)
-    self._features = self.task.features(batch)
+    self.example_batch = batch
     return names
 
   def _check_labels(self, batch: Any) -> None:

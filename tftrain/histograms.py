@@ -1,0 +1,104 @@
+"""Histograms: an Action that shows how weights and gradients are spread."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import actions
+from tftrain import artifacts
+from tftrain import buckets
+from tftrain import errors
+from tftrain import reports
+from tftrain import summaries
+from tftrain import tasks
+from tftrain import variables as variables_lib
+
+
+class Histograms:
+  """Writes histograms of what is trained, for TensorBoard.
+
+  Each weight is `weights/<name>`. With `gradients`, `gradients/<name>` is the
+  gradient of the loss of one batch, the same batch each time, before clipping;
+  that costs a step that is not compiled.
+
+  >>> Experiment(..., actions=[Histograms(every=500)])
+
+  Args:
+    every: How often: steps, or a time such as '10m', or a list of both.
+    gradients: Whether to show gradients, too; for Tasks that have a `loss` and
+      one optimizer.
+
+  Raises:
+    ConfigError: `every` is no interval.
+  """
+
+  def __init__(
+    self,
+    every: actions.Interval | Sequence[actions.Interval] = 1000,
+    *,
+    gradients: bool = False,
+  ):
+    self._gradients = gradients
+    self._interval = every
+    self._every = actions.Every(every, self._write)
+    self._trainer: Any = None
+    self._writer: summaries.SummaryWriter | None = None
+
+  def bind(self, run: Any) -> None:
+    """Says whose weights: those of `run.trainer`, to `run.summary_writer`.
+
+    An Experiment does it.
+
+    Raises:
+      ConfigError: The Task's gradients cannot be had.
+    """
+    self._every = actions.Every(self._interval, self._write)
+    self._trainer, self._writer = run.trainer, run.summary_writer
+    if self._gradients:
+      self._check_gradients()
+
+  def next_due(self, step: int) -> int | None:
+    return self._every.next_due(step)
+
+  def __call__(self, report: reports.Report) -> None:
+    if self._writer is None:
+      raise errors.ConfigError(
+        'Histograms does not know whose weights to show; give it to '
+        'Experiment.actions, or call its bind() first'
+      )
+    self._every(report)
+
+  def _write(self, report: reports.Report) -> None:
+    assert self._writer is not None
+    owned = variables_lib.owned_by(self._trainer.task)
+    shown = {
+      f'weights/{name}': buckets.raw(variable)
+      for name, variable in owned.trainable.items()
+    }
+    if self._gradients:
+      shown.update(self._gradients_of(owned))
+    self._writer.show(
+      report.step,
+      {tag: artifacts.Histogram(values) for tag, values in shown.items()},
+    )
+
+  def _gradients_of(self, owned: variables_lib.Owned) -> dict[str, Any]:
+    """Tag -> gradient, on the batch that the Trainer was built with."""
+    task = self._trainer.task
+    names = {id(variable): name for name, variable in owned.variables.items()}
+    with self._trainer.strategy.scope(), task.untouched():
+      found = task.gradients(task.loss, self._trainer.example_batch)
+    return {
+      f'gradients/{names[id(variable)]}': tf.convert_to_tensor(value)
+      for variable, value in zip(found.variables, found.values, strict=True)
+    }
+
+  def _check_gradients(self) -> None:
+    task = self._trainer.task
+    if type(task).loss is tasks.Task.loss or task.optimizer is None:
+      raise errors.ConfigError(
+        f'Histograms(gradients=True): {type(task).__name__} has no '
+        'loss(batch, training) of its own with one optimizer; leave '
+        'gradients=False'
+      )

@@ -1,0 +1,94 @@
+"""Overviews: what is trained, shown once beside its curves."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+from absl import logging
+import keras
+from tensorboard.plugins.graph import keras_util
+import tensorflow as tf
+
+from tftrain import artifacts
+from tftrain import errors
+from tftrain import tasks
+from tftrain import variables as variables_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+  """The layers of Keras models, for TensorBoard's Graphs tab.
+
+  Attributes:
+    nodes: A GraphDef whose nodes are layers.
+  """
+
+  nodes: Any
+
+  def fault(self) -> str | None:
+    return None
+
+  def write(self, tag: str) -> None:
+    del tag  # TensorBoard shows one graph of a run
+    # Not as a "conceptual graph", for which one would first have to look.
+    tf.summary.graph(self.nodes)
+
+
+def of_task(task: tasks.Task) -> dict[str, artifacts.Artifact]:
+  """Tag -> what to show of a built Task: its parameters and its models."""
+  owned = variables_lib.owned_by(task)
+  shown: dict[str, artifacts.Artifact] = {'parameters': _parameters(owned)}
+  graph = tf.compat.v1.GraphDef()
+  for name, layer in owned.layers.items():
+    graph.node.extend(_nodes(name, layer))
+  if graph.node:
+    shown['graph'] = Graph(graph)
+  return shown
+
+
+def _parameters(owned: variables_lib.Owned) -> artifacts.Table:
+  """How many each layer has, in order, and all of them."""
+  found: dict[str, list[int]] = {}
+  for name, variable in owned.variables.items():
+    counts = found.setdefault(name.rpartition('/')[0] or name, [0, 0])
+    size = _size(variable)
+    counts[0] += size
+    counts[1] += size if variable.trainable else 0
+  rows = [
+    [f'`{name}`', _kind(owned.sublayers, name), *map(_thousands, counts)]
+    for name, counts in found.items()
+  ]
+  totals = [sum(column) for column in zip(*found.values(), strict=True)]
+  rows.append(['**all**', '', *map(_thousands, totals)])
+  return artifacts.Table(['layer', 'kind', 'parameters', 'trainable'], rows)
+
+
+def _size(variable: Any) -> int:
+  return int(tf.TensorShape(variable.shape).num_elements() or 0)
+
+
+def _kind(layers: Mapping[str, Any], name: str) -> str:
+  return type(layers[name]).__name__ if name in layers else ''
+
+
+def _thousands(count: int) -> str:
+  return f'{count:,}'
+
+
+def _nodes(name: str, layer: Any) -> list[Any]:
+  """A node for each layer; none of what Keras cannot describe (subclassed
+  models), or TensorBoard does not understand."""
+  if not isinstance(layer, keras.Model):
+    return []
+  graph = tf.compat.v1.GraphDef()
+  try:
+    found = keras_util.keras_model_to_graph_def(json.loads(layer.to_json()))
+    graph.MergeFromString(found.SerializeToString())
+  except Exception as error:  # not worth a run
+    logging.info('No graph of %s is shown: %s', name, errors.one_line(error))
+  for node in graph.node:
+    node.name = f'{name}/{node.name}'
+    node.input[:] = [f'{name}/{one}' for one in node.input]
+    node.op = node.attr['keras_class'].s.decode()
+  return list(graph.node)
