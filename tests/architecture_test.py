@@ -31,7 +31,7 @@ _LAYERS = (
   'seeds remats gradients optimizers targets appliers engines builds tasks '
   'supervised metrics actions summaries bundles comparisons retention '
   'checkpoints warmstarts elsewhere signatures formats modelcards exports '
-  'preemption intervals exporters progress spikes rows',
+  'preemption intervals exporters progress spikes rows provenance',
   'loops requests readings detours',
   'trainers evaluators predictors',
   'rewinds runs followers experiments inspections testing',
@@ -41,7 +41,14 @@ _LAYERS = (
 )
 _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
-_WITHOUT_TENSORFLOW = ('errors', 'disks', 'files', 'reports', 'launch')
+_WITHOUT_TENSORFLOW = (
+  'errors',
+  'disks',
+  'files',
+  'reports',
+  'provenance',
+  'launch',
+)
 
 _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')

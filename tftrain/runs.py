@@ -25,6 +25,7 @@ from tftrain import files
 from tftrain import inputs
 from tftrain import predictors
 from tftrain import preemption
+from tftrain import provenance
 from tftrain import reports
 from tftrain import rewinds
 from tftrain import summaries
@@ -331,7 +332,10 @@ class Run:
         self._summary_writer.write_text(name, text)
     self._write_start()
 
-  def _write_start(self) -> None:
+  def life(self) -> dict[str, Any]:
+    """What run.json says of this life of the run."""
+    facts = self.trainer.facts()
+    evals = {f'eval/{e.name}': e.pipeline for e in self.evaluators}
     life = {
       'argv': redacted(sys.argv),
       'host': socket.gethostname(),
@@ -340,10 +344,22 @@ class Run:
       'python': platform.python_version(),
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
+      'git': provenance.code(),
+      'seed': facts['seed'],
+      'replicas': self.trainer.strategy.num_replicas_in_sync,
+      'data': provenance.data(
+        {
+          'train': facts['data'],
+          **{name: data.fingerprint() for name, data in evals.items()},
+        }
+      ),
     }
+    return {name: fact for name, fact in life.items() if fact is not None}
+
+  def _write_start(self) -> None:
     self._note(
       **self._facts,
-      lives=[*read_record(self.model_dir).get('lives', []), life],
+      lives=[*read_record(self.model_dir).get('lives', []), self.life()],
       last_step=self.last_step,
       finished=None,
       passed_over=self.trainer.detours.facts(),
