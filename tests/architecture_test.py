@@ -34,7 +34,7 @@ _LAYERS = (
   'preemption intervals exporters progress spikes rows provenance',
   'loops requests readings detours',
   'trainers evaluators predictors',
-  'rewinds runs followers experiments inspections testing',
+  'rewinds runs digests followers experiments inspections testing',
   'statements',
   'config launch',
   '__main__',
@@ -46,6 +46,7 @@ _WITHOUT_TENSORFLOW = (
   'disks',
   'files',
   'reports',
+  'diff',
   'provenance',
   'launch',
 )

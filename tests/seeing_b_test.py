@@ -4,13 +4,21 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import cases
 import tftrain
+from tftrain import diff
+from tftrain import digests as digests_lib
+from tftrain import inputs
 from tftrain import provenance
+from tftrain import variables
 
 
 def git(directory, *words):
@@ -145,3 +153,269 @@ def test_a_run_outside_of_a_repository_says_nothing_of_code(
   monkeypatch.chdir(tmp_path)
   experiment(steps=1).train(tmp_path / 'run')
   assert 'git' not in record(tmp_path / 'run')['lives'][0]
+
+
+def read_lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def digests(every, **changes):
+  return experiment(actions=[tftrain.Digests(every)], **changes)
+
+
+def sha256(*arrays):
+  """By hand, as the docs say: name, dtype and shape, then the bytes."""
+  digest = hashlib.sha256()
+  for name, array in arrays:
+    head = f'{name} {array.dtype.name}{list(array.shape)}\n'
+    digest.update(head.encode() + array.tobytes())
+  return digest.hexdigest()
+
+
+def test_digests_are_of_the_batch_taken_and_the_weights_after_it(tmp_path):
+  run = digests(2, steps=5).prepare(tmp_path / 'run')
+  run.train()
+  lines = read_lines(tmp_path / 'run' / 'digests.jsonl')
+  assert [line['step'] for line in lines] == [2, 4, 5]
+  batches = train_data().peek(5)
+  for line in lines:
+    x, y = batches[line['step'] - 1]
+    assert line['batch'] == sha256(('0', x), ('1', y))
+  owned = variables.owned_by(run.trainer.task).variables
+  weights = [(name, owned[name].numpy()) for name in sorted(owned)]
+  assert lines[-1]['weights'] == sha256(*weights)
+  assert len({line['weights'] for line in lines}) == 3
+
+
+class Killed(BaseException):
+  """Ends a run as a kill does: nothing is saved on the way out."""
+
+
+class KillAt:
+  def __init__(self, step):
+    self._step = step
+
+  def next_due(self, step):
+    return self._step if step < self._step else None
+
+  def __call__(self, report):
+    if report.step == self._step:
+      raise Killed
+
+
+@pytest.mark.parametrize('killed_at', [2, 5, 8])
+def test_digests_of_a_killed_run_are_those_of_a_whole_one(tmp_path, killed_at):
+  digests(1, steps=9).train(tmp_path / 'whole')
+  kill = [tftrain.Digests(1), KillAt(killed_at)]
+  with pytest.raises(Killed):
+    experiment(actions=kill, steps=9).train(tmp_path / 'parts')
+  path = tmp_path / 'parts' / 'digests.jsonl'
+  assert len(path.read_text().splitlines()) == killed_at
+  with path.open('a') as file:
+    file.write('{"step": 7, "batc')
+  digests(1, steps=9).train(tmp_path / 'parts')
+  whole = tmp_path / 'whole' / 'digests.jsonl'
+  assert path.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_that_goes_back_takes_its_digests_back(tmp_path):
+  class Once:
+    """A loss that is not finite, told as a Trainer would."""
+
+    seen = False
+
+    def next_due(self, step):
+      return 5 if step < 5 else None
+
+    def __call__(self, report):
+      if report.step == 5 and not Once.seen:
+        Once.seen = True
+        raise tftrain.NonFiniteError('step 5', step=5)
+
+  experiment(
+    actions=[tftrain.Digests(1), Once()],
+    steps=8,
+    rewind=tftrain.Rewind(pass_over=2),
+  ).train(tmp_path / 'run')
+  lines = read_lines(tmp_path / 'run' / 'digests.jsonl')
+  assert [line['step'] for line in lines] == list(range(1, 9))
+  assert lines[3]['weights'] == lines[4]['weights'] == lines[2]['weights']
+  assert lines[4]['weights'] != lines[5]['weights']
+
+
+def cursor_data():
+  x, y = cases.arrays()
+  return inputs.Examples(
+    inputs.InMemory({'x': x, 'y': y}),
+    8,
+    filter=lambda example: example['x'][0] > 0,
+    select=('x', 'y'),
+  )
+
+
+def dataset():
+  return tf.data.Dataset.from_tensor_slices(cases.arrays()).batch(8)
+
+
+def batches(resume):
+  x, y = cases.arrays(24)
+  parts = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
+  return tftrain.Batches(parts, resume=resume)
+
+
+@pytest.mark.parametrize(
+  ('data', 'known'),
+  [
+    (cursor_data(), False),
+    (tftrain.Batches(dataset), False),
+    (batches('restart'), False),
+    (batches('skip'), True),
+    (train_data(), True),
+  ],
+)
+def test_a_batch_has_a_digest_where_seed_and_step_say_what_it_is(data, known):
+  found = [digests_lib.batch_digest(data, 0, step) for step in (1, 2)]
+  assert len(set(found)) == (2 if known else 1)
+  assert (found[0] is not None) == known
+
+
+def test_where_a_text_ends_counts():
+  one, other = (
+    tftrain.Batches([(np.array(texts, object),)], resume='skip')
+    for texts in ([b'ab', b'c'], [b'a', b'bc'])
+  )
+  assert digests_lib.batch_digest(one, 0, 1) != digests_lib.batch_digest(
+    other, 0, 1
+  )
+
+
+def test_digests_without_a_run_or_a_number_are_refused():
+  with pytest.raises(tftrain.Error, match='at least 1, got 0'):
+    tftrain.Digests(0)
+  with pytest.raises(tftrain.Error, match='Experiment.actions'):
+    tftrain.Digests(1)(cases.report(1))
+
+
+def runs_of(tmp_path, **changes):
+  """Two runs, the second with `changes`; what diff says of them."""
+  experiment(actions=[tftrain.Digests(2)]).train(tmp_path / 'a')
+  fields = {'actions': [tftrain.Digests(2)], **changes}
+  experiment(**fields).train(tmp_path / 'b')
+  return diff.compare(tmp_path / 'a', tmp_path / 'b')
+
+
+def test_two_equal_runs_are_the_same(tmp_path, capsys):
+  found = runs_of(tmp_path)
+  assert found.where is None and not found.causes
+  assert (
+    found.compared == '3 lines of digests.jsonl and 5 lines of metrics.jsonl'
+  )
+  assert diff.main([str(tmp_path / 'a'), str(tmp_path / 'b')]) == 0
+  assert capsys.readouterr().out.startswith('the same\n')
+
+
+def other_order():
+  return tftrain.Arrays(cases.arrays(seed=5), 8)
+
+
+def test_other_data_show_in_the_batch_of_the_first_digest(tmp_path):
+  found = runs_of(tmp_path, train_data=other_order)
+  assert found.where.startswith('step 2: the batch, and the weights')
+  (cause,) = found.causes
+  assert cause.startswith('data: train: sha256: ')
+
+
+def test_another_rate_shows_in_the_weights_alone(tmp_path):
+  def faster_later():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay
+    return cases.supervised(keras.optimizers.Adam(schedule([2], [0.01, 0.1])))
+
+  found = runs_of(tmp_path, task=faster_later)
+  assert found.where == (
+    'step 4: the weights; the batch is the same, in digests.jsonl (equal up '
+    'to step 2)'
+  )
+  assert 'nothing else that is recorded differs' in str(found)
+
+
+def test_the_metrics_say_it_where_there_are_no_digests(tmp_path):
+  found = runs_of(tmp_path, seed=1, actions=[])
+  assert found.where.startswith('step 2: train: loss ')
+  assert found.compared == '5 lines of metrics.jsonl'
+  assert found.causes == ['seed: 0 -> 1']
+
+
+def test_a_run_that_goes_on_is_not_the_same(tmp_path):
+  found = runs_of(tmp_path, steps=8)
+  assert 'the same up to step 6; only one goes on, to 8' in found.where
+
+
+def write_run(path, life, config='', lines=('{"step": 1, "source": "train"}',)):
+  path.mkdir()
+  (path / 'run.json').write_text(json.dumps({'lives': [life]}))
+  (path / 'config.gin').write_text(config)
+  (path / 'metrics.jsonl').write_text(''.join(f'{line}\n' for line in lines))
+  return path
+
+
+def test_each_cause_is_a_line(tmp_path):
+  one = {'tensorflow': '2.21.0', 'seed': 0, 'replicas': 1}
+  git = {'commit': 'a' * 40, 'dirty': False, 'diff_sha256': None}
+  a = write_run(
+    tmp_path / 'a', {**one, 'git': git}, 'Adam.rate = 0.1\nX.y = \\\n    (1,\n'
+  )
+  other = {'tensorflow': '2.22.0', 'seed': 1, 'replicas': 2}
+  git = {**git, 'dirty': True, 'diff_sha256': 'b' * 64}
+  b = write_run(
+    tmp_path / 'b',
+    {**other, 'git': git, 'data': {'train': {}}},
+    'Adam.rate = 0.2\nSGD.x = 3\nX.y = \\\n    (2,\n',
+  )
+  found = diff.compare(a, b)
+  assert found.where is None
+  assert found.causes == [
+    'config: Adam.rate: 0.1 -> 0.2',
+    'config: SGD.x: not set -> 3',
+    'config: X.y: (1, -> (2,',
+    'code: aaaaaaaaaaaa -> aaaaaaaaaaaa with changes bbbbbbbbbbbb',
+    'data: unknown -> recorded',
+    'versions: tensorflow: 2.21.0 -> 2.22.0',
+    'seed: 0 -> 1',
+    'replicas: 1 -> 2',
+  ]
+
+
+def test_what_cannot_be_compared_is_one_line_and_code_2(tmp_path, capsys):
+  a = write_run(tmp_path / 'a', {})
+  b = write_run(tmp_path / 'b', {}, lines=['{"step": 2, "source": "train"}'])
+  broken = write_run(tmp_path / 'c', {})
+  (broken / 'run.json').write_text('{')
+  for other, said in (
+    (tmp_path / 'no', 'holds no run.json'),
+    (b, 'no step in common'),
+    (broken, 'is damaged'),
+  ):
+    assert diff.main([str(a), str(other)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+  assert diff.main([str(a)]) == 2
+
+
+def test_diff_runs_without_tensorflow(tmp_path):
+  a = write_run(tmp_path / 'a', {'seed': 0})
+  b = write_run(
+    tmp_path / 'b',
+    {'seed': 1},
+    lines=['{"step": 1, "source": "train", "loss": 2.0}'],
+  )
+  code = (
+    'import runpy, sys\n'
+    f'sys.argv = ["diff", {str(a)!r}, {str(b)!r}]\n'
+    'try:\n  runpy.run_module("tftrain.diff", run_name="__main__")\n'
+    'finally:\n  print("tensorflow" in sys.modules)\n'
+  )
+  ended = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert ended.returncode == 1, ended.stderr
+  assert ended.stdout.splitlines()[-2:] == ['seed: 0 -> 1', 'False']

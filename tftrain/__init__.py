@@ -18,6 +18,7 @@ _HOMES = {
   'Best': 'retention',
   'Arrays': 'inputs',
   'Checkpointer': 'checkpoints',
+  'Digests': 'digests',
   'EarlyStopping': 'actions',
   'Error': 'errors',
   'Evaluator': 'evaluators',
@@ -57,6 +58,7 @@ __all__ = [
   'Batches',
   'Best',
   'Checkpointer',
+  'Digests',
   'EarlyStopping',
   'Error',
   'Evaluator',
@@ -96,6 +98,7 @@ if typing.TYPE_CHECKING:
   from tftrain.actions import EarlyStopping as EarlyStopping
   from tftrain.actions import Every as Every
   from tftrain.checkpoints import Checkpointer as Checkpointer
+  from tftrain.digests import Digests as Digests
   from tftrain.errors import Error as Error
   from tftrain.errors import NonFiniteError as NonFiniteError
   from tftrain.evaluators import Evaluator as Evaluator

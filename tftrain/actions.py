@@ -39,6 +39,14 @@ def stateful(actions: Sequence[Any]) -> dict[str, Stateful]:
   return found
 
 
+def bind(actions: Sequence[Any], run: Any) -> None:
+  """Shows the run that was made to those of `actions` that ask for it."""
+  for action in actions:
+    action = action.action if isinstance(action, Every) else action
+    if hasattr(action, 'bind'):
+      action.bind(run)
+
+
 class Every:
   """Runs `action` whenever another interval is done, and at the end.
 

@@ -16,6 +16,7 @@ from gin import config as gin_config
 import keras
 
 from tftrain import actions
+from tftrain import digests
 from tftrain import errors
 from tftrain import experiments
 from tftrain import exporters
@@ -32,6 +33,7 @@ from tftrain import warmstarts
 _PUBLIC = (
   actions.EarlyStopping,
   actions.Every,
+  digests.Digests,
   experiments.Experiment,
   exporters.Export,
   inputs.ArrayRecord,

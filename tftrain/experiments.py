@@ -219,11 +219,10 @@ class Experiment:
     save = [actions_lib.Every(save_every, checkpointer)]
     if self.best:
       save.insert(0, actions_lib.Every(eval_every, checkpointer.save_if_best))
-    last_step = intervals.last_step(self.steps, self.epochs, per_epoch)
-    return runs.Run(
+    run = runs.Run(
       model_dir,
       trainer=trainer,
-      last_step=_last_step_of(trainer, last_step, data),
+      last_step=self._last_step(trainer, data),
       evaluators=measured,
       checkpointer=checkpointer,
       summary_writer=writer,
@@ -238,6 +237,22 @@ class Experiment:
       options=self._options(stop_signals, save_signals),
       facts=self._facts(trainer),
     )
+    actions_lib.bind(further, run)
+    return run
+
+  def _last_step(self, trainer: trainers.Trainer, data: inputs.Pipeline) -> int:
+    """Where the run ends; says now if the data ends before that."""
+    asked = intervals.last_step(self.steps, self.epochs, data.steps_per_epoch)
+    last = trainer.last_step(asked)
+    if last < asked:
+      logging.warning(
+        'The training data ends at step %d of %d%s; let it repeat '
+        '(epochs=None), or ask for fewer steps.',
+        last,
+        asked,
+        f' ({data.num_examples} examples)' if data.num_examples else '',
+      )
+    return last
 
   def _early_stop(self, evaluate: bool) -> actions_lib.EarlyStopping | None:
     """A copy, as it has a state of its own; None if it would hear nothing."""
@@ -407,22 +422,6 @@ def _publishers(
   writer = summaries.SummaryWriter(model_dir)
   metrics_file = summaries.MetricsFile(model_dir, name)
   return writer, metrics_file, [writer, metrics_file, progress.Progress()]
-
-
-def _last_step_of(
-  trainer: trainers.Trainer, asked: int, data: inputs.Pipeline
-) -> int:
-  """Where the run ends; says now if the data ends before that."""
-  last = trainer.last_step(asked)
-  if last < asked:
-    logging.warning(
-      'The training data ends at step %d of %d%s; let it repeat (epochs=None), '
-      'or ask for fewer steps.',
-      last,
-      asked,
-      f' ({data.num_examples} examples)' if data.num_examples else '',
-    )
-  return last
 
 
 def _check_monitored(

@@ -73,17 +73,17 @@ class Trainer:
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
     self.task = task
     self.strategy = strategy or tf.distribute.get_strategy()
-    self._pipeline = inputs.as_pipeline(data, training=True)
+    self.pipeline: inputs.Pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._log_every = log_every
     self._seed = seed
-    if self._pipeline.batch_size:
-      strategies.check_divides(self._pipeline.batch_size, self.strategy)
-    self._feed = loops.Feed(self._pipeline, seed)
+    if self.pipeline.batch_size:
+      strategies.check_divides(self.pipeline.batch_size, self.strategy)
+    self._feed = loops.Feed(self.pipeline, seed)
     self._counters = loops.Counters.make()
     means = metrics.Means(self._build(update or updates_lib.Update()))
     self._readings = readings.Readings(
-      task, means, self._counters, self._pipeline, log_every
+      task, means, self._counters, self.pipeline, log_every
     )
     self._loop = loops.train_loop(
       task, self._feed, self._counters, means, self._is_measured
@@ -130,7 +130,7 @@ class Trainer:
     return self._features
 
   def decoder(self) -> inputs.Decoder | None:
-    found: inputs.Decoder | None = self._pipeline.decoder()
+    found: inputs.Decoder | None = self.pipeline.decoder()
     return found
 
   def request_stop(self) -> None:
@@ -147,7 +147,7 @@ class Trainer:
       raise errors.ConfigError(f'steps must be a whole number, got {steps!r}')
     if self._ended is not None and steps <= self._ended:
       return self._step
-    ends = self._pipeline.num_steps
+    ends = self.pipeline.num_steps
     return steps if ends is None else min(steps, ends)
 
   def train(
@@ -307,7 +307,7 @@ class Trainer:
     """What must not change between the lives of a run (JSON)."""
     return {
       'seed': self._seed,
-      'data': dict(self._pipeline.fingerprint()),
+      'data': dict(self.pipeline.fingerprint()),
       'optimizers': {
         name: type(optimizer).__name__
         for name, optimizer in self.task.optimizers.items()
@@ -333,7 +333,7 @@ class Trainer:
     return names
 
   def _check_labels(self, batch: Any) -> None:
-    labels = self._pipeline.label_range()
+    labels = self.pipeline.label_range()
     if labels is not None and isinstance(self.task, supervised.SupervisedTask):
       self.task.check_labels(*labels, batch)
 
@@ -371,7 +371,7 @@ class Trainer:
     with (
       self.strategy.scope(),
       builds.explained(self._what_failed),
-      inputs.explained(self._pipeline),
+      inputs.explained(self.pipeline),
     ):
       if self.compile_seconds is None:
         begun = time.perf_counter()
