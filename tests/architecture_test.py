@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports',
+  'errors disks files reports diff',
   'patches precisions strategies autographs '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -36,7 +36,7 @@ _LAYERS = (
   'trainers evaluators predictors',
   'rewinds runs digests followers experiments inspections testing',
   'statements',
-  'config launch',
+  'config reruns launch',
   '__main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -48,6 +48,7 @@ _WITHOUT_TENSORFLOW = (
   'reports',
   'diff',
   'provenance',
+  'reruns',
   'launch',
 )
 

@@ -234,21 +234,20 @@ def _commit(git: Any) -> str | None:
 
 
 def _data(one: Record, other: Record) -> Iterator[str]:
-  first, second = (
-    values[-1] if isinstance(values[-1], dict) else None
-    for values in _both(one, other, 'data')
-  )
-  if first is None or second is None:
-    yield from _unequal('data', [first and 'recorded'], [second and 'recorded'])
+  found = [values[-1] for values in _both(one, other, 'data')]
+  known = [isinstance(value, dict) for value in found]
+  if not all(known):
+    said = [['recorded' if is_known else None] for is_known in known]
+    yield from _unequal('data', *said)
     return
+  first, second = found
   for source in dict.fromkeys([*first, *second]):
-    parts = first.get(source), second.get(source)
-    if None in parts:
-      has = 'the first' if parts[0] else 'the second'
+    if source not in first or source not in second:
+      has = 'the first' if source in first else 'the second'
       yield f'data: only {has} has {source}'
       continue
-    for name in dict.fromkeys([*parts[0], *parts[1]]):
-      values = [[part.get(name)] for part in parts]
+    for name in dict.fromkeys([*first[source], *second[source]]):
+      values = [[part[source].get(name)] for part in found]
       yield from _unequal(f'data: {source}: {name}', *values)
 
 

@@ -9,6 +9,7 @@ from absl import flags
 
 from tftrain import errors
 from tftrain import files
+from tftrain import reruns
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -27,6 +28,7 @@ _MODES = (
   'export',
   'predict',
   'inspect_data',
+  'rerun',
 )
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -44,6 +46,9 @@ _MODEL_DIR = flags.DEFINE_string(
   'model_dir', None, 'Directory of the run: checkpoints, summaries, export.'
 )
 _MODE = flags.DEFINE_enum('mode', 'train_and_eval', _MODES, 'What to do.')
+_RUN = flags.DEFINE_string(
+  'run', None, 'Directory of the run that rerun repeats.'
+)
 _STRATEGY = flags.DEFINE_string(
   'strategy', None, 'Which devices: auto, one_device or mirrored.'
 )
@@ -118,11 +123,37 @@ def _parse(argv: list[str]) -> None:
   needed = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'inspect_data':
     del needed['model_dir']
+  if _MODE.value == 'rerun':
+    needed = {'run': _RUN, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'predict':
     needed.update(input=_INPUT, output=_OUTPUT)
   for name, flag in needed.items():
     if not flag.value:
       raise errors.ConfigError(f'--{name} is missing; see --help')
+  if _MODE.value == 'rerun':
+    _take_flags_of_run()
+
+
+def _take_flags_of_run() -> None:
+  """Sets what the run to be repeated was started with."""
+  if _GIN_FILE.value:
+    raise errors.ConfigError(
+      '--mode=rerun takes the configuration of --run; leave out --gin_file'
+    )
+  found = reruns.flags_of(str(_RUN.value), str(_MODEL_DIR.value))
+  for name, value in found.items():
+    if not flags.FLAGS[name].present:
+      flags.FLAGS[name].parse(value)
+
+
+def _rerun(job: Any, config: Any) -> int:
+  old = str(_RUN.value)
+  for line in reruns.warnings(old, job.life()):
+    print(f'warning: {line}', file=sys.stderr, flush=True)
+  code = _train(job, config)
+  if not code:
+    print(reruns.verdict(old, str(job.model_dir)))
+  return code
 
 
 def _work() -> int:
@@ -142,6 +173,7 @@ def _work() -> int:
   model_dir = files.run_directory(_MODEL_DIR.value)
   config.check_same(model_dir)
   mode = _MODE.value
+  trained = reruns.mode_of(str(_RUN.value)) if mode == 'rerun' else mode
   if mode == 'eval_continuously':
     return _follow(
       experiment.follow(
@@ -152,11 +184,11 @@ def _work() -> int:
     )
   job = experiment.prepare(
     model_dir,
-    evaluate=mode != 'train',
+    evaluate=trained != 'train',
     stop_signals=_STOP_SIGNALS.value,
     save_signals=_SAVE_SIGNALS.value,
   )
-  if mode != 'train':
+  if trained != 'train':
     config.check_used()
   actions: dict[str, Callable[[Any, Any], int]] = {
     'train': _train,
@@ -164,6 +196,7 @@ def _work() -> int:
     'eval': _evaluate,
     'export': _export,
     'predict': _predict,
+    'rerun': _rerun,
   }
   return actions[mode](job, config)
 
