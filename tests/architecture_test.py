@@ -26,7 +26,7 @@ _LAYERS = (
   'inputs.generators inputs.maps inputs.mixtures inputs.batchers '
   'inputs.services inputs.parts inputs.decoders inputs.examples '
   'inputs.arrays inputs.iterators '
-  'inputs.batches inputs.opening inputs inputs.__main__ '
+  'inputs.batches inputs.limits inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats gradients optimizers targets appliers engines builds tasks '
   'supervised metrics actions summaries bundles comparisons retention '

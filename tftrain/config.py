@@ -42,6 +42,7 @@ _PUBLIC = (
   inputs.Bucketed,
   inputs.Csv,
   inputs.Examples,
+  inputs.FirstBatches,
   inputs.Generator,
   inputs.ImageFolder,
   inputs.InMemory,

@@ -77,6 +77,8 @@ class Experiment:
     precision: The Keras dtype policy of the Task's layers: `float32`,
       `mixed_bfloat16` or `mixed_float16`.
     actions: Further Actions for the training Reports.
+    overfit_batches: Trains on the first so many batches again and again.
+    limit_eval_batches: How many batches an evaluation takes; None is all.
   """
 
   task: Callable[[], tasks.Task]
@@ -104,6 +106,8 @@ class Experiment:
   update: updates.Update = updates.Update()
   precision: str = 'float32'
   actions: Sequence[reports.Action] = ()
+  overfit_batches: int | None = None
+  limit_eval_batches: int | None = None
 
   def __post_init__(self) -> None:
     for name, value in (('task', self.task), ('train_data', self.train_data)):
@@ -117,8 +121,9 @@ class Experiment:
         'Experiment needs either steps or epochs; '
         + ('it has neither' if self.steps is None else 'it has both')
       )
-    for name, kinds in (('steps', int), ('epochs', int | float)):
+    for name in ('steps', 'epochs', 'overfit_batches', 'limit_eval_batches'):
       value = getattr(self, name)
+      kinds = int | float if name == 'epochs' else int
       if value is not None and (not isinstance(value, kinds) or value <= 0):
         raise errors.ConfigError(
           f'Experiment.{name} must be a positive number, got {value!r}'
@@ -175,7 +180,7 @@ class Experiment:
 
   def all_data(self) -> Iterator[tuple[str, inputs.Pipeline]]:
     """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
-    yield 'train', inputs.as_pipeline(self.train_data, training=True)
+    yield 'train', self._train_data()
     for name, make in self._eval_data().items():
       yield f'eval/{name}', inputs.as_pipeline(make, training=False)
 
@@ -358,7 +363,7 @@ class Experiment:
   def _make_trainer(self) -> tuple[trainers.Trainer, inputs.Pipeline]:
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(self.strategy)
-    data = inputs.as_pipeline(self.train_data, training=True)
+    data = self._train_data()
     data.check_resumable()
     trainer = trainers.Trainer(
       self._make_task(strategy),
@@ -406,11 +411,13 @@ class Experiment:
     ]
 
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
-    if self.eval_data is None:
-      return {}
-    if isinstance(self.eval_data, Mapping):
-      return self.eval_data
-    return {'test': self.eval_data}
+    given = self.eval_data or {}
+    named = given if isinstance(given, Mapping) else {'test': given}
+    return inputs.all_limited(named, self.limit_eval_batches)
+
+  def _train_data(self) -> inputs.Pipeline:
+    data = inputs.as_pipeline(self.train_data, training=True)
+    return inputs.limited(data, self.overfit_batches, 'train', repeat=True)
 
 
 def _publishers(

@@ -52,6 +52,12 @@ _RUN = flags.DEFINE_string(
 _STRATEGY = flags.DEFINE_string(
   'strategy', None, 'Which devices: auto, one_device or mirrored.'
 )
+_OVERFIT_BATCHES = flags.DEFINE_integer(
+  'overfit_batches', None, 'Train on the first so many batches again and again.'
+)
+_LIMIT_EVAL_BATCHES = flags.DEFINE_integer(
+  'limit_eval_batches', None, 'Evaluate on so many batches at most.'
+)
 _LOCAL_DEVICES = flags.DEFINE_integer(
   'local_devices', None, 'Split the CPU into this many logical devices.'
 )
@@ -163,8 +169,9 @@ def _work() -> int:
     strategies.set_local_devices(_LOCAL_DEVICES.value)
   tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
   bindings = list(_GIN_BINDINGS.value)
-  if _STRATEGY.value is not None:
-    bindings.append(f'Experiment.strategy = {_STRATEGY.value!r}')
+  for flag in (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES):
+    if flag.value is not None:
+      bindings.append(f'Experiment.{flag.name} = {flag.value!r}')
   experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
   if _MODE.value == 'inspect_data':
     print(inspections.inspect(experiment))

@@ -1,20 +1,23 @@
 """The first batches of other data: repeated for ever, or no more than these."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 from absl import logging
 import tensorflow as tf
 
+from tftrain.inputs import batches as batches_lib
 from tftrain.inputs import pipelines
 
 
 class FirstBatches(pipelines.Pipeline):
   """The first batches of `data`, and nothing after them.
 
-  Repeated, they show whether a model can learn anything at all: with few enough
-  it should learn them by heart. They are then kept in memory, so that batches of
-  a dataset that shuffles anew each time stay the same.
+  Repeated, they show whether a model can learn anything at all: a few it should
+  learn by heart. They are then kept in memory, so that those of a dataset that
+  shuffles anew each time stay the same.
 
   Args:
     data: Where they come from.
@@ -74,9 +77,9 @@ class FirstBatches(pipelines.Pipeline):
     return int(first.reduce(tf.zeros([], tf.int64), lambda n, _: n + 1))
 
   def batch(self, seed: int, step: tf.Tensor) -> Any:
+    if not self._repeat:  # whoever reads it stops at `num_steps`
+      return self.data.batch(seed, step)
     ends = self.data.num_steps
-    if not self._repeat:
-      return None  # an end is known to tf.data only
     count = self._batches if ends is None else min(self._batches, ends)
     return self.data.batch(seed, step % count)
 
@@ -112,3 +115,17 @@ def limited(
   how = 'again and again' if repeat else 'and nothing else'
   logging.warning('%s: the first %d batches, %s.', what, batches, how)
   return found
+
+
+def all_limited(
+  data: Mapping[str, Callable[[], Any]], batches: int | None
+) -> Mapping[str, Callable[[], Any]]:
+  """Name -> function that makes evaluation data, each limited."""
+  if batches is None:
+    return data
+
+  def make(name: str) -> pipelines.Pipeline:
+    given = batches_lib.as_pipeline(data[name], training=False)
+    return limited(given, batches, f'eval/{name}')
+
+  return {name: functools.partial(make, name) for name in data}
