@@ -34,7 +34,7 @@ _LAYERS = (
   'preemption intervals exporters progress spikes rows provenance',
   'loops requests readings detours',
   'trainers evaluators predictors',
-  'rewinds runs digests followers experiments inspections testing',
+  'rewinds runs digests profiles followers experiments inspections testing',
   'statements',
   'config reruns launch',
   '__main__',

@@ -32,6 +32,7 @@ _HOMES = {
   'MetricsFile': 'summaries',
   'NonFiniteError': 'errors',
   'Pipeline': 'inputs',
+  'Profile': 'profiles',
   'Progress': 'progress',
   'Report': 'reports',
   'Result': 'runs',
@@ -72,6 +73,7 @@ __all__ = [
   'MetricsFile',
   'NonFiniteError',
   'Pipeline',
+  'Profile',
   'Progress',
   'Report',
   'Result',
@@ -110,6 +112,7 @@ if typing.TYPE_CHECKING:
   from tftrain.inputs import Pipeline as Pipeline
   from tftrain.losses import Loss as Loss
   from tftrain.preemption import stop_on_signal as stop_on_signal
+  from tftrain.profiles import Profile as Profile
   from tftrain.progress import Progress as Progress
   from tftrain.reports import Action as Action
   from tftrain.reports import Report as Report

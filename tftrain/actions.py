@@ -162,7 +162,7 @@ def dispatch(
   """
   signals = set()
   # Those that report come before those that may take long and be cut short.
-  for action in sorted(actions, key=lambda a: hasattr(a, 'next_due')):
+  for action in sorted(actions, key=_place):
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
     else:
@@ -174,6 +174,12 @@ def dispatch(
     if reports.Signal.INTERRUPTED in signals:
       break
   return signals
+
+
+def _place(action: Any) -> int:
+  """Of 0 for plain Actions and 1 for timed ones, or what an Action asks for."""
+  place: int = getattr(action, 'place', int(hasattr(action, 'next_due')))
+  return place
 
 
 class EarlyStopping:

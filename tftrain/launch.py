@@ -91,6 +91,9 @@ _PREEMPT_EXIT_CODE = flags.DEFINE_integer(
   lower_bound=0,
   upper_bound=255,
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps', None, 'Which steps to profile, first and last: 10:19.'
+)
 _RUN_EAGERLY = flags.DEFINE_boolean(
   'run_eagerly', False, 'Run without compiling, to debug with pdb.'
 )
@@ -179,6 +182,8 @@ def _work() -> int:
   assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = files.run_directory(_MODEL_DIR.value)
   config.check_same(model_dir)
+  if _PROFILE_STEPS.value is not None:
+    experiment = config.profiled(experiment, _PROFILE_STEPS.value)
   mode = _MODE.value
   trained = reruns.mode_of(str(_RUN.value)) if mode == 'rerun' else mode
   if mode == 'eval_continuously':

@@ -327,10 +327,14 @@ class Run:
 
   def _write_texts(self, texts: Mapping[str, str], *, fresh: bool) -> None:
     for name, text in texts.items():
-      files.write_text(self.model_dir / name, text)
-      if fresh:
-        self._summary_writer.write_text(name, text)
+      self.show(name, text, in_tensorboard=fresh)
     self._write_start()
+
+  def show(self, name: str, text: str, *, in_tensorboard: bool = True) -> None:
+    """Keeps a text in model_dir, and shows it in TensorBoard."""
+    files.write_text(self.model_dir / name, text)
+    if in_tensorboard:
+      self._summary_writer.write_text(name, text)
 
   def life(self) -> dict[str, Any]:
     """What run.json says of this life of the run."""

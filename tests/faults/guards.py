@@ -125,7 +125,7 @@ GUARDS = (
       'lines_after_the_restored_step_are_taken_back',
       'lines after the restored step are taken back',
       'summaries.py',
-      'files.keep_lines(self._metrics, lambda line: _step_of(line) <= step)',
+      'keep_until(self._metrics, step)',
       'pass',
     ),
   ),
