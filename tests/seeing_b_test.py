@@ -773,3 +773,16 @@ def test_a_run_resumed_behind_the_steps_has_no_profile(tmp_path, caplog):
   experiment(actions=profile).train(tmp_path / 'run')
   assert 'the run is at step 4 already' in caplog.text
   assert not list((tmp_path / 'run').glob('profile*'))
+
+
+def test_a_stop_while_tracing_frees_the_profiler(tmp_path, caplog):
+  run = experiment(actions=[tftrain.Profile(2, 5)]).prepare(tmp_path / 'run')
+  profile = next(a for a in run._actions if isinstance(a, tftrain.Profile))
+  profile(cases.report(1, last_step=6))
+  assert profile.place < 0
+  profile(cases.report(3, last_step=6, stopping=True))
+  assert 'the run was stopped, or went back, at step 3' in caplog.text
+  assert profile.next_due(3) is None
+  assert not list((tmp_path / 'run').glob('profile*'))
+  tf.profiler.experimental.start(str(tmp_path / 'free'))
+  tf.profiler.experimental.stop(save=False)

@@ -84,7 +84,13 @@ class Profile:
         'Profile does not know its run; give it to Experiment.actions'
       )
     if self._is_tracing:
-      if report.step >= self.last or report.stopping or report.is_last:
+      went_back = report.step < self.first - 1
+      if (
+        report.step >= self.last
+        or report.stopping
+        or report.is_last
+        or went_back
+      ):
         self._end(self._run, report.step)
     elif not self._is_through and report.step >= self.first - 1:
       self._is_through = report.step >= self.first or report.stopping
@@ -115,7 +121,7 @@ class Profile:
       self._say(errors.one_line(error))
       return
     if step < self.last:
-      self._say(f'the run was stopped at step {step}')
+      self._say(f'the run was stopped, or went back, at step {step}')
       return
     text = table(operations(planes), self.last - self.first + 1)
     title = f'Steps {self.first} to {self.last}, the costliest operations:'
