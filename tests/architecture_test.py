@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger grace',
+  'errors disks files reports ledger grace diff',
   'patches precisions strategies autographs '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -26,19 +26,20 @@ _LAYERS = (
   'inputs.generators inputs.maps inputs.mixtures inputs.batchers '
   'inputs.services inputs.parts inputs.decoders inputs.examples '
   'inputs.arrays inputs.iterators '
-  'inputs.batches inputs.opening inputs inputs.__main__ '
+  'inputs.batches inputs.limits inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '
   'seeds remats numerics gradients optimizers targets appliers engines '
   'builds tasks supervised metrics actions artifacts summaries histograms '
   'overviews hparams sinks bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
-  'exports preemption intervals exporters progress spikes rows',
+  'exports preemption intervals exporters progress spikes rows provenance '
+  'records',
   'loops requests readings detours',
   'trainers evaluators predictors',
-  'crashes rewinds checks runs replays followers experiments '
+  'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections testing',
   'statements',
-  'config launch',
+  'config reruns launch',
   '__main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -49,6 +50,9 @@ _WITHOUT_TENSORFLOW = (
   'files',
   'reports',
   'ledger',
+  'diff',
+  'provenance',
+  'reruns',
   'launch',
 )
 

@@ -14,7 +14,7 @@ import tftrain
 from tftrain import bundles
 from tftrain import errors
 from tftrain import files
-from tftrain import runs
+from tftrain import provenance
 
 
 def experiment(**options):
@@ -172,7 +172,7 @@ def _eval_data():
 def test_secrets_are_left_out_of_run_json():
   argv = ['run', '--api_key=x1', '--token', 'x2', '--steps=3', '--max_tokens=4']
   argv += ["--gin_bindings=hub.load.password = 'x3'", '--keyboard=5', 'plain']
-  clean = runs.redacted(argv)
+  clean = provenance.redacted(argv)
   assert not any(secret in ' '.join(clean) for secret in ('x1', 'x2', 'x3'))
   for word in ('run', '--steps=3', '--max_tokens=4', '--keyboard=5', 'plain'):
     assert word in clean

@@ -315,7 +315,7 @@ def test_every_optimizer_does_what_keras_does(name):
   trainer, _ = train(lambda: cases.supervised(make(0.01)), 3)
   keras.utils.set_random_seed(3)
   task = cases.supervised(make(0.01))
-  data = trainer._pipeline
+  data = trainer.pipeline
   for step in range(3):
     x, y = data.batch(0, tf.constant(step, tf.int64))
     with tf.GradientTape() as tape:

@@ -20,6 +20,7 @@ _HOMES = {
   'Best': 'retention',
   'Checkpointer': 'checkpoints',
   'CsvSink': 'sinks',
+  'Digests': 'digests',
   'EarlyStopping': 'actions',
   'Error': 'errors',
   'Evaluator': 'evaluators',
@@ -36,6 +37,7 @@ _HOMES = {
   'NonFiniteError': 'errors',
   'Pipeline': 'inputs',
   'PrCurve': 'artifacts',
+  'Profile': 'profiles',
   'Progress': 'progress',
   'Report': 'reports',
   'Result': 'runs',
@@ -67,6 +69,7 @@ __all__ = [
   'Best',
   'Checkpointer',
   'CsvSink',
+  'Digests',
   'EarlyStopping',
   'Error',
   'Evaluator',
@@ -83,6 +86,7 @@ __all__ = [
   'NonFiniteError',
   'Pipeline',
   'PrCurve',
+  'Profile',
   'Progress',
   'Report',
   'Result',
@@ -117,6 +121,7 @@ if typing.TYPE_CHECKING:
   from tftrain.artifacts import PrCurve as PrCurve
   from tftrain.artifacts import Table as Table
   from tftrain.checkpoints import Checkpointer as Checkpointer
+  from tftrain.digests import Digests as Digests
   from tftrain.errors import Error as Error
   from tftrain.errors import NonFiniteError as NonFiniteError
   from tftrain.evaluators import Evaluator as Evaluator
@@ -129,6 +134,7 @@ if typing.TYPE_CHECKING:
   from tftrain.inputs import Pipeline as Pipeline
   from tftrain.losses import Loss as Loss
   from tftrain.preemption import stop_on_signal as stop_on_signal
+  from tftrain.profiles import Profile as Profile
   from tftrain.progress import Progress as Progress
   from tftrain.reports import Action as Action
   from tftrain.reports import Report as Report

@@ -175,7 +175,7 @@ def dispatch(
   """
   signals = set()
   # Those that report come before those that may take long and be cut short.
-  for action in sorted(actions, key=lambda a: hasattr(a, 'next_due')):
+  for action in sorted(actions, key=_place):
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
     else:
@@ -215,6 +215,12 @@ def bind(actions: Sequence[Any], run: Any) -> None:
     action = action.action if isinstance(action, Every) else action
     if hasattr(action, 'bind'):
       action.bind(run)
+
+
+def _place(action: Any) -> int:
+  """Of 0 for plain Actions and 1 for timed ones, or what an Action asks for."""
+  place: int = getattr(action, 'place', int(hasattr(action, 'next_due')))
+  return place
 
 
 class EarlyStopping:

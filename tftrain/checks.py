@@ -35,8 +35,9 @@ def check(recipe: Any, names: Iterable[str]) -> None:
       'Experiment needs either steps or epochs; '
       + ('it has neither' if recipe.steps is None else 'it has both')
     )
-  for name, kinds in (('steps', int), ('epochs', int | float)):
+  for name in ('steps', 'epochs', 'overfit_batches', 'limit_eval_batches'):
     value = getattr(recipe, name)
+    kinds: Any = int | float if name == 'epochs' else int
     if value is not None and (not isinstance(value, kinds) or value <= 0):
       raise errors.ConfigError(
         f'Experiment.{name} must be a positive number, got {value!r}'

@@ -6,6 +6,7 @@ plain arguments.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import inspect
 import pathlib
 import re
@@ -16,11 +17,14 @@ from gin import config as gin_config
 import keras
 
 from tftrain import actions
+from tftrain import digests
 from tftrain import errors
 from tftrain import experiments
 from tftrain import exporters
 from tftrain import histograms
 from tftrain import inputs
+from tftrain import profiles
+from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import schedules
@@ -34,6 +38,7 @@ from tftrain import warmstarts
 _PUBLIC = (
   actions.EarlyStopping,
   actions.Every,
+  digests.Digests,
   experiments.Experiment,
   exporters.Export,
   histograms.Histograms,
@@ -43,6 +48,7 @@ _PUBLIC = (
   inputs.Bucketed,
   inputs.Csv,
   inputs.Examples,
+  inputs.FirstBatches,
   inputs.Generator,
   inputs.ImageFolder,
   inputs.InMemory,
@@ -59,6 +65,7 @@ _PUBLIC = (
   inputs.TextFiles,
   inputs.TextLines,
   inputs.Tfds,
+  profiles.Profile,
   retention.Best,
   rewinds.Rewind,
   schedules.InverseSqrt,
@@ -115,6 +122,14 @@ def load(
     raise errors.ConfigError(_join_lines(error)) from error
   assert isinstance(recipe, experiments.Experiment)
   return recipe
+
+
+def profiled(
+  experiment: experiments.Experiment, steps: str
+) -> experiments.Experiment:
+  """The same with a Profile of the steps `a:b`, which is no part of its run."""
+  profile: reports.Action = profiles.parse(steps)
+  return dataclasses.replace(experiment, actions=[*experiment.actions, profile])
 
 
 def register() -> None:

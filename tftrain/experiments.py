@@ -77,6 +77,8 @@ class Experiment:
     precision: The Keras dtype policy of the Task's layers: `float32`,
       `mixed_bfloat16` or `mixed_float16`.
     actions: Further Actions for the training Reports.
+    overfit_batches: Trains on the first so many batches again and again.
+    limit_eval_batches: How many batches an evaluation takes; None is all.
   """
 
   task: Callable[[], tasks.Task]
@@ -104,6 +106,8 @@ class Experiment:
   update: updates.Update = updates.Update()
   precision: str = 'float32'
   actions: Sequence[reports.Action] = ()
+  overfit_batches: int | None = None
+  limit_eval_batches: int | None = None
 
   def __post_init__(self) -> None:
     checks.check(self, self._eval_data())
@@ -132,7 +136,7 @@ class Experiment:
 
   def all_data(self) -> Iterator[tuple[str, inputs.Pipeline]]:
     """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
-    yield 'train', inputs.as_pipeline(self.train_data, training=True)
+    yield 'train', self._train_data()
     for name, make in self._eval_data().items():
       yield f'eval/{name}', inputs.as_pipeline(make, training=False)
 
@@ -155,9 +159,8 @@ class Experiment:
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
-    publish += [early_stop] if early_stop else []
     further, hear_all = actions_lib.own(self.actions)
-    publish += hear_all
+    publish += [*([early_stop] if early_stop else []), *hear_all]
     measured: list[evaluators.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
     checkpointer = self._checkpointer(
@@ -179,11 +182,10 @@ class Experiment:
       every = intervals.resolved('export', exporter.options.every, per_epoch)
       further.append(actions_lib.Every(every, exporter))
     eval_every = intervals.resolved('eval_every', self.eval_every, per_epoch)
-    last_step = intervals.last_step(self.steps, self.epochs, per_epoch)
     return runs.Run(
       model_dir,
       trainer=trainer,
-      last_step=_last_step_of(trainer, last_step, data),
+      last_step=self._last_step(trainer, data),
       evaluators=measured,
       checkpointer=checkpointer,
       summary_writer=writer,
@@ -198,6 +200,20 @@ class Experiment:
       options=self._options(stop_signals, save_signals),
       facts=self._facts(trainer),
     )
+
+  def _last_step(self, trainer: trainers.Trainer, data: inputs.Pipeline) -> int:
+    """Where the run ends; says now if the data ends before that."""
+    asked = intervals.last_step(self.steps, self.epochs, data.steps_per_epoch)
+    last = trainer.last_step(asked)
+    if last < asked:
+      logging.warning(
+        'The training data ends at step %d of %d%s; let it repeat '
+        '(epochs=None), or ask for fewer steps.',
+        last,
+        asked,
+        f' ({data.num_examples} examples)' if data.num_examples else '',
+      )
+    return last
 
   def _saves(
     self,
@@ -335,7 +351,7 @@ class Experiment:
     ledger = ledger_lib.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(self.strategy)
-    data = inputs.as_pipeline(self.train_data, training=True)
+    data = self._train_data()
     data.check_resumable()
     trainer = trainers.Trainer(
       self._make_task(strategy),
@@ -385,11 +401,13 @@ class Experiment:
     ]
 
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
-    if self.eval_data is None:
-      return {}
-    if isinstance(self.eval_data, Mapping):
-      return self.eval_data
-    return {'test': self.eval_data}
+    given = self.eval_data or {}
+    named = given if isinstance(given, Mapping) else {'test': given}
+    return inputs.all_limited(named, self.limit_eval_batches)
+
+  def _train_data(self) -> inputs.Pipeline:
+    data = inputs.as_pipeline(self.train_data, training=True)
+    return inputs.limited(data, self.overfit_batches, 'train', repeat=True)
 
 
 def _publishers(
@@ -402,19 +420,3 @@ def _publishers(
   metrics_file = summaries.MetricsFile(model_dir, name)
   shown = [] if quiet else [progress.Progress()]
   return writer, metrics_file, [writer, metrics_file, *shown]
-
-
-def _last_step_of(
-  trainer: trainers.Trainer, asked: int, data: inputs.Pipeline
-) -> int:
-  """Where the run ends; says now if the data ends before that."""
-  last = trainer.last_step(asked)
-  if last < asked:
-    logging.warning(
-      'The training data ends at step %d of %d%s; let it repeat (epochs=None), '
-      'or ask for fewer steps.',
-      last,
-      asked,
-      f' ({data.num_examples} examples)' if data.num_examples else '',
-    )
-  return last

@@ -13,8 +13,8 @@ from tftrain import errors
 from tftrain import evaluators
 from tftrain import files
 from tftrain import preemption
+from tftrain import records
 from tftrain import reports
-from tftrain import runs
 from tftrain import summaries
 from tftrain import trainers
 
@@ -114,7 +114,7 @@ class Follower:
     alive = time.monotonic()
     while not self._stop.is_set():
       # Before the listing: what is saved last is then in it.
-      finished = runs.read_record(self.model_dir).get('finished')
+      finished = records.read_record(self.model_dir).get('finished')
       todo = self._todo(done)
       for step in todo:
         if self._evaluate(step):

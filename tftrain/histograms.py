@@ -33,6 +33,8 @@ class Histograms:
     ConfigError: `every` is no interval.
   """
 
+  part = 'summaries'
+
   def __init__(
     self,
     every: actions.Interval | Sequence[actions.Interval] = 1000,

@@ -11,6 +11,7 @@ from absl import flags
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
+from tftrain import reruns
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -30,6 +31,7 @@ _MODES = (
   'predict',
   'replay',
   'inspect_data',
+  'rerun',
 )
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -47,8 +49,17 @@ _MODEL_DIR = flags.DEFINE_string(
   'model_dir', None, 'Directory of the run: checkpoints, summaries, export.'
 )
 _MODE = flags.DEFINE_enum('mode', 'train_and_eval', _MODES, 'What to do.')
+_RUN = flags.DEFINE_string(
+  'run', None, 'Directory of the run that rerun repeats.'
+)
 _STRATEGY = flags.DEFINE_string(
   'strategy', None, 'Which devices: auto, one_device or mirrored.'
+)
+_OVERFIT_BATCHES = flags.DEFINE_integer(
+  'overfit_batches', None, 'Train on the first so many batches again and again.'
+)
+_LIMIT_EVAL_BATCHES = flags.DEFINE_integer(
+  'limit_eval_batches', None, 'Evaluate on so many batches at most.'
 )
 _LOCAL_DEVICES = flags.DEFINE_integer(
   'local_devices', None, 'Split the CPU into this many logical devices.'
@@ -92,6 +103,9 @@ _DEBUG_NUMERICS = flags.DEFINE_boolean(
 _QUIET = flags.DEFINE_boolean(
   'quiet', False, 'Print no progress, only warnings and what came of it.'
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps', None, 'Which steps to profile, first and last: 10:19.'
+)
 _RUN_EAGERLY = flags.DEFINE_boolean(
   'run_eagerly', False, 'Run without compiling, to debug with pdb.'
 )
@@ -130,6 +144,8 @@ def _parse(argv: list[str]) -> None:
   needed: dict[str, Any] = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'inspect_data':
     del needed['model_dir']
+  if _MODE.value == 'rerun':
+    needed = {'run': _RUN, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'predict':
     needed.update(input=_INPUT, output=_OUTPUT)
   if _MODE.value == 'replay':
@@ -137,6 +153,30 @@ def _parse(argv: list[str]) -> None:
   for name, flag in needed.items():
     if not flag.value:
       raise errors.ConfigError(f'--{name} is missing; see --help')
+  if _MODE.value == 'rerun':
+    _take_flags_of_run()
+
+
+def _take_flags_of_run() -> None:
+  """Sets what the run to be repeated was started with."""
+  if _GIN_FILE.value:
+    raise errors.ConfigError(
+      '--mode=rerun takes the configuration of --run; leave out --gin_file'
+    )
+  found = reruns.flags_of(str(_RUN.value), str(_MODEL_DIR.value))
+  for name, value in found.items():
+    if not flags.FLAGS[name].present:
+      flags.FLAGS[name].parse(value)
+
+
+def _rerun(job: Any, config: Any) -> int:
+  old = str(_RUN.value)
+  for line in reruns.warnings(old, job.life()):
+    print(f'warning: {line}', file=sys.stderr, flush=True)
+  code = _train(job, config)
+  if not code:
+    print(reruns.verdict(old, str(job.model_dir)))
+  return code
 
 
 def _work() -> int:
@@ -149,8 +189,9 @@ def _work() -> int:
   if _DEBUG_NUMERICS.value:
     tf.debugging.enable_check_numerics()
   bindings = list(_GIN_BINDINGS.value)
-  if _STRATEGY.value is not None:
-    bindings.append(f'Experiment.strategy = {_STRATEGY.value!r}')
+  for flag in (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES):
+    if flag.value is not None:
+      bindings.append(f'Experiment.{flag.name} = {flag.value!r}')
   experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
   if _MODE.value == 'inspect_data':
     print(heavy.inspections.inspect(experiment))
@@ -158,7 +199,10 @@ def _work() -> int:
   assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = files.run_directory(_MODEL_DIR.value)
   config.check_same(model_dir)
+  if _PROFILE_STEPS.value is not None:
+    experiment = config.profiled(experiment, _PROFILE_STEPS.value)
   mode = _MODE.value
+  trained = reruns.mode_of(str(_RUN.value)) if mode == 'rerun' else mode
   if mode == 'eval_continuously':
     return _follow(
       experiment.follow(
@@ -170,13 +214,13 @@ def _work() -> int:
     )
   job = experiment.prepare(
     model_dir,
-    evaluate=mode not in ('train', 'replay'),
+    evaluate=trained not in ('train', 'replay'),
     stop_signals=_STOP_SIGNALS.value,
     save_signals=_SAVE_SIGNALS.value,
     started=ledger.process_start(),
     quiet=_QUIET.value,
   )
-  if mode not in ('train', 'replay'):
+  if trained not in ('train', 'replay'):
     config.check_used()
   actions: dict[str, Callable[[Any, Any], int]] = {
     'train': _train,
@@ -185,6 +229,7 @@ def _work() -> int:
     'export': _export,
     'predict': _predict,
     'replay': _replay,
+    'rerun': _rerun,
   }
   return actions[mode](job, config)
 

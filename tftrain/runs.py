@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import json
-import math
 import pathlib
 import platform
-import re
 import socket
 import sys
 import time
@@ -29,13 +26,13 @@ from tftrain import inputs
 from tftrain import overviews
 from tftrain import predictors
 from tftrain import preemption
+from tftrain import provenance
+from tftrain import records
 from tftrain import reports
 from tftrain import rewinds
 from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
-
-_RECORD = 'run.json'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,7 +316,7 @@ class Run:
 
   def _is_done(self) -> bool:
     step = self.trainer.step
-    finished = read_record(self.model_dir).get('finished') or {}
+    finished = records.read_record(self.model_dir).get('finished') or {}
     known = (
       finished.get('step') == step
       and finished.get('last_step', 0) >= self.last_step
@@ -344,17 +341,21 @@ class Run:
     return Result(
       step=self.trainer.step,
       last_step=self.last_step,
-      scalars=newest_scalars(self.model_dir),
+      scalars=records.newest_scalars(self.model_dir),
       seconds=self.trainer.ledger.read(),
       **changes,
     )
 
   def _write_texts(self, texts: Mapping[str, str], *, fresh: bool) -> None:
     for name, text in texts.items():
-      files.write_text(self.model_dir / name, text)
-      if fresh:
-        self.summary_writer.write_text(name, text)
+      self.show(name, text, in_tensorboard=fresh)
     self._write_start()
+
+  def show(self, name: str, text: str, *, in_tensorboard: bool = True) -> None:
+    """Keeps a text in model_dir, and shows it in TensorBoard."""
+    files.write_text(self.model_dir / name, text)
+    if in_tensorboard:
+      self.summary_writer.write_text(name, text)
 
   def _show_overview(self, bindings: Sequence[str]) -> None:
     """What is trained, once, beside its curves."""
@@ -364,17 +365,32 @@ class Run:
     self.summary_writer.show(0, overviews.of_task(task))
     self.summary_writer.show_run(row)
 
-  def _write_start(self) -> None:
+  def life(self) -> dict[str, Any]:
+    """What run.json says of this life of the run."""
+    facts = self.trainer.facts()
+    evals = {f'eval/{e.name}': e.pipeline for e in self.evaluators}
     life = {
-      'argv': redacted(sys.argv),
+      'argv': provenance.redacted(sys.argv),
       'host': socket.gethostname(),
       'start_step': self.trainer.step,
       'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
       'python': platform.python_version(),
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
+      'git': provenance.code(),
+      'seed': facts['seed'],
+      'replicas': self.trainer.strategy.num_replicas_in_sync,
+      'data': provenance.data(
+        {
+          'train': facts['data'],
+          **{name: data.fingerprint() for name, data in evals.items()},
+        }
+      ),
     }
-    record = read_record(self.model_dir)
+    return {name: fact for name, fact in life.items() if fact is not None}
+
+  def _write_start(self) -> None:
+    record = records.read_record(self.model_dir)
     ledger = self.trainer.ledger
     began = record.get('began', ledger.started)
     if not self.trainer.step:
@@ -382,7 +398,7 @@ class Run:
     self._note(
       **self._facts,
       began=began,
-      lives=[*record.get('lives', []), life],
+      lives=[*record.get('lives', []), self.life()],
       last_step=self.last_step,
       finished=None,
       passed_over=self.trainer.detours.facts(),
@@ -397,64 +413,17 @@ class Run:
 
   def _note(self, **facts: Any) -> None:
     """Changes what run.json says."""
-    record = {**read_record(self.model_dir), **facts}
-    files.write_json(self.model_dir / _RECORD, record)
-
-
-def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
-  """What run.json says of a run; nothing if it is not there, or rotten."""
-  path = model_dir / _RECORD
-  try:
-    with files.explained(path):
-      text = path.read_text(encoding='utf-8') if path.exists() else '{}'
-    record = json.loads(text)
-  except ValueError:
-    record = {}
-  return record if isinstance(record, dict) else {}
+    record = {**records.read_record(self.model_dir), **facts}
+    files.write_json(self.model_dir / records.NAME, record)
 
 
 def about(model_dir: pathlib.Path, trainer: trainers.Trainer) -> dict[str, Any]:
   """What model.md says of a run: title -> text or table."""
   config = model_dir / 'config.gin'
   facts = {
-    'Metrics': newest_scalars(model_dir),
+    'Metrics': records.newest_scalars(model_dir),
     'Data': trainer.facts()['data'],
   }
   if config.exists():
     facts['Configuration'] = config.read_text(encoding='utf-8')
   return facts
-
-
-def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
-  """The last value of each metric, by its full name."""
-  scalars = {}
-  for values in summaries.read_lines(model_dir / 'metrics.jsonl'):
-    source = values.pop('source')
-    values.pop('step')
-    scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})
-  return {k: v for k, v in scalars.items() if not math.isnan(v)}
-
-
-_SECRET = re.compile(
-  r'(?i)([\w./-]*(?:token|key|password|passwd|secret|credentials?)(?![a-z])\w*)'
-  r'(\s*=\s*)?(.*)',
-  re.DOTALL,
-)
-
-
-def redacted(argv: Sequence[str]) -> list[str]:
-  """A command line without the values of flags that are named like secrets."""
-  clean: list[str] = []
-  hide = False
-  for word in argv:
-    if hide:
-      clean.append('[redacted]')
-      hide = False
-      continue
-    found = _SECRET.search(word)
-    # `--api_key=x`, a binding `load.api_key = 'x'`, or `--api_key x`.
-    if found and found[2]:
-      word = word[: found.start(3)] + '[redacted]'
-    hide = bool(found) and word.startswith('-') and '=' not in word
-    clean.append(word)
-  return clean

@@ -25,6 +25,7 @@ class Sink(abc.ABC):
   >>> Experiment(..., actions=[Printed()])
   """
 
+  part = 'summaries'
   hears_all = True
   """An Experiment gives it the Reports of evaluations, too."""
 

@@ -170,7 +170,7 @@ class MetricsFile:
 
   def begin(self, step: int) -> Collection[tuple[int, str]]:
     """Takes back the lines after `step`; (step, source) of those that stay."""
-    files.keep_lines(self._metrics, lambda line: _step_of(line) <= step)
+    keep_until(self._metrics, step)
     self._written = {
       (values['step'], values['source']) for values in read_lines(self._metrics)
     }
@@ -191,6 +191,11 @@ class MetricsFile:
     head = {'step': report.step, 'source': report.source}
     files.append_line(self._metrics, _to_json({**head, **report.scalars}))
     files.append_line(self._timing, _to_json({**head, **report.timing}))
+
+
+def keep_until(path: pathlib.Path, step: int) -> None:
+  """Takes back the lines after `step`."""
+  files.keep_lines(path, lambda line: _step_of(line) <= step)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:

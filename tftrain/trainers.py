@@ -74,7 +74,7 @@ class Trainer:
     self.task = task
     self.ledger = ledger or ledger_lib.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
-    self.pipeline = inputs.as_pipeline(data, training=True)
+    self.pipeline: inputs.Pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._seed = seed
     if self.pipeline.batch_size:

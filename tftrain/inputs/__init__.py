@@ -21,6 +21,9 @@ from tftrain.inputs.iterators import save as save_iterator
 from tftrain.inputs.libraries import ArrayRecord
 from tftrain.inputs.libraries import Parquet
 from tftrain.inputs.libraries import Tfds
+from tftrain.inputs.limits import all_limited
+from tftrain.inputs.limits import FirstBatches
+from tftrain.inputs.limits import limited
 from tftrain.inputs.lines import Csv
 from tftrain.inputs.lines import JsonLines
 from tftrain.inputs.lines import TextLines
@@ -45,6 +48,7 @@ __all__ = [
   'Csv',
   'Decoder',
   'Examples',
+  'FirstBatches',
   'Generator',
   'ImageFolder',
   'InMemory',
@@ -63,8 +67,10 @@ __all__ = [
   'TextFiles',
   'TextLines',
   'Tfds',
+  'all_limited',
   'as_pipeline',
   'explained',
+  'limited',
   'load_iterator',
   'open_input',
   'stamps',

@@ -68,6 +68,7 @@ class Batches(pipelines.Pipeline):
       self.num_steps = cardinality
     self._resume = resume or ('skip' if python else 'state')
     self.keeps_iterator = self._resume == 'state'
+    self.restarts = self._resume == 'restart'
     self._checked = False
 
   def check_resumable(self) -> None:

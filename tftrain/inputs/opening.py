@@ -12,6 +12,7 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.inputs import arrays as arrays_lib
 from tftrain.inputs import examples as examples_lib
+from tftrain.inputs import limits
 from tftrain.inputs import lines
 from tftrain.inputs import memory
 from tftrain.inputs import pipelines
@@ -50,6 +51,8 @@ def open_input(
     InputError: Files of an unknown kind or of several, or what they hold is not
       what `like` takes.
   """
+  if isinstance(like, limits.FirstBatches):
+    like = like.data  # files are read whole
   kind = _kind_of(streams.find(path))
   if kind in _FILES:
     if not isinstance(like, examples_lib.Examples):

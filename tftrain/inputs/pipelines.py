@@ -27,6 +27,7 @@ class Pipeline(abc.ABC):
       next one begins, and takes it: `dataset(seed, start_step, cursor)`.
     keeps_iterator: Whether checkpoints keep the iterator itself, because
       nothing less says where a batch begins. `dataset` then starts at step 0.
+    restarts: Whether a resumed run begins its data anew.
     lost: Damaged records that were left out.
     pads: Whether the last rows of a batch may be fillers of weight zero.
     rearranges: Whether rows are not the examples one by one, in their order.
@@ -39,6 +40,7 @@ class Pipeline(abc.ABC):
   repeats: bool = False
   has_cursor: bool = False
   keeps_iterator: bool = False
+  restarts: bool = False
   lost: int = 0
   pads: bool = False
   rearranges: bool = False

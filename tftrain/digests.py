@@ -1,0 +1,121 @@
+"""Digests: what a run saw and what it had become, step by step, as SHA-256."""
+
+from collections.abc import Iterable
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import buckets
+from tftrain import errors
+from tftrain import files
+from tftrain import inputs
+from tftrain import reports
+from tftrain import runs
+from tftrain import summaries
+from tftrain import variables
+
+_FILE = 'digests.jsonl'
+
+
+class Digests:
+  """Appends {"step", "batch", "weights"} to `model_dir/digests.jsonl`.
+
+  `batch` is a digest of the step's batch, `weights` one of the Task's variables
+  after it. `python -m tftrain.diff` finds with them where two runs part. The
+  file of a run that was killed and resumed equals that of one that was not.
+
+  A batch is made once more for its digest. Where seed and step do not say what
+  was in it (a cursor, an iterator that is kept), `batch` is null.
+
+  >>> Experiment(make_task, train_data, steps=1000, actions=[Digests(every=10)])
+
+  Args:
+    every: Steps between lines; the last step has one in any case.
+
+  Raises:
+    ConfigError: It is no number of steps.
+  """
+
+  part = 'summaries'
+
+  def __init__(self, every: int = 100):
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+      raise errors.ConfigError(
+        f'Digests.every must be a whole number of at least 1, got {every!r}'
+      )
+    self._every = every
+    self._run: runs.Run | None = None
+    self._life: Any = None
+    self._written: set[int] = set()
+    self._last_step = -1
+
+  def bind(self, run: runs.Run) -> None:
+    """Says whose steps these are."""
+    self._run = run
+
+  def next_due(self, step: int) -> int:
+    return (step // self._every + 1) * self._every
+
+  def __call__(self, report: reports.Report) -> None:
+    if self._run is None:
+      raise errors.ConfigError(
+        'Digests does not know its run; give it to Experiment.actions'
+      )
+    step, trainer = report.step, self._run.trainer
+    path = self._run.model_dir / _FILE
+    # A run that goes back begins a life too, perhaps from the same step.
+    life = report.start_step, trainer.detours.parts
+    if life != self._life or step < self._last_step:
+      summaries.keep_until(path, report.start_step)
+      self._written = {line['step'] for line in summaries.read_lines(path)}
+      self._life = life
+    self._last_step = step
+    due = step // self._every > report.previous_step // self._every
+    if not (due or report.is_last) or step in self._written:
+      return
+    self._written.add(step)
+    with trainer.strategy.scope():
+      weights = weights_digest(trainer.task)
+    batch = batch_digest(trainer.pipeline, trainer.facts()['seed'], step)
+    line = {'step': step, 'batch': batch, 'weights': weights}
+    files.append_line(path, json.dumps(line))
+
+
+def batch_digest(pipeline: inputs.Pipeline, seed: int, step: int) -> str | None:
+  """SHA-256 of what step number `step` takes; None if it cannot be known."""
+  if pipeline.has_cursor or pipeline.keeps_iterator or pipeline.restarts:
+    return None
+  with tf.device('CPU:0'):
+    batch = pipeline.batch(seed, tf.constant(step - 1, tf.int64))
+    if batch is None:
+      batch = next(iter(pipeline.dataset(seed, step - 1).take(1)), None)
+  if batch is None:
+    return None
+  leaves = tf.nest.flatten(batch, expand_composites=True)
+  return _digest((str(i), np.asarray(leaf)) for i, leaf in enumerate(leaves))
+
+
+def weights_digest(task: Any) -> str:
+  """SHA-256 of all variables of a Task: what is trained, and what is not."""
+  owned = variables.owned_by(task).variables
+  return _digest(
+    (name, buckets.raw(owned[name]).read_value().numpy())
+    for name in sorted(owned)
+  )
+
+
+def _digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+  digest = hashlib.sha256()
+  for name, array in arrays:
+    head = f'{name} {tf.as_dtype(array.dtype).name}{list(array.shape)}\n'
+    digest.update(head.encode())
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if array.dtype == object:  # strings; where one ends must count
+      for text in flat:
+        digest.update(b'%d:%b' % (len(text), text))
+    else:
+      digest.update(flat.view(np.uint8).data)
+  return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""The first batches of other data: repeated for ever, or no more than these."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain.inputs import batches as batches_lib
+from tftrain.inputs import pipelines
+
+
+class FirstBatches(pipelines.Pipeline):
+  """The first batches of `data`, and nothing after them.
+
+  Repeated, they show whether a model can learn anything at all: a few it should
+  learn by heart. They are then kept in memory, so that those of a dataset that
+  shuffles anew each time stay the same.
+
+  Args:
+    data: Where they come from.
+    batches: How many.
+    repeat: Whether to begin again after them, for ever.
+
+  Raises:
+    InputError: It is no number of batches.
+
+  Attributes:
+    data: As given.
+  """
+
+  def __init__(
+    self, data: pipelines.Pipeline, batches: int, *, repeat: bool = False
+  ):
+    pipelines.check_count('FirstBatches.batches', batches)
+    self.data = data
+    self._batches = batches
+    self._repeat = repeat
+    self.element_spec = data.element_spec
+    self.batch_size = data.batch_size
+    self.lost, self.pads = data.lost, data.pads
+    self.rearranges = data.rearranges
+    # Epochs go on being those of `data`, so that a run of so many epochs does
+    # not become one of a few steps.
+    self.num_examples = data.num_examples
+    self.repeats = repeat
+    if not repeat:
+      known = data.num_steps
+      self.num_steps = batches if known is None else min(batches, known)
+      if data.num_examples is not None and data.batch_size is not None:
+        most = self.num_steps * data.batch_size
+        self.num_examples = min(data.num_examples, most)
+
+  def check_resumable(self) -> None:
+    self.data.check_resumable()
+
+  def decoder(self) -> Any:
+    return self.data.decoder()
+
+  def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
+    first = self.data.dataset(seed).take(self._batches)
+    if self.data.has_cursor:
+      first = first.map(lambda batch, cursor: batch)
+    if not self._repeat:
+      return first.skip(start_step)
+    skipped = start_step % self._count(first) if start_step else 0
+    return first.cache().repeat().skip(skipped)
+
+  def _count(self, first: tf.data.Dataset) -> int:
+    """How many there are, where the data may end before that."""
+    if self.data.repeats:
+      return self._batches
+    if self.data.num_steps is not None:
+      return min(self._batches, self.data.num_steps)
+    return int(first.reduce(tf.zeros([], tf.int64), lambda n, _: n + 1))
+
+  def batch(self, seed: int, step: tf.Tensor) -> Any:
+    if not self._repeat:  # whoever reads it stops at `num_steps`
+      return self.data.batch(seed, step)
+    ends = self.data.num_steps
+    count = self._batches if ends is None else min(self._batches, ends)
+    return self.data.batch(seed, step % count)
+
+  def label_range(self) -> tuple[int, int] | None:
+    return self.data.label_range()
+
+  def stages(self, seed: int) -> list[tuple[str, tf.data.Dataset]]:
+    return self.data.stages(seed)
+
+  def explain(self, error: BaseException) -> str | None:
+    return self.data.explain(error)
+
+  def fingerprint(self) -> Mapping[str, Any]:
+    return {
+      'kind': 'first batches',
+      'batches': self._batches,
+      'repeat': self._repeat,
+      'data': dict(self.data.fingerprint()),
+    }
+
+
+def limited(
+  data: pipelines.Pipeline,
+  batches: int | None,
+  what: str,
+  *,
+  repeat: bool = False,
+) -> pipelines.Pipeline:
+  """`data` where `batches` is None, else its first batches; says so."""
+  if batches is None:
+    return data
+  found = FirstBatches(data, batches, repeat=repeat)
+  how = 'again and again' if repeat else 'and nothing else'
+  logging.warning('%s: the first %d batches, %s.', what, batches, how)
+  return found
+
+
+def all_limited(
+  data: Mapping[str, Callable[[], Any]], batches: int | None
+) -> Mapping[str, Callable[[], Any]]:
+  """Name -> function that makes evaluation data, each limited."""
+  if batches is None:
+    return data
+
+  def make(name: str) -> pipelines.Pipeline:
+    given = batches_lib.as_pipeline(data[name], training=False)
+    return limited(given, batches, f'eval/{name}')
+
+  return {name: functools.partial(make, name) for name in data}

@@ -1,0 +1,122 @@
+"""Where a run comes from: its code by git, its data by their fingerprints."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+from typing import Any
+
+_SECONDS = 5.0
+
+# What of a fingerprint is longer than this as JSON is kept as its digest:
+# run.json is to stay readable.
+_LONGEST = 200
+
+# New files that git does not know yet are code too; data are not looked at.
+_CODE = (':(top)*.py', ':(top)*.gin')
+
+
+def code(
+  directory: str | os.PathLike[str] = '.', seconds: float = _SECONDS
+) -> dict[str, Any] | None:
+  """What git says of the code: commit, whether changed, and a hash of what.
+
+  None where there is no repository, no git, or no answer within `seconds`. The
+  changes themselves are not kept: there may be secrets in them.
+  """
+  deadline = time.monotonic() + seconds
+  try:
+    commit = _git(directory, deadline, 'rev-parse', '--verify', 'HEAD')
+    changed = _git(
+      directory,
+      deadline,
+      *('diff', '--full-index', '--no-ext-diff', '--no-textconv', 'HEAD'),
+    )
+    others = ('ls-files', '--others', '--exclude-standard', '-z', '--', *_CODE)
+    new = _git(directory, deadline, *others)
+    digest = hashlib.sha256(changed)
+    for name in sorted(filter(None, new.split(b'\0'))):
+      content = (pathlib.Path(directory) / os.fsdecode(name)).read_bytes()
+      digest.update(b'\0%b\0%d\0%b' % (name, len(content), content))
+  except (OSError, subprocess.SubprocessError):
+    return None
+  dirty = bool(changed or new)
+  return {
+    'commit': commit.decode().strip(),
+    'dirty': dirty,
+    'diff_sha256': digest.hexdigest() if dirty else None,
+  }
+
+
+def data(fingerprints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Fingerprints by source (`train`, `eval/test`), without what is long."""
+  return {
+    source: {name: _shortened(value) for name, value in fingerprint.items()}
+    for source, fingerprint in fingerprints.items()
+  }
+
+
+def _shortened(value: Any) -> Any:
+  text = json.dumps(value, sort_keys=True)
+  if len(text) <= _LONGEST:
+    return json.loads(text)
+  return f'sha256:{hashlib.sha256(text.encode()).hexdigest()}'
+
+
+def _git(
+  directory: str | os.PathLike[str], deadline: float, *words: str
+) -> bytes:
+  """What a git command prints; it writes nothing and asks nothing."""
+  quiet = {'GIT_OPTIONAL_LOCKS': '0', 'GIT_TERMINAL_PROMPT': '0'}
+  command = ['git', *words]
+  process = subprocess.Popen(
+    command,
+    cwd=directory,
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    env={**os.environ, **quiet},
+    start_new_session=True,
+  )
+  with process:
+    try:
+      printed, _ = process.communicate(
+        timeout=max(deadline - time.monotonic(), 0.0)
+      )
+    except BaseException:  # its children too, which hold the pipe
+      os.killpg(process.pid, signal.SIGKILL)
+      raise
+  if process.returncode:
+    raise subprocess.CalledProcessError(process.returncode, command)
+  return printed
+
+
+_SECRET = re.compile(
+  r'(?i)([\w./-]*(?:token|key|password|passwd|secret|credentials?)(?![a-z])\w*)'
+  r'(\s*=\s*)?(.*)',
+  re.DOTALL,
+)
+
+
+def redacted(argv: Sequence[str]) -> list[str]:
+  """A command line without the values of flags that are named like secrets."""
+  clean: list[str] = []
+  hide = False
+  for word in argv:
+    if hide:
+      clean.append('[redacted]')
+      hide = False
+      continue
+    found = _SECRET.search(word)
+    # `--api_key=x`, a binding `load.api_key = 'x'`, or `--api_key x`.
+    if found and found[2]:
+      word = word[: found.start(3)] + '[redacted]'
+    hide = bool(found) and word.startswith('-') and '=' not in word
+    clean.append(word)
+  return clean
