@@ -114,9 +114,9 @@ GUARDS = (
     (
       'killed_and_started_again_equals_never_killed[block]',
       'updates are counted on',
-      'trainers.py',
-      "self._counters.updates.assign(state['trainer/updates'])",
-      'pass',
+      'loops.py',
+      'variable.assign(state[name])',
+      "variable.assign(0 if name == 'updates' else state[name])",
     ),
   ),
   *_guards(
@@ -358,8 +358,8 @@ GUARDS = (
       'a_signal_in_an_export_leaves_it_to_the_next_life',
       'a stop is seen within an export',
       'runs.py',
-      'with stopper.interrupting():',
-      'with contextlib.nullcontext():',
+      "with stopper.interrupting(), self.trainer.ledger.part('export'):",
+      "with self.trainer.ledger.part('export'):",
     ),
     (
       'a_signal_in_an_export_on_the_way_is_obeyed_too',
