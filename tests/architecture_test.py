@@ -37,7 +37,7 @@ _LAYERS = (
   'loops requests readings detours',
   'trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
-  'inspections testing',
+  'inspections preflights testing',
   'statements',
   'config reruns launch',
   '__main__',

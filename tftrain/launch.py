@@ -30,6 +30,7 @@ _MODES = (
   'export',
   'predict',
   'replay',
+  'check',
   'inspect_data',
   'rerun',
 )
@@ -126,9 +127,13 @@ def run(argv: list[str]) -> int:
     _parse(argv)
     return _work()
   except errors.Error as error:
-    # gin adds lines about its own calls; ours is the first.
-    print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
+    print(f'error: {_first_line(error)}', file=sys.stderr)
     return error.exit_code
+
+
+def _first_line(error: errors.Error) -> str:
+  """What we said; gin adds lines about its own calls."""
+  return str(error).splitlines()[0]
 
 
 def _parse(argv: list[str]) -> None:
@@ -142,7 +147,7 @@ def _parse(argv: list[str]) -> None:
       f"--gin_bindings='{rest[0]}'"
     )
   needed: dict[str, Any] = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
-  if _MODE.value == 'inspect_data':
+  if _MODE.value in ('inspect_data', 'check'):
     del needed['model_dir']
   if _MODE.value == 'rerun':
     needed = {'run': _RUN, 'model_dir': _MODEL_DIR}
@@ -196,6 +201,8 @@ def _work() -> int:
   if _MODE.value == 'inspect_data':
     print(heavy.inspections.inspect(experiment))
     return 0
+  if _MODE.value == 'check':
+    return _check(experiment, heavy)
   assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = files.run_directory(_MODEL_DIR.value)
   config.check_same(model_dir)
@@ -232,6 +239,19 @@ def _work() -> int:
     'rerun': _rerun,
   }
   return actions[mode](job, config)
+
+
+def _check(experiment: Any, heavy: Any) -> int:
+  """A line for each check; nothing is left of them."""
+  try:
+    for line in heavy.preflights.check(experiment):
+      print(line, flush=True)
+    heavy.config.check_used()
+  except errors.Error as error:
+    print(f'FAILED      {_first_line(error)}')
+    return 1
+  print('config      all of it is used')
+  return 0
 
 
 def _train(job: Any, config: Any) -> int:
@@ -325,12 +345,14 @@ def _import_heavy() -> Any:
 
   from tftrain import config
   from tftrain import inspections
+  from tftrain import preflights
   from tftrain import replays
   from tftrain import strategies
 
   return types.SimpleNamespace(
     config=config,
     inspections=inspections,
+    preflights=preflights,
     replays=replays,
     strategies=strategies,
     tf=tf,

@@ -1,0 +1,142 @@
+"""A run tried out before it begins: every part once, and nothing is left."""
+
+from collections.abc import Iterator
+import resource
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import bundles
+from tftrain import errors
+from tftrain import experiments
+from tftrain import files
+from tftrain import runs
+
+_SECONDS = 3.0
+
+
+def check(experiment: experiments.Experiment) -> Iterator[str]:
+  """Tries each part of a run, in a directory that is removed afterwards.
+
+  Args:
+    experiment: Its recipe.
+
+  Yields:
+    A line for what was found good, with its figures.
+
+  Raises:
+    Error: What is the first to fail.
+  """
+  with files.scratch_directory() as directory:
+    model_dir = directory / 'run'
+    run = experiment.prepare(model_dir, quiet=True)
+    yield from _described(run)
+    yield from _stepped(run)
+    with files.lock(model_dir):
+      yield from _saved(run)
+      yield from _timed(run)
+      if experiment.export:
+        yield from _exported(run)
+    yield _line('memory', f'{_resident() / 1e6:,.0f} MB at most')
+
+
+def _described(run: runs.Run) -> Iterator[str]:
+  """What was already done to prepare it."""
+  trainer = run.trainer
+  leaves = tf.nest.flatten(trainer.example_batch)
+  batch = ', '.join(f'{x.dtype.name}{list(x.shape)}' for x in leaves)
+  yield _line('data', f'a batch is {batch}')
+  count = sum(
+    int(np.prod(v.shape)) for v in trainer.task.all_variables() if v.trainable
+  )
+  replicas = trainer.strategy.num_replicas_in_sync
+  many = '' if replicas == 1 else f', {replicas} replicas'
+  yield _line('model', f'{count:,} trainable parameters{many}')
+  tags = [f'train/{tag}' for tag in trainer.tags]
+  tags += [f'eval/{e.name}/{tag}' for e in run.evaluators for tag in e.tags]
+  yield _line('metrics', ', '.join(tags))
+
+
+def _stepped(run: runs.Run) -> Iterator[str]:
+  files.make_directory(run.model_dir)
+  report = run.trainer.train(1)
+  assert report is not None  # a run has a first step
+  loss = report.scalars.get('loss', float('nan'))
+  yield _line(
+    'step', f'loss {loss:.4g}, compiled in {run.trainer.compile_seconds:.1f} s'
+  )
+  for evaluator in run.evaluators:
+    begun = time.perf_counter()
+    scalars = evaluator.evaluate() or {}
+    shown = ', '.join(f'{k} {v:.4g}' for k, v in scalars.items())
+    seconds = time.perf_counter() - begun
+    yield _line('evaluation', f'{evaluator.name}: {shown}; {seconds:.1f} s')
+
+
+def _saved(run: runs.Run) -> Iterator[str]:
+  """A checkpoint is what the state is, and the state then what it says."""
+  trainer, checkpointer = run.trainer, run.checkpointer
+  before = {k: v.numpy() for k, v in trainer.read_state().items()}
+  begun = time.perf_counter()
+  checkpointer.save()
+  checkpointer.wait(last=True)
+  seconds = time.perf_counter() - begun
+  if not checkpointer.restore_step(trainer.step):
+    raise errors.CheckpointError(
+      f'{checkpointer.directory}: what was just saved is not there'
+    )
+  after = {k: v.numpy() for k, v in trainer.read_state().items()}
+  for name, value in before.items():
+    if bundles.sha256(value) != bundles.sha256(after[name]):
+      raise errors.CheckpointError(
+        f'{name} is not what it was, once saved and restored; keep it in a '
+        'variable that is an attribute of the Task'
+      )
+  size = sum(value.nbytes for value in before.values())
+  yield _line(
+    'checkpoint', f'{size / 1e6:,.1f} MB in {seconds:.1f} s, equal to the bit'
+  )
+
+
+def _timed(run: runs.Run) -> Iterator[str]:
+  """Steps for some seconds, and what that makes of the whole run."""
+  trainer = run.trainer
+  begun, first = time.perf_counter(), trainer.step
+  seconds = 0.0
+  while trainer.step < run.last_step and seconds < _SECONDS:
+    trainer.train(min(2 * trainer.step, run.last_step))
+    seconds = time.perf_counter() - begun
+  rate = (trainer.step - first) / max(seconds, 1e-9)
+  if not rate:
+    yield _line('speed', 'the run has one step')
+    return
+  left = _duration(run.last_step / rate)
+  yield _line('speed', f'{rate:,.4g} steps/s, so {left} for {run.last_step:,}')
+
+
+def _exported(run: runs.Run) -> Iterator[str]:
+  path = run.export('latest')
+  size = sum(f.stat().st_size for f in path.rglob('*') if f.is_file())
+  yield _line(
+    'export', f'{size / 1e6:,.1f} MB, another process computes the same'
+  )
+
+
+def _line(name: str, text: str) -> str:
+  return f'{name:<11} {text}'
+
+
+def _duration(seconds: float) -> str:
+  hours, rest = divmod(round(seconds), 3600)
+  minutes, seconds = divmod(rest, 60)
+  if hours:
+    return f'{hours} h {minutes} min'
+  return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
+
+
+def _resident() -> float:
+  """The most memory that this process has had, in bytes."""
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return most if sys.platform == 'darwin' else most * 1024
