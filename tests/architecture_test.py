@@ -34,7 +34,7 @@ _LAYERS = (
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
   'exports preemption intervals exporters progress spikes rows provenance '
   'records',
-  'loops requests readings detours',
+  'loops requests readings detours outputs hostmetrics',
   'trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights testing',
@@ -61,6 +61,7 @@ _FLAGS = ('config', 'launch')
 _LAZY = ('launch', 'inputs.libraries', 'formats')
 _COMPILES = (
   'loops',
+  'outputs',
   'signatures',
   'formats',
   'metrics',

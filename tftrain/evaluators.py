@@ -11,6 +11,7 @@ from tftrain import actions as actions_lib
 from tftrain import artifacts
 from tftrain import builds
 from tftrain import errors
+from tftrain import hostmetrics
 from tftrain import inputs
 from tftrain import ledger as ledger_lib
 from tftrain import loops
@@ -67,14 +68,22 @@ class Evaluator:
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
-    metrics.check_names(self._means.names, self._keras_metrics.names)
+    self._host_metrics = hostmetrics.HostMetrics(task, self._pipeline)
+    metrics.check_names(
+      self._means.names,
+      [*self._keras_metrics.names, *self._host_metrics.names],
+    )
     self._loop = loops.eval_loop(task, self._feed, self._counters, self._means)
     self._previous_step = 0
 
   @property
   def tags(self) -> tuple[str, ...]:
     """The names of what is reported."""
-    return (*self._means.names, *self._keras_metrics.names)
+    return (
+      *self._means.names,
+      *self._keras_metrics.names,
+      *self._host_metrics.names,
+    )
 
   def example_features(self) -> Any:
     """A real batch of what the model takes."""
@@ -128,9 +137,17 @@ class Evaluator:
       try:
         self._run(n)
         scalars = {**self._means.read(), **self._keras_metrics.read()}
+        scalars.update(self._measure_on_host())
       finally:
         self._keras_metrics.set_values(training)
     return None if self._counters.stop.numpy() == loops.STOP else scalars
+
+  def _measure_on_host(self) -> dict[str, float]:
+    with (
+      builds.explained(lambda: f'evaluation {self.name!r}: collect() failed'),
+      inputs.explained(self._pipeline),
+    ):
+      return self._host_metrics.read(self._counters.stop)
 
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'

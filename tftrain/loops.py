@@ -8,15 +8,12 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
 from tftrain import patches
-from tftrain import signatures
 from tftrain import tasks
 from tftrain import updates
-from tftrain.inputs import orders
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -189,7 +186,7 @@ class Loop:
     self.compiled = compiled
 
   def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
-    with tf.variable_creator_scope(_refuse_variable):
+    with tf.variable_creator_scope(refuse_variable):
       return self.compiled(iterator, n)
 
   @property
@@ -198,7 +195,7 @@ class Loop:
 
   def prepare(self, iterator: Any, n: tf.Tensor) -> Any:
     """Compiles without running."""
-    with tf.variable_creator_scope(_refuse_variable):
+    with tf.variable_creator_scope(refuse_variable):
       return self.compiled.get_concrete_function(iterator, n)
 
   def trace(self, iterator: Any, n: tf.Tensor) -> None:
@@ -218,7 +215,7 @@ class Loop:
       )
 
 
-def _refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
+def refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
   del next_creator
   raise errors.TaskError(
     f'a step created the variable {kwargs.get("name") or "?"}; create all '
@@ -345,64 +342,6 @@ def eval_loop(
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
 
   return Loop(tf.function(run, autograph=False))
-
-
-def predict_step(
-  task: tasks.Task, pipeline: inputs.Pipeline
-) -> Callable[[Any], tuple[dict[str, tf.Tensor], tf.Tensor]]:
-  """Compiles `run(batch)`: what `serve` makes of a batch.
-
-  The batch is taken outside: between two calls rows are written anyway, and
-  there waiting for it costs a fifth of what it costs in a graph (measured).
-
-  Returns:
-    The function; it returns (name -> output, the number of rows). Fillers of
-    weight zero are not counted where they can be told from the weights.
-  """
-
-  def run(batch: Any) -> Any:
-    with task.calls():
-      features = autographs.converted(task.features)(batch)
-      served = autographs.converted(task.serve)(features)
-    return _named_outputs(task, served), count_rows(pipeline, batch)
-
-  compiled = tf.function(
-    run, autograph=False, input_signature=[pipeline.element_spec]
-  )
-
-  def refusing(batch: Any) -> Any:
-    with tf.variable_creator_scope(_refuse_variable):
-      return compiled(batch)
-
-  return refusing
-
-
-def _named_outputs(task: tasks.Task, served: Any) -> dict[str, Any]:
-  """Outputs under the names that an export gives them."""
-  named = signatures.named('outputs', served)
-  for name, value in named.items():
-    if not isinstance(name, str) or not tf.is_tensor(value):
-      what = f'a {type(value).__name__}'
-    elif isinstance(value, tf.RaggedTensor | tf.SparseTensor):
-      what = f'a {type(value).__name__}'
-    elif value.shape.rank == 0 or value.dtype.is_complex:
-      what = f'{value.dtype.name}{value.shape}'
-    else:
-      continue
-    raise errors.TaskError(
-      f'serve() of {type(task).__name__} returned {name!r} as {what}; return '
-      'tensors of numbers or strings, [examples, ...]'
-    )
-  return named
-
-
-def count_rows(pipeline: inputs.Pipeline, batch: Any) -> tf.Tensor:
-  rows = orders.count(batch)
-  if not pipeline.pads or pipeline.num_examples is not None:
-    return rows  # of a known number of examples the host knows which are left
-  weights = batch['weights'] if isinstance(batch, dict) else batch[2]
-  counted = tf.where(weights > 0, tf.range(1, rows + 1), 0)
-  return tf.reduce_max(counted)
 
 
 def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:

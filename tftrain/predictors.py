@@ -19,6 +19,7 @@ from tftrain import errors
 from tftrain import files
 from tftrain import inputs
 from tftrain import loops
+from tftrain import outputs as outputs_lib
 from tftrain import rows as rows_lib
 from tftrain import tasks
 
@@ -238,10 +239,8 @@ class _Run:
     self._task = task
     self._pipeline = pipeline
     self._store = store
-    self._step = loops.predict_step(task, pipeline)
+    self._outputs = outputs_lib.served(task, pipeline)
     self._batch = 0
-    # Of padded batches: how many rows are examples.
-    self._total = pipeline.num_examples if pipeline.pads else None
 
   def to_end(self, stop: tf.Variable | None) -> bool:
     """Whether it came to the end of the data, before a stop."""
@@ -254,7 +253,11 @@ class _Run:
         for batch in batches:
           if stop is not None and stop.numpy() == loops.STOP:
             return False
-          position += self._write(position, *self._step(batch))
+          arrays, rows = self._outputs(batch, position)
+          skipped = max(0, self._store.count - position)
+          if skipped < rows:  # those before are there
+            self._store.add({n: a[skipped:] for n, a in arrays.items()})
+          position += rows
           self._batch += 1
       finally:
         self._store.flush()
@@ -267,42 +270,17 @@ class _Run:
       logging.info('Going on after %d examples.', done)
     if rows:
       self._batch = done // rows
-      return self._batches(self._batch), self._batch * rows
+      return self._outputs.batches(self._batch), self._batch * rows
     position = 0
     if done:  # counted again: nothing else says how many rows a batch had
-      for batch in self._batches():
-        rows = int(loops.count_rows(self._pipeline, batch))
+      for batch in self._outputs.batches():
+        rows = self._outputs.count(batch)
         if position + rows > done:
           break
         position += rows
         self._batch += 1
-    return itertools.islice(self._batches(), self._batch, None), position
-
-  def _batches(self, start_step: int = 0) -> Iterator[Any]:
-    with tf.device('CPU:0'):
-      elements: Iterator[Any] = iter(self._pipeline.dataset(0, start_step))
-    if self._pipeline.has_cursor:
-      return (batch for batch, _ in elements)
-    return elements
-
-  def _write(
-    self, position: int, outputs: Mapping[str, tf.Tensor], counted: tf.Tensor
-  ) -> int:
-    """Writes those rows of a batch that are not there; returns its rows."""
-    rows = int(counted)
-    if self._total is not None:
-      rows = min(rows, self._total - position)
-    arrays = {name: value.numpy() for name, value in outputs.items()}
-    for name, array in arrays.items():
-      if len(array) < rows:
-        raise errors.TaskError(
-          f'serve() of {type(self._task).__name__} returned {name!r} of shape '
-          f'{list(array.shape)} for {rows} examples; return a row for each'
-        )
-    skipped = max(0, self._store.count - position)
-    if skipped < rows:
-      self._store.add({n: a[skipped:rows] for n, a in arrays.items()})
-    return rows
+    left = itertools.islice(self._outputs.batches(), self._batch, None)
+    return left, position
 
   def _what_failed(self) -> str:
     return (

@@ -24,6 +24,9 @@ class SupervisedTask(tasks.Task):
     optimizer: A Keras optimizer.
     metrics: Name -> function of (labels, predictions) that returns a value of
       each example, averaged exactly; or a Keras metric such as AUC.
+    host_metrics: Name -> NumPy function of (labels, predictions) of all
+      examples of an evaluation, `[examples, ...]`; scikit-learn's are such.
+      Weights are not looked at.
   """
 
   def __init__(
@@ -32,6 +35,7 @@ class SupervisedTask(tasks.Task):
     loss: Callable[[Any, Any], Any],
     optimizer: Any,
     metrics: Mapping[str, Any] | None = None,
+    host_metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
   ):
     super().__init__(model, optimizer)
     if not callable(loss):
@@ -44,6 +48,7 @@ class SupervisedTask(tasks.Task):
         'metrics is no dictionary; give {name: function or Keras metric}'
       )
     self._loss = loss
+    self._host_metrics = dict(host_metrics or {})
     self._means: dict[str, Callable[[Any, Any], Any]] = {}
     self.keras_metrics = []
     for name, metric in (metrics or {}).items():
@@ -68,6 +73,18 @@ class SupervisedTask(tasks.Task):
     }
     values = _per_example_loss(self._loss, labels, predictions)  # [batch]
     return losses.Loss(values, weights, **means)
+
+  def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
+    features, labels, _ = self._unpack(batch)
+    predictions = autographs.converted(self.model)(features, training=False)
+    return {'labels': labels, 'predictions': precisions.in_full(predictions)}
+
+  def host_metrics(self) -> Mapping[str, Callable[..., float]]:
+    def of_both(function: Callable[[Any, Any], float]) -> Callable[..., float]:
+      return lambda all_: function(all_['labels'], all_['predictions'])
+
+    given = self._host_metrics.items()
+    return {name: of_both(f) if callable(f) else f for name, f in given}
 
   def check_labels(self, smallest: int, largest: int, batch: Any) -> None:
     """Raises InputError if class labels do not fit the model's outputs."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import contextlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tftrain import autographs
@@ -139,6 +140,19 @@ class Task:
     with self.calls():
       weight, sums = strategies.sum_over_replicas(add_up, batch)
     return {name: (value, weight) for name, value in sums.items()}
+
+  def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
+    """What `host_metrics` need of each example: name -> `[batch, ...]`."""
+    return {'outputs': self.serve(self.features(batch))}
+
+  def host_metrics(
+    self,
+  ) -> Mapping[str, Callable[[Mapping[str, np.ndarray]], float]]:
+    """Name -> NumPy function of all that was collected in an evaluation.
+
+    For what is no mean over examples: AUC, F1, BLEU.
+    """
+    return {}
 
   def serve(self, features: Any) -> Any:
     """What an exported model computes; override to add a softmax, say."""

@@ -1,0 +1,83 @@
+"""Metrics that need all examples at once, computed by NumPy on the host."""
+
+from collections.abc import Mapping
+import numbers
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import autographs
+from tftrain import errors
+from tftrain import inputs
+from tftrain import loops
+from tftrain import outputs
+from tftrain import tasks
+
+
+class HostMetrics:
+  """What `Task.host_metrics` makes of what `Task.collect` gives.
+
+  The data are read once more, on one device, so that the values are the same
+  on any number of replicas; all that is collected must fit into memory.
+
+  Args:
+    task: A built Task.
+    pipeline: The evaluation's data.
+  """
+
+  def __init__(self, task: tasks.Task, pipeline: inputs.Pipeline):
+    self._owner = type(task).__name__
+    self._functions = dict(task.host_metrics())
+    for name, function in self._functions.items():
+      if not isinstance(name, str) or not callable(function):
+        raise errors.TaskError(
+          f'host_metrics() of {self._owner}: {name!r} is a '
+          f'{type(function).__name__}; return {{name: function}}'
+        )
+    if not self._functions:
+      return
+    self._outputs = outputs.Outputs(
+      task,
+      pipeline,
+      lambda batch: autographs.converted(task.collect)(batch),
+      f'collect() of {self._owner}',
+    )
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(self._functions)
+
+  def read(self, stop: tf.Variable) -> dict[str, float]:
+    """Name -> value over all of the data; nothing if a stop came first."""
+    if not self._functions:
+      return {}
+    parts: list[Mapping[str, np.ndarray]] = []
+    position = 0
+    for batch in self._outputs.batches():
+      if stop.numpy() == loops.STOP:
+        return {}
+      arrays, rows = self._outputs(batch, position)
+      parts.append(arrays)
+      position += rows
+    collected = {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    return {name: self._value(name, collected) for name in self._functions}
+
+  def _value(self, name: str, collected: Mapping[str, np.ndarray]) -> float:
+    """What a function says; what it cannot say is one line, not a traceback."""
+    what = f'host metric {name!r} of {self._owner}'
+    try:
+      value: Any = self._functions[name](collected)
+    except Exception as error:
+      shapes = ', '.join(f'{k} {list(v.shape)}' for k, v in collected.items())
+      raise errors.TaskError(
+        f'{what} cannot take {shapes}: {errors.one_line(error)}'
+      ) from error
+    array = np.asarray(value)
+    if array.ndim or not isinstance(array.item(), numbers.Real):
+      raise errors.TaskError(
+        f'{what} returned {errors.brief(repr(value), 60)}; return one number'
+      )
+    return float(value)

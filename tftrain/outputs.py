@@ -1,0 +1,118 @@
+"""What a Task makes of each example: batch by batch, for the host."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tftrain import autographs
+from tftrain import errors
+from tftrain import inputs
+from tftrain import loops
+from tftrain import signatures
+from tftrain import tasks
+from tftrain.inputs import orders
+
+
+class Outputs:
+  """Rows of what a method of a Task makes of batches, fillers left out.
+
+  The batch is taken outside of the graph: between two calls the host has to do
+  anyway, and there waiting for it costs a fifth of what it costs inside
+  (measured).
+
+  Args:
+    task: A built Task.
+    pipeline: Where the batches come from.
+    compute: What is made of a batch; one of its methods.
+    what: What that is called, for errors.
+  """
+
+  def __init__(
+    self,
+    task: tasks.Task,
+    pipeline: inputs.Pipeline,
+    compute: Callable[[Any], Any],
+    what: str,
+  ):
+    self._pipeline = pipeline
+    self._what = what
+
+    def run(batch: Any) -> Any:
+      with task.calls():
+        made = compute(batch)
+      return self._named(made), _count_rows(pipeline, batch)
+
+    self._compiled = tf.function(
+      run, autograph=False, input_signature=[pipeline.element_spec]
+    )
+    # Of padded batches: how many rows are examples.
+    self._total = pipeline.num_examples if pipeline.pads else None
+
+  def batches(self, start_step: int = 0) -> Iterator[Any]:
+    with tf.device('CPU:0'):
+      elements: Iterator[Any] = iter(self._pipeline.dataset(0, start_step))
+    if self._pipeline.has_cursor:
+      return (batch for batch, _ in elements)
+    return elements
+
+  def count(self, batch: Any) -> int:
+    """How many rows of a batch are examples, as far as its weights tell."""
+    return int(_count_rows(self._pipeline, batch))
+
+  def __call__(
+    self, batch: Any, position: int
+  ) -> tuple[dict[str, np.ndarray], int]:
+    """(name -> `[rows, ...]`, rows) of a batch that begins at `position`."""
+    with tf.variable_creator_scope(loops.refuse_variable):
+      made, counted = self._compiled(batch)
+    rows = int(counted)
+    if self._total is not None:
+      rows = min(rows, self._total - position)
+    arrays = {name: value.numpy() for name, value in made.items()}
+    for name, array in arrays.items():
+      if len(array) < rows:
+        raise errors.TaskError(
+          f'{self._what} returned {name!r} of shape {list(array.shape)} for '
+          f'{rows} examples; return a row for each'
+        )
+    return {name: array[:rows] for name, array in arrays.items()}, rows
+
+  def _named(self, made: Any) -> dict[str, Any]:
+    """Under the names that an export gives them."""
+    named = signatures.named('outputs', made)
+    for name, value in named.items():
+      if not isinstance(name, str) or not tf.is_tensor(value):
+        found = f'a {type(value).__name__}'
+      elif isinstance(value, tf.RaggedTensor | tf.SparseTensor):
+        found = f'a {type(value).__name__}'
+      elif value.shape.rank == 0 or value.dtype.is_complex:
+        found = f'{value.dtype.name}{value.shape}'
+      else:
+        continue
+      raise errors.TaskError(
+        f'{self._what} returned {name!r} as {found}; return tensors of numbers '
+        'or strings, [examples, ...]'
+      )
+    return named
+
+
+def served(task: tasks.Task, pipeline: inputs.Pipeline) -> Outputs:
+  """What `serve` gives for each example."""
+
+  def compute(batch: Any) -> Any:
+    features = autographs.converted(task.features)(batch)
+    return autographs.converted(task.serve)(features)
+
+  return Outputs(task, pipeline, compute, f'serve() of {type(task).__name__}')
+
+
+def _count_rows(pipeline: inputs.Pipeline, batch: Any) -> tf.Tensor:
+  rows = orders.count(batch)
+  if not pipeline.pads or pipeline.num_examples is not None:
+    return rows  # of a known number of examples the host knows which are left
+  weights = batch['weights'] if isinstance(batch, dict) else batch[2]
+  counted = tf.where(weights > 0, tf.range(1, rows + 1), 0)
+  return tf.reduce_max(counted)
