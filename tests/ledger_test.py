@@ -110,6 +110,7 @@ def test_what_takes_time_is_booked_where_it_belongs(part, clock, tmp_path):
   assert folded(result.seconds) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
   from tftrain import checkpoints
   from tftrain import exporters

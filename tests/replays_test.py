@@ -77,7 +77,9 @@ def failed(model_dir, recipe):
   return raised.value.step
 
 
-STRATEGIES = pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
+STRATEGIES = pytest.mark.parametrize(
+  'strategy', ['one_device', pytest.param('mirrored', marks=pytest.mark.slow)]
+)
 
 
 @STRATEGIES
@@ -129,9 +131,8 @@ def test_a_bad_batch_and_bad_weights_are_named(tmp_path):
   assert 'batch leaf 0: 1 of 48 are NaN, first at [' in said
 
 
-@pytest.mark.parametrize(
-  'kind', ['filtered', pytest.param('records', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('kind', ['filtered', 'records'])
+@pytest.mark.slow
 def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
   x, y = arrays(-1.0)
   rows = [{'x': a, 'y': b} for a, b in zip(x, y, strict=True)]

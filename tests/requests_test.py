@@ -96,9 +96,9 @@ def test_a_signal_saves_within_a_long_block_and_the_run_goes_on(tmp_path):
 def test_a_run_that_is_out_of_time_is_resumed(unbroken, tmp_path):
   def slow(report):
     del report
-    time.sleep(0.05)
+    time.sleep(0.1)
 
-  result = experiment(max_time='1s', actions=[tftrain.Every(1, slow)]).train(
+  result = experiment(max_time='4s', actions=[tftrain.Every(1, slow)]).train(
     tmp_path
   )
   assert result.exit_code == 143

@@ -220,7 +220,9 @@ class KillAt:
       raise Killed
 
 
-@pytest.mark.parametrize('killed_at', [2, 5, 8])
+@pytest.mark.parametrize(
+  'killed_at', [5, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 8))]
+)
 def test_digests_of_a_killed_run_are_those_of_a_whole_one(tmp_path, killed_at):
   digests(1, steps=9).train(tmp_path / 'whole')
   kill = [tftrain.Digests(1), KillAt(killed_at)]
@@ -469,6 +471,7 @@ def first_run(commands, tmp_path, *more):
   return run
 
 
+@pytest.mark.slow
 def test_rerun_repeats_a_run_to_the_bit(commands, tmp_path):
   old = first_run(
     commands, tmp_path, '--local_devices=2', '--strategy=mirrored'
@@ -608,6 +611,7 @@ def test_the_same_few_batches_are_learned_by_heart(tmp_path, caplog):
     experiment(overfit_batches=2, steps=130).train(tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_batches_below_one_and_another_value_are_refused(commands, tmp_path):
   path = tmp_path / 'recipe.gin'
   path.write_text(GIN)
