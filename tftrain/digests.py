@@ -11,7 +11,6 @@ import tensorflow as tf
 from tftrain import buckets
 from tftrain import errors
 from tftrain import files
-from tftrain import inputs
 from tftrain import reports
 from tftrain import runs
 from tftrain import summaries
@@ -27,8 +26,8 @@ class Digests:
   after it. `python -m tftrain.diff` finds with them where two runs part. The
   file of a run that was killed and resumed equals that of one that was not.
 
-  A batch is made once more for its digest. Where seed and step do not say what
-  was in it (a cursor, an iterator that is kept), `batch` is null.
+  A batch is made once more for its digest. Where that cannot be done (an
+  iterator that is kept, or begins anew), `batch` is null.
 
   >>> Experiment(make_task, train_data, steps=1000, actions=[Digests(every=10)])
 
@@ -79,19 +78,13 @@ class Digests:
     self._written.add(step)
     with trainer.strategy.scope():
       weights = weights_digest(trainer.task)
-    batch = batch_digest(trainer.pipeline, trainer.facts()['seed'], step)
+    batch = batch_digest(trainer.last_batch())
     line = {'step': step, 'batch': batch, 'weights': weights}
     files.append_line(path, json.dumps(line))
 
 
-def batch_digest(pipeline: inputs.Pipeline, seed: int, step: int) -> str | None:
-  """SHA-256 of what step number `step` takes; None if it cannot be known."""
-  if pipeline.has_cursor or pipeline.keeps_iterator or pipeline.restarts:
-    return None
-  with tf.device('CPU:0'):
-    batch = pipeline.batch(seed, tf.constant(step - 1, tf.int64))
-    if batch is None:
-      batch = next(iter(pipeline.dataset(seed, step - 1).take(1)), None)
+def batch_digest(batch: Any) -> str | None:
+  """SHA-256 of what a step took; None if nobody knows what that was."""
   if batch is None:
     return None
   leaves = tf.nest.flatten(batch, expand_composites=True)

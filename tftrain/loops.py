@@ -87,7 +87,7 @@ class Feed:
     # Where the next batch begins, if the step alone does not say it.
     self._cursor: tf.Variable | None = None
     self._saved: Any = None
-    self._marked: tuple[int, dict[str, Any]] | None = None
+    self._marked: tuple[int, list[int]] | None = None
     if pipeline.has_cursor:
       with tf.device('CPU:0'):
         self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
@@ -108,16 +108,21 @@ class Feed:
 
   def mark(self, step: int) -> None:
     """Notes where the batches after `step` begin, for `again`."""
-    where = {} if self._cursor is None else {'cursor': self._cursor.numpy()}
-    self._marked = step, where
+    cursor = [0, 0]  # a list below, too: an array may share its memory
+    if self._cursor is not None and step:  # before that it is of a trial
+      cursor = self._cursor.numpy().tolist()
+    self._marked = step, cursor
 
   def again(self, step: int) -> Any:
     """The batch after `step` steps once more; None if nobody knows it."""
     if self._in_graph:
       return self.take(None, tf.constant(step, tf.int64))
-    if self._pipeline.keeps_iterator or self._marked is None:
+    lost = self._pipeline.keeps_iterator or self._pipeline.restarts
+    if lost or self._marked is None:
       return None
-    start, where = self._marked if self._cursor is not None else (step, {})
+    start, where = step, {}
+    if self._cursor is not None:
+      start, where['cursor'] = self._marked
     with tf.device('CPU:0'):
       elements = self._pipeline.dataset(self._seed, start, **where)
       batch = next(iter(elements.skip(step - start)))
