@@ -155,6 +155,7 @@ def test_a_gin_file_may_include_another_from_anywhere(commands, tmp_path):
   assert 'Experiment.keep = 1' in config
 
 
+@pytest.mark.slow
 def test_files_are_found_in_the_search_paths(commands, tmp_path):
   (tmp_path / 'mine').mkdir()
   gin_file(tmp_path / 'mine', _GOOD)

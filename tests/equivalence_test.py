@@ -211,6 +211,7 @@ def test_checkpoints_move_between_one_replica_and_two(tmp_path):
   cases.assert_close(cases.state_of(saved), cases.state_of(resumed), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_plain_module_trains_like_the_keras_model_it_copies():
   class Linear(tf.Module):
     def __init__(self):

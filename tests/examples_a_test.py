@@ -121,6 +121,7 @@ def make_student(teacher, hard):
   return distillation.Distillation(teacher, student, adam(3e-3)(), hard=hard)
 
 
+@pytest.mark.slow
 def test_student_recognises_what_it_never_saw(teacher):
   before = [variable.numpy() for variable in teacher.variables]
   make_task = functools.partial(make_student, teacher, hard=0.1)

@@ -418,6 +418,7 @@ def test_exports_come_every_so_often_and_the_newest_are_kept(tmp_path):
   assert names == {'30', '40', 'mine'}
 
 
+@pytest.mark.slow
 def test_what_was_exported_on_a_way_not_taken_is_set_aside(tmp_path):
   """NaN at step 35: back to 20, and at 30 the weights are others."""
   x, y = cases.arrays(200)

@@ -221,9 +221,8 @@ def test_a_trainer_goes_back_to_a_state_of_its_own(files):
   cases.assert_same_bits(cases.state_of(run), expected)
 
 
-@pytest.mark.parametrize(
-  'kind', ['packed', pytest.param('filtered', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('kind', ['packed', 'filtered'])
+@pytest.mark.slow
 def test_an_experiment_resumes_by_the_cursor_in_its_checkpoint(
   kind, files, tmp_path
 ):

@@ -507,6 +507,7 @@ def shaken(one, seed):
 @pytest.mark.parametrize(
   'kind', some_slow(['records', 'memory', 'generator'], ['memory', 'generator'])
 )
+@pytest.mark.slow
 def test_the_seed_of_a_map_is_another_in_each_epoch_and_always_the_same(
   kind, tmp_path
 ):
@@ -1425,6 +1426,7 @@ def service():
   del worker, dispatcher
 
 
+@pytest.mark.slow
 def test_a_tf_data_service_makes_the_same_batches(service, records):
   for options in ({}, {'filter': long_enough, 'epochs': 3}):
     own = run(records.pipeline(**options), 12)

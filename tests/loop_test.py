@@ -44,7 +44,9 @@ def test_every_interval_works_with_every_block_length():
   assert run.traces == 1
 
 
-@pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
+@pytest.mark.parametrize(
+  'strategy', ['one_device', pytest.param('mirrored', marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('kind', ['arrays', 'dataset', 'list', 'unknown'])
 def test_data_that_ends_in_a_block_ends_the_run_exactly(kind, strategy):
   x, y = cases.arrays(examples=60)
@@ -397,7 +399,7 @@ def test_all_updates_of_a_step_are_reported():
 
 @pytest.mark.parametrize(
   'stop_at',
-  [5, 10, 20, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 12, 30))],
+  [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 8, 10, 12, 30))],
 )
 def test_a_stop_at_any_step_loses_no_line_and_no_evaluation(stop_at, tmp_path):
   def prepare(name):

@@ -92,7 +92,7 @@ def dropping():
   [
     ('one_device', 'block$'),
     ('mirrored', 'block$'),
-    ('mirrored', 'dense|dropout'),
+    pytest.param('mirrored', 'dense|dropout', marks=pytest.mark.slow),
     ('one_device', 'block'),  # with what is in it
   ],
 )

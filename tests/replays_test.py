@@ -219,6 +219,7 @@ def data():
   return tftrain.Arrays(arrays(-1.0), 8)
 
 
+@pytest.mark.slow
 def test_the_command_line_names_the_operation(commands, tmp_path):
   (tmp_path / 'a.gin').write_text(_CHECKED)
   arguments = [

@@ -142,7 +142,10 @@ def points(directory):
   ]
 
 
-@pytest.mark.parametrize('clock', [0, -3600, 3600])
+@pytest.mark.parametrize(
+  'clock',
+  [-3600, *(pytest.param(c, marks=pytest.mark.slow) for c in (0, 3600))],
+)
 def test_each_step_is_on_the_charts_once(clock, tmp_path, monkeypatch):
   run = experiment(eval_data=_eval_data).prepare(tmp_path)
 

@@ -184,6 +184,7 @@ def test_an_unknown_metric_or_checkpoint_is_refused(tmp_path):
       plain.evaluate(tmp_path, which)
 
 
+@pytest.mark.slow
 def test_patience_goes_on_in_the_next_life(tmp_path):
   def early(name, stop_at=None):
     run = None

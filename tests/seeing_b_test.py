@@ -238,6 +238,7 @@ def test_digests_of_a_killed_run_are_those_of_a_whole_one(tmp_path, killed_at):
   assert path.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_takes_its_digests_back(tmp_path):
   class Once:
     """A loss that is not finite, told as a Trainer would."""
@@ -495,6 +496,7 @@ def test_rerun_repeats_a_run_to_the_bit(commands, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_rerun_warns_of_what_is_not_as_it_was(commands, tmp_path):
   old = first_run(commands, tmp_path, '--mode', 'train')
   run = record(old)

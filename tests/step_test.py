@@ -266,6 +266,7 @@ def test_an_update_inside_a_branch_is_refused_and_when_is_named():
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.slow
 def test_buckets_keep_groups_apart(strategy, monkeypatch):
   options = {
     'rates': {'dense_1': 10.0},
