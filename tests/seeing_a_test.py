@@ -494,6 +494,18 @@ def hparams_rows(logdir):
   ]
 
 
+def test_the_hparams_tab_holds_no_secrets(tmp_path):
+  run = tftrain.Experiment(
+    cases.supervised,
+    lambda: tftrain.Arrays(cases.arrays(), 8),
+    steps=2,
+    export=False,
+  ).prepare(tmp_path)
+  run.train(bindings=["load.api_key = 'abc123'"])
+  written = b''.join(p.read_bytes() for p in tmp_path.rglob('events.*'))
+  assert b'api_key' in written and b'abc123' not in written
+
+
 def test_the_hparams_tab_shows_values_and_final_metrics(tmp_path):
   results = {}
   for seed in (1, 2):

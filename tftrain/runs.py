@@ -361,7 +361,7 @@ class Run:
     """What is trained, once, beside its curves."""
     task, facts = self.trainer.task, {**self._facts, 'steps': self.last_step}
     name = str(self.model_dir.absolute())
-    row = hparams.of_run(task, facts, bindings, name)
+    row = hparams.of_run(task, facts, provenance.redacted(bindings), name)
     self.summary_writer.show(0, overviews.of_task(task))
     self.summary_writer.show_run(row)
 
