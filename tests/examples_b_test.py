@@ -144,6 +144,7 @@ def test_the_compiled_loop_runs_as_far_as_the_longest_line():
   assert compiled(lines[:1]).shape == (1, 5, stdlib_text.CODES)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_line_does_not_depend_on_the_lines_beside_it():
   task = rnn.make_task(units=8)
   lines = stdlib_text.lines('test', 60)[:6]

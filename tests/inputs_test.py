@@ -900,6 +900,7 @@ def drawn_from(mixture, count, *, bounds, seed=1, step=0):
   return np.histogram(numbers, bounds)[0]
 
 
+@pytest.mark.slow
 def test_a_mixture_resumes_anywhere_and_each_seed_is_another(mixture):
   drawn = random.Random(0)
   for step in (drawn.randint(*span) for span in ((1, 7), (8, 14), (15, 22))):

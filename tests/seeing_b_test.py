@@ -585,6 +585,7 @@ def test_data_shorter_than_asked_for_repeat_what_there_is():
   assert found == [1, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_limited_evaluation_is_that_of_its_first_batches(tmp_path):
   x, y = cases.arrays(seed=1)
 

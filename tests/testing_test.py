@@ -159,6 +159,7 @@ class Noisy(keras.Model):
     return self.end(tf.reshape(x, [-1, 6]))
 
 
+@pytest.mark.slow
 def test_noise_is_switched_off():
   make = lambda: Classifier(Noisy(), keras.optimizers.Adam(0.1))
   lines = invariant(make, DATA, replicas=(), accumulate=(2,))

@@ -31,6 +31,7 @@ def _needs_strace():
   harness.require_strace()
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_kills_of_a_save(world):
   """At what comes right before the commit, the commit, and after it."""
   numbers = {'write': [2], 'rename': [4, 5]}
