@@ -209,16 +209,22 @@ class Killed(BaseException):
   """Ends a run as a kill does: nothing is saved on the way out."""
 
 
-class KillAt:
-  def __init__(self, step):
-    self._step = step
+class At:
+  """An Action that does something at one step."""
+
+  def __init__(self, step, act):
+    self._step, self._act = step, act
 
   def next_due(self, step):
     return self._step if step < self._step else None
 
   def __call__(self, report):
     if report.step == self._step:
-      raise Killed
+      self._act()
+
+
+def kill():
+  raise Killed
 
 
 @pytest.mark.parametrize(
@@ -226,9 +232,9 @@ class KillAt:
 )
 def test_digests_of_a_killed_run_are_those_of_a_whole_one(tmp_path, killed_at):
   digests(1, steps=9).train(tmp_path / 'whole')
-  kill = [tftrain.Digests(1), KillAt(killed_at)]
+  actions = [tftrain.Digests(1), At(killed_at, kill)]
   with pytest.raises(Killed):
-    experiment(actions=kill, steps=9).train(tmp_path / 'parts')
+    experiment(actions=actions, steps=9).train(tmp_path / 'parts')
   path = tmp_path / 'parts' / 'digests.jsonl'
   assert len(path.read_text().splitlines()) == killed_at
   with path.open('a') as file:
@@ -653,18 +659,8 @@ def trace_of(run):
 expm = tf.function(tf.linalg.expm)
 
 
-class Noted:
-  """An Action that runs an operation of its own at one step."""
-
-  def __init__(self, step):
-    self._step = step
-
-  def next_due(self, step):
-    return self._step if step < self._step else None
-
-  def __call__(self, report):
-    if report.step == self._step:
-      expm(tf.eye(2))
+def note():
+  expm(tf.eye(2))
 
 
 def count_of(run, kind):
@@ -674,7 +670,7 @@ def count_of(run, kind):
 
 def test_a_profile_is_of_exactly_its_steps(tmp_path, capsys):
   # At 3 and 6 there are evaluations and saves, which are not to be in it.
-  others = [Noted(3), tftrain.Profile(4, 6), Noted(6)]
+  others = [At(3, note), tftrain.Profile(4, 6), At(6, note)]
   experiment(actions=others, steps=9).train(tmp_path / 'run')
   run = tmp_path / 'run'
   assert count_of(run, 'SparseSoftmaxCrossEntropyWithLogits') == 3
@@ -710,7 +706,7 @@ def test_a_save_is_waited_for_before_the_trace_begins(tmp_path, monkeypatch):
 
 
 def test_what_happens_between_the_profiled_steps_is_in_the_trace(tmp_path):
-  others = [Noted(5), tftrain.Profile(4, 6)]
+  others = [At(5, note), tftrain.Profile(4, 6)]
   experiment(actions=others, steps=7).train(tmp_path / 'run')
   assert count_of(tmp_path / 'run', 'MatrixSolve') > 0
 

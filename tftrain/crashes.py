@@ -69,7 +69,7 @@ def restore(
   """Brings the Trainer to where the step began.
 
   Returns:
-    The step's batch; None if it was not kept.
+    The step's batch; None if it was not kept, and then nothing is changed.
 
   Raises:
     DamagedError: What was kept cannot be read.
@@ -83,13 +83,13 @@ def restore(
       'starts from a checkpoint'
     ) from error
   state = {k: v for k, v in values.items() if not k.startswith(_BATCH)}
-  trainer.write_state(state)
   leaves = [
     tf.constant(values[f'{_BATCH}{index}'])
     for index in range(len(values) - len(state))
   ]
   if not leaves:
     return None
+  trainer.write_state(state)
   return tf.nest.pack_sequence_as(
     trainer.pipeline.element_spec, leaves, expand_composites=True
   )

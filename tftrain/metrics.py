@@ -21,6 +21,12 @@ def check_names(means: Sequence[str], keras_metrics: Sequence[str]) -> None:
       )
 
 
+def full_names(trained: Sequence[str], evaluators: Sequence[Any]) -> list[str]:
+  """source/tag of all that is reported, in training and by Evaluators."""
+  names = [f'train/{tag}' for tag in trained]
+  return names + [f'eval/{e.name}/{tag}' for e in evaluators for tag in e.tags]
+
+
 def check_monitored(
   name: str, metric: str, trained: Sequence[str], evaluators: Sequence[Any]
 ) -> None:
@@ -32,8 +38,7 @@ def check_monitored(
     trained: What training reports.
     evaluators: What else does.
   """
-  known = [f'train/{tag}' for tag in trained]
-  known += [f'eval/{e.name}/{tag}' for e in evaluators for tag in e.tags]
+  known = full_names(trained, evaluators)
   if metric not in known:
     raise errors.ConfigError(
       f'{name} waits for {metric}, which is never '

@@ -12,6 +12,7 @@ from tftrain import bundles
 from tftrain import errors
 from tftrain import experiments
 from tftrain import files
+from tftrain import metrics
 from tftrain import runs
 
 _SECONDS = 3.0
@@ -54,9 +55,8 @@ def _described(run: runs.Run) -> Iterator[str]:
   replicas = trainer.strategy.num_replicas_in_sync
   many = '' if replicas == 1 else f', {replicas} replicas'
   yield _line('model', f'{count:,} trainable parameters{many}')
-  tags = [f'train/{tag}' for tag in trainer.tags]
-  tags += [f'eval/{e.name}/{tag}' for e in run.evaluators for tag in e.tags]
-  yield _line('metrics', ', '.join(tags))
+  names = metrics.full_names(trainer.tags, run.evaluators)
+  yield _line('metrics', ', '.join(names))
 
 
 def _stepped(run: runs.Run) -> Iterator[str]:
