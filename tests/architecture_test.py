@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors disks files reports ledger grace diff',
-  'patches precisions strategies autographs '
+  'patches precisions strategies autographs stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
@@ -34,7 +34,7 @@ _LAYERS = (
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
   'exports preemption intervals exporters progress spikes rows provenance '
   'records',
-  'loops requests readings detours outputs hostmetrics',
+  'compiled loops requests readings detours outputs hostmetrics',
   'trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights testing',
@@ -60,6 +60,7 @@ _GIN = ('config', 'statements')
 _FLAGS = ('config', 'launch')
 _LAZY = ('launch', 'inputs.libraries', 'formats')
 _COMPILES = (
+  'compiled',
   'loops',
   'outputs',
   'signatures',

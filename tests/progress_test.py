@@ -87,3 +87,10 @@ def test_quiet_shows_nothing(tmp_path, capfd):
   assert 'loss' not in capfd.readouterr().err
   recipe.prepare(tmp_path / 'b').train()
   assert 'loss' in capfd.readouterr().err
+
+
+def test_of_many_metrics_a_line_shows_some(capsys):
+  scalars = {f'metric_{i}': float(i) for i in range(10_000)}
+  progress.Progress()(cases.report(1, scalars=scalars))
+  line = capsys.readouterr().err
+  assert 'metric_11 11  +9,988 more' in line and 'metric_12 ' not in line

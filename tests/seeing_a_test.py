@@ -28,6 +28,7 @@ from tftrain import errors
 from tftrain import files
 from tftrain import hparams
 from tftrain import overviews
+from tftrain import summaries
 
 
 def events(directory):
@@ -88,6 +89,29 @@ def refusal(shown):
   (line,) = str(raised.value).splitlines()
   assert line.startswith("artifacts() of Shows returned 'a' ")
   return line
+
+
+def test_ten_thousand_metrics_whatever_their_values(tmp_path):
+  names = [f'group_{i % 100}/metric_{i}' for i in range(10_000)]
+  odd = [float('nan'), float('inf'), 1e300, -1e300, 1e-320, 0.0]
+  scalars = {
+    name: odd[i % 7] if i % 7 < 6 else 1.0 + i for i, name in enumerate(names)
+  }
+  writer = summaries.SummaryWriter(tmp_path)
+  metrics_file = summaries.MetricsFile(tmp_path)
+  for take in (writer, metrics_file):
+    take(cases.report(1, scalars=scalars))
+  writer.close()
+  shown = events(tmp_path / 'train')
+  assert set(shown.Tags()['tensors']) == set(names)
+  for name in names[:14]:
+    _, steps, value = written(tmp_path / 'train', name)
+    assert steps == [1]
+    np.testing.assert_array_equal(value, np.float32(scalars[name]))
+  (line,) = summaries.read_lines(tmp_path / 'metrics.jsonl')
+  assert {name: float(line[name]) for name in names if line[name] != 'nan'} == {
+    name: value for name, value in scalars.items() if not np.isnan(value)
+  }
 
 
 # Artifacts.

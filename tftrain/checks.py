@@ -35,7 +35,13 @@ def check(recipe: Any, names: Iterable[str]) -> None:
       'Experiment needs either steps or epochs; '
       + ('it has neither' if recipe.steps is None else 'it has both')
     )
-  for name in ('steps', 'epochs', 'overfit_batches', 'limit_eval_batches'):
+  for name in (
+    'steps',
+    'epochs',
+    'overfit_batches',
+    'limit_eval_batches',
+    'max_traces',
+  ):
     value = getattr(recipe, name)
     kinds: Any = int | float if name == 'epochs' else int
     if value is not None and (not isinstance(value, kinds) or value <= 0):

@@ -84,7 +84,7 @@ _FREE = frozenset(
   for name in (
     'steps epochs steps_per_loop log_every eval_every checkpoint_every keep '
     'keep_every best durable max_failed_saves max_time export strategy actions '
-    'early_stop eval_data'
+    'early_stop eval_data max_traces'
   ).split()
 )
 

@@ -129,7 +129,7 @@ class Engine:
       return self.apply(found)
 
     if whole_in_xla:
-      take = tf.function(take, jit_compile=True, autograph=False)
+      take = gradients_lib.in_xla(take)
     return take(batch) if when is None else _take_when(when, take, batch)
 
   def _gradients(

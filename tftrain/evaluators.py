@@ -163,9 +163,8 @@ class Evaluator:
     ):
       try:
         iterator = self._feed.iterator(0)
-        if not self._loop.traces and not tf.config.functions_run_eagerly():
-          with self._ledger.part('compile'):
-            self._loop.prepare(iterator, n)
+        with self._ledger.part('compile'):
+          self._loop.prepare(iterator, n)
         self._loop(iterator, n)
       except tf.errors.OutOfRangeError:
         pass  # the end of data of unknown length; all of it is counted

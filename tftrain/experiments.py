@@ -79,6 +79,8 @@ class Experiment:
     actions: Further Actions for the training Reports.
     overfit_batches: Trains on the first so many batches again and again.
     limit_eval_batches: How many batches an evaluation takes; None is all.
+    max_traces: How often the training loop may be compiled before that is an
+      error; None means as often as need be, with a warning.
   """
 
   task: Callable[[], tasks.Task]
@@ -108,6 +110,7 @@ class Experiment:
   actions: Sequence[reports.Action] = ()
   overfit_batches: int | None = None
   limit_eval_batches: int | None = None
+  max_traces: int | None = None
 
   def __post_init__(self) -> None:
     checks.check(self, self._eval_data())
@@ -364,6 +367,7 @@ class Experiment:
       seed=self.seed,
       update=self.update,
       ledger=ledger,
+      max_traces=self.max_traces,
     )
     return trainer, data
 

@@ -11,9 +11,12 @@ from tftrain import buckets
 from tftrain import clipping
 from tftrain import losses
 from tftrain import precisions
+from tftrain import stepsummaries
 from tftrain import strategies
 
 Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+
+_LATER = 'for the micro-batches after the first'
 
 # Packed gradients, sum of weights, sums of metrics.
 _Share = tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]
@@ -114,7 +117,7 @@ class _Backward:
     """Mean gradients, weight and metric sums of the global batch."""
     add_up: Callable[[Any], _Share] = self._add_up
     if self._way.jit:
-      add_up = tf.function(add_up, jit_compile=True, autograph=False)
+      add_up = in_xla(add_up)
     share = add_up(rows)
     if self._divides:
       return share
@@ -131,10 +134,12 @@ class _Backward:
       return self._add_up_in_a_loop(rows)
     # On several replicas a pass may hold a collective, which no loop may; under
     # XLA slices in a loop have no fixed size.
-    passes = [
-      self._one_pass(_slice(rows, index, self._way.accumulate))
-      for index in range(self._way.accumulate)
-    ]
+    parts = self._way.accumulate
+    passes = [self._one_pass(_slice(rows, 0, parts))]
+    with stepsummaries.silent(_LATER):
+      passes += [
+        self._one_pass(_slice(rows, index, parts)) for index in range(1, parts)
+      ]
     added: _Share = tf.nest.map_structure(lambda *p: tf.add_n(p), *passes)
     return added
 
@@ -145,7 +150,8 @@ class _Backward:
     first = self._one_pass(_slice(rows, 0, parts))
 
     def add(index: tf.Tensor, *so_far: tf.Tensor) -> Any:
-      share = self._one_pass(_slice(rows, index, parts))
+      with stepsummaries.silent(_LATER):
+        share = self._one_pass(_slice(rows, index, parts))
       added = tf.nest.flatten(share)
       return index + 1, *(a + b for a, b in zip(so_far, added, strict=True))
 
@@ -170,7 +176,10 @@ class _Backward:
       # In float16 a mean overflows later than a sum.
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
       seed = self._way.scale / factor
-    found = tape.gradient(sums.objective, self._sources, output_gradients=seed)
+    with stepsummaries.silent():  # what is computed again was written before
+      found = tape.gradient(
+        sums.objective, self._sources, output_gradients=seed
+      )
     dense = [
       None if g is None else precisions.in_full(tf.convert_to_tensor(g))
       for g in found
@@ -181,6 +190,12 @@ class _Backward:
         gradient * tf.cast(factor, gradient.dtype) for gradient in packed
       ]
     return packed, sums.weight, dict(sums.metrics)
+
+
+def in_xla(function: Callable[..., Any]) -> Any:
+  """The function compiled by XLA, which knows no tf.summary."""
+  silent = stepsummaries.silent('where XLA compiles the step (Update.jit)')
+  return tf.function(silent(function), jit_compile=True, autograph=False)
 
 
 def _all_reduce(

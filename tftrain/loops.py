@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from absl import logging
 import tensorflow as tf
 
+from tftrain import compiled
 from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
 from tftrain import patches
+from tftrain import stepsummaries
 from tftrain import tasks
 from tftrain import updates
 
@@ -92,6 +93,12 @@ class Feed:
       with tf.device('CPU:0'):
         self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
 
+  @property
+  def rows(self) -> int:
+    """Of a batch on one replica; 1 where that is not known."""
+    replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
+    return max((self._pipeline.batch_size or 1) // replicas, 1)
+
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""
     if self._in_graph:
@@ -171,70 +178,14 @@ class Feed:
       ) from None
 
 
-_RANDOM = {
-  'RandomStandardNormal',
-  'RandomUniform',
-  'RandomUniformInt',
-  'TruncatedNormal',
-  'ParameterizedTruncatedNormal',
-  'Multinomial',
-  'RandomGammaV2',
-  'RandomPoissonV2',
-  'RandomShuffle',
-}
-
-
-class Loop:
-  """A compiled loop that refuses to create variables."""
-
-  def __init__(self, compiled: Any):
-    self.compiled = compiled
-
-  def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
-    with tf.variable_creator_scope(refuse_variable):
-      return self.compiled(iterator, n)
-
-  @property
-  def traces(self) -> int:
-    return int(self.compiled.experimental_get_tracing_count())
-
-  def prepare(self, iterator: Any, n: tf.Tensor) -> Any:
-    """Compiles without running."""
-    with tf.variable_creator_scope(refuse_variable):
-      return self.compiled.get_concrete_function(iterator, n)
-
-  def trace(self, iterator: Any, n: tf.Tensor) -> None:
-    """Compiles without running; warns of state that nobody can save."""
-    traced = self.prepare(iterator, n)
-    definition = traced.graph.as_graph_def()
-    nodes = [*definition.node]
-    for function in definition.library.function:
-      nodes += function.node_def
-    random = sorted({node.op for node in nodes} & _RANDOM)
-    if random:
-      logging.warning(
-        'The step draws random numbers with %s, whose state no checkpoint '
-        'holds: a resumed run will differ. Use keras.random with a '
-        'SeedGenerator that is an attribute of the Task.',
-        ', '.join(random),
-      )
-
-
-def refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
-  del next_creator
-  raise errors.TaskError(
-    f'a step created the variable {kwargs.get("name") or "?"}; create all '
-    'variables when the model is first called, or in the constructor'
-  )
-
-
 def train_loop(
   task: tasks.Task,
   feed: Feed,
   counters: Counters,
   means: metrics.Means,
   measured: Callable[[tf.Tensor], updates.Measure],
-) -> Loop:
+  max_traces: int | None = None,
+) -> compiled.Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
 
   It leaves early, at the exact step, when a stop is requested, when the data
@@ -247,6 +198,7 @@ def train_loop(
     counters: Counted up.
     means: Where the metrics go.
     measured: Of a step's number, whether to look at what its updates do.
+    max_traces: How often it may be compiled.
 
   Returns:
     The function; it returns (whether all went well, loss, gradient norm) of the
@@ -261,8 +213,10 @@ def train_loop(
       batch = _timed_take(feed, iterator, counters)
       # Without a batch nothing may move, not even the seed of a dropout.
       with tf.control_dependencies(tf.nest.flatten(batch)):
-        measure = measured(counters.step.read_value())
-        step = task.run_train_step(batch, measure)
+        now = counters.step.read_value()
+        measure = measured(now)
+        with stepsummaries.recorded(now, measure.report):
+          step = task.run_train_step(batch, measure)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
       )
@@ -279,7 +233,9 @@ def train_loop(
     )
     return tf.while_loop(go_on, take_step, none_yet)[1:]
 
-  return Loop(tf.function(run, autograph=False))
+  return compiled.Loop(
+    run, 'the training loop', max_traces, rows=feed.rows, resumed=True
+  )
 
 
 def _is_skipped(
@@ -332,7 +288,7 @@ def single_step(
 
 def eval_loop(
   task: tasks.Task, feed: Feed, counters: Counters, means: metrics.Means
-) -> Loop:
+) -> compiled.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
@@ -341,12 +297,13 @@ def eval_loop(
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
-      means.add(task.eval_step(batch))
+      with stepsummaries.silent('in an evaluation'):
+        means.add(task.eval_step(batch))
       return (done + 1,)
 
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
 
-  return Loop(tf.function(run, autograph=False))
+  return compiled.Loop(run, 'an evaluation')
 
 
 def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:

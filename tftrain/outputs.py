@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import autographs
+from tftrain import compiled
 from tftrain import errors
 from tftrain import inputs
-from tftrain import loops
 from tftrain import signatures
 from tftrain import tasks
 from tftrain.inputs import orders
@@ -66,7 +66,7 @@ class Outputs:
     self, batch: Any, position: int
   ) -> tuple[dict[str, np.ndarray], int]:
     """(name -> `[rows, ...]`, rows) of a batch that begins at `position`."""
-    with tf.variable_creator_scope(loops.refuse_variable):
+    with tf.variable_creator_scope(compiled.refuse_variable):
       made, counted = self._compiled(batch)
     rows = int(counted)
     if self._total is not None:

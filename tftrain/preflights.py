@@ -1,17 +1,16 @@
 """A run tried out before it begins: every part once, and nothing is left."""
 
 from collections.abc import Iterator
-import resource
-import sys
 import time
 
 import numpy as np
-import tensorflow as tf
 
 from tftrain import bundles
 from tftrain import errors
 from tftrain import experiments
 from tftrain import files
+from tftrain import inputs
+from tftrain import memory
 from tftrain import metrics
 from tftrain import runs
 
@@ -40,14 +39,13 @@ def check(experiment: experiments.Experiment) -> Iterator[str]:
       yield from _timed(run)
       if experiment.export:
         yield from _exported(run)
-    yield _line('memory', f'{_resident() / 1e6:,.0f} MB at most')
+    yield _line('memory', f'{memory.most_resident() / 1e6:,.0f} MB at most')
 
 
 def _described(run: runs.Run) -> Iterator[str]:
   """What was already done to prepare it."""
   trainer = run.trainer
-  leaves = tf.nest.flatten(trainer.example_batch)
-  batch = ', '.join(f'{x.dtype.name}{list(x.shape)}' for x in leaves)
+  batch = inputs.described(trainer.example_batch)
   yield _line('data', f'a batch is {batch}')
   count = sum(
     int(np.prod(v.shape)) for v in trainer.task.all_variables() if v.trainable
@@ -64,8 +62,11 @@ def _stepped(run: runs.Run) -> Iterator[str]:
   report = run.trainer.train(1)
   assert report is not None  # a run has a first step
   loss = report.scalars.get('loss', float('nan'))
+  flops = run.trainer.flops_per_example
   yield _line(
-    'step', f'loss {loss:.4g}, compiled in {run.trainer.compile_seconds:.1f} s'
+    'step',
+    f'loss {loss:.4g}, {flops / 1e6:,.4g} MFLOPs an example, compiled in '
+    f'{run.trainer.loop.compile_seconds:.1f} s',
   )
   for evaluator in run.evaluators:
     begun = time.perf_counter()
@@ -134,9 +135,3 @@ def _duration(seconds: float) -> str:
   if hours:
     return f'{hours} h {minutes} min'
   return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
-
-
-def _resident() -> float:
-  """The most memory that this process has had, in bytes."""
-  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return most if sys.platform == 'darwin' else most * 1024

@@ -9,6 +9,7 @@ import tqdm
 from tftrain import reports
 
 _HIDDEN = ('gradient_norm', 'learning_rate', 'update_ratio', 'loss_scale')
+_MOST = 12  # metrics in a line
 _FORMAT = '{n:,}/{total:,} |{bar:12}| {elapsed}<{remaining}{postfix}'
 
 
@@ -70,11 +71,13 @@ def _line(report: reports.Report) -> str:
 
 
 def _shown(report: reports.Report) -> str:
-  return '  '.join(
+  shown = [
     f'{tag} {value:.4g}'
     for tag, value in report.scalars.items()
     if not tag.endswith(_HIDDEN)
-  )
+  ]
+  more = len(shown) - _MOST
+  return '  '.join([*shown[:_MOST], *([f'+{more:,} more'] if more > 0 else [])])
 
 
 def _speed(report: reports.Report) -> str:

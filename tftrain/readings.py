@@ -7,13 +7,17 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
+from tftrain import compiled
+from tftrain import flops
 from tftrain import groups
 from tftrain import inputs
 from tftrain import ledger as ledger_lib
 from tftrain import loops
+from tftrain import memory
 from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
+from tftrain import variables as variables_lib
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -51,6 +55,9 @@ class Readings:
     self.seconds = 0.0
     """How long the steps since the last report took."""
     self._last_logged = 0
+    self._growth = memory.Growth()
+    layers = variables_lib.owned_by(task).sublayers.values()
+    self._half = any(layer.compute_dtype != 'float32' for layer in layers)
 
   @property
   def tags(self) -> tuple[str, ...]:
@@ -75,10 +82,12 @@ class Readings:
     )
 
   def take(
-    self, step: int, start_step: int
+    self, step: int, start_step: int, loop: compiled.Loop
   ) -> tuple[dict[str, float], dict[str, float]]:
     """(metrics, timing) since the last report; both begin anew."""
     scalars, timing = self._scalars(), self._timing(step, start_step)
+    timing.update(self._use(timing, loop))
+    self._growth.look(step, timing['memory/process_mb'], loop.traces)
     self._last_logged = step
     return scalars, timing
 
@@ -126,6 +135,22 @@ class Readings:
     for part, spent in self._ledger.read().items():
       timing[f'ledger/{part}'] = spent
     return {k: v for k, v in timing.items() if math.isfinite(v)}
+
+  def _use(
+    self, timing: Mapping[str, float], loop: compiled.Loop
+  ) -> dict[str, float]:
+    """How much of the machine is used."""
+    use = memory.readings()
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    examples = timing.get('examples_per_second')
+    if examples and replicas > 1:
+      use['examples_per_second_per_replica'] = examples / replicas
+    if loop.flops:
+      per_second = loop.flops * timing['steps_per_second']
+      use['teraflops_per_second'] = per_second / 1e12
+      if peak := flops.peak(half=self._half):
+        use['utilization'] = per_second / (replicas * peak)
+    return use
 
   # State, for a Checkpointer.
 

@@ -213,6 +213,7 @@ class Run:
     """Takes back what was published after `step`, where the run goes on."""
     published = self._metrics_file.begin(step or 0)
     self.summary_writer.begin(step, published)
+    self.trainer.loop.record_to(self.summary_writer.in_steps)
 
   def _go_on_from(self, step: int) -> None:
     """After the run went back."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from collections.abc import Mapping
+import contextlib
 import json
 import math
 import pathlib
@@ -72,6 +73,7 @@ class SummaryWriter:
       tf.summary.experimental.write_raw_pb(summary.SerializeToString())
       for tag, artifact in report.artifacts.items():
         artifacts.write(tag, artifact)
+    self._writer(report.source).flush()
 
   def show(
     self, step: int, shown: Mapping[str, Any], source: str = 'train'
@@ -95,6 +97,12 @@ class SummaryWriter:
     with self._forgiving(), self._writer('train').as_default(step=0):
       tf.summary.text(tag, indented)
 
+  def in_steps(self) -> Any:
+    """Makes the train writer the default, for tf.summary inside a step."""
+    with self._forgiving():
+      return self._writer('train').as_default()
+    return contextlib.nullcontext()
+
   def flush(self) -> None:
     with self._forgiving():
       for writer in self._writers.values():
@@ -111,20 +119,29 @@ class SummaryWriter:
         self._writers.popitem()[1].close()
 
   def _writer(self, source: str) -> Any:
+    directory = self._model_dir / source
+    if source in self._writers and not directory.is_dir():
+      raise errors.RunDirectoryError(f'{directory} was removed')
     if source not in self._writers:
-      directory = self._model_dir / source
       files.make_directory(directory)
       # TensorBoard makes nothing of the first start in a directory. So each
       # life writes one, the first life, too.
       with files.named_last(directory, _EVENTS):
         _write_session_start(directory, self._first_step)
       with files.named_last(directory, _EVENTS):
-        self._writers[source] = tf.summary.create_file_writer(str(directory))
+        self._writers[source] = tf.summary.create_file_writer(
+          str(directory), max_queue=_ENDLESS, flush_millis=_HALF_AN_HOUR
+        )
         self._writers[source].flush()  # makes the file
     return self._writers[source]
 
 
 _EVENTS = 'events.out.tfevents.'
+
+# A writer of which steps know writes inside the compiled loop, where a full
+# disk would end the run. So it only collects, and the host flushes it.
+_ENDLESS = 2**31 - 1
+_HALF_AN_HOUR = 2**31 // 1000 - 1  # more overflows, and means at once
 
 
 def _write_session_start(directory: pathlib.Path, step: int) -> None:

@@ -47,6 +47,8 @@ class Trainer:
     seed: Seed of the data's order.
     update: How a batch becomes new weights; None means plain gradient descent.
     ledger: Where time is booked; None means one of its own.
+    max_traces: How often the loop may be compiled before that is an error;
+      None means as often as need be, with a warning.
 
   Raises:
     InputError: No data, or a batch the model or the replicas cannot take.
@@ -64,6 +66,7 @@ class Trainer:
     seed: int = 0,
     update: updates_lib.Update | None = None,
     ledger: ledger_lib.Ledger | None = None,
+    max_traces: int | None = None,
   ):
     for name, value in (
       ('steps_per_loop', steps_per_loop),
@@ -85,9 +88,16 @@ class Trainer:
     self._readings = readings.Readings(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
-    self._loop = loops.train_loop(
-      task, self._feed, self._counters, means, self._readings.is_measured
-    )
+    with self.strategy.scope():
+      self.loop = loops.train_loop(
+        task,
+        self._feed,
+        self._counters,
+        means,
+        self._readings.is_measured,
+        max_traces,
+      )
+    """What takes the steps."""
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
@@ -97,8 +107,6 @@ class Trainer:
     self.detours = detours.Detours()
     """The steps that are passed over."""
     self._reported = 0
-    self.compile_seconds: float | None = None
-    """How long it took to trace and compile the loop; None before that."""
 
   @property
   def step(self) -> int:
@@ -116,9 +124,14 @@ class Trainer:
     return int(self._counters.updates.numpy())
 
   @property
+  def flops_per_example(self) -> float:
+    """Of a step, as far as they are counted; 0 before the loop is traced."""
+    return self.loop.flops / int(strategies.batch_size(self.example_batch))
+
+  @property
   def traces(self) -> int:
     """How often the loop was traced; more than once is a waste to look into."""
-    return self._loop.traces
+    return self.loop.traces
 
   @property
   def stop_variable(self) -> tf.Variable:
@@ -333,19 +346,16 @@ class Trainer:
 
   def _build(self, update: updates_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
-    what = f'the model or loss cannot take a batch of {_describe(batch)}'
+    what = f'the model or loss cannot take a batch of {inputs.described(batch)}'
     with self.strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
       rows = strategies.first_part(batch, replicas * update.accumulate)
-      self._check_labels(rows)
+      labels = self.pipeline.label_range()
+      if labels and isinstance(self.task, supervised.SupervisedTask):
+        self.task.check_labels(*labels, rows)
     self.example_batch = batch
     return names
-
-  def _check_labels(self, batch: Any) -> None:
-    labels = self.pipeline.label_range()
-    if labels is not None and isinstance(self.task, supervised.SupervisedTask):
-      self.task.check_labels(*labels, batch)
 
   def _next_event(
     self, step: int, last_step: int, actions: Sequence[reports.Action]
@@ -383,16 +393,13 @@ class Trainer:
       builds.explained(self._what_failed),
       inputs.explained(self.pipeline),
     ):
-      if self.compile_seconds is None:
-        begun = time.perf_counter()
-        if not tf.config.functions_run_eagerly():
-          with self.ledger.part('compile'):
-            self._loop.trace(iterator, n)
-        self.compile_seconds = time.perf_counter() - begun
+      if self.loop.compile_seconds is None:
+        with self.ledger.part('compile'):
+          self.loop.prepare(iterator, n)
       begun = time.perf_counter()
       self._whole = False
       try:
-        finite, loss, norm = self._loop(iterator, n)
+        finite, loss, norm = self.loop(iterator, n)
         ended = False
       except tf.errors.OutOfRangeError:
         finite, ended = True, True
@@ -426,7 +433,7 @@ class Trainer:
     timing: dict[str, float] = {}
     if not stopping and self._readings.are_due(step, last_step):
       with self.strategy.scope():
-        scalars, timing = self._readings.take(step, self._start_step)
+        scalars, timing = self._readings.take(step, self._start_step, self.loop)
     return reports.Report(
       source='train',
       step=step,
@@ -439,8 +446,3 @@ class Trainer:
       stopping=stopping,
       saving=saving,
     )
-
-
-def _describe(batch: Any) -> str:
-  leaves = tf.nest.flatten(batch)
-  return ', '.join(f'{leaf.dtype.name}{list(leaf.shape)}' for leaf in leaves)

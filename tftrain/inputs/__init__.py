@@ -34,6 +34,7 @@ from tftrain.inputs.mixtures import Mapped
 from tftrain.inputs.mixtures import Mixture
 from tftrain.inputs.opening import open_input
 from tftrain.inputs.opening import stamps
+from tftrain.inputs.pipelines import described
 from tftrain.inputs.pipelines import explained
 from tftrain.inputs.pipelines import Pipeline
 from tftrain.inputs.records import TFRecords
@@ -69,6 +70,7 @@ __all__ = [
   'Tfds',
   'all_limited',
   'as_pipeline',
+  'described',
   'explained',
   'limited',
   'load_iterator',

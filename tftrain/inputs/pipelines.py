@@ -100,7 +100,7 @@ class Pipeline(abc.ABC):
     lines = [f'examples: {examples}', f'steps: {steps}']
     if self.lost:
       lines.append(f'damaged records left out: {self.lost}')
-    batch = tf.nest.map_structure(_short, self.element_spec)
+    batch = tf.nest.map_structure(_described, self.element_spec)
     return '\n'.join([*lines, f'batch: {batch}'])
 
   @abc.abstractmethod
@@ -126,8 +126,17 @@ def explained(pipeline: Pipeline) -> Iterator[None]:
     raise errors.InputError(text) from error
 
 
-def _short(leaf: Any) -> str:
-  sizes = ','.join('?' if size is None else str(size) for size in leaf.shape)
+def described(batch: Any) -> str:
+  """The dtypes and shapes of what is in a batch, or of its specs."""
+  return ', '.join(map(_described, tf.nest.flatten(batch)))
+
+
+def _described(leaf: Any) -> str:
+  if not (hasattr(leaf, 'dtype') and hasattr(leaf, 'shape')):
+    return str(leaf)
+  shape, sizes = tf.TensorShape(leaf.shape), '...'
+  if shape.rank is not None:
+    sizes = ', '.join('?' if n is None else str(n) for n in shape)
   return f'{leaf.dtype.name}[{sizes}]'
 
 

@@ -1,0 +1,175 @@
+"""Loop: a function compiled once, watched while it is, and never silently
+again."""
+
+from collections.abc import Callable
+import contextlib
+import time
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import flops
+from tftrain import inputs
+
+_RANDOM = {
+  'RandomStandardNormal',
+  'RandomUniform',
+  'RandomUniformInt',
+  'TruncatedNormal',
+  'ParameterizedTruncatedNormal',
+  'Multinomial',
+  'RandomGammaV2',
+  'RandomPoissonV2',
+  'RandomShuffle',
+}
+
+
+class Loop:
+  """A compiled loop that creates no variables, and is traced once.
+
+  Another trace is a waste that nobody asked for, so it is explained: what
+  changed, and what to set.
+
+  Args:
+    run: `run(iterator, n)`, to be compiled.
+    name: What it is, in messages.
+    max_traces: How often it may be traced; None means as often as need be.
+    rows: What stands for the size of a batch where it may vary.
+    resumed: Whether a checkpoint has to hold all that it changes.
+  """
+
+  def __init__(
+    self,
+    run: Callable[[Any, tf.Tensor], Any],
+    name: str,
+    max_traces: int | None = None,
+    *,
+    rows: int = 1,
+    resumed: bool = False,
+  ):
+    self._run = run
+    self._name = name
+    self._max_traces = max_traces
+    self._rows = rows
+    self._resumed = resumed
+    self._context: Callable[[], Any] = contextlib.nullcontext
+    self.compile_seconds: float | None = None
+    """How long it took to trace and compile; None before that."""
+    self.flops = 0
+    """Floating-point operations of a step; known once it is traced."""
+    self._compiled: Any = tf.function(run, autograph=False)
+    self._writes_summaries = False
+    self._seen: Any = None  # the newest iterator, and how all of them looked
+    self._specs: list[Any] = []
+
+  def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
+    if iterator is not self._seen:
+      self._watch(iterator)
+    with self._context(), tf.variable_creator_scope(refuse_variable):
+      return self._compiled(iterator, n)
+
+  @property
+  def traces(self) -> int:
+    return int(self._compiled.experimental_get_tracing_count())
+
+  def record_to(self, context: Callable[[], Any]) -> None:
+    """Says what surrounds it: a writer as the default of tf.summary.
+
+    What was compiled goes on writing to the old one; if it does write, it is
+    compiled anew.
+    """
+    self._context = context
+    if self._writes_summaries:
+      self._compiled = tf.function(self._run, autograph=False)
+      self.compile_seconds = None
+      self._specs.clear()
+
+  def prepare(self, iterator: Any, n: tf.Tensor) -> None:
+    """Compiles without running, once; warns of state that nobody can save."""
+    if self.compile_seconds is not None:
+      return
+    begun = time.perf_counter()
+    if not tf.config.functions_run_eagerly():
+      with self._context(), tf.variable_creator_scope(refuse_variable):
+        traced = self._compiled.get_concrete_function(iterator, n)
+      self._look_at(traced.graph.as_graph_def(add_shapes=True))
+    self.compile_seconds = time.perf_counter() - begun
+
+  def _look_at(self, definition: Any) -> None:
+    nodes = [*definition.node]
+    for function in definition.library.function:
+      nodes += function.node_def
+    operations = {node.op for node in nodes}
+    self._writes_summaries = 'WriteSummary' in operations
+    self.flops = flops.of_step(definition, self._rows)
+    random = sorted(operations & _RANDOM)
+    if random and self._resumed:
+      logging.warning(
+        'The step draws random numbers with %s, whose state no checkpoint '
+        'holds: a resumed run will differ. Use keras.random with a '
+        'SeedGenerator that is an attribute of the Task.',
+        ', '.join(random),
+      )
+
+  def _watch(self, iterator: Any) -> None:
+    """Says what is different if what comes now needs another trace."""
+    self._seen = iterator
+    spec = getattr(iterator, 'element_spec', None)
+    if spec in self._specs or tf.config.functions_run_eagerly():
+      return
+    self._specs.append(spec)
+    count = len(self._specs)
+    if count == 1:
+      return
+    what = (
+      f'{self._name} is traced and compiled again, the {count}. time, as '
+      f'{changed(self._specs[-2], spec)}'
+    )
+    if self._max_traces is not None and count > self._max_traces:
+      raise errors.InputError(f'{what} (max_traces is {self._max_traces})')
+    logging.warning('%s.', what)
+
+
+def changed(old: Any, new: Any) -> str:
+  """What is different in the element_spec of the data, and what helps."""
+  before, after = _leaves(old), _leaves(new)
+  if list(before) != list(after):
+    names = [name for name in after if name not in before]
+    gone = [name for name in before if name not in after]
+    parts = [f'has {", ".join(names)}'] if names else []
+    parts += [f'has no {", ".join(gone)} any more'] if gone else []
+    return f'a batch {" and ".join(parts)}; give each batch the same structure'
+  name = next(name for name in after if before[name] != after[name])
+  was, now = before[name], after[name]
+  what = f'{name} was {inputs.described(was)} and is {inputs.described(now)}'
+  if getattr(was, 'dtype', None) != getattr(now, 'dtype', None):
+    return f'{what}; cast it where the data is made (tf.cast)'
+  return (
+    f'{what}; make all batches of one shape (drop_remainder=True, padding), '
+    'or say which sizes vary in the element_spec of the data'
+  )
+
+
+def _leaves(spec: Any) -> dict[str, Any]:
+  """Name, as one would write it (`batch[0]['x']`) -> TypeSpec."""
+  if isinstance(spec, dict):
+    items = [(f'[{key!r}]', spec[key]) for key in sorted(spec, key=str)]
+  elif isinstance(spec, tuple | list):
+    items = [(f'[{index}]', part) for index, part in enumerate(spec)]
+  else:
+    return {'batch': spec}
+  return {
+    name.replace('batch', f'batch{key}', 1): leaf
+    for key, part in items
+    for name, leaf in _leaves(part).items()
+  }
+
+
+def refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
+  del next_creator
+  raise errors.TaskError(
+    f'a step created the variable {kwargs.get("name") or "?"}; create all '
+    'variables when the model is first called, or in the constructor'
+  )
