@@ -173,13 +173,26 @@ def test_all_parts_make_up_the_time_that_passed(tmp_path):
 
 def test_lives_add_up_and_what_was_lost_is_said(clock, tmp_path):
   begun = clock.now
-  first = experiment(clock, {'step': 0.5}, steps=10).train(tmp_path)
-  assert folded(first.seconds)['step'] == pytest.approx(5.0)
+  first = experiment(clock, {'step': 0.5}, steps=20).prepare(tmp_path)
+  first.trainer.train(10, first._actions)
+  first.checkpointer.wait()
   clock.pass_by(60.0)  # nobody trains
   second = experiment(clock, {'step': 0.5}, steps=20).train(tmp_path)
   assert folded(second.seconds)['step'] == pytest.approx(10.0)
   assert second.seconds['lost_to_restart'] == 60.0
   assert sum(second.seconds.values()) == pytest.approx(clock.now - begun)
+
+
+def test_a_run_that_had_ended_lost_nothing(clock, tmp_path):
+  begun = clock.now
+  experiment(clock, {'step': 0.5}, steps=10).train(tmp_path)
+  clock.pass_by(3600.0)  # nobody wants more yet
+  result = experiment(clock, {'step': 0.5}, steps=20).train(tmp_path)
+  assert folded(result.seconds)['step'] == pytest.approx(10.0)
+  assert result.seconds['lost_to_restart'] == 0.0
+  assert sum(result.seconds.values()) == pytest.approx(
+    clock.now - begun - 3600.0, abs=0.01
+  )
 
 
 def test_a_life_without_a_checkpoint_is_lost(clock, tmp_path):

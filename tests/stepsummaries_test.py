@@ -262,11 +262,14 @@ def test_a_lost_directory_stops_neither_summaries_nor_the_run(tmp_path, caplog):
 
 
 def test_a_writer_of_ones_own_gets_the_steps(tmp_path):
-  trainer = tftrain.Trainer(
-    task(), tftrain.Arrays(cases.arrays(), 8), log_every=2
-  )
   with tf.summary.create_file_writer(str(tmp_path)).as_default():
+    trainer = tftrain.Trainer(
+      task(), tftrain.Arrays(cases.arrays(), 8), log_every=2
+    )
     trainer.train(5)
+    tftrain.Evaluator(
+      trainer.task, tftrain.Arrays(cases.arrays(), 8, training=False)
+    ).evaluate()
   assert list(told(tmp_path)) == [2, 4]
 
 

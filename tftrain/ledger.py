@@ -85,6 +85,10 @@ class Ledger:
     self._before = _zeros()
     self._before['lost_to_restart'] = max(self.started - first_start, 0.0)
 
+  def go_on_from(self, seconds: Mapping[str, float]) -> None:
+    """Says that the run had ended, and with what: since then none was lost."""
+    self._before = {**_zeros(), **seconds}
+
   # State, for a Checkpointer.
 
   def read_state(self) -> dict[str, Any]:

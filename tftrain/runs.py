@@ -396,6 +396,8 @@ class Run:
     began = record.get('began', ledger.started)
     if not self.trainer.step:
       ledger.begin(began)
+    elif record.get('finished'):
+      ledger.go_on_from(record.get('seconds', {}))
     self._note(
       **self._facts,
       began=began,

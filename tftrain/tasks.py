@@ -19,6 +19,7 @@ from tftrain import gradients as gradients_lib
 from tftrain import groups
 from tftrain import losses
 from tftrain import remats
+from tftrain import stepsummaries
 from tftrain import strategies
 from tftrain import updates
 from tftrain import variables as variables_lib
@@ -314,7 +315,7 @@ class Task:
       return variable
 
     try:
-      with tf.variable_creator_scope(create):
+      with stepsummaries.silent(), tf.variable_creator_scope(create):
         yield
     finally:
       for variable, value in before:
@@ -339,9 +340,8 @@ class Task:
   # State: name -> value. Whoever saves needs to know nothing else of a Task.
 
   def read_state(self) -> dict[str, tf.Tensor]:
-    state = {}
-    for name, variable in self._owned().saved.items():
-      state[name] = buckets.raw(variable).read_value()
+    saved = self._owned().saved
+    state = {name: buckets.raw(v).read_value() for name, v in saved.items()}
     for name, applier in self.engine.appliers().items():
       for key, value in applier.read_state().items():
         state[f'{name}/{key}'] = value
