@@ -20,6 +20,7 @@ from typing import Any
 from tftrain import actions
 from tftrain import errors
 from tftrain import files
+from tftrain import ledger
 from tftrain import reports
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
@@ -28,7 +29,6 @@ from tftrain.sweeps import results
 from tftrain.sweeps import samplers
 
 _LOST = 3
-_GRACE = 30.0  # seconds from SIGTERM to the end, if the time limit is reached
 _BEATS = 6  # per lease
 
 
@@ -48,7 +48,7 @@ class Trial:
     self._trial = trial
     self._lease = lease
     self._ended = threading.Event()
-    self._started = time.time()
+    self._started = ledger.process_start()
     self._overdue = False
     limit = plan.settings['time_limit']
     self._limit = actions.seconds(limit) if limit else None
@@ -67,7 +67,7 @@ class Trial:
         index=self._trial.index,
         attempts=known.get('attempts', 0) + 1,
         started=self._started,
-        heartbeat=self._started,
+        heartbeat=time.time(),
         host=socket.gethostname(),
         pid=os.getpid(),
         error=None,
@@ -156,7 +156,9 @@ class Trial:
         self._overdue = True
         _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
         os.kill(os.getpid(), signal.SIGTERM)
-        threading.Timer(_GRACE, self._give_up).start()
+        threading.Timer(
+          float(self.plan.settings['grace_seconds']), self._give_up
+        ).start()
 
   def _left(self) -> float:
     if self._limit is None or self._overdue:

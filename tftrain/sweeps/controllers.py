@@ -21,7 +21,6 @@ from tftrain.sweeps import slots
 
 _TICK = 0.05  # seconds between two looks at the children
 _LOOK = 0.5  # and at everything else
-_GRACE = 120.0  # from SIGTERM to SIGKILL
 
 Show = Callable[[Sequence[results.Result]], None]
 
@@ -49,6 +48,7 @@ class Controller:
     self._show = show
     self._keep_going = keep_going
     self._limit = float(plan.settings['lease_seconds'])
+    self._grace = float(plan.settings['grace_seconds'])
     self._children: list[children.Child] = []
     self._board = _Board(plan)
     self._began = time.time()
@@ -88,7 +88,7 @@ class Controller:
         self._look()
       if self._stopping:
         for child in self._children:
-          child.stop(_GRACE)
+          child.stop(self._grace)
         if not self._children:
           return
       elif not self._fill() and not self._children and self._is_over():

@@ -55,6 +55,8 @@ class Seen:
 
   def process(self) -> int | None:
     """The holder's pid, if it is a process here; 0 if it is known dead."""
+    if not self.holder:
+      return None
     host, pid, started, _ = self.holder.split('_')
     if host != _HOST:
       return None

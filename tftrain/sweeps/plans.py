@@ -135,7 +135,7 @@ def _name(
   parts = (
     [assignment]
     if isinstance(assignment, str)
-    else [f'{k.rpartition(".")[2]}={v!r}' for k, v in assignment.items()]
+    else [f'{k.rpartition(".")[2]}={v}' for k, v in assignment.items()]
   )
   readable = re.sub(r'[^A-Za-z0-9._=+-]+', '-', '_'.join(parts))
   readable = readable[:_NAME_LENGTH].strip('-.')

@@ -32,6 +32,7 @@ class Sweep:
     max_kills: How often in a row a trial may be killed by a signal without
       having got further, before it counts as failed.
     lease_seconds: After how long without a heartbeat a trial is taken over.
+    grace_seconds: How long a trial that is asked to stop has to save.
   """
 
   space: Any
@@ -45,6 +46,7 @@ class Sweep:
   time_limit: str | None = None
   max_kills: int = 5
   lease_seconds: float = 60.0
+  grace_seconds: float = 60.0
 
 
 def check(sweep: Sweep) -> None:
@@ -78,7 +80,7 @@ def check(sweep: Sweep) -> None:
       f'Sweep.seeds = {seeds!r}; give different whole numbers, such as '
       '[0, 1, 2]'
     )
-  for name in ('max_kills', 'lease_seconds'):
+  for name in ('max_kills', 'lease_seconds', 'grace_seconds'):
     if getattr(sweep, name) < 1:
       raise errors.ConfigError(
         f'Sweep.{name} = {getattr(sweep, name)}; give at least 1'

@@ -24,6 +24,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
   'time_limit': (str, type(None)),
   'max_kills': (int,),
   'lease_seconds': (int, float),
+  'grace_seconds': (int, float),
 }
 
 
@@ -66,7 +67,9 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
     )
   sweep = _made(ours['Sweep'], str(path))
   return SweepFile(
-    sweep, _pruner(sweep, ours, str(path)), '\n'.join(lines) + '\n'
+    sweep,
+    _pruner(sweep, ours, str(path)),
+    ''.join(line + '\n' for line in lines),
   )
 
 
