@@ -93,6 +93,16 @@ def test_a_grid_has_all_combinations_and_a_union_all_of_its_parts(tmp_path):
   ]
 
 
+@pytest.mark.parametrize(
+  ('name', 'count'), [('digits_lr', 12), ('digits_optimizers', 14)]
+)
+def test_the_sweeps_that_ship_can_be_planned(name, count):
+  roots = gintexts.roots([])
+  path = gintexts.find(f'sweeps/{name}.gin', roots, '--sweep')
+  read = sweepfiles.read(path, roots)
+  assert len(plans.trials_of(read.sweep)) == count
+
+
 _RANDOM = """
   Sweep.space = {'A.x': 'log_uniform(1e-5, 1e-2)', 'B.y': 'int(1, 3)'}
   Sweep.search = 'random'
@@ -471,8 +481,8 @@ def test_a_controller_that_is_stopped_or_killed_loses_nothing(slow_sweep, name):
   killed = name == 'SIGKILL'
   assert process.returncode == (-number if killed else 128 + number)
   sweeping.until(lambda: not any(map(_alive, children)), 'the end of all')
-  if not killed:
-    assert sweeping.states(slow_sweep) == ['pending', 'pending']
+  states = sweeping.states(slow_sweep)
+  assert states == (['running'] if killed else ['pending']) * 2
   assert sweeping.run(slow_sweep, '--parallel=2')[0] == 0
   _check_whole(slow_sweep)
 
@@ -805,6 +815,25 @@ def test_a_target_checks_all_trials_at_once(commands, tmp_path):
   ]
 
 
+def test_a_metric_that_only_some_trials_write_is_told_before(
+  commands, tmp_path
+):
+  plan = _planned(
+    tmp_path,
+    f"""{_DIGITS}
+    small/digits.test_data.batch_size = 359
+    Sweep.space = {{'Experiment.eval_data': [
+      {{'test': @small/digits.test_data}},
+      {{'other': @small/digits.test_data}}]}}
+    """,
+  )
+  first, second = _describe(commands, plan.sweep_dir)['trials']
+  assert first['error'] is None
+  assert second['error'].startswith(
+    'it never writes eval/test/accuracy, which other trials do; it writes train'
+  )
+
+
 def test_what_a_sampler_may_draw_is_checked_by_samples(commands, tmp_path):
   plan = _planned(
     tmp_path,
@@ -854,6 +883,10 @@ def test_any_scheduler_may_run_a_real_trial(commands, tmp_path):
     (['--sweep_dir=x'], '--trial_index is missing'),
     (['--sweep_dir=x', '--trial_index=0', '--model_dir=y'], 'leave it out'),
     (['--sweep_dir=x', '--trial_index=0', '--mode=eval'], 'trains it'),
+    (
+      ['--sweep_dir=x', '--trial_index=0', '--preempt_exit_code=0'],
+      'would make a trial that was stopped look done',
+    ),
     (['--sweep_dir=/nowhere', '--trial_index=0'], 'holds no sweep'),
   ],
 )

@@ -166,7 +166,7 @@ def _parse(argv: list[str]) -> None:
     del needed['model_dir']
   if _SWEEP_DIR.value or _TRIAL_INDEX.value is not None:
     needed = {'sweep_dir': _SWEEP_DIR}
-    trials.check_flags(_MODE.value, _MODEL_DIR.value, _TRIAL_INDEX.value)
+    trials.check_flags(flags.FLAGS)
   if _MODE.value == 'rerun':
     needed = {'run': _RUN, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'predict':

@@ -39,8 +39,7 @@ def describe(plan: plans.Plan) -> dict[str, Any]:
   roots = gintexts.roots(search_paths)
   base = list(statements.read(plan.base.read_text('utf-8'), 'base.gin', roots))
   found: list[dict[str, Any]] = []
-  facts: dict[str, Any] = {'metrics': [], 'parameters': None}
-  kinds: dict[Any, int | None] = {}
+  kinds: dict[Any, dict[str, Any]] = {}
   for index, bindings in _trials(plan):
     trial: dict[str, Any] = {'index': index, 'error': None}
     found.append(trial)
@@ -49,14 +48,35 @@ def describe(plan: plans.Plan) -> dict[str, Any]:
       statements.check([*base, *own])
       kind = _kind(own)
       if kind not in kinds and len(kinds) < _BUILT:
-        kinds[kind], new = _built(plan, bindings, search_paths)
-        known = facts['metrics']
-        facts['metrics'] = known + [m for m in new['metrics'] if m not in known]
-        facts['parameters'] = facts['parameters'] or new['parameters']
-      trial['steps'] = _steps([*base, *own], kinds.get(kind))
+        kinds[kind] = _built(plan, bindings, search_paths)
+      known = kinds.get(kind, {})
+      trial['steps'] = _steps([*base, *own], known.get('steps'))
+      trial['metrics'] = known.get('metrics', [])
     except errors.Error as error:
       trial['error'] = str(error).splitlines()[0]
-  return {'trials': found, **facts}
+  names = dict.fromkeys(n for known in kinds.values() for n in known['metrics'])
+  sizes = [known['parameters'] for known in kinds.values()]
+  _compare_metrics(found, plan.metric)
+  return {
+    'trials': found,
+    'metrics': list(names),
+    'parameters': max(sizes, default=None),
+  }
+
+
+def _compare_metrics(found: Sequence[dict[str, Any]], asked: str) -> None:
+  """A metric that only some trials write cannot rank all of them."""
+  lacking = []
+  for trial in found:
+    names = trial.pop('metrics', None)
+    if names and not any(f'/{name}'.endswith(f'/{asked}') for name in names):
+      lacking.append((trial, names))
+  if len(lacking) < len(found):
+    for trial, names in lacking:
+      trial['error'] = (
+        f'it never writes {asked}, which other trials do; it writes '
+        f'{", ".join(names)}'
+      )
 
 
 def _trials(plan: plans.Plan) -> Iterator[tuple[int, list[str]]]:
@@ -84,8 +104,8 @@ def _kind(own: Sequence[statements.Statement]) -> tuple[Any, ...]:
 
 def _built(
   plan: plans.Plan, bindings: Sequence[str], search_paths: Sequence[str]
-) -> tuple[int, dict[str, Any]]:
-  """(steps, facts) of one trial, of which all parts are built."""
+) -> dict[str, Any]:
+  """What is found out about a trial by building all of its parts."""
   config.forget()
   experiment = config.load([str(plan.base)], bindings, search_paths)
   with files.scratch_directory() as scratch:
@@ -95,7 +115,7 @@ def _built(
   variables = trainer.task.all_variables()
   count = sum(int(np.prod(v.shape)) for v in variables if v.trainable)
   names = metrics.full_names(trainer.tags, run.evaluators)
-  return run.last_step, {'metrics': names, 'parameters': count}
+  return {'steps': run.last_step, 'metrics': names, 'parameters': count}
 
 
 def _steps(

@@ -105,7 +105,7 @@ class Trial:
     if self._watch.is_alive():
       self._watch.join()
     self.check()
-    if self._overdue and state != 'done':
+    if self._overdue and state in ('pending', 'failed'):
       limit = self.plan.settings['time_limit']
       state, error = 'failed', f'it took longer than Sweep.time_limit = {limit}'
     now = time.time()
@@ -284,12 +284,13 @@ def run(
   return code
 
 
-def check_flags(mode: str, model_dir: str | None, index: int | None) -> None:
+def check_flags(flags: Any) -> None:
   """Says what goes with --sweep_dir.
 
   Raises:
     ConfigError: Something that does not.
   """
+  index, mode = flags.trial_index, flags.mode
   if index is None and mode != 'describe':
     raise errors.ConfigError(
       '--trial_index is missing: it says which trial of --sweep_dir to run'
@@ -298,10 +299,15 @@ def check_flags(mode: str, model_dir: str | None, index: int | None) -> None:
     raise errors.ConfigError(
       f'--mode={mode} takes the --model_dir of a trial; --trial_index trains it'
     )
-  if model_dir:
+  if flags.model_dir:
     raise errors.ConfigError(
-      f'--model_dir={model_dir} with --sweep_dir: a trial has a directory of '
-      'its own below the sweep; leave it out'
+      f'--model_dir={flags.model_dir} with --sweep_dir: a trial has a '
+      'directory of its own below the sweep; leave it out'
+    )
+  if flags.preempt_exit_code == 0:
+    raise errors.ConfigError(
+      '--preempt_exit_code=0 would make a trial that was stopped look done; '
+      'choose another code'
     )
 
 

@@ -80,19 +80,22 @@ class Controller:
     return bool(self._signal or self._failure)
 
   def _work(self) -> None:
-    looked = 0.0
+    looked = -_LOOK
     while True:
       ended = self._reap()
       if ended or time.monotonic() - looked > _LOOK:
         looked = time.monotonic()
-        self._look()
+        found = self._board.read()
+        self._show(found)
+        if not self._keep_going and not self._failure:
+          self._failure = children.repeated_failure(found, self._began)
+        if self._fill() and not self._children:
+          return
       if self._stopping:
         for child in self._children:
           child.stop(self._grace)
         if not self._children:
           return
-      elif not self._fill() and not self._children and self._is_over():
-        return
       time.sleep(_TICK)
 
   def _reap(self) -> bool:
@@ -104,30 +107,22 @@ class Controller:
       child.close(stopping=self._stopping)
     return bool(ended)
 
-  def _look(self) -> None:
-    found = self._board.read()
-    self._show(found)
-    if not self._keep_going and not self._failure:
-      self._failure = children.repeated_failure(found, self._began)
+  def _fill(self) -> bool:
+    """Starts trials where there is room; True if all trials are over.
+
+    Those of others may still have to be taken over.
+    """
     seen = leases.read(self._plan.sweep_dir)
     ages = leases.ages(self._plan.sweep_dir, seen)
+    own = {child.trial.index for child in self._children}
     for child in self._children:
       if ages.get(child.trial.index, 0.0) > self._limit:
         child.kill()  # it hangs so that not even its heartbeat runs
-
-  def _fill(self) -> bool:
-    """Starts trials where there is room; True if any was started."""
-    if not self._free:
-      return True
-    started = False
-    seen = leases.read(self._plan.sweep_dir)
-    own = {child.trial.index for child in self._children}
-    ages = leases.ages(self._plan.sweep_dir, seen)
     for index, one in seen.items():
-      if not self._free:
+      if not self._free or self._stopping:
         break
-      age = ages.get(index, 0.0)
-      if index in own or not leases.is_free(one, age, self._limit):
+      free = leases.is_free(one, ages.get(index, 0.0), self._limit)
+      if index in own or not free:
         continue
       leases.evict(one)
       lease = leases.take(one)
@@ -135,12 +130,6 @@ class Controller:
         slot = self._free.pop(0)
         trial = self._plan.trial(index)
         self._children.append(children.Child(self._plan, trial, slot, lease))
-        started = True
-    return started
-
-  def _is_over(self) -> bool:
-    """Whether all trials are: those of others may still have to be taken."""
-    seen = leases.read(self._plan.sweep_dir)
     return len(seen) == len(self._plan.trials) and all(
       one.state in leases.ENDED for one in seen.values()
     )

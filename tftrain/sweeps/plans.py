@@ -137,7 +137,8 @@ def _name(
     if isinstance(assignment, str)
     else [f'{k.rpartition(".")[2]}={v}' for k, v in assignment.items()]
   )
-  readable = re.sub(r'[^A-Za-z0-9._=+-]+', '-', '_'.join(parts))
+  plain = re.sub(r'[@%()\'"]', '', '_'.join(parts))
+  readable = re.sub(r'[^A-Za-z0-9._=+-]+', '-', plain)
   readable = readable[:_NAME_LENGTH].strip('-.')
   end = '' if seed is None else f'_s{seed}'
   return files.check_name(f'{index:04d}_{readable}{end}', 'trial')
