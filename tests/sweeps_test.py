@@ -1,5 +1,6 @@
 """Sweeps: what is planned, how trials run, and what is survived."""
 
+import importlib.util
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
 from tftrain.sweeps import results
+from tftrain.sweeps import samplers
 from tftrain.sweeps import slots
 from tftrain.sweeps import spaces
 from tftrain.sweeps import sweepfiles
@@ -403,7 +405,7 @@ def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
   sweep_dir = sweeping.plan(
     tmp_path,
     """
-    Sweep.space = {'DO': ['kill', 'die', 'stop', 'hang']}
+    Sweep.space = {'DO': ['kill', 'die', 'stop', 'hang', 'sleep']}
     Sweep.max_kills = 2
     Sweep.lease_seconds = 1
     Sweep.time_limit = '2s'
@@ -411,15 +413,21 @@ def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
     """,
   )
   begun = time.monotonic()
-  code, out, _ = sweeping.run(sweep_dir, '--parallel=4', '--keep_going')
+  code, out, _ = sweeping.run(sweep_dir, '--parallel=5', '--keep_going')
   assert time.monotonic() - begun < 30
-  assert code == 1 and sweeping.states(sweep_dir) == ['failed'] * 4
+  assert code == 1 and sweeping.states(sweep_dir) == ['failed'] * 5
   found = results.read(plans.read(sweep_dir))
   errors_found = [result.facts['error'] for result in found]
-  assert errors_found == [
-    'ended by SIGKILL 2 times in a row without getting further; is it out of '
-    'memory?'
-  ] * 3 + ['it took longer than Sweep.time_limit = 2s']
+  assert (
+    errors_found
+    == [
+      'ended by SIGKILL 2 times in a row without getting further; is it out of '
+      'memory?'
+    ]
+    * 3
+    + ['it took longer than Sweep.time_limit = 2s'] * 2
+  )
+  assert found[4].seconds < 2.9  # it did not need the grace
   assert found[1].history == [(1, 0.5)]
 
 
@@ -741,6 +749,17 @@ def test_a_sampler_draws_once_for_all_seeds_and_learns(tmp_path):
   assert {lines[1] for lines in drawn} == {'M = @Adam()', "M = 'x'"}
   told = (plan.sweep_dir / 'optuna.journal').read_text()
   assert told.count('"values"') == 11  # of all but the last
+  assert told.count('"op_code":4') == 12  # and none was asked for twice
+
+
+def test_a_sampler_that_is_not_there_is_told_before(monkeypatch):
+  pytest.importorskip('optuna')
+  samplers.check('tpe')
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(
+    errors.ConfigError, match="'gp' needs torch, which is not"
+  ):
+    samplers.check('gp')
 
 
 # Places.

@@ -71,6 +71,7 @@ class Trial:
         host=socket.gethostname(),
         pid=os.getpid(),
         error=None,
+        overdue=None,
       )
     self._watch.start()
     trial = self._trial
@@ -106,8 +107,7 @@ class Trial:
       self._watch.join()
     self.check()
     if self._overdue and state in ('pending', 'failed'):
-      limit = self.plan.settings['time_limit']
-      state, error = 'failed', f'it took longer than Sweep.time_limit = {limit}'
+      state, error = 'failed', results.overdue(self.plan)
     now = time.time()
     known = results.facts(self.directory)
     facts: dict[str, Any] = {
@@ -154,6 +154,8 @@ class Trial:
         results.write_facts(self.directory, heartbeat=time.time())
       if self._left() <= 0 and not self._overdue:
         self._overdue = True
+        with contextlib.suppress(OSError):  # for whoever sees it die of that
+          results.write_facts(self.directory, overdue=True)
         _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Timer(

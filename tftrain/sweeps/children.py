@@ -116,7 +116,11 @@ class Child:
       self._note(seen, 'failed', f'exit code {code}: {said}')
       return
     directory = self.plan.directory(self.trial)
-    known = int(results.facts(directory).get('kills', 0))
+    facts = results.facts(directory)
+    if facts.get('overdue'):
+      self._note(seen, 'failed', results.overdue(self.plan))
+      return
+    known = int(facts.get('kills', 0))
     further = _size(directory) > self._progress
     kills = 1 if further else known + 1
     if kills < self.plan.settings['max_kills']:

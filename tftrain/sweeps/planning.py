@@ -56,7 +56,7 @@ def plan(
   read = sweepfiles.read(path, roots)
   sweep = read.sweep
   if sweep.search in recipes.SAMPLERS:
-    samplers.check()
+    samplers.check(sweep.search)
   trials = plans.trials_of(sweep)
   parts: dict[str, Any] = {
     'sweep_text': gintexts.text_of(path),

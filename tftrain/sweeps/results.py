@@ -125,6 +125,11 @@ def write_facts(directory: pathlib.Path, **changes: Any) -> None:
   files.write_json(directory / _STATUS, kept)
 
 
+def overdue(plan: plans.Plan) -> str:
+  """The error of a trial that took too long."""
+  return f'it took longer than Sweep.time_limit = {plan.settings["time_limit"]}'
+
+
 def drawn(plan: plans.Plan, trial: plans.Trial) -> list[str] | None:
   """The bindings that a sampler has drawn for a trial, if it has."""
   path = drawn_path(plan, trial)

@@ -1,8 +1,10 @@
 """Trials that a sampler of Optuna draws, each from what came before it."""
 
 from collections.abc import Mapping
+import importlib.util
 import json
 from typing import Any
+import warnings
 
 from tftrain import errors
 from tftrain import files
@@ -12,6 +14,8 @@ from tftrain.sweeps import results
 from tftrain.sweeps import spaces
 
 _BRANCH = 'branch'
+_FURTHER = {'gp': 'torch', 'cmaes': 'cmaes'}
+"""What Optuna needs for some, beside itself."""
 
 
 def draw(plan: plans.Plan, trial: plans.Trial) -> list[str]:
@@ -40,13 +44,19 @@ def draw(plan: plans.Plan, trial: plans.Trial) -> list[str]:
   return made
 
 
-def check() -> None:
-  """Says now if Optuna is not there.
+def check(search: str) -> None:
+  """Says now if a sampler is not there.
 
   Raises:
-    ConfigError: It is not installed.
+    ConfigError: Optuna, or what it needs for this one, is not installed.
   """
   _optuna()
+  package = _FURTHER.get(search, 'optuna')
+  if importlib.util.find_spec(package) is None:
+    raise errors.ConfigError(
+      f'Sweep.search = {search!r} needs {package}, which is not installed; '
+      f"pip install {package}, or take 'tpe'"
+    )
 
 
 def _optuna() -> Any:
@@ -91,7 +101,10 @@ def _sampler(optuna: Any, plan: plans.Plan, point: int) -> Any:
   }[plan.settings['search']]
   seed = int(plan.settings['seed'])
   # The points of a quasi-random sequence belong together.
-  return kind(seed=seed if kind is kinds.QMCSampler else seed * 100_003 + point)
+  seed = seed if kind is kinds.QMCSampler else seed * 100_003 + point
+  with warnings.catch_warnings():  # that its interface may change
+    warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+    return kind(seed=seed)
 
 
 def _tell(study: Any, optuna: Any, plan: plans.Plan) -> None:
