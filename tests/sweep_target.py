@@ -58,11 +58,13 @@ def work(trial):
 
 
 def fault(do, step):
-  marks = {'hang': 1, 'sleep': 1, 'stop': 1, 'kill': 1, 'die': 2}
+  marks = {'hang': 1, 'obey': 1, 'sleep': 1, 'stop': 1, 'kill': 1, 'die': 2}
   if marks.get(do) == step:
     if do == 'hang':
       signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if do in ('hang', 'sleep'):
+    if do == 'obey':
+      signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if do in ('hang', 'obey', 'sleep'):
       time.sleep(600)
     os.kill(os.getpid(), signal.SIGSTOP if do == 'stop' else signal.SIGKILL)
   if do == 'fail' and not os.path.exists(os.environ.get('MENDED', '')):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import signal
@@ -157,10 +158,13 @@ class Trial:
         with contextlib.suppress(OSError):  # for whoever sees it die of that
           results.write_facts(self.directory, overdue=True)
         _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Timer(
-          float(self.plan.settings['grace_seconds']), self._give_up
-        ).start()
+        main = threading.main_thread().ident
+        if main is not None:  # there, so that what it waits for is left
+          signal.pthread_kill(main, signal.SIGTERM)
+        grace = float(self.plan.settings['grace_seconds'])
+        timer = threading.Timer(grace, self._give_up)
+        timer.daemon = True
+        timer.start()
 
   def _left(self) -> float:
     if self._limit is None or self._overdue:
@@ -169,9 +173,9 @@ class Trial:
 
   def _give_up(self) -> None:
     """It does not stop by itself."""
-    self._watch = threading.Thread()  # the present one may be this one's parent
-    self.end('failed')
-    os._exit(1)
+    if not self._ended.is_set():
+      self.end('failed')
+      os._exit(1)
 
   def _leave(self, error: errors.Error) -> None:
     """At once, so that not even a checkpoint is written any more."""
@@ -205,27 +209,25 @@ class Watch:
       return None
     if self._tag not in report.scalars or report.is_last:
       return None
-    directory = self._plan.directory(self._trial)
-    reason = self._reason(directory, report.step)
-    if reason is None:
-      return None
-    path = directory / results.PRUNED
-    if not path.exists():
-      with files.explained(path):
-        files.write_json(path, reason)
+    path = self._plan.directory(self._trial) / results.PRUNED
+    with files.explained(path):
+      if path.exists():  # decided in an earlier life, whatever peers did since
+        decided = int(json.loads(path.read_text('utf-8'))['step'])
+        return reports.Signal.STOP if report.step >= decided else None
+      reason = self._reason(self._pruner, report.step)
+      if reason is None:
+        return None
+      files.write_json(path, reason)
     return reports.Signal.STOP
 
   def _reason(
-    self, directory: pathlib.Path, step: int
+    self, pruner: pruning.Pruner, step: int
   ) -> Mapping[str, Any] | None:
     """Why it is to be pruned; None if it goes on."""
-    assert self._pruner is not None
-    known = self._values(directory)
+    known = self._values(self._plan.directory(self._trial))
     own = [value for at, value in known if at <= step]
     previous = max((at for at, _ in known if at < step), default=0)
-    if (directory / results.PRUNED).exists():
-      return {}  # decided in an earlier life, whatever the peers did since
-    if not own or not self._pruner.is_due(previous, step):
+    if not own or not pruner.is_due(previous, step):
       return None
     others = [
       value
@@ -234,7 +236,7 @@ class Watch:
       for at, value in self._values(self._plan.directory(peer))
       if at == step
     ]
-    if self._pruner.keeps(own, others):
+    if pruner.keeps(own, others):
       return None
     better = sum(other > own[-1] for other in others)
     return {'step': step, 'better': better, 'compared': len(others) + 1}
