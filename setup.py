@@ -11,6 +11,7 @@ assert _VERSION, f'no __version__ in {_DOOR}'
 
 _EXAMPLES = ['scikit-learn>=1.5']
 _FIGURES = ['matplotlib>=3.8']
+_SAMPLERS = ['optuna>=5,<6']
 # What a source of tftrain.inputs.libraries needs.
 _SOURCES = {
   'arrayrecord': ['array_record>=0.8'],
@@ -33,6 +34,7 @@ setuptools.setup(
     'gin-config>=0.5,<0.6',
     'keras>=3.15,<4',
     'numpy>=1.26',
+    'rich>=13',
     'tensorboard>=2.20,<3',  # TensorFlow 2.21 no longer brings it
     'tensorflow>=2.21,<3',
     'tqdm>=4.66',
@@ -42,10 +44,12 @@ setuptools.setup(
     'examples': _EXAMPLES,
     'figures': _FIGURES,
     'onnx': ['onnxruntime>=1.20', 'tf2onnx>=1.17'],
+    'optuna': _SAMPLERS,
     **_SOURCES,
     'test': [
       *_EXAMPLES,
       *_FIGURES,
+      *_SAMPLERS,
       *(package for needed in _SOURCES.values() for package in needed),
       'mypy>=2.4,<3',
       'pytest>=9,<10',
@@ -55,11 +59,17 @@ setuptools.setup(
       'setuptools>=77',
     ],
   },
-  entry_points={'console_scripts': ['tftrain = tftrain.launch:main']},
+  entry_points={
+    'console_scripts': [
+      'tftrain = tftrain.launch:main',
+      'tftrain-sweep = tftrain.sweeps.__main__:run_main',
+    ]
+  },
   # In the wheel, what a checkout has beside the package lies inside it.
   packages=[
     'tftrain',
     'tftrain.inputs',
+    'tftrain.sweeps',
     'tftrain.bundled.configs',
     'tftrain.bundled.examples',
   ],

@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger grace diff',
+  'errors disks files reports ledger grace diff gintexts',
   'patches precisions strategies autographs stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -39,7 +39,11 @@ _LAYERS = (
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights testing',
   'statements',
-  'config reruns launch',
+  'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
+  'sweeps.leases sweeps.results sweeps.samplers sweeps.slots sweeps.children '
+  'sweeps.controllers sweeps.tables sweeps.planning sweeps sweeps.__main__ '
+  'trials',
+  'config reruns trialchecks launch',
   '__main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -53,12 +57,13 @@ _WITHOUT_TENSORFLOW = (
   'diff',
   'provenance',
   'reruns',
+  'trials',
   'launch',
 )
 
-_GIN = ('config', 'statements')
+_GIN = ('config', 'statements', 'gintexts', 'sweeps.sweepfiles')
 _FLAGS = ('config', 'launch')
-_LAZY = ('launch', 'inputs.libraries', 'formats')
+_LAZY = ('launch', 'inputs.libraries', 'formats', 'sweeps.samplers')
 _COMPILES = (
   'compiled',
   'loops',

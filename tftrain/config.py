@@ -21,6 +21,7 @@ from tftrain import digests
 from tftrain import errors
 from tftrain import experiments
 from tftrain import exporters
+from tftrain import gintexts
 from tftrain import histograms
 from tftrain import inputs
 from tftrain import profiles
@@ -101,18 +102,18 @@ def load(
       wrong type: one line with file, line and what may have been meant.
   """
   register()
-  roots = _roots(search_paths)
+  roots = gintexts.roots(search_paths)
   sys.path += [str(root) for root in roots if str(root) not in sys.path]
-  paths = [statements.find(name, roots, '--gin_file') for name in gin_files]
+  paths = [gintexts.find(name, roots, '--gin_file') for name in gin_files]
   found: list[statements.Statement] = []
   for path in paths:
-    found += statements.read(statements.text_of(path), str(path), roots)
+    found += statements.read(gintexts.text_of(path), str(path), roots)
   for binding in bindings:
     found += statements.read(binding, '--gin_bindings', roots)
   statements.check(found)
   try:
     for path in paths:
-      gin.parse_config(statements.flattened(statements.text_of(path), roots))
+      gin.parse_config(gintexts.flattened(gintexts.text_of(path), roots))
     gin.parse_config(list(bindings))
     gin.finalize()
     recipe = gin.get_configurable(experiments.Experiment)()
@@ -128,8 +129,21 @@ def profiled(
   experiment: experiments.Experiment, steps: str
 ) -> experiments.Experiment:
   """The same with a Profile of the steps `a:b`, which is no part of its run."""
-  profile: reports.Action = profiles.parse(steps)
-  return dataclasses.replace(experiment, actions=[*experiment.actions, profile])
+  return watched(experiment, [profiles.parse(steps)])
+
+
+def watched(
+  experiment: experiments.Experiment, actions: Sequence[reports.Action]
+) -> experiments.Experiment:
+  """The same with further Actions, which are no part of its recipe."""
+  return dataclasses.replace(
+    experiment, actions=[*experiment.actions, *actions]
+  )
+
+
+def forget() -> None:
+  """Makes room for another configuration in this process."""
+  gin.clear_config()
 
 
 def register() -> None:
@@ -195,7 +209,7 @@ def check_same(model_dir: pathlib.Path) -> None:
   path = model_dir / 'config.gin'
   if not path.exists():
     return
-  old = statements.values(statements.text_of(path))
+  old = statements.values(gintexts.text_of(path))
   new = statements.values(gin.config_str())
   meant = _reached(old, free=False) | _reached(new, free=False)
   free = (_reached(old, free=True) | _reached(new, free=True)) - meant
@@ -240,19 +254,6 @@ def _selector(name: str) -> str:
 
 
 _REFERENCE = re.compile(r'@(?:[\w.]+/)*(?:\w+\.)*(\w+)')
-
-
-def _roots(search_paths: Sequence[str]) -> list[pathlib.Path]:
-  """Where gin files and the modules they import are looked for, in order."""
-  package = pathlib.Path(__file__).parent
-  bundled = package / 'bundled'  # in the wheel; in a checkout they lie beside
-  shipped = bundled if bundled.is_dir() else package.parent
-  return [
-    pathlib.Path.cwd(),
-    *map(pathlib.Path, search_paths),
-    shipped,
-    shipped / 'configs',
-  ]
 
 
 def _join_lines(error: BaseException) -> str:

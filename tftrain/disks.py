@@ -37,6 +37,14 @@ class Disk:
   def rename(self, old: pathlib.Path, new: pathlib.Path) -> None:
     os.replace(old, new)
 
+  def link(self, old: pathlib.Path, new: pathlib.Path) -> None:
+    """Gives a file a second name, which must be free."""
+    os.link(old, new)
+
+  def touch(self, path: pathlib.Path) -> None:
+    """Sets the time of a file that exists to now."""
+    os.utime(path)
+
   def remove(self, path: pathlib.Path) -> None:
     path.unlink()
 

@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import time
-from typing import Any
+from typing import Any, BinaryIO
 import uuid
 import zipfile
 
@@ -125,6 +125,37 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
   disk.write(path, content)
 
 
+def write_new(path: pathlib.Path, text: str) -> bool:
+  """Writes a whole file if there is none yet; False if there is one.
+
+  Of several who try at the same time, on whatever machine, one succeeds.
+  """
+  staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
+  try:
+    disk.write(staged, text.encode())
+    disk.link(staged, path)
+  except FileExistsError:
+    return False
+  finally:
+    with contextlib.suppress(OSError):
+      disk.remove(staged)
+  return True
+
+
+def touch(path: pathlib.Path) -> None:
+  """Sets the time of a file to now; one that is gone is not made again."""
+  disk.touch(path)
+
+
+def rename(old: pathlib.Path, new: pathlib.Path) -> None:
+  """Renames a file; FileNotFoundError if somebody else was faster."""
+  disk.rename(old, new)
+
+
+def remove(path: pathlib.Path) -> None:
+  disk.remove(path)
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
@@ -145,6 +176,12 @@ def append_line(path: pathlib.Path, line: str) -> None:
   """Appends in one write, so that a kill leaves a whole line or none."""
   with explained(path):
     disk.append(path, (line + '\n').encode())
+
+
+def open_log(path: pathlib.Path) -> BinaryIO:
+  """A file that grows by what another process prints."""
+  with explained(path):
+    return path.open('ab')
 
 
 def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:

@@ -1,6 +1,7 @@
 """The command line: absl flags in, exit code out."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import os
 import sys
 import types
@@ -11,7 +12,9 @@ from absl import flags
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
+from tftrain import reports
 from tftrain import reruns
+from tftrain import trials
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -33,6 +36,7 @@ _MODES = (
   'check',
   'inspect_data',
   'rerun',
+  'describe',
 )
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -107,6 +111,15 @@ _QUIET = flags.DEFINE_boolean(
 _PROFILE_STEPS = flags.DEFINE_string(
   'profile_steps', None, 'Which steps to profile, first and last: 10:19.'
 )
+_FORMAT = flags.DEFINE_enum(
+  'format', 'text', ('text', 'json'), 'How describe answers.'
+)
+_SWEEP_DIR = flags.DEFINE_string(
+  'sweep_dir', None, 'Directory of the sweep that --trial_index is of.'
+)
+_TRIAL_INDEX = flags.DEFINE_integer(
+  'trial_index', None, 'Which trial of a sweep to run.', lower_bound=0
+)
 _RUN_EAGERLY = flags.DEFINE_boolean(
   'run_eagerly', False, 'Run without compiling, to debug with pdb.'
 )
@@ -125,6 +138,8 @@ def run(argv: list[str]) -> int:
     return 0
   try:
     _parse(argv)
+    if _TRIAL_INDEX.value is not None:
+      return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, _run_trial)
     return _work()
   except errors.Error as error:
     print(f'error: {_first_line(error)}', file=sys.stderr)
@@ -149,6 +164,9 @@ def _parse(argv: list[str]) -> None:
   needed: dict[str, Any] = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
   if _MODE.value in ('inspect_data', 'check'):
     del needed['model_dir']
+  if _SWEEP_DIR.value or _TRIAL_INDEX.value is not None:
+    needed = {'sweep_dir': _SWEEP_DIR}
+    trials.check_flags(flags.FLAGS)
   if _MODE.value == 'rerun':
     needed = {'run': _RUN, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'predict':
@@ -174,6 +192,13 @@ def _take_flags_of_run() -> None:
       flags.FLAGS[name].parse(value)
 
 
+def _run_trial(trial: trials.Trial) -> int:
+  for name, value in trial.flags().items():
+    given = flags.FLAGS[name].value
+    flags.FLAGS[name].value = value if given is None else value + given
+  return _work(trial.actions())
+
+
 def _rerun(job: Any, config: Any) -> int:
   old = str(_RUN.value)
   for line in reruns.warnings(old, job.life()):
@@ -184,7 +209,7 @@ def _rerun(job: Any, config: Any) -> int:
   return code
 
 
-def _work() -> int:
+def _work(watching: Sequence[reports.Action] = ()) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   heavy = _import_heavy()
   config, tf = heavy.config, heavy.tf
@@ -193,11 +218,16 @@ def _work() -> int:
   tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
   if _DEBUG_NUMERICS.value:
     tf.debugging.enable_check_numerics()
+  if _MODE.value == 'describe' and _SWEEP_DIR.value:
+    print(heavy.trialchecks.described(_SWEEP_DIR.value))
+    return 0
   bindings = list(_GIN_BINDINGS.value)
   for flag in (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES):
     if flag.value is not None:
       bindings.append(f'Experiment.{flag.name} = {flag.value!r}')
   experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
+  if watching:
+    experiment = config.watched(experiment, watching)
   if _MODE.value == 'inspect_data':
     print(heavy.inspections.inspect(experiment))
     return 0
@@ -348,6 +378,7 @@ def _import_heavy() -> Any:
   from tftrain import preflights
   from tftrain import replays
   from tftrain import strategies
+  from tftrain import trialchecks
 
   return types.SimpleNamespace(
     config=config,
@@ -355,5 +386,6 @@ def _import_heavy() -> Any:
     preflights=preflights,
     replays=replays,
     strategies=strategies,
+    trialchecks=trialchecks,
     tf=tf,
   )

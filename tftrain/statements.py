@@ -8,7 +8,6 @@ import difflib
 import importlib
 import inspect
 import pathlib
-import tokenize
 import types
 import typing
 from typing import Any
@@ -18,25 +17,7 @@ from gin import config_parser
 
 from tftrain import errors
 from tftrain import experiments
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reference:
-  name: str
-  is_macro: bool = False
-  called: bool = False
-
-  def __repr__(self) -> str:
-    mark = '%' if self.is_macro else '@'
-    return f'{mark}{self.name}{"()" if self.called else ""}'
-
-
-class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]
-  def configurable_reference(self, name: str, evaluate: bool) -> _Reference:
-    return _Reference(name, called=evaluate)
-
-  def macro(self, name: str) -> _Reference:
-    return _Reference(name, is_macro=True)
+from tftrain import gintexts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,70 +38,16 @@ def read(
   text: str, origin: str, roots: Sequence[pathlib.Path]
 ) -> Iterator[Statement]:
   """The bindings of a gin text and its includes; imports what it imports."""
-  where = origin
-  try:
-    for statement in config_parser.ConfigParser(text, _Delegate()):
-      if origin != '--gin_bindings':
-        where = f'{origin}:{statement.location.line_num}'
-      if isinstance(statement, config_parser.ImportStatement):
-        _import(statement, where)
-      elif isinstance(statement, config_parser.IncludeStatement):
-        path = find(statement.filename, roots, where)
-        yield from read(text_of(path), str(path), roots)
-      elif isinstance(statement, config_parser.BindingStatement):
-        yield Statement(
-          where, statement.selector, statement.arg_name, statement.value
-        )
-  except errors.Error:
-    raise
-  except (
-    SyntaxError,
-    ValueError,
-    tokenize.TokenError,
-    RecursionError,
-  ) as error:
-    line = getattr(error, 'lineno', None)
-    if line and origin != '--gin_bindings':
-      where = f'{origin}:{line}'
-    content = (getattr(error, 'text', None) or '').strip()
-    said = errors.brief(content) or errors.one_line(error)
-    if isinstance(error, RecursionError):
-      said = 'brackets within too many brackets'
-    elif isinstance(error, tokenize.TokenError):
-      said = 'a bracket or a quote is left open'
-    raise errors.ConfigError(
-      f'{where}: not gin: {said}; values are '
-      "Python literals (True, 0.1, 'text'), @name, @name() or %MACRO"
-    ) from error
-
-
-def text_of(path: pathlib.Path) -> str:
-  """What a gin file says.
-
-  Raises:
-    ConfigError: It is no text, or may not be read.
-  """
-  try:
-    return path.read_text('utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.ConfigError(
-      f'{path} cannot be read as text: {errors.one_line(error)}; give a gin '
-      'file in UTF-8'
-    ) from error
-
-
-def flattened(text: str, roots: Sequence[pathlib.Path]) -> str:
-  """A gin text with the texts of its includes in their places.
-
-  gin looks includes up from the working directory only.
-  """
-  lines = text.splitlines()
-  for statement in config_parser.ConfigParser(text, _Delegate()):
-    if isinstance(statement, config_parser.IncludeStatement):
-      path = find(statement.filename, roots, where='include')
-      line = statement.location.line_num - 1
-      lines[line] = flattened(text_of(path), roots)
-  return '\n'.join(lines) + '\n'
+  for where, statement in gintexts.parse(text, origin):
+    if isinstance(statement, config_parser.ImportStatement):
+      _import(statement, where)
+    elif isinstance(statement, config_parser.IncludeStatement):
+      path = gintexts.find(statement.filename, roots, where)
+      yield from read(gintexts.text_of(path), str(path), roots)
+    elif isinstance(statement, config_parser.BindingStatement):
+      yield Statement(
+        where, statement.selector, statement.arg_name, statement.value
+      )
 
 
 def _import(statement: Any, where: str) -> None:
@@ -147,21 +74,6 @@ def _import(statement: Any, where: str) -> None:
       f'{where}: {statement.format()!r} failed: {type(error).__name__}: '
       f'{errors.one_line(error)}'
     ) from error
-
-
-def find(name: str, roots: Sequence[pathlib.Path], where: str) -> pathlib.Path:
-  tried = [root / name for root in roots]
-  for path in tried:
-    if path.is_file():
-      return path.resolve()
-  nearby = [
-    p for root in roots for p in (*root.glob('*.gin'), *root.glob('*/*.gin'))
-  ]
-  by_name = {path.name: path for path in nearby}
-  close = difflib.get_close_matches(pathlib.Path(name).name, by_name, n=1)
-  hint = f'; did you mean {by_name[close[0]]}?' if close else ''
-  searched = ', '.join(dict.fromkeys(str(root) for root in roots))
-  raise errors.ConfigError(f'{where}: no file {name!r} in {searched}{hint}')
 
 
 def check(statements: Sequence[Statement]) -> None:
@@ -200,7 +112,7 @@ def _check_required(statements: Sequence[Statement]) -> None:
 
 
 def _check_macro(
-  statement: Statement, reference: _Reference, macros: Mapping[str, Any]
+  statement: Statement, reference: gintexts.Reference, macros: Mapping[str, Any]
 ) -> None:
   if reference.name not in macros and not reference.name.startswith('gin.'):
     raise errors.ConfigError(
@@ -223,10 +135,10 @@ def _check_binding(
       + _suggest(name, parameters)
     )
   value = statement.value
-  if isinstance(value, _Reference) and value.name in macros:
+  if isinstance(value, gintexts.Reference) and value.name in macros:
     value = macros[value.name].value
   expected = parameters[name]
-  if not isinstance(value, _Reference) and not _fits(value, expected):
+  if not isinstance(value, gintexts.Reference) and not _fits(value, expected):
     wanted = ' or '.join(_NAMES.get(k, k.__name__) for k in expected)
     raise errors.ConfigError(
       f'{statement.where}: {statement.selector}.{name} = {value!r} is '
@@ -302,8 +214,8 @@ def _fits(value: Any, kinds: _Kinds) -> bool:
   )
 
 
-def _references(value: Any) -> Iterator[_Reference]:
-  if isinstance(value, _Reference):
+def _references(value: Any) -> Iterator[gintexts.Reference]:
+  if isinstance(value, gintexts.Reference):
     yield value
   elif isinstance(value, dict):
     for key, item in value.items():
@@ -323,7 +235,7 @@ def values(text: str) -> dict[str, str]:
   """Binding -> value as text, macros resolved."""
   statements = [
     s
-    for s in config_parser.ConfigParser(text, _Delegate())
+    for s in config_parser.ConfigParser(text, gintexts.Delegate())
     if isinstance(s, config_parser.BindingStatement)
   ]
   macros = {s.selector: s.value for s in statements if not s.arg_name}
@@ -331,7 +243,7 @@ def values(text: str) -> dict[str, str]:
   for s in statements:
     if s.arg_name:
       value = s.value
-      if isinstance(value, _Reference) and value.is_macro:
+      if isinstance(value, gintexts.Reference) and value.is_macro:
         value = macros.get(value.name, value)
       scope = f'{s.scope}/' if s.scope else ''
       selector = s.selector.removeprefix('tftrain.')

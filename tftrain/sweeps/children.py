@@ -1,0 +1,221 @@
+"""The process of one trial, as its engine sees it."""
+
+from collections.abc import Sequence
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+from tftrain import errors
+from tftrain import files
+from tftrain.sweeps import leases
+from tftrain.sweeps import plans
+from tftrain.sweeps import results
+from tftrain.sweeps import slots
+
+_KILLED = 128  # shells add a signal's number to it
+_TAIL = 4000  # characters of a log
+
+
+class Child:
+  """One attempt at one trial: a process group of its own, with a log.
+
+  Args:
+    plan: Of the sweep.
+    trial: Which.
+    slot: Where it may run.
+    lease: The trial's, which the process will adopt.
+
+  Raises:
+    ConfigError: The command cannot be started at all.
+  """
+
+  def __init__(
+    self,
+    plan: plans.Plan,
+    trial: plans.Trial,
+    slot: slots.Slot,
+    lease: leases.Lease,
+  ):
+    self.plan = plan
+    self.trial = trial
+    self.slot = slot
+    self._given = lease.name
+    self._began = time.time()
+    self._progress = _size(plan.directory(trial))
+    self._asked: float | None = None
+    directory = plan.directory(trial)
+    try:
+      files.make_directory(directory, 'sweep_dir')
+      with files.open_log(directory / 'log.txt') as log:
+        self._process = subprocess.Popen(
+          _argv(plan, trial),
+          env={**os.environ, **slot.environment(), leases.HANDED: lease.name},
+          cwd=_cwd(plan),
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          start_new_session=True,
+        )
+    except OSError as error:
+      lease.end('pending')
+      raise errors.ConfigError(
+        f'cannot start {plan.command["argv"][0]!r}: {error.strerror}; plan the '
+        'sweep with a command that runs here'
+      ) from error
+    except errors.Error:
+      lease.end('pending')
+      raise
+    slots.pin(self._process.pid, slot)
+
+  def has_ended(self) -> bool:
+    return self._process.poll() is not None
+
+  def stop(self, grace: float) -> None:
+    """Asks it to save and end; if it has not after a while, kills it."""
+    now = time.monotonic()
+    if self._asked is None:
+      self._asked = now
+      self._send(signal.SIGTERM)
+    elif now - self._asked > grace:
+      self.kill()
+
+  def kill(self) -> None:
+    """Ends it, and all that it has started, at once."""
+    self._send(signal.SIGKILL)
+
+  def close(self, *, stopping: bool) -> None:
+    """Notes how it ended, where it could not do so itself.
+
+    Args:
+      stopping: It was asked to end, so that it is no failure.
+    """
+    code = self._process.wait()
+    self.kill()  # what it has started must not outlive it
+    seen = leases.find(self.plan.sweep_dir, self.trial.index)
+    if seen.state == 'pending' and not stopping:
+      self._end(seen, code)
+    elif seen.state == 'running':
+      if seen.path.name == self._given or seen.process() == 0:
+        if stopping:
+          self._note(seen, 'pending', None)
+        else:
+          self._end(seen, code)
+
+  def _end(self, seen: leases.Seen, code: int) -> None:
+    """It was killed, or ended without a word."""
+    number = -code if code < 0 else code - _KILLED
+    if number <= 0:
+      said = _last_line(self.plan.directory(self.trial) / 'log.txt')
+      if code == 0:
+        said = 'it ended without having taken part; does the command hand '
+        said += '--sweep_dir and --trial_index on to tftrain?'
+      self._note(seen, 'failed', f'exit code {code}: {said}')
+      return
+    directory = self.plan.directory(self.trial)
+    facts = results.facts(directory)
+    if facts.get('overdue'):
+      self._note(seen, 'failed', results.overdue(self.plan))
+      return
+    known = int(facts.get('kills', 0))
+    further = _size(directory) > self._progress
+    kills = 1 if further else known + 1
+    if kills < self.plan.settings['max_kills']:
+      self._note(seen, 'pending', None, kills)
+      return
+    self._note(
+      seen,
+      'failed',
+      f'ended by {_signal(number)} {kills} times in a row without getting '
+      'further; is it out of memory?',
+    )
+
+  def _note(
+    self, seen: leases.Seen, state: str, error: str | None, kills: int = 0
+  ) -> None:
+    lease = leases.take(seen)
+    if lease is None:
+      return  # somebody else sees to it
+    directory = self.plan.directory(self.trial)
+    known = results.facts(directory)
+    now = time.time()
+    seconds = known.get('seconds', 0.0)
+    if seen.state == 'running':  # else it has counted them itself
+      seconds += now - self._began
+    with files.explained(directory):
+      results.write_facts(
+        directory,
+        status=state,
+        index=self.trial.index,
+        seconds=round(seconds, 3),
+        ended=None if state == 'pending' else now,
+        error=error,
+        kills=kills or None,
+        started=None,
+      )
+    lease.end(state)
+
+  def _send(self, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+      os.killpg(self._process.pid, number)
+
+
+def repeated_failure(found: Sequence[results.Result], since: float) -> str:
+  """What the last three trials to end all failed of; '' if they did not."""
+  ended = [r for r in found if float(r.facts.get('ended', 0.0)) >= since]
+  ended.sort(key=lambda result: float(result.facts.get('ended', 0.0)))
+  last = ended[-3:]
+  texts = {_alike(result) for result in last}
+  if len(last) < 3 or len(texts) > 1 or any(r.status != 'failed' for r in last):
+    return ''
+  error = str(last[-1].facts.get('error'))
+  return (
+    f'three trials in a row failed alike ({error}); mend that, then run with '
+    f'--retry=failed; see {last[-1].directory}/log.txt'
+  )
+
+
+def _alike(result: results.Result) -> str:
+  text = str(result.facts.get('error')).replace(str(result.directory), '')
+  return re.sub(r'\d+(\.\d+)?(e-?\d+)?', '#', text)
+
+
+def _argv(plan: plans.Plan, trial: plans.Trial) -> list[str]:
+  return [
+    *plan.command['argv'],
+    f'--sweep_dir={plan.sweep_dir.absolute()}',
+    f'--trial_index={trial.index}',
+  ]
+
+
+def _cwd(plan: plans.Plan) -> str | None:
+  """Where it was planned, if that is still there."""
+  cwd = str(plan.command['cwd'])
+  return cwd if os.path.isdir(cwd) else None
+
+
+def _size(directory: pathlib.Path) -> int:
+  """How far a trial has got: its metrics only ever grow."""
+  try:
+    return (directory / 'metrics.jsonl').stat().st_size
+  except FileNotFoundError:
+    return 0
+
+
+def _last_line(path: pathlib.Path) -> str:
+  try:
+    text = path.read_text(encoding='utf-8', errors='replace')[-_TAIL:]
+  except FileNotFoundError:
+    return 'it printed nothing'
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  return errors.brief(lines[-1], 300) if lines else 'it printed nothing'
+
+
+def _signal(number: int) -> str:
+  try:
+    return signal.Signals(number).name
+  except ValueError:
+    return f'signal {number}'

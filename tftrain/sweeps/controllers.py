@@ -1,0 +1,189 @@
+"""The engine of a sweep on one machine: trials in slots until all are over.
+
+It keeps nothing in memory that is not in the sweep's directory, so nothing is
+lost when it ends, however it does. `run` and `worker` are the same engine.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import signal
+import time
+from typing import Any
+
+from tftrain import errors
+from tftrain.sweeps import children
+from tftrain.sweeps import leases
+from tftrain.sweeps import plans
+from tftrain.sweeps import results
+from tftrain.sweeps import slots
+
+_TICK = 0.05  # seconds between two looks at the children
+_LOOK = 0.5  # and at everything else
+
+Show = Callable[[Sequence[results.Result]], None]
+
+
+class Controller:
+  """Runs the trials of a plan that nobody else runs.
+
+  Args:
+    plan: The sweep's.
+    places: How many at a time, and where.
+    show: Is given all results, now and then.
+    keep_going: Whether to go on after three equal failures.
+  """
+
+  def __init__(
+    self,
+    plan: plans.Plan,
+    places: Sequence[slots.Slot],
+    *,
+    show: Show,
+    keep_going: bool = False,
+  ):
+    self._plan = plan
+    self._free = list(places)
+    self._show = show
+    self._keep_going = keep_going
+    self._limit = float(plan.settings['lease_seconds'])
+    self._grace = float(plan.settings['grace_seconds'])
+    self._children: list[children.Child] = []
+    self._board = _Board(plan)
+    self._began = time.time()
+    self._signal = 0
+    self._failure = ''
+
+  def run(self) -> int:
+    """Returns 0; 1 if a trial failed; 128 + the signal that stopped it.
+
+    Raises:
+      Error: It cannot go on: the command cannot be started, say.
+    """
+    with _signals(self._receive):
+      try:
+        self._work()
+      except BaseException:
+        self._abandon()
+        raise
+    found = self._board.read()
+    self._show(found)
+    if self._signal:
+      return 128 + self._signal
+    if self._failure:
+      raise errors.ConfigError(self._failure)
+    return int(any(result.status == 'failed' for result in found))
+
+  @property
+  def _stopping(self) -> bool:
+    return bool(self._signal or self._failure)
+
+  def _work(self) -> None:
+    looked = -_LOOK
+    while True:
+      ended = self._reap()
+      if ended or time.monotonic() - looked > _LOOK:
+        looked = time.monotonic()
+        found = self._board.read()
+        self._show(found)
+        if not self._keep_going and not self._failure:
+          self._failure = children.repeated_failure(found, self._began)
+        if self._fill() and not self._children:
+          return
+      if self._stopping:
+        for child in self._children:
+          child.stop(self._grace)
+        if not self._children:
+          return
+      time.sleep(_TICK)
+
+  def _reap(self) -> bool:
+    """Frees the slots of those that ended; True if there were any."""
+    ended = [child for child in self._children if child.has_ended()]
+    for child in ended:
+      self._children.remove(child)
+      self._free.append(child.slot)
+      child.close(stopping=self._stopping)
+    return bool(ended)
+
+  def _fill(self) -> bool:
+    """Starts trials where there is room; True if all trials are over.
+
+    Those of others may still have to be taken over.
+    """
+    seen = leases.read(self._plan.sweep_dir)
+    ages = leases.ages(self._plan.sweep_dir, seen)
+    own = {child.trial.index for child in self._children}
+    for child in self._children:
+      if ages.get(child.trial.index, 0.0) > self._limit:
+        child.kill()  # it hangs so that not even its heartbeat runs
+    for index, one in seen.items():
+      if not self._free or self._stopping:
+        break
+      free = leases.is_free(one, ages.get(index, 0.0), self._limit)
+      if index in own or not free:
+        continue
+      leases.evict(one)
+      lease = leases.take(one)
+      if lease:
+        slot = self._free.pop(0)
+        trial = self._plan.trial(index)
+        self._children.append(children.Child(self._plan, trial, slot, lease))
+    return len(seen) == len(self._plan.trials) and all(
+      one.state in leases.ENDED for one in seen.values()
+    )
+
+  def _receive(self, number: int, frame: Any) -> None:
+    del frame
+    if self._signal and number == signal.SIGINT:
+      self._abandon()  # asked twice
+    self._signal = self._signal or number
+
+  def _abandon(self) -> None:
+    for child in self._children:
+      child.kill()
+
+
+class _Board:
+  """Reads results; those of trials that are over, once."""
+
+  def __init__(self, plan: plans.Plan):
+    self._plan = plan
+    self._over: dict[int, results.Result] = {}
+
+  def read(self) -> list[results.Result]:
+    seen = leases.read(self._plan.sweep_dir)
+    found = []
+    for trial in self._plan.trials:
+      one = seen.get(trial.index)
+      known = self._over.get(trial.index)
+      if known is None or one is None or one.state != known.status:
+        known = results.read_one(self._plan, trial, one)
+        if known.status in leases.ENDED:
+          self._over[trial.index] = known
+      found.append(known)
+    return found
+
+
+def retry(plan: plans.Plan, states: Sequence[str]) -> int:
+  """Makes trials that ended in one of these states pending; says how many."""
+  count = 0
+  for one in leases.read(plan.sweep_dir).values():
+    if one.state in states:
+      lease = leases.take(one)
+      if lease:
+        lease.end('pending')
+        count += 1
+  return count
+
+
+@contextlib.contextmanager
+def _signals(receive: Callable[[int, Any], None]) -> Iterator[None]:
+  numbers = (signal.SIGINT, signal.SIGTERM)
+  before = {number: signal.signal(number, receive) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

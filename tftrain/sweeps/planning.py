@@ -1,0 +1,185 @@
+"""Making a plan: read the sweep, let the target check it, write it down."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+from typing import Any
+
+from tftrain import errors
+from tftrain import files
+from tftrain import gintexts
+from tftrain.sweeps import plans
+from tftrain.sweeps import pruning
+from tftrain.sweeps import recipes
+from tftrain.sweeps import samplers
+from tftrain.sweeps import spaces
+from tftrain.sweeps import sweepfiles
+
+_SHOWN = 5
+_SECONDS = 600  # in which a target must have described itself
+
+
+def plan(
+  sweep_file: str,
+  sweep_dir: pathlib.Path,
+  argv: Sequence[str],
+  search_paths: Sequence[str] = (),
+) -> Iterator[str]:
+  """Plans a sweep; writes `sweep_dir` when all of it was found good.
+
+  Args:
+    sweep_file: The gin file.
+    sweep_dir: Where to.
+    argv: The target: it is given --sweep_dir and --trial_index.
+    search_paths: Where else to look for gin files and modules.
+
+  Yields:
+    Lines that say what was planned.
+
+  Raises:
+    ConfigError: The file, the space, a binding or the metric is wrong.
+    RunDirectoryError: `sweep_dir` holds something else.
+  """
+  if plans.exists(sweep_dir):
+    raise errors.RunDirectoryError(
+      f'{sweep_dir} holds a sweep already; tftrain-sweep run goes on with it, '
+      'and another one needs another --sweep_dir'
+    )
+  paths = [os.path.abspath(path) for path in search_paths]
+  roots = gintexts.roots(paths)
+  path = gintexts.find(sweep_file, roots, '--sweep')
+  read = sweepfiles.read(path, roots)
+  sweep = read.sweep
+  if sweep.search in recipes.SAMPLERS:
+    samplers.check(sweep.search)
+  trials = plans.trials_of(sweep)
+  parts: dict[str, Any] = {
+    'sweep_text': gintexts.text_of(path),
+    'base': read.base,
+    'settings': _settings(sweep, read.pruner),
+    'command': {'argv': list(argv), 'cwd': os.getcwd(), 'search_paths': paths},
+    'trials': trials,
+  }
+  with files.scratch_directory() as scratch:
+    described = describe(plans.write(scratch / 'sweep', **parts))
+  _check_trials(described, trials)
+  parts['settings']['metric'] = _metric(sweep.metric, described['metrics'])
+  yield from _shown(plans.write(sweep_dir, **parts), described)
+
+
+def describe(draft: plans.Plan) -> dict[str, Any]:
+  """What the target says of a plan: `trials`, `metrics`, `steps`.
+
+  Raises:
+    ConfigError: It says something else, or fails.
+  """
+  argv = [
+    *draft.command['argv'],
+    '--mode=describe',
+    '--format=json',
+    f'--sweep_dir={draft.sweep_dir}',
+  ]
+  shown = ' '.join(draft.command['argv'])
+  try:
+    ended = subprocess.run(
+      argv,
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      errors='replace',
+      timeout=_SECONDS,
+      env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+    )
+  except OSError as error:
+    raise errors.ConfigError(
+      f'cannot start {shown!r}: {error.strerror}; give a command that runs '
+      'here after --'
+    ) from error
+  except subprocess.TimeoutExpired as error:
+    raise errors.ConfigError(
+      f'{shown!r} has not described itself in {_SECONDS} s; does it know '
+      '--mode=describe?'
+    ) from error
+  if ended.returncode:
+    said = [line for line in ended.stderr.splitlines() if line.strip()]
+    line = next((text for text in said if text.startswith('error: ')), '')
+    line = line.removeprefix('error: ') or (said[-1] if said else 'no message')
+    raise errors.ConfigError(line.replace(str(draft.sweep_dir), 'the sweep'))
+  try:
+    found = json.loads(ended.stdout.splitlines()[-1])
+    if set(found) >= {'trials', 'metrics'}:
+      return dict(found)
+  except (ValueError, IndexError, TypeError):
+    pass
+  raise errors.ConfigError(
+    f'{shown!r} --mode=describe --format=json ends with no line of JSON that '
+    'has trials and metrics; is it tftrain that it runs?'
+  )
+
+
+def _settings(
+  sweep: recipes.Sweep, pruner: pruning.Pruner | None
+) -> dict[str, Any]:
+  return {
+    **dataclasses.asdict(dataclasses.replace(sweep, space=None, prune=None)),
+    'space': spaces.facts(spaces.parse(sweep.space)),
+    'prune': pruning.facts(pruner),
+  }
+
+
+def _check_trials(
+  described: Mapping[str, Any], trials: Sequence[plans.Trial]
+) -> None:
+  wrong = [one for one in described['trials'] if one.get('error')]
+  if wrong:
+    first = wrong[0]
+    more = f' (and {len(wrong) - 1} more trials)' if len(wrong) > 1 else ''
+    raise errors.ConfigError(
+      f'trial {first["index"]} of {len(trials)}: {first["error"]}{more}'
+    )
+
+
+def _metric(asked: str, known: Sequence[str]) -> str:
+  """The full name of a metric, which may be shortened where that is unique.
+
+  Raises:
+    ConfigError: There is none, or more than one.
+  """
+  if asked in known:
+    return asked
+  found = [name for name in known if name.endswith(f'/{asked}')]
+  if len(found) == 1:
+    return found[0]
+  said = 'may be any of' if found else 'is never written; there are'
+  raise errors.ConfigError(
+    f'Sweep.metric = {asked!r} {said} {", ".join(found or known)}'
+  )
+
+
+def _shown(plan: plans.Plan, described: Mapping[str, Any]) -> Iterator[str]:
+  count = len(plan.trials)
+  many = f'{count} trials' if count > 1 else '1 trial'
+  steps = [one.get('steps') for one in described['trials']]
+  total = sum(n for n in steps if n)
+  # A sampler's trials are not known yet: what was described are samples.
+  if total and len(steps) != count:
+    total = round(total / len(steps) * count)
+  cost = f', {total:,} steps in all' if total else ''
+  if total and plan.pruner:
+    cost += ' if none is pruned'
+  size = described.get('parameters')
+  yield f'{many}{cost}' + (f', {size:,} parameters' if size else '')
+  for trial in plan.trials[:_SHOWN]:
+    yield f'  {trial.directory}'
+  if count > _SHOWN:
+    yield f'  ... and {count - _SHOWN} more'
+  yield f'{plan.metric} decides, {plan.goal}imum wins'
+  yield (
+    f'Planned in {plan.sweep_dir}; next: tftrain-sweep run --sweep_dir='
+    f'{plan.sweep_dir}'
+  )

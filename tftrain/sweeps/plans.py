@@ -1,0 +1,245 @@
+"""The plan of a sweep: written once, read by all, changed by nobody."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+from tftrain import errors
+from tftrain import files
+from tftrain.sweeps import pruning
+from tftrain.sweeps import recipes
+from tftrain.sweeps import spaces
+
+_NAME_LENGTH = 60
+_SETTINGS = 'sweep.json'
+_PLAN = 'plan.jsonl'
+_PLANNED = (_PLAN, 'base.gin')
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One line of the plan.
+
+  Attributes:
+    index: Its number, from 0.
+    point: Which assignment it tries; repeats with other seeds have the same.
+    id: Of the assignment and the seed.
+    directory: Its name below the sweep's.
+    bindings: Lines of gin; None where they are drawn when it is its turn.
+    seed: Its Experiment.seed; None leaves that of the base.
+  """
+
+  index: int
+  point: int
+  id: str
+  directory: str
+  bindings: tuple[str, ...] | None
+  seed: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A sweep that was planned.
+
+  Attributes:
+    sweep_dir: Where it lies.
+    settings: What its file said of it, as JSON.
+    command: `argv`, `cwd` and `search_paths` of the target.
+    trials: All of them, by index.
+  """
+
+  sweep_dir: pathlib.Path
+  settings: Mapping[str, Any]
+  command: Mapping[str, Any]
+  trials: Sequence[Trial]
+
+  @property
+  def metric(self) -> str:
+    return str(self.settings['metric'])
+
+  @property
+  def goal(self) -> str:
+    return str(self.settings['goal'])
+
+  @property
+  def pruner(self) -> pruning.Pruner | None:
+    return pruning.from_facts(self.settings['prune'])
+
+  @property
+  def base(self) -> pathlib.Path:
+    return self.sweep_dir / 'base.gin'
+
+  def directory(self, trial: Trial) -> pathlib.Path:
+    return self.sweep_dir / trial.directory
+
+  def trial(self, index: int) -> Trial:
+    """The trial with that index.
+
+    Raises:
+      ConfigError: There is none.
+    """
+    if not 0 <= index < len(self.trials):
+      raise errors.ConfigError(
+        f'{self.sweep_dir} has trials 0 to {len(self.trials) - 1}, and no '
+        f'trial {index}; give one of them as --trial_index'
+      )
+    return self.trials[index]
+
+
+def trials_of(sweep: recipes.Sweep) -> list[Trial]:
+  """All trials of a sweep: a function of its file alone.
+
+  Raises:
+    ConfigError: The space is none, or has two trials that are the same.
+  """
+  space = spaces.parse(sweep.space)
+  drawn: Sequence[spaces.Assignment | None]
+  if sweep.search == 'grid':
+    drawn = spaces.grid(space)
+  elif sweep.search == 'random':
+    drawn = spaces.sample(space, sweep.num_trials or 0, sweep.seed)
+  else:
+    drawn = [None] * (sweep.num_trials or 0)
+  seeds: Sequence[int | None] = sweep.seeds or [None]
+  found: list[Trial] = []
+  known: dict[str, int] = {}
+  for point, assignment in enumerate(drawn):
+    for seed in seeds:
+      index = len(found)
+      lines = None if assignment is None else tuple(spaces.bindings(assignment))
+      said = lines or (f'{sweep.search} {point}',)
+      identity = _sha256('\n'.join([*said, f'seed {seed}']))[:12]
+      if identity in known:
+        raise errors.ConfigError(
+          f'Sweep.space: trials {known[identity]} and {index} are the same '
+          f'({"; ".join(said)}); leave one of them out'
+        )
+      known[identity] = index
+      name = _name(index, assignment or sweep.search, seed)
+      found.append(Trial(index, point, identity, name, lines, seed))
+  return found
+
+
+def _name(
+  index: int, assignment: spaces.Assignment | str, seed: int | None
+) -> str:
+  """`0003_learning_rate=0.1_s0`: for people; the index alone is what counts.
+
+  Whatever a value says, the name stays one, of letters that shells let pass.
+  """
+  parts = (
+    [assignment]
+    if isinstance(assignment, str)
+    else [f'{k.rpartition(".")[2]}={v}' for k, v in assignment.items()]
+  )
+  plain = re.sub(r'[@%()\'"]', '', '_'.join(parts))
+  readable = re.sub(r'[^A-Za-z0-9._=+-]+', '-', plain)
+  readable = readable[:_NAME_LENGTH].strip('-.')
+  end = '' if seed is None else f'_s{seed}'
+  return files.check_name(f'{index:04d}_{readable}{end}', 'trial')
+
+
+def write(
+  sweep_dir: pathlib.Path,
+  *,
+  sweep_text: str,
+  base: str,
+  settings: Mapping[str, Any],
+  command: Mapping[str, Any],
+  trials: Sequence[Trial],
+) -> Plan:
+  """Writes a plan; the directory appears with all of it, or not at all.
+
+  Raises:
+    RunDirectoryError: Something else is there, or it cannot be written.
+  """
+  lines = [json.dumps(dataclasses.asdict(trial)) + '\n' for trial in trials]
+  texts = {'sweep.gin': sweep_text, 'base.gin': base, _PLAN: ''.join(lines)}
+  with files.explained(sweep_dir):
+    with files.staged_directory(sweep_dir) as staged:
+      files.make_directory(staged, 'sweep_dir')
+      for name, text in texts.items():
+        files.write_text(staged / name, text)
+      files.write_json(staged / 'command.json', dict(command))
+      digest = _digest(settings, [texts[name] for name in _PLANNED])
+      record = {'settings': dict(settings), 'digest': digest}
+      files.write_json(staged / _SETTINGS, record)
+      leases = staged / 'leases'
+      files.make_directory(leases, 'sweep_dir')
+      for trial in trials:
+        files.write_bytes(leases / f'{trial.index:04d}.pending', b'')
+  return Plan(sweep_dir, settings, command, trials)
+
+
+def exists(sweep_dir: pathlib.Path) -> bool:
+  """Whether a plan is there.
+
+  Raises:
+    RunDirectoryError: There is something else.
+  """
+  if (sweep_dir / _SETTINGS).exists():
+    return True
+  if sweep_dir.exists() and (
+    not sweep_dir.is_dir() or any(sweep_dir.iterdir())
+  ):
+    raise errors.RunDirectoryError(
+      f'{sweep_dir} holds other things and no sweep; choose a --sweep_dir that '
+      'is empty or does not exist'
+    )
+  return False
+
+
+def read(sweep_dir: pathlib.Path) -> Plan:
+  """Reads a plan.
+
+  Raises:
+    RunDirectoryError: There is none, or it was changed by hand.
+  """
+  with files.explained(sweep_dir):
+    if not exists(sweep_dir):
+      raise errors.RunDirectoryError(
+        f'{sweep_dir} holds no sweep; make one with tftrain-sweep plan'
+      )
+    try:
+      record = json.loads(_text(sweep_dir / _SETTINGS))
+      settings = record['settings']
+      texts = [_text(sweep_dir / name) for name in _PLANNED]
+      same = record['digest'] == _digest(settings, texts)
+      trials = [_trial(json.loads(line)) for line in texts[0].splitlines()]
+      command = json.loads(_text(sweep_dir / 'command.json'))
+    except (ValueError, KeyError, TypeError) as error:
+      raise _changed(sweep_dir) from error
+  if not same:
+    raise _changed(sweep_dir)
+  return Plan(sweep_dir, settings, command, trials)
+
+
+def _changed(sweep_dir: pathlib.Path) -> errors.RunDirectoryError:
+  return errors.RunDirectoryError(
+    f'{sweep_dir}: {_PLAN}, base.gin or {_SETTINGS} is not what was planned '
+    '(its digest differs); put it back, or plan another sweep in another '
+    '--sweep_dir'
+  )
+
+
+def _trial(values: dict[str, Any]) -> Trial:
+  lines = values.pop('bindings')
+  files.check_name(values['directory'], 'trial')
+  return Trial(**values, bindings=None if lines is None else tuple(lines))
+
+
+def _text(path: pathlib.Path) -> str:
+  return path.read_text(encoding='utf-8')
+
+
+def _digest(settings: Mapping[str, Any], texts: Sequence[str]) -> str:
+  return _sha256('\0'.join([json.dumps(settings, sort_keys=True), *texts]))
+
+
+def _sha256(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,166 @@
+"""Trials that a sampler of Optuna draws, each from what came before it."""
+
+from collections.abc import Mapping
+import importlib.util
+import json
+from typing import Any
+import warnings
+
+from tftrain import errors
+from tftrain import files
+from tftrain.sweeps import leases
+from tftrain.sweeps import plans
+from tftrain.sweeps import results
+from tftrain.sweeps import spaces
+
+_BRANCH = 'branch'
+_FURTHER = {'gp': 'torch', 'cmaes': 'cmaes'}
+"""What Optuna needs for some, beside itself."""
+
+
+def draw(plan: plans.Plan, trial: plans.Trial) -> list[str]:
+  """The bindings of a trial: drawn once, the same ever after.
+
+  Repeats with other seeds get the same.
+
+  Raises:
+    ConfigError: Optuna is not installed.
+  """
+  known = results.drawn(plan, trial)
+  if known is not None:
+    return known
+  path = results.drawn_path(plan, trial)
+  files.make_directory(path.parent, 'sweep_dir')
+  study, optuna = _study(plan, trial.point)
+  _tell(study, optuna, plan)
+  asked = study.ask()
+  assignment = _assign(asked, spaces.from_facts(plan.settings['space']))
+  record = {'bindings': spaces.bindings(assignment), 'optuna': asked.number}
+  with files.explained(path):
+    # If another seed's process was faster, what we asked for stays unused.
+    files.write_new(path, json.dumps(record) + '\n')
+  made = results.drawn(plan, trial)
+  assert made is not None  # one of us has written it
+  return made
+
+
+def check(search: str) -> None:
+  """Says now if a sampler is not there.
+
+  Raises:
+    ConfigError: Optuna, or what it needs for this one, is not installed.
+  """
+  _optuna()
+  package = _FURTHER.get(search, 'optuna')
+  if importlib.util.find_spec(package) is None:
+    raise errors.ConfigError(
+      f'Sweep.search = {search!r} needs {package}, which is not installed; '
+      f"pip install {package}, or take 'tpe'"
+    )
+
+
+def _optuna() -> Any:
+  """The one place that imports it: it is an extra."""
+  try:
+    import optuna
+    from optuna.storages import journal
+  except ImportError as error:
+    raise errors.ConfigError(
+      'Sweep.search asks for a sampler of Optuna, which is not installed; '
+      "pip install 'tftrain[optuna]', or take 'random'"
+    ) from error
+  del journal  # imported for what it adds to optuna
+  return optuna
+
+
+def _study(plan: plans.Plan, point: int) -> tuple[Any, Any]:
+  optuna = _optuna()
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  backend = optuna.storages.journal.JournalFileBackend(
+    str(plan.sweep_dir / 'optuna.journal')
+  )
+  study = optuna.create_study(
+    storage=optuna.storages.JournalStorage(backend),
+    sampler=_sampler(optuna, plan, point),
+    study_name='sweep',
+    direction='maximize' if plan.goal == 'max' else 'minimize',
+    load_if_exists=True,
+  )
+  return study, optuna
+
+
+def _sampler(optuna: Any, plan: plans.Plan, point: int) -> Any:
+  """Each draw is a process of its own, so each has a seed of its own."""
+  kinds = optuna.samplers
+  kind = {
+    'tpe': kinds.TPESampler,
+    'gp': kinds.GPSampler,
+    'cmaes': kinds.CmaEsSampler,
+    'qmc': kinds.QMCSampler,
+    'nsgaii': kinds.NSGAIISampler,
+  }[plan.settings['search']]
+  seed = int(plan.settings['seed'])
+  # The points of a quasi-random sequence belong together.
+  seed = seed if kind is kinds.QMCSampler else seed * 100_003 + point
+  with warnings.catch_warnings():  # that its interface may change
+    warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+    return kind(seed=seed)
+
+
+def _tell(study: Any, optuna: Any, plan: plans.Plan) -> None:
+  """Tells the sampler what came of the trials that are over."""
+  states = optuna.trial.TrialState
+  seen = leases.read(plan.sweep_dir)
+  points: dict[int, list[plans.Trial]] = {}
+  for trial in plan.trials:
+    points.setdefault(trial.point, []).append(trial)
+  for repeats in points.values():
+    path = results.drawn_path(plan, repeats[0])
+    over = all(
+      trial.index in seen and seen[trial.index].state in leases.ENDED
+      for trial in repeats
+    )
+    if not over or not path.exists():
+      continue
+    number = json.loads(path.read_text(encoding='utf-8'))['optuna']
+    found = [results.read_one(plan, t, seen[t.index]) for t in repeats]
+    values = [r.value(plan.goal) for r in found]
+    sound = [v for v in values if v is not None and abs(v) < float('inf')]
+    if None in values or any(v != v for v in sound):
+      study.tell(number, state=states.FAIL, skip_if_finished=True)
+    elif len(sound) < len(values):  # it diverged: that is how worst is said
+      study.tell(number, state=states.PRUNED, skip_if_finished=True)
+    else:
+      mean = sum(sound) / len(sound)
+      study.tell(number, mean, skip_if_finished=True)
+
+
+def _assign(asked: Any, space: spaces.Space) -> spaces.Assignment:
+  branch = 0
+  if len(space) > 1:
+    branch = asked.suggest_categorical(_BRANCH, list(range(len(space))))
+  found: dict[str, Any] = {}
+  for dimension in space[branch]:
+    # The same binding in another branch may have another range.
+    key = f'{branch}/{"+".join(dimension.names)}'
+    found.update(_suggest(asked, key, dimension))
+  return found
+
+
+def _suggest(
+  asked: Any, key: str, dimension: spaces.Dimension
+) -> Mapping[str, Any]:
+  wide = dimension.range
+  if wide is None:
+    choices = list(range(len(dimension.choices)))
+    return dimension.assign(
+      dimension.choices[asked.suggest_categorical(key, choices)]
+    )
+  if wide.is_int:
+    value = asked.suggest_int(
+      key, int(wide.low), int(wide.high), log=wide.is_log
+    )
+    return {dimension.names[0]: value}
+  value = asked.suggest_float(key, wide.low, wide.high, log=wide.is_log)
+  rounded = max(wide.low, min(wide.high, float(f'{value:.6g}')))
+  return {dimension.names[0]: rounded}

@@ -1,0 +1,161 @@
+"""A sweep as its gin file says it; everything else in it is the trials'."""
+
+from collections.abc import Sequence
+import dataclasses
+import difflib
+import pathlib
+from typing import Any
+
+from gin import config_parser
+
+from tftrain import errors
+from tftrain import gintexts
+from tftrain.sweeps import pruning
+from tftrain.sweeps import recipes
+from tftrain.sweeps import spaces
+
+_TYPES: dict[str, tuple[type, ...]] = {
+  'metric': (str,),
+  'goal': (str,),
+  'search': (str,),
+  'num_trials': (int, type(None)),
+  'seeds': (list, tuple, type(None)),
+  'seed': (int,),
+  'time_limit': (str, type(None)),
+  'max_kills': (int,),
+  'lease_seconds': (int, float),
+  'grace_seconds': (int, float),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepFile:
+  """What was read.
+
+  Attributes:
+    sweep: The Sweep.
+    pruner: It, made; None if there is none.
+    base: What all trials have in common, as one gin text without includes.
+  """
+
+  sweep: recipes.Sweep
+  pruner: pruning.Pruner | None
+  base: str
+
+
+def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
+  """Reads a sweep file; imports and runs nothing.
+
+  Raises:
+    ConfigError: It is no gin, describes no sweep, or one that cannot be.
+  """
+  ours: dict[str, dict[str, Any]] = {'Sweep': {}}
+  ours.update({name: {} for name in pruning.PRUNERS})
+  lines = []
+  for where, statement in _statements(path, roots):
+    if isinstance(statement, config_parser.ImportStatement):
+      lines.append(statement.format())
+    elif isinstance(statement, config_parser.BindingStatement):
+      name = statement.selector.removeprefix('tftrain.')
+      if name in ours and statement.arg_name:
+        ours[name][statement.arg_name] = (where, statement.value)
+      else:
+        lines.append(_line(statement))
+  if not ours['Sweep']:
+    raise errors.ConfigError(
+      f'{path} binds nothing of Sweep; write Sweep.space and Sweep.metric'
+    )
+  sweep = _made(ours['Sweep'], str(path))
+  return SweepFile(
+    sweep,
+    _pruner(sweep, ours, str(path)),
+    ''.join(line + '\n' for line in lines),
+  )
+
+
+def _statements(
+  path: pathlib.Path, roots: Sequence[pathlib.Path], depth: int = 0
+) -> list[tuple[str, Any]]:
+  if depth > 50:
+    raise errors.ConfigError(f'{path} includes itself; take that line out')
+  found: list[tuple[str, Any]] = []
+  for where, statement in gintexts.parse(gintexts.text_of(path), str(path)):
+    if isinstance(statement, config_parser.IncludeStatement):
+      below = gintexts.find(statement.filename, roots, where)
+      found += _statements(below, roots, depth + 1)
+    else:
+      found.append((where, statement))
+  return found
+
+
+def _line(statement: Any) -> str:
+  scope = f'{statement.scope}/' if statement.scope else ''
+  name = f'.{statement.arg_name}' if statement.arg_name else ''
+  return f'{scope}{statement.selector}{name} = {statement.value!r}'
+
+
+def _made(given: dict[str, tuple[str, Any]], path: str) -> recipes.Sweep:
+  known = [field.name for field in dataclasses.fields(recipes.Sweep)]
+  for name, (where, value) in given.items():
+    if name not in known:
+      close = difflib.get_close_matches(name, known, n=1)
+      hint = f'; did you mean {close[0]!r}?' if close else ''
+      raise errors.ConfigError(
+        f'{where}: Sweep has no parameter {name!r}{hint}'
+      )
+    kinds = _TYPES.get(name, (object,))
+    if not isinstance(value, kinds) or (
+      isinstance(value, bool) and object not in kinds
+    ):
+      wanted = ' or '.join(
+        'None' if kind is type(None) else kind.__name__ for kind in kinds
+      )
+      raise errors.ConfigError(
+        f'{where}: Sweep.{name} = {value!r} is {type(value).__name__}, '
+        f'expected {wanted}'
+      )
+  for name in ('space', 'metric'):
+    if name not in given:
+      raise errors.ConfigError(f'{path}: Sweep.{name} is required; bind it')
+  sweep = recipes.Sweep(**{name: value for name, (_, value) in given.items()})
+  recipes.check(sweep)
+  _check_values(spaces.parse(sweep.space))
+  return sweep
+
+
+def _check_values(space: spaces.Space) -> None:
+  """What gin cannot read again would be another value in the trial."""
+  for branch in space:
+    for dimension in branch:
+      for value in (v for choice in dimension.choices for v in choice):
+        _check_value(dimension.names, value)
+
+
+def _check_value(names: Sequence[str], value: Any) -> None:
+  for _, statement in gintexts.parse(f'x.y = {value!r}', 'Sweep.space'):
+    if statement.value != value:
+      raise errors.ConfigError(
+        f'Sweep.space[{", ".join(names)}]: {value!r} cannot be written as a '
+        'gin value; use a number, a text, a list, @name or %MACRO'
+      )
+
+
+def _pruner(
+  sweep: recipes.Sweep, ours: dict[str, dict[str, Any]], path: str
+) -> pruning.Pruner | None:
+  name = str(getattr(sweep.prune, 'name', ''))
+  for other in pruning.PRUNERS:
+    if ours[other] and other != name:
+      where, _ = next(iter(ours[other].values()))
+      raise errors.ConfigError(
+        f'{where}: {other} has no effect; set Sweep.prune = @{other}()'
+      )
+  if sweep.prune is None:
+    return None
+  if name not in pruning.PRUNERS or not getattr(sweep.prune, 'called', False):
+    raise errors.ConfigError(
+      f'{path}: Sweep.prune = {sweep.prune!r}; choose '
+      f'{" or ".join(f"@{known}()" for known in pruning.PRUNERS)}'
+    )
+  values = {key: value for key, (_, value) in ours[name].items()}
+  return pruning.make(name, values)

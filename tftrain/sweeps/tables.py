@@ -1,0 +1,136 @@
+"""What a person sees who watches a sweep: a live table, or plain lines."""
+
+from collections.abc import Sequence
+import sys
+import time
+
+from rich import console
+from rich import live
+from rich import table as rich_table
+
+from tftrain.sweeps import leases
+from tftrain.sweeps import plans
+from tftrain.sweeps import results
+
+_STATES = ('running', 'pending', *leases.ENDED)
+_ROWS = 12
+
+
+class Lines:
+  """A line for each trial that ended, and one with the counts."""
+
+  def __init__(self, plan: plans.Plan):
+    self._plan = plan
+    self._began = time.time()
+    self._known: dict[int, str] | None = None
+
+  def __enter__(self) -> 'Lines':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    pass
+
+  def __call__(self, found: Sequence[results.Result]) -> None:
+    now = {result.trial.index: result.status for result in found}
+    ended = [
+      result
+      for result in found
+      if result.status in leases.ENDED
+      and result.status != (self._known or now)[result.trial.index]
+    ]
+    if self._known is not None and not ended:
+      return
+    self._known = now
+    for result in ended:
+      print(_line(result))
+    clock = time.strftime('%H:%M:%S')
+    print(f'{clock} {summary(self._plan, found, self._began)}', flush=True)
+
+
+class Live:
+  """One table that is drawn over."""
+
+  def __init__(self, plan: plans.Plan):
+    self._plan = plan
+    self._began = time.time()
+    self._live = live.Live(
+      console=console.Console(stderr=True), auto_refresh=False
+    )
+
+  def __enter__(self) -> 'Live':
+    self._live.start()
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._live.stop()
+
+  def __call__(self, found: Sequence[results.Result]) -> None:
+    metric = self._plan.metric
+    title = summary(self._plan, found, self._began)
+    table = rich_table.Table(title=title, title_justify='left')
+    for name in ('trial', 'status', 'step', metric, 'seconds'):
+      table.add_column(name, no_wrap=True)
+    ended = [r for r in found if r.status in leases.ENDED]
+    ended.sort(key=lambda r: float(r.facts.get('ended', 0.0)))
+    running = [r for r in found if r.status == 'running']
+    for result in (ended + running)[-_ROWS:]:
+      table.add_row(
+        result.directory.name,
+        result.status,
+        f'{result.step:,}',
+        f'{result.history[-1][1]:.4g}' if result.history else '',
+        f'{result.seconds:.0f}',
+      )
+    self._live.update(table, refresh=True)
+
+
+def make(plan: plans.Plan) -> Lines | Live:
+  """What fits where it is shown."""
+  return Live(plan) if sys.stderr.isatty() else Lines(plan)
+
+
+def summary(
+  plan: plans.Plan, found: Sequence[results.Result], began: float
+) -> str:
+  """Counts, the best so far and how long it will take, in a line."""
+  counts = {s: sum(r.status == s for r in found) for s in _STATES}
+  parts = [f'{counts[s]} {s}' for s in _STATES if counts[s]]
+  best = results.best(found, plan.goal)
+  if best:
+    value = best.value(plan.goal)
+    parts.append(f'best {plan.metric} {value:.4g} ({best.directory.name})')
+  left = remaining(found, began)
+  if left is not None:
+    parts.append(f'about {duration(left)} left')
+  return ', '.join(parts)
+
+
+def remaining(found: Sequence[results.Result], began: float) -> float | None:
+  """Seconds until all are over; None while nothing tells.
+
+  From how fast trials ended since `began`, as many at a time as there were.
+  """
+  left = sum(r.status in ('pending', 'running') for r in found)
+  ended = sum(float(r.facts.get('ended', 0.0)) >= began for r in found)
+  if not left or not ended:
+    return None
+  return (time.time() - began) / ended * left
+
+
+def duration(seconds: float) -> str:
+  """'90 s', '12 min' or '3.4 h'."""
+  if seconds < 100:
+    return f'{seconds:.0f} s'
+  return (
+    f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
+  )
+
+
+def _line(result: results.Result) -> str:
+  value = f' {result.history[-1][1]:.4g}' if result.history else ''
+  error = result.facts.get('error')
+  said = f': {error}' if error else ''
+  return (
+    f'{result.directory.name} {result.status}{value} at step {result.step:,} '
+    f'after {result.seconds:.1f} s{said}'
+  )

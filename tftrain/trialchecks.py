@@ -1,0 +1,135 @@
+"""All trials of a sweep checked in one process, before any of them runs."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import json
+from typing import Any
+
+import numpy as np
+
+from tftrain import config
+from tftrain import errors
+from tftrain import files
+from tftrain import gintexts
+from tftrain import metrics
+from tftrain import statements
+from tftrain.sweeps import plans
+from tftrain.sweeps import spaces
+
+_BUILT = 16  # kinds of trials that are built, at most
+
+
+def described(sweep_dir: str) -> str:
+  """What is asked of a target, as one line of JSON.
+
+  `trials`: index, steps and error (or null) of each; `metrics`: the full names
+  that a trial writes; `parameters`: how many weights are trained.
+  """
+  plan = plans.read(files.run_directory(sweep_dir))
+  return json.dumps(describe(plan))
+
+
+def describe(plan: plans.Plan) -> dict[str, Any]:
+  """Checks each trial's bindings by name, parameter and type, and builds one
+  trial of each kind: of those that bind the same names and refer to the same
+  things.
+  """
+  config.register()
+  search_paths = list(plan.command['search_paths'])
+  roots = gintexts.roots(search_paths)
+  base = list(statements.read(plan.base.read_text('utf-8'), 'base.gin', roots))
+  found: list[dict[str, Any]] = []
+  kinds: dict[Any, dict[str, Any]] = {}
+  for index, bindings in _trials(plan):
+    trial: dict[str, Any] = {'index': index, 'error': None}
+    found.append(trial)
+    try:
+      own = list(statements.read('\n'.join(bindings), gintexts.BINDINGS, roots))
+      statements.check([*base, *own])
+      kind = _kind(own)
+      if kind not in kinds and len(kinds) < _BUILT:
+        kinds[kind] = _built(plan, bindings, search_paths)
+      known = kinds.get(kind, {})
+      trial['steps'] = _steps([*base, *own], known.get('steps'))
+      trial['metrics'] = known.get('metrics', [])
+    except errors.Error as error:
+      trial['error'] = str(error).splitlines()[0]
+  names = dict.fromkeys(n for known in kinds.values() for n in known['metrics'])
+  sizes = [known['parameters'] for known in kinds.values()]
+  _compare_metrics(found, plan.metric)
+  return {
+    'trials': found,
+    'metrics': list(names),
+    'parameters': max(sizes, default=None),
+  }
+
+
+def _compare_metrics(found: Sequence[dict[str, Any]], asked: str) -> None:
+  """A metric that only some trials write cannot rank all of them."""
+  lacking = []
+  for trial in found:
+    names = trial.pop('metrics', None)
+    if names and not any(f'/{name}'.endswith(f'/{asked}') for name in names):
+      lacking.append((trial, names))
+  if len(lacking) < len(found):
+    for trial, names in lacking:
+      trial['error'] = (
+        f'it never writes {asked}, which other trials do; it writes '
+        f'{", ".join(names)}'
+      )
+
+
+def _trials(plan: plans.Plan) -> Iterator[tuple[int, list[str]]]:
+  """(index, bindings) of each; of a sampler's, samples in their place."""
+  drawn = [trial for trial in plan.trials if trial.bindings is not None]
+  for trial in drawn:
+    yield trial.index, [*(trial.bindings or ()), *_seed(trial)]
+  if not drawn:
+    first = plan.trials[0]
+    space = spaces.from_facts(plan.settings['space'])
+    for index, probe in enumerate(spaces.probes(space)):
+      yield index, [*spaces.bindings(probe), *_seed(first)]
+
+
+def _seed(trial: plans.Trial) -> list[str]:
+  return [] if trial.seed is None else [f'Experiment.seed = {trial.seed}']
+
+
+def _kind(own: Sequence[statements.Statement]) -> tuple[Any, ...]:
+  return tuple(
+    (s.selector, s.parameter, repr(s.value) if '@' in repr(s.value) else '')
+    for s in own
+  )
+
+
+def _built(
+  plan: plans.Plan, bindings: Sequence[str], search_paths: Sequence[str]
+) -> dict[str, Any]:
+  """What is found out about a trial by building all of its parts."""
+  config.forget()
+  experiment = config.load([str(plan.base)], bindings, search_paths)
+  with files.scratch_directory() as scratch:
+    run = experiment.prepare(scratch / 'run', quiet=True)
+    config.check_used()
+  trainer = run.trainer
+  variables = trainer.task.all_variables()
+  count = sum(int(np.prod(v.shape)) for v in variables if v.trainable)
+  names = metrics.full_names(trainer.tags, run.evaluators)
+  return {'steps': run.last_step, 'metrics': names, 'parameters': count}
+
+
+def _steps(
+  found: Sequence[statements.Statement], built: int | None
+) -> int | None:
+  """What Experiment.steps comes to; where it is not said, as of its kind."""
+  macros = {s.selector: s.value for s in found if s.is_macro}
+  steps: Any = built
+  for one in found:
+    if (one.selector.rpartition('.')[2], one.parameter) == (
+      'Experiment',
+      'steps',
+    ):
+      steps = one.value
+      if isinstance(steps, gintexts.Reference):
+        steps = macros.get(steps.name, built)
+  return steps if isinstance(steps, int) else built

@@ -1,0 +1,360 @@
+"""One trial of a sweep, from the inside: the same under any scheduler.
+
+`--sweep_dir=D --trial_index=N` takes trial N, runs it in its directory, and
+notes how it ended. Programs that are no `tftrain` do the same with `run`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from tftrain import actions
+from tftrain import errors
+from tftrain import files
+from tftrain import ledger
+from tftrain import reports
+from tftrain.sweeps import leases
+from tftrain.sweeps import plans
+from tftrain.sweeps import pruning
+from tftrain.sweeps import results
+from tftrain.sweeps import samplers
+
+_LOST = 3
+_BEATS = 6  # per lease
+
+
+class Trial:
+  """A trial that this process runs; made by `run`.
+
+  Attributes:
+    plan: The sweep's.
+    directory: The trial's, and its model_dir.
+    bindings: Lines of gin, the seed among them.
+  """
+
+  def __init__(self, plan: plans.Plan, trial: plans.Trial, lease: leases.Lease):
+    self.plan = plan
+    self.directory = plan.directory(trial)
+    self.bindings: list[str] = []
+    self._trial = trial
+    self._lease = lease
+    self._ended = threading.Event()
+    self._started = ledger.process_start()
+    self._overdue = False
+    limit = plan.settings['time_limit']
+    self._limit = actions.seconds(limit) if limit else None
+    self._watch = threading.Thread(
+      target=self._beat, name='tftrain-heartbeat', daemon=True
+    )
+
+  def begin(self) -> None:
+    """Draws what is to be drawn, notes the start and begins to beat."""
+    files.make_directory(self.directory, 'sweep_dir')
+    known = results.facts(self.directory)
+    with files.explained(self.directory):
+      results.write_facts(
+        self.directory,
+        status='running',
+        index=self._trial.index,
+        attempts=known.get('attempts', 0) + 1,
+        started=self._started,
+        heartbeat=time.time(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        error=None,
+        overdue=None,
+      )
+    self._watch.start()
+    trial = self._trial
+    drawn = trial.bindings or samplers.draw(self.plan, trial)
+    self.bindings = list(drawn)
+    if trial.seed is not None:
+      self.bindings.append(f'Experiment.seed = {trial.seed}')
+
+  def flags(self) -> dict[str, Any]:
+    """Flag of `tftrain` -> value that makes this trial of a command."""
+    return {
+      'gin_file': [str(self.plan.base)],
+      'gin_bindings': self.bindings,
+      'gin_search_paths': list(self.plan.command['search_paths']),
+      'model_dir': str(self.directory),
+    }
+
+  def actions(self) -> list[reports.Action]:
+    """What a run must be given to be pruned, and to stop once it is lost."""
+    return [Watch(self.plan, self._trial, self.check)]
+
+  def check(self) -> None:
+    """Ends this process at once if the trial is somebody else's by now."""
+    try:
+      self._lease.check()
+    except leases.LostError as error:
+      self._leave(error)
+
+  def end(self, state: str, error: str | None = None) -> None:
+    """Notes how it ended: a state of `leases`, or `pending` to be resumed."""
+    self._ended.set()
+    if self._watch.is_alive():
+      self._watch.join()
+    self.check()
+    if self._overdue and state in ('pending', 'failed'):
+      state, error = 'failed', results.overdue(self.plan)
+    now = time.time()
+    known = results.facts(self.directory)
+    facts: dict[str, Any] = {
+      'status': state,
+      'seconds': round(known.get('seconds', 0.0) + now - self._started, 3),
+      'ended': None if state == 'pending' else now,
+      'error': error,
+      'started': None,
+      'kills': None,
+    }
+    try:
+      results.write_facts(self.directory, **facts)
+    except OSError as failure:  # a full disk: the name of the lease says it
+      _say(
+        f'{self.directory}/status.json cannot be written: {failure.strerror}'
+      )
+    self._lease.end(state)
+
+  def outcome(self) -> str:
+    """`done` or `pruned`, of a run that has come to its end.
+
+    Raises:
+      ConfigError: It never wrote the metric.
+    """
+    if (self.directory / results.PRUNED).exists():
+      return 'pruned'
+    lines = results.lines(self.directory)
+    if not results.history(lines, self.plan.metric):
+      known = ', '.join(results.written(lines)) or 'nothing'
+      raise errors.ConfigError(
+        f'the metric {self.plan.metric} was never written to '
+        f'{self.directory}/metrics.jsonl; written were {known}'
+      )
+    return 'done'
+
+  def _beat(self) -> None:
+    seconds = float(self.plan.settings['lease_seconds']) / _BEATS
+    while not self._ended.wait(min(seconds, self._left())):
+      try:
+        self._lease.beat()
+      except leases.LostError as error:
+        self._leave(error)
+      with contextlib.suppress(OSError):  # the lease is what counts
+        results.write_facts(self.directory, heartbeat=time.time())
+      if self._left() <= 0 and not self._overdue:
+        self._overdue = True
+        with contextlib.suppress(OSError):  # for whoever sees it die of that
+          results.write_facts(self.directory, overdue=True)
+        _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
+        main = threading.main_thread().ident
+        if main is not None:  # there, so that what it waits for is left
+          signal.pthread_kill(main, signal.SIGTERM)
+        grace = float(self.plan.settings['grace_seconds'])
+        timer = threading.Timer(grace, self._give_up)
+        timer.daemon = True
+        timer.start()
+
+  def _left(self) -> float:
+    if self._limit is None or self._overdue:
+      return float('inf')
+    return max(0.0, self._started + self._limit - time.time())
+
+  def _give_up(self) -> None:
+    """It does not stop by itself."""
+    if not self._ended.is_set():
+      self.end('failed')
+      os._exit(1)
+
+  def _leave(self, error: errors.Error) -> None:
+    """At once, so that not even a checkpoint is written any more."""
+    _say(f'error: {error}')
+    os._exit(_LOST)
+
+
+class Watch:
+  """The Action that prunes: it compares with peers, at equal steps.
+
+  Args:
+    plan: Of the sweep.
+    trial: This one.
+    check: Ends the process if the trial is somebody else's.
+  """
+
+  hears_all = True
+
+  def __init__(
+    self, plan: plans.Plan, trial: plans.Trial, check: Callable[[], None]
+  ):
+    self._plan = plan
+    self._trial = trial
+    self._check = check
+    self._source, _, self._tag = plan.metric.rpartition('/')
+    self._pruner = plan.pruner
+
+  def __call__(self, report: reports.Report) -> reports.Signal | None:
+    self._check()
+    if self._pruner is None or report.source != self._source:
+      return None
+    if self._tag not in report.scalars or report.is_last:
+      return None
+    path = self._plan.directory(self._trial) / results.PRUNED
+    with files.explained(path):
+      if path.exists():  # decided in an earlier life, whatever peers did since
+        decided = int(json.loads(path.read_text('utf-8'))['step'])
+        return reports.Signal.STOP if report.step >= decided else None
+      reason = self._reason(self._pruner, report.step)
+      if reason is None:
+        return None
+      files.write_json(path, reason)
+    return reports.Signal.STOP
+
+  def _reason(
+    self, pruner: pruning.Pruner, step: int
+  ) -> Mapping[str, Any] | None:
+    """Why it is to be pruned; None if it goes on."""
+    known = self._values(self._plan.directory(self._trial))
+    own = [value for at, value in known if at <= step]
+    previous = max((at for at, _ in known if at < step), default=0)
+    if not own or not pruner.is_due(previous, step):
+      return None
+    others = [
+      value
+      for peer in self._plan.trials
+      if peer.index != self._trial.index and peer.seed == self._trial.seed
+      for at, value in self._values(self._plan.directory(peer))
+      if at == step
+    ]
+    if pruner.keeps(own, others):
+      return None
+    better = sum(other > own[-1] for other in others)
+    return {'step': step, 'better': better, 'compared': len(others) + 1}
+
+  def _values(self, directory: pathlib.Path) -> list[tuple[int, float]]:
+    found = results.history(results.lines(directory), self._plan.metric)
+    goal = self._plan.goal
+    return [(step, pruning.comparable(value, goal)) for step, value in found]
+
+
+def run(
+  sweep_dir: str | pathlib.Path, index: int, work: Callable[[Trial], int]
+) -> int:
+  """Runs one trial of a sweep; returns the exit code.
+
+  Args:
+    sweep_dir: The sweep's directory.
+    index: Which trial.
+    work: What a trial is; it returns 0 when it has come to its end, another
+      code when it was stopped and is to be resumed.
+
+  Raises:
+    RunDirectoryError: There is no such sweep, or another process runs it.
+    Error: What `work` raised; the trial is then `failed`, or `diverged`.
+  """
+  plan = plans.read(files.run_directory(sweep_dir))
+  trial = plan.trial(index)
+  lease = _lease(plan, index)
+  if lease is None:
+    print(f'Trial {index} is over; nothing to do.')
+    return 0
+  mine = Trial(plan, trial, lease)
+  try:
+    mine.begin()
+    code = work(mine)
+    state = 'pending' if code else mine.outcome()
+  except leases.LostError:
+    raise
+  except errors.NonFiniteError as error:
+    mine.end('diverged', _what(error))
+    raise
+  except Exception as error:
+    mine.end('failed', _what(error))
+    raise
+  except BaseException:
+    mine.end('pending')
+    raise
+  mine.end(state)
+  return code
+
+
+def check_flags(flags: Any) -> None:
+  """Says what goes with --sweep_dir.
+
+  Raises:
+    ConfigError: Something that does not.
+  """
+  index, mode = flags.trial_index, flags.mode
+  if index is None and mode != 'describe':
+    raise errors.ConfigError(
+      '--trial_index is missing: it says which trial of --sweep_dir to run'
+    )
+  if index is not None and mode not in ('train', 'train_and_eval'):
+    raise errors.ConfigError(
+      f'--mode={mode} takes the --model_dir of a trial; --trial_index trains it'
+    )
+  if flags.model_dir:
+    raise errors.ConfigError(
+      f'--model_dir={flags.model_dir} with --sweep_dir: a trial has a '
+      'directory of its own below the sweep; leave it out'
+    )
+  if flags.preempt_exit_code == 0:
+    raise errors.ConfigError(
+      '--preempt_exit_code=0 would make a trial that was stopped look done; '
+      'choose another code'
+    )
+
+
+def _lease(plan: plans.Plan, index: int) -> leases.Lease | None:
+  """The right to run a trial; None if it is over.
+
+  A trial that failed is run again, as it was asked for by its number.
+  """
+  given = os.environ.pop(leases.HANDED, None)
+  if given:
+    _end_with_parent()
+    return leases.Lease(plan.sweep_dir / 'leases' / given).adopt()
+  seen = leases.find(plan.sweep_dir, index)
+  if seen.state in ('done', 'pruned'):
+    return None
+  if seen.state == 'running':
+    age = leases.ages(plan.sweep_dir, {index: seen}).get(index, 0.0)
+    limit = float(plan.settings['lease_seconds'])
+    if not leases.is_free(seen, age, limit):
+      raise errors.RunDirectoryError(
+        f'trial {index} of {plan.sweep_dir} is run by {seen.who}, which gave a '
+        f'sign of life {age:.0f} s ago; wait for it, or stop it'
+      )
+    leases.evict(seen)
+  lease = leases.take(seen)
+  if lease is None:
+    raise errors.RunDirectoryError(
+      f'trial {index} of {plan.sweep_dir} was just taken by another process; '
+      'let that one run it'
+    )
+  return lease
+
+
+def _end_with_parent() -> None:
+  """Asks the kernel for a SIGTERM when the engine dies, however it does."""
+  if sys.platform == 'linux':
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _what(error: BaseException) -> str:
+  return f'{type(error).__name__}: {errors.one_line(error)}'
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
