@@ -12,6 +12,7 @@ assert _VERSION, f'no __version__ in {_DOOR}'
 _EXAMPLES = ['scikit-learn>=1.5']
 _FIGURES = ['matplotlib>=3.8']
 _SAMPLERS = ['optuna>=5,<6']
+_PAGES = ['plotly>=6,<8']
 # What a source of tftrain.inputs.libraries needs.
 _SOURCES = {
   'arrayrecord': ['array_record>=0.8'],
@@ -45,10 +46,12 @@ setuptools.setup(
     'figures': _FIGURES,
     'onnx': ['onnxruntime>=1.20', 'tf2onnx>=1.17'],
     'optuna': _SAMPLERS,
+    'report': _PAGES,
     **_SOURCES,
     'test': [
       *_EXAMPLES,
       *_FIGURES,
+      *_PAGES,
       *_SAMPLERS,
       *(package for needed in _SOURCES.values() for package in needed),
       'mypy>=2.4,<3',

@@ -41,7 +41,8 @@ _LAYERS = (
   'statements',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
   'sweeps.leases sweeps.results sweeps.samplers sweeps.slots sweeps.children '
-  'sweeps.controllers sweeps.tables sweeps.planning sweeps sweeps.__main__ '
+  'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
+  'sweeps.importances sweeps.pages sweeps.reports sweeps sweeps.__main__ '
   'trials',
   'config reruns trialchecks launch',
   '__main__',
@@ -63,7 +64,13 @@ _WITHOUT_TENSORFLOW = (
 
 _GIN = ('config', 'statements', 'gintexts', 'sweeps.sweepfiles')
 _FLAGS = ('config', 'launch')
-_LAZY = ('launch', 'inputs.libraries', 'formats', 'sweeps.samplers')
+_LAZY = (
+  'launch',
+  'inputs.libraries',
+  'formats',
+  'sweeps.samplers',
+  'sweeps.reports',
+)
 _COMPILES = (
   'compiled',
   'loops',

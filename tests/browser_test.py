@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip('selenium', reason='no selenium: run scripts/browser')
 
 from tests import browsers
+from tests import sweeping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -137,3 +138,69 @@ def test_a_page_without_the_run_is_found_out(seen, tmp_path):
     text = empty.until_text('No dashboards are active')
     assert not re.search(f'{values["fast"]["eval/test/accuracy"]:.4f}', text)
     assert not pathlib.Path(tmp_path, 'train').exists()
+
+
+@pytest.fixture(scope='module')
+def page_of_a_sweep(tmp_path_factory):
+  """results.html of a finished sweep, from the disk."""
+  pytest.importorskip('plotly', reason='no plotly: pip install plotly')
+  programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
+  if None in programs:
+    pytest.skip('no chromium or chromedriver on PATH: run scripts/browser')
+  sweep_dir = sweeping.plan(
+    tmp_path_factory.mktemp('sweep'),
+    "Sweep.space = {'LR': [0.01, 0.25, 0.1, 2e-4], 'KIND': ['a', 'b']}\n",
+  )
+  for command in (['run', '--parallel=2'], ['report']):
+    code, _, err = sweeping.sweep(*command, f'--sweep_dir={sweep_dir}')
+    assert code == 0, err
+  with browsers.browser('', *programs) as page:
+    page.driver.get(f'file://{sweep_dir / "results.html"}')
+    yield page
+
+
+def column(page, name):
+  """The cells of a column, from top to bottom."""
+  heads = [head.text.split()[0] for head in page.find('th')]
+  cells = f'td:nth-child({heads.index(name) + 1})'
+  return [cell.text for cell in page.find(cells)]
+
+
+def click(page, name):
+  (head,) = (h for h in page.find('th') if h.text.split()[0] == name)
+  head.click()
+
+
+def test_a_click_on_a_heading_sorts_the_sweep(page_of_a_sweep):
+  page = page_of_a_sweep
+  assert column(page, 'rank') == [str(rank) for rank in range(1, 9)]
+  assert column(page, 'LR')[:2] == ['0.25', '0.25']
+  click(page, 'LR')
+  rates = ['0.0002', '0.01', '0.1', '0.25']
+  assert column(page, 'LR') == [rate for rate in rates for _ in range(2)]
+  click(page, 'LR')
+  assert column(page, 'LR')[0] == '0.25'
+  click(page, 'KIND')
+  assert column(page, 'KIND') == ['a'] * 4 + ['b'] * 4
+
+
+def test_a_sweep_is_drawn(page_of_a_sweep):
+  page = page_of_a_sweep
+  text = page.until_text(
+    'Best: LR = 0.25',
+    'All parameters at once',
+    'eval/test/accuracy against LR',
+    'eval/test/accuracy against KIND',
+    'Learning curves',
+    '0000_LR=0.01_KIND=a (done)',
+  )
+  assert 'WebGL is not supported' not in text
+  assert len(page.find('.parcoords')) == 1
+  points = page.find('.scatterlayer .point')
+  # Eight in each of two scatter plots, and four steps of eight curves.
+  assert len(points) == 2 * 8 + 8 * 4
+  widths = page.driver.execute_script(
+    'return [...document.querySelectorAll(".js-plotly-plot")]'
+    '.map(plot => plot.getBoundingClientRect().width)'
+  )
+  assert all(width > 600 for width in widths)

@@ -199,6 +199,30 @@ def main(into):
       page.until(lambda: page.text().count('Smoothed') >= 2, 'two charts')
       time.sleep(2)  # lines are drawn on a canvas, which says nothing
       page.driver.save_screenshot(str(into / 'tensorboard.png'))
+    report = sweep(pathlib.Path(directory))
+    with browser('', *programs) as page:
+      page.driver.set_window_size(1200, 2400)
+      page.driver.get(f'file://{report}')
+      page.until_text('Learning curves', '(done)')
+      time.sleep(2)  # lines are drawn on a canvas, which says nothing
+      page.driver.save_screenshot(str(into / 'sweep.png'))
+
+
+def sweep(directory):
+  """The page of a sweep over the digits."""
+  sweep_dir = directory / 'digits_lr'
+  there = f'--sweep_dir={sweep_dir}'
+  file = '--sweep=configs/sweeps/digits_lr.gin'
+  target = [sys.executable, '-m', 'tftrain']
+  for command in (
+    ['plan', there, file, '--', *target],
+    ['run', there, '--parallel=2'],
+    ['report', there],
+  ):
+    subprocess.run(
+      [sys.executable, '-m', 'tftrain.sweeps', *command], check=True
+    )
+  return sweep_dir / 'results.html'
 
 
 if __name__ == '__main__':

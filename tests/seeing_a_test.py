@@ -10,15 +10,11 @@ import matplotlib.figure
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from tensorboard import program
-from tensorboard.backend import application
-from tensorboard.backend.event_processing import data_provider
 from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.backend.event_processing import plugin_event_multiplexer
 from tensorboard.plugins.pr_curve import summary as pr_summary
 import tensorflow as tf
-from werkzeug import test as werkzeug_test
 
+from tests import boards
 from tests import cases
 import tftrain
 from tftrain import artifacts
@@ -26,6 +22,7 @@ from tftrain import config
 from tftrain import disks
 from tftrain import errors
 from tftrain import files
+from tftrain import gintexts
 from tftrain import hparams
 from tftrain import overviews
 from tftrain import summaries
@@ -478,46 +475,6 @@ def test_what_cannot_be_written_is_warned_of_once(
 # Overviews and hparams, as TensorBoard reads them.
 
 
-def tensorboard_of(logdir):
-  """A client of TensorBoard, in this process and without a port."""
-  board = program.TensorBoard()
-  board.configure(['', '--logdir', str(logdir), '--load_fast=false'])
-  multiplexer = plugin_event_multiplexer.EventMultiplexer(
-    size_guidance={'tensors': 100}
-  )
-  multiplexer.AddRunsFromDirectory(str(logdir))
-  multiplexer.Reload()
-  provider = data_provider.MultiplexerDataProvider(multiplexer, str(logdir))
-  return werkzeug_test.Client(
-    application.TensorBoardWSGIApp(
-      board.flags, board.plugin_loaders, provider, None, multiplexer
-    )
-  )
-
-
-def hparams_rows(logdir):
-  """(hparams, metric -> last value) of each row of the HPARAMS tab."""
-  answer = tensorboard_of(logdir).post(
-    '/data/plugin/hparams/session_groups',
-    json={
-      'startIndex': 0,
-      'sliceSize': 10,
-      'allowedStatuses': ['STATUS_UNKNOWN'],
-      'colParams': [],
-    },
-  )
-  return [
-    (
-      row['hparams'],
-      {
-        f'{value["name"]["group"]}/{value["name"]["tag"]}': value['value']
-        for value in row['metricValues']
-      },
-    )
-    for row in answer.json['sessionGroups']
-  ]
-
-
 def test_the_hparams_tab_holds_no_secrets(tmp_path):
   run = tftrain.Experiment(
     cases.supervised,
@@ -543,7 +500,7 @@ def test_the_hparams_tab_shows_values_and_final_metrics(tmp_path):
     ).prepare(tmp_path / f'run_{seed}')
     bindings = [f'Experiment.seed = {seed}', "cases.kind = 'x'\nA.b = @c"]
     results[seed] = run.train(bindings=bindings).scalars
-  rows = {row[0]['seed']: row for row in hparams_rows(tmp_path)}
+  rows = {row[0]['seed']: row for row in boards.hparams_rows(tmp_path)}
   assert list(rows) == [1, 2]
   for seed, (given, metrics) in rows.items():
     assert given == {
@@ -564,12 +521,12 @@ def test_the_hparams_tab_shows_values_and_final_metrics(tmp_path):
 def test_one_run_alone_has_its_row_and_a_resumed_one_has_one(tmp_path):
   for steps in (4, 8):
     train(tmp_path / 'run', steps=steps)
-  ((given, metrics),) = hparams_rows(tmp_path)
+  ((given, metrics),) = boards.hparams_rows(tmp_path)
   assert given['steps'] == 4  # as it was begun
   _, _, last = written(tmp_path / 'run' / 'eval' / 'test', 'loss')
   assert metrics['eval/test/loss'] == pytest.approx(last)
   # TensorBoard looks for metrics below a row's directory, and not in `.`.
-  assert hparams_rows(tmp_path / 'run') == [(given, {})]
+  assert boards.hparams_rows(tmp_path / 'run') == [(given, {})]
 
 
 def test_a_schedule_and_several_optimizers_are_no_plain_rates():
@@ -602,7 +559,7 @@ def test_a_schedule_and_several_optimizers_are_no_plain_rates():
   ],
 )
 def test_bindings_become_values(binding, found):
-  assert hparams.swept([binding]) == found
+  assert gintexts.assigned([binding]) == found
 
 
 def test_parameters_and_graph_are_shown_once(tmp_path):
@@ -614,7 +571,9 @@ def test_parameters_and_graph_are_shown_once(tmp_path):
     '| `model/sequential/dense_1` | Dense | 27 | 27 |',
     '| **all** |  | 83 | 83 |',
   ]
-  answer = tensorboard_of(tmp_path).get('/data/plugin/graphs/graph?run=train')
+  answer = boards.tensorboard_of(tmp_path).get(
+    '/data/plugin/graphs/graph?run=train'
+  )
   graph = tf.compat.v1.GraphDef()
   text_format.Parse(answer.get_data(as_text=True), graph)
   # A layer's name has a number that Keras made up.

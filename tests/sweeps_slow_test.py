@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests import boards
 from tests import sweeping
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
@@ -108,6 +109,20 @@ def test_twelve_trials_name_a_best_learning_rate(tmp_path):
   best = results.best(found, 'max')
   assert best.bindings[0] in ('LEARNING_RATE = 0.001', 'LEARNING_RATE = 0.003')
   assert best.value('max') > 0.96
+  code, out, err = sweeping.sweep('report', f'--sweep_dir={sweep_dir}')
+  assert code == 0, err
+  assert out.startswith('Best: LEARNING_RATE = 0.00')
+  rows = boards.hparams_rows(sweep_dir)
+  assert len(rows) == 12
+  assert {row[0]['LEARNING_RATE'] for row in rows} == {
+    1e-5,
+    1e-4,
+    3e-4,
+    1e-3,
+    3e-3,
+    3e-2,
+  }
+  assert all('eval/test/accuracy' in metrics for _, metrics in rows)
 
 
 def _steps(sweep_dir):
@@ -131,7 +146,7 @@ def test_pruning_takes_half_the_steps_and_finds_as_good_a_trial(tmp_path):
   _run_all(pruned)
   _run_all(full)
   print(f'{_steps(pruned)} of {_steps(full)} steps', _best(pruned), _best(full))
-  assert _steps(full) == 14 * 600
+  assert _steps(full) == 14 * 900
   assert _steps(pruned) <= _steps(full) / 2
   assert _best(pruned) >= _best(full) - 0.005
 

@@ -4,6 +4,7 @@ No name is looked up and no module imported, so that programs without
 TensorFlow can read a configuration.
 """
 
+import ast
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
@@ -15,6 +16,8 @@ from typing import Any
 from gin import config_parser
 
 from tftrain import errors
+
+Value = bool | int | float | str
 
 BINDINGS = '--gin_bindings'
 """Where bindings of the command line stand."""
@@ -133,3 +136,21 @@ def find(name: str, roots: Sequence[pathlib.Path], where: str) -> pathlib.Path:
   hint = f'; did you mean {by_name[close[0]]}?' if close else ''
   searched = ', '.join(dict.fromkeys(str(root) for root in roots))
   raise errors.ConfigError(f'{where}: no file {name!r} in {searched}{hint}')
+
+
+def assigned(bindings: Sequence[str]) -> dict[str, Value]:
+  """Name -> value of bindings; what is no plain value stays a text."""
+  found = {}
+  for line in '\n'.join(bindings).splitlines():
+    name, equals, text = line.partition('=')
+    if equals:
+      found[name.strip()] = _plain(text.strip())
+  return found
+
+
+def _plain(text: str) -> Value:
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+  return value if isinstance(value, bool | int | float | str) else text

@@ -1,6 +1,5 @@
 """The HPARAMS tab: which values a run was given, beside what came of them."""
 
-import ast
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -9,9 +8,8 @@ from typing import Any
 from tensorboard.plugins.hparams import summary_v2
 import tensorflow as tf
 
+from tftrain import gintexts
 from tftrain import tasks
-
-Value = bool | int | float | str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +21,7 @@ class HParams:
     name: Of the trial: TensorBoard adds up rows of the same name.
   """
 
-  values: Mapping[str, Value]
+  values: Mapping[str, gintexts.Value]
   name: str
 
   def fault(self) -> str | None:
@@ -58,22 +56,4 @@ def of_run(
       alone = 'learning_rate'
       key = alone if len(optimizers) == 1 else f'{attribute}/{alone}'
       values[key] = float(f'{rate:.6g}')  # as written, not as float32 has it
-  return HParams({**values, **swept(bindings)}, name)
-
-
-def swept(bindings: Sequence[str]) -> dict[str, Value]:
-  """Name -> value of gin bindings; what is no plain value stays a text."""
-  found = {}
-  for line in '\n'.join(bindings).splitlines():
-    name, equals, text = line.partition('=')
-    if equals:
-      found[name.strip()] = _value(text.strip())
-  return found
-
-
-def _value(text: str) -> Value:
-  try:
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
-  return value if isinstance(value, bool | int | float | str) else text
+  return HParams({**values, **gintexts.assigned(bindings)}, name)

@@ -4,6 +4,7 @@ tftrain-sweep plan --sweep=lr.gin --sweep_dir=/runs/lr -- python -m tftrain
 tftrain-sweep run --sweep_dir=/runs/lr --parallel=2
 tftrain-sweep worker --sweep_dir=/runs/lr
 tftrain-sweep status --sweep_dir=/runs/lr
+tftrain-sweep report --sweep_dir=/runs/lr
 
 The same command resumes. Exit codes: 0 done, 1 a trial failed, 2 wrong
 configuration or directory, 130 SIGINT, 143 SIGTERM.
@@ -19,6 +20,7 @@ from tftrain import files
 from tftrain.sweeps import controllers
 from tftrain.sweeps import planning
 from tftrain.sweeps import plans
+from tftrain.sweeps import reports
 from tftrain.sweeps import results
 from tftrain.sweeps import slots
 from tftrain.sweeps import tables
@@ -44,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = plans.read(sweep_dir)
     if options.command == 'status':
       return _status(plan)
+    if options.command == 'report':
+      for line in reports.write(plan):
+        print(line)
+      return 0
     if options.command == 'worker':
       return _run(plan, options)
     with files.lock(sweep_dir, 'sweep_dir'):
@@ -69,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     ('run', 'runs the trials on this machine'),
     ('worker', 'the same, beside others that share the directory'),
     ('status', 'says how far it is'),
+    ('report', 'ranks the trials: results.csv, .md, .html; at any time'),
   ):
     command = commands.add_parser(name, help=explanation, allow_abbrev=False)
     command.add_argument('--sweep_dir', required=True, help='its directory')

@@ -50,7 +50,7 @@ def check(search: str) -> None:
   Raises:
     ConfigError: Optuna, or what it needs for this one, is not installed.
   """
-  _optuna()
+  imported()
   package = _FURTHER.get(search, 'optuna')
   if importlib.util.find_spec(package) is None:
     raise errors.ConfigError(
@@ -59,8 +59,12 @@ def check(search: str) -> None:
     )
 
 
-def _optuna() -> Any:
-  """The one place that imports it: it is an extra."""
+def imported() -> Any:
+  """Optuna; this is the one place that imports it, as it is an extra.
+
+  Raises:
+    ConfigError: It is not installed.
+  """
   try:
     import optuna
     from optuna.storages import journal
@@ -70,12 +74,12 @@ def _optuna() -> Any:
       "pip install 'tftrain[optuna]', or take 'random'"
     ) from error
   del journal  # imported for what it adds to optuna
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
   return optuna
 
 
 def _study(plan: plans.Plan, point: int) -> tuple[Any, Any]:
-  optuna = _optuna()
-  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  optuna = imported()
   backend = optuna.storages.journal.JournalFileBackend(
     str(plan.sweep_dir / 'optuna.journal')
   )

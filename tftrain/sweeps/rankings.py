@@ -1,0 +1,93 @@
+"""Which assignment did best: the trials of a sweep, repeats put together."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import statistics
+
+from tftrain import gintexts
+from tftrain.sweeps import plans
+from tftrain.sweeps import pruning
+from tftrain.sweeps import results
+
+# In which order assignments are ranked, by how they ended.
+_ORDER = ('done', 'pruned', 'running', 'pending', 'diverged', 'failed')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """An assignment and what came of it.
+
+  Attributes:
+    values: Name -> value, as bound.
+    repeats: Its trials, one for each seed.
+    status: The worst of theirs.
+    mean: Of the metric over the repeats; None where one of them has none.
+    deviation: Sample standard deviation over the repeats; 0 for one.
+  """
+
+  values: dict[str, gintexts.Value]
+  repeats: Sequence[results.Result]
+  status: str
+  mean: float | None
+  deviation: float
+
+  @property
+  def seconds(self) -> float:
+    return sum(result.seconds for result in self.repeats)
+
+  @property
+  def score(self) -> str:
+    """The mean as a person writes it."""
+    if self.mean is None:
+      return ''
+    spread = f' ± {self.deviation:.2g}' if len(self.repeats) > 1 else ''
+    return f'{self.mean:.6g}{spread}'
+
+
+def rank(plan: plans.Plan, found: Sequence[results.Result]) -> list[Row]:
+  """The assignments, the best first; seeds are averaged and never ranked."""
+  points: dict[int, list[results.Result]] = {}
+  for result in found:
+    points.setdefault(result.trial.point, []).append(result)
+  rows = [_row(plan, repeats) for repeats in points.values()]
+  return sorted(
+    rows,
+    key=lambda row: (
+      _ORDER.index(row.status),
+      -pruning.comparable(row.mean, plan.goal) if row.mean is not None else 0,
+      row.repeats[0].trial.index,
+    ),
+  )
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+  """What was varied, in the order of the sweep file."""
+  planned = sorted(rows, key=lambda row: row.repeats[0].trial.index)
+  return list(dict.fromkeys(name for row in planned for name in row.values))
+
+
+def best_step(result: results.Result, goal: str) -> int:
+  """Where a trial was at its best; 0 if it never reported."""
+  if not result.history:
+    return 0
+  return max(
+    result.history, key=lambda pair: pruning.comparable(pair[1], goal)
+  )[0]
+
+
+def _row(plan: plans.Plan, repeats: Sequence[results.Result]) -> Row:
+  values = [result.value(plan.goal) for result in repeats]
+  known = [value for value in values if value is not None]
+  mean, deviation = None, 0.0
+  if len(known) == len(values):
+    mean = sum(known) / len(known)
+    if len(known) > 1 and math.isfinite(mean):
+      deviation = statistics.stdev(known)
+  return Row(
+    values=gintexts.assigned(repeats[0].bindings or ()),
+    repeats=repeats,
+    status=max((r.status for r in repeats), key=_ORDER.index),
+    mean=mean,
+    deviation=deviation,
+  )

@@ -1,0 +1,192 @@
+"""The report of a sweep: results.csv, results.md, a page, TensorBoard's tab."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import csv
+import io
+import time
+from typing import Any
+
+from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.hparams import summary_v2
+from tensorboard.summary.writer import record_writer
+
+from tftrain import errors
+from tftrain import files
+from tftrain.sweeps import plans
+from tftrain.sweeps import rankings
+from tftrain.sweeps import results
+
+_COLUMNS = (
+  'rank',
+  'trial',
+  'status',
+  'value',
+  'best_step',
+  'step',
+  'seconds',
+  'seed',
+)
+_ENDS = ('error', 'directory')
+
+
+def write(plan: plans.Plan) -> Iterator[str]:
+  """Writes all of it into the sweep's directory; yields what was written.
+
+  It may be written at any time, also while trials run.
+
+  Raises:
+    InputError: No trial has begun.
+  """
+  found = results.read(plan)
+  if not any(result.bindings and result.facts for result in found):
+    raise errors.InputError(
+      f'no trial of {plan.sweep_dir} has begun; start tftrain-sweep run first'
+    )
+  rows = rankings.rank(plan, found)
+  with files.explained(plan.sweep_dir):
+    files.write_text(plan.sweep_dir / 'results.csv', table(plan, rows))
+    files.write_text(plan.sweep_dir / 'results.md', text(plan, rows))
+    _write_tab(plan, rows)
+  yield best(plan, rows)
+  yield f'{plan.sweep_dir / "results.md"}, and results.csv beside it'
+  pages = _import_pages()
+  if pages is None:
+    yield (
+      'results.html is not drawn, as plotly is not installed: pip install '
+      "'tftrain[report]'"
+    )
+    return
+  with files.explained(plan.sweep_dir):
+    page = pages.page(plan, rows, best(plan, rows))
+    files.write_text(plan.sweep_dir / 'results.html', page)
+  yield f'{plan.sweep_dir / "results.html"}'
+
+
+def _import_pages() -> Any:
+  """What draws the page; None without plotly, which is an extra."""
+  try:
+    from tftrain.sweeps import pages
+  except ModuleNotFoundError as error:
+    if (error.name or '').partition('.')[0] != 'plotly':
+      raise
+    return None
+  return pages
+
+
+def best(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
+  """The best assignment in one line."""
+  first = rows[0]
+  if first.status != 'done':
+    return f'No assignment is done yet; {plan.metric} decides.'
+  what = ', '.join(f'{name} = {value}' for name, value in first.values.items())
+  many = len(first.repeats)
+  of = f' (mean of {many} seeds)' if many > 1 else ''
+  return f'Best: {what}: {plan.metric} {first.score}{of}.'
+
+
+def table(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
+  """A line of CSV for each trial."""
+  varied = rankings.names(rows)
+  stream = io.StringIO()
+  writer = csv.writer(stream, lineterminator='\n')
+  writer.writerow([*_COLUMNS, *varied, *_ENDS])
+  for rank, row in enumerate(rows, 1):
+    for result in row.repeats:
+      value = result.value(plan.goal)
+      writer.writerow(
+        [
+          rank,
+          result.trial.index,
+          result.status,
+          '' if value is None else repr(value),
+          rankings.best_step(result, plan.goal),
+          result.step,
+          f'{result.seconds:.1f}',
+          '' if result.trial.seed is None else result.trial.seed,
+          *(row.values.get(name, '') for name in varied),
+          result.facts.get('error', ''),
+          result.directory.name,
+        ]
+      )
+  return stream.getvalue()
+
+
+def text(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
+  """The ranking in Markdown."""
+  varied = rankings.names(rows)
+  head = ['rank', plan.metric, *varied, 'best step', 'status', 'seconds', '']
+  lines = [
+    f'# {plan.sweep_dir.name}',
+    '',
+    best(plan, rows),
+    '',
+    _line(head),
+    _line(['---'] * len(head)),
+  ]
+  for rank, row in enumerate(rows, 1):
+    steps = [str(rankings.best_step(r, plan.goal)) for r in row.repeats]
+    lines.append(
+      _line(
+        [
+          str(rank),
+          row.score,
+          *(str(row.values.get(name, '')) for name in varied),
+          ', '.join(steps),
+          row.status,
+          f'{row.seconds:.0f}',
+          ', '.join(r.directory.name for r in row.repeats),
+        ]
+      )
+    )
+  ended = [r for row in rows for r in row.repeats if 'error' in r.facts]
+  if ended:
+    lines += ['', '## What went wrong', '']
+    lines += [f'- {r.directory.name}: {r.facts["error"]}' for r in ended]
+  return '\n'.join(lines) + '\n'
+
+
+def _line(cells: Sequence[str]) -> str:
+  plain = (' '.join(cell.split()).replace('|', '\\|') for cell in cells)
+  return f'| {" | ".join(plain)} |'
+
+
+def _write_tab(plan: plans.Plan, rows: Sequence[rankings.Row]) -> None:
+  """Says what the columns of the HPARAMS tab are; each trial wrote its row.
+
+  TensorBoard's own writer needs TensorFlow; the framing of its records does
+  not.
+  """
+  source, _, tag = plan.metric.rpartition('/')
+  config = summary_v2.hparams_config_pb(
+    hparams=[
+      summary_v2.HParam(name, _domain(name, rows))
+      for name in rankings.names(rows)
+    ],
+    metrics=[
+      summary_v2.Metric(tag, group=source, display_name=plan.metric),
+      summary_v2.Metric('loss', group='train', display_name='train/loss'),
+    ],
+  )
+  stream = io.BytesIO()
+  writer = record_writer.RecordWriter(stream)
+  now = time.time()
+  for event in (
+    event_pb2.Event(wall_time=now, file_version='brain.Event:2'),
+    event_pb2.Event(wall_time=now, summary=config),
+  ):
+    writer.write(event.SerializeToString())
+  files.write_bytes(
+    plan.sweep_dir / 'events.out.tfevents.0.sweep', stream.getvalue()
+  )
+
+
+def _domain(name: str, rows: Sequence[rankings.Row]) -> summary_v2.Domain:
+  """The values of a parameter, all of one kind: TensorBoard wants that."""
+  values = {row.values[name] for row in rows if name in row.values}
+  kinds = {type(value) for value in values}
+  if kinds <= {int, float}:
+    return summary_v2.Discrete(sorted({float(value) for value in values}))
+  if kinds == {bool}:
+    return summary_v2.Discrete(sorted(values))
+  return summary_v2.Discrete(sorted(map(str, values)))
