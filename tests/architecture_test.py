@@ -38,8 +38,9 @@ _LAYERS = (
   'trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights testing',
-  'statements',
-  'config reruns launch',
+  'spellings secrets parameters statements usages recipes bindings '
+  'permissions descriptions',
+  'config reruns modes launch',
   '__main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -53,10 +54,19 @@ _WITHOUT_TENSORFLOW = (
   'diff',
   'provenance',
   'reruns',
+  'modes',
   'launch',
 )
 
-_GIN = ('config', 'statements')
+_GIN = (
+  'config',
+  'statements',
+  'parameters',
+  'usages',
+  'recipes',
+  'bindings',
+  'permissions',
+)
 _FLAGS = ('config', 'launch')
 _LAZY = ('launch', 'inputs.libraries', 'formats')
 _COMPILES = (
