@@ -14,6 +14,16 @@ from tftrain import recipes
 from tftrain import secrets
 from tftrain import statements
 
+
+class _Bare(str):
+  """A text that is shown without quotes."""
+
+  __slots__ = ()
+
+  def __repr__(self) -> str:
+    return str(self)
+
+
 _CALLER = 'caller'
 """Where the value of a parameter without binding and default comes from."""
 
@@ -99,12 +109,12 @@ def _plain(value: Any) -> Any:
   if value is None or isinstance(value, bool | int | str):
     return value
   if isinstance(value, float):
-    return value if abs(value) < float('inf') else repr(value)
+    return value if abs(value) < float('inf') else _Bare(value)
   if inspect.isclass(value) or inspect.isroutine(value):
-    return value.__name__
+    return _Bare(value.__name__)
   if isinstance(value, statements.Reference):
-    return repr(value)
-  return errors.brief(type(value).__name__ + '()')
+    return _Bare(value)
+  return _Bare(f'{type(value).__name__}()')
 
 
 def text(node: Mapping[str, Any]) -> str:
@@ -119,7 +129,7 @@ def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
   if not depth:
     yield node['name'], ''
   for name, found in node.get('parameters', {}).items():
-    value = errors.brief(_shown(found['value']), 60)
+    value = errors.brief(repr(found['value']), 60)
     source = found['source']
     if 'macro' in found:
       source = f'{source} (%{found["macro"]}, {found["bound"]})'
@@ -136,12 +146,6 @@ def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
   for inner in node.get('called_from_python', []):
     yield inner['name'], 'called from Python'
     yield from _rows(inner, 1)
-
-
-def _shown(value: Any) -> str:
-  if isinstance(value, str) and value[:1] in '@%' and value:
-    return value
-  return repr(value)
 
 
 def steps(experiment: experiments.Experiment) -> int | None:

@@ -61,14 +61,11 @@ def _value_at(line: str, offset: int) -> str:
   return text
 
 
-def of_flag(flag: str, value: str, registered: Registered) -> str:
+def of_flag(flag: str, value: str, registered: Registered) -> str | None:
   """What is to be said of `--gin.NAME=VALUE` where VALUE cannot be read."""
   advice = correction(value, registered)
   if not advice:
-    return (
-      "not a gin value; values are Python literals (True, 0.1, 'text'), @name, "
-      '@name() or %MACRO'
-    )
+    return None
   said, meant = advice
   text = shlex.quote(meant)
   return f'not a gin value; {said.partition(":")[0]}: {flag}={text}'
@@ -93,6 +90,8 @@ def correction(text: str, registered: Registered) -> tuple[str, str] | None:
       one, other = ('function', 'what it returns')
     meant = bare + (name[3] or '')
     return f'use {bare} ({one}) or {bare}() ({other})', meant
+  if re.fullmatch(r'[A-Z][A-Z0-9_]+', text):
+    return f'use %{text} (macro) or quotes: "{text}"', f'%{text}'
   if re.fullmatch(r'[\w./~$*?:@+-]+', text) and text[0] not in '@%':
     return f'strings need quotes: "{text}"', f'"{text}"'
   return None

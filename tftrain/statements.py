@@ -104,7 +104,11 @@ class Names:
     short = {name.rpartition('.')[2] for name, _ in registry.items()}
     raise errors.ConfigError(
       f'{where}: no configurable is called {selector!r}'
-      + (suggest(selector, short) or '; is its module imported?')
+      + (
+        suggest(selector, short)
+        or suggest(selector.rpartition('.')[2], short)
+        or '; is its module imported?'
+      )
     )
 
   def _imported(self, selector: str, where: str) -> Any:
@@ -208,9 +212,9 @@ def _said(text: Text, error: Exception) -> str:
   line = getattr(error, 'lineno', None) or 0
   where = text.where(line) if line else text.origin
   if text.value_of is not None:
-    return f'{text.origin}={errors.brief(text.value_of)}: ' + spellings.of_flag(
-      text.origin, text.value_of, registered
-    )
+    said = spellings.of_flag(text.origin, text.value_of, registered)
+    if said:
+      return f'{text.origin}={errors.brief(text.value_of)}: {said}'
   if isinstance(error, RecursionError):
     said = 'not gin: brackets within too many brackets'
   elif isinstance(error, tokenize.TokenError):
