@@ -41,7 +41,7 @@ _LAYERS = (
   'spellings secrets parameters statements usages recipes bindings '
   'permissions descriptions',
   'config reruns modes launch',
-  '__main__',
+  'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
@@ -56,6 +56,7 @@ _WITHOUT_TENSORFLOW = (
   'reruns',
   'modes',
   'launch',
+  'new',
 )
 
 _GIN = (
