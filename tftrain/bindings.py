@@ -35,6 +35,7 @@ def check(found: Sequence[statements.Statement]) -> recipes.Recipe:
   recipe = recipes.Recipe(found)
   for statement in found:
     _check_type(statement, recipe)
+  _check_redacted(recipe)
   _check_scopes(found, recipe)
   _check_required(recipe)
   _check_macros_read(found, recipe)
@@ -68,12 +69,7 @@ def _check_parameter(statement: statements.Statement) -> None:
 def _check_type(
   statement: statements.Statement, recipe: recipes.Recipe
 ) -> None:
-  value, source = recipe.source(statement)
-  if value == secrets.REDACTED:
-    raise errors.ConfigError(
-      f'{source.where}: {source.name} was left out when this file was saved; '
-      f"give it anew, as --gin.{source.name}='...'"
-    )
+  value, _ = recipe.source(statement)
   if statement.is_macro or isinstance(value, statements.Reference):
     return
   takes = parameters.of(statement.configurable.wrapped)
@@ -83,6 +79,17 @@ def _check_type(
       f'{statement.where}: {statement.name} = {errors.brief(repr(value))} is '
       f'{type(value).__name__}, expected {parameter.wanted}'
     )
+
+
+def _check_redacted(recipe: recipes.Recipe) -> None:
+  """Refuses a saved configuration whose secrets are not given anew."""
+  holding = [s for bound in recipe.bound.values() for s in bound.values()]
+  for statement in [*holding, *recipe.macros.values()]:
+    if secrets.is_redacted(statement.value):
+      raise errors.ConfigError(
+        f'{statement.where}: {statement.name} was left out when this file was '
+        f"saved; give it anew, as --gin.{statement.name}='...'"
+      )
 
 
 def _check_once(found: Sequence[statements.Statement]) -> None:

@@ -13,7 +13,7 @@ from tftrain import files
 
 _USAGE = """usage: python -m tftrain.new NAME
 
-Makes the directory NAME with a task, data, a configuration, a test and a README.
+Makes the directory NAME: a task, data, a configuration, a test and a README.
 """
 
 _DATA = '''"""Points on two spirals, and which spiral each is on."""
@@ -76,7 +76,7 @@ def make_task(
   )
 '''
 
-_CONFIG = """# Which of two spirals a point is on; held-out accuracy about 0.99.
+_CONFIG = """# Which of two spirals a point is on; held-out accuracy above 0.99.
 #
 # Required: nothing.
 # Commonly changed: STEPS, BATCH_SIZE, LEARNING_RATE, as --gin.STEPS=500.

@@ -37,3 +37,12 @@ def redacted(value: Any, *, force: bool = False) -> Any:
   if type(value) in (list, tuple):
     return type(value)(redacted(item, force=force) for item in value)
   return REDACTED if force and isinstance(value, str) and value else value
+
+
+def is_redacted(value: Any) -> bool:
+  """Whether something of a value was left out."""
+  if isinstance(value, dict):
+    return any(is_redacted(item) for item in value.values())
+  if isinstance(value, list | tuple):
+    return any(is_redacted(item) for item in value)
+  return bool(value == REDACTED)
