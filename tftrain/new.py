@@ -120,7 +120,7 @@ _ROOT = pathlib.Path(__file__).parent
 
 
 def test_the_task_learns_a_batch_by_heart():
-  testing.assert_learns(task.make_task, data.data())
+  testing.assert_learns(task.make_task, data.data(), steps=500)
 
 
 def test_the_configuration_trains(tmp_path):
