@@ -37,7 +37,7 @@ _LAYERS = (
   'loops requests readings detours outputs hostmetrics',
   'trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
-  'inspections preflights testing',
+  'inspections preflights rangetests testing',
   'spellings secrets parameters statements usages recipes bindings '
   'permissions descriptions',
   'config reruns modes launch',
@@ -69,7 +69,7 @@ _GIN = (
   'permissions',
 )
 _FLAGS = ('config', 'launch')
-_LAZY = ('launch', 'inputs.libraries', 'formats')
+_LAZY = ('launch', 'inputs.libraries', 'formats', 'rangetests')
 _COMPILES = (
   'loops',
   'outputs',

@@ -163,6 +163,15 @@ _LINES = {
     with_line('Experiment.actions = [1, none]'),
     "a.gin:18: 'none' is not a gin value; use None",
   ),
+  'true on a line of its own': (
+    with_line('Experiment.actions = [\n  1,\n  true,\n]'),
+    "a.gin:20: 'true' is not a gin value; use True",
+  ),
+  'no statement': (
+    with_line('Experiment.steps 5'),
+    'a.gin:18: not gin: Experiment.steps 5; values are Python literals (True, '
+    "0.1, 'text'), @name, @name() or %MACRO",
+  ),
   'arithmetic': (
     replaced('RATE = 0.01', 'RATE = 1/3'),
     "a.gin:4: '1/3' is not a gin value; gin has no arithmetic: write "
@@ -275,6 +284,14 @@ _FLAGS = {
 @pytest.mark.parametrize('flag', _FLAGS)
 def test_what_is_said_of_a_flag(flag):
   assert said(_GOOD, flag) == _FLAGS[flag]
+
+
+@pytest.mark.parametrize('value', ['10 ** 99 ** 9', '(-8) ** 0.5', '1 / 0'])
+def test_numbers_that_nobody_can_write_are_not_computed(value):
+  line = said(replaced('STEPS = 4', f'STEPS = {value}'))
+  assert line.startswith(
+    f'a.gin:3: not gin: STEPS = {value}; values are Python'
+  )
 
 
 def test_flags_bind_and_the_last_one_counts():

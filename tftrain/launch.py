@@ -37,9 +37,10 @@ _MODES = (
   'check',
   'inspect_data',
   'describe',
+  'lr_find',
   'rerun',
 )
-_WITHOUT_RUN = ('inspect_data', 'check', 'describe')
+_WITHOUT_RUN = ('inspect_data', 'check', 'describe', 'lr_find')
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'Configuration file; may be given several times.'
@@ -89,7 +90,10 @@ _INPUT = flags.DEFINE_string(
   'input', None, 'What to predict: a file or a glob of records, CSV or arrays.'
 )
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'Where predictions go: a name that ends in .jsonl or .npz.'
+  'output',
+  None,
+  'Where predictions go, a name that ends in .jsonl or .npz; of lr_find .csv, '
+  '.json or .png.',
 )
 _STEP = flags.DEFINE_integer(
   'step', None, 'Which step to replay.', lower_bound=1
@@ -317,6 +321,8 @@ def _without_run(mode: str, loaded: Any, heavy: Any) -> int:
   if mode == 'inspect_data':
     print(heavy.inspections.inspect(loaded.experiment))
     return 0
+  if mode == 'lr_find':
+    return modes.lr_find(loaded.experiment, _OUTPUT.value, heavy)
   return modes.check(loaded.experiment, heavy)
 
 
@@ -349,6 +355,7 @@ def _import_heavy() -> Any:
   from tftrain import config
   from tftrain import inspections
   from tftrain import preflights
+  from tftrain import rangetests
   from tftrain import replays
   from tftrain import strategies
 
@@ -356,6 +363,7 @@ def _import_heavy() -> Any:
     config=config,
     inspections=inspections,
     preflights=preflights,
+    rangetests=rangetests,
     replays=replays,
     strategies=strategies,
     tf=tf,

@@ -103,6 +103,17 @@ def check(experiment: Any, heavy: Any) -> int:
   return 0
 
 
+def lr_find(experiment: Any, output: str | None, heavy: Any) -> int:
+  if output:
+    heavy.rangetests.check_output(output)
+  found = heavy.rangetests.of_experiment(experiment)
+  print(found.table())
+  if output:
+    heavy.rangetests.write(found, output)
+    print(f'Written to {output}')
+  return 0
+
+
 def follow(follower: Any, preempted: int | None) -> int:
   steps, exit_code = follower.follow()
   count = f'{len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'

@@ -15,6 +15,7 @@ _CONSTANTS = {
   'none': 'None',
   'null': 'None',
   'nil': 'None',
+  'inf': '1e999',
 }
 _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
   ast.Add: lambda a, b: a + b,
@@ -39,8 +40,6 @@ def of_line(line: str, offset: int, registered: Registered) -> str | None:
   None where no value is at fault.
   """
   begin, equals, _ = line.partition('=')
-  if not equals and not re.match(r"\s*(['\"]|[\[{(,])", line):
-    return None
   text = _value_at(line, max(offset, len(begin + equals) if equals else 0))
   advice = correction(text, registered)
   if not advice:
@@ -51,8 +50,15 @@ def of_line(line: str, offset: int, registered: Registered) -> str | None:
 def _value_at(line: str, offset: int) -> str:
   """The value of a line, or the item of a list, that an offset lies in."""
   line = line.partition('#')[0].rstrip()
-  starts = [m.end() for m in re.finditer(r'[=,:]\s|[\[{(]', line[:offset])]
-  start = max(starts, default=line.find('=') + 1)
+  starts = [0]  # of the values that are open at the offset, the last innermost
+  for place in re.finditer(r'[=,:](?=\s|$)|[\[{(]|[\]})]|=', line[:offset]):
+    if place[0] in '[{(':
+      starts.append(place.end())
+    elif place[0] in ']})':
+      starts = starts[:-1] or [0]
+    else:
+      starts[-1] = place.end()
+  start = starts[-1]
   end = re.search(r'[,\]}]|$', line[max(offset, start) :])
   assert end  # $ always matches
   text = line[start : max(offset, start) + end.start()].strip()
@@ -92,7 +98,7 @@ def correction(text: str, registered: Registered) -> tuple[str, str] | None:
     return f'use {bare} ({one}) or {bare}() ({other})', meant
   if re.fullmatch(r'[A-Z][A-Z0-9_]+', text):
     return f'use %{text} (macro) or quotes: "{text}"', f'%{text}'
-  if re.fullmatch(r'[\w./~$*?:@+-]+', text) and text[0] not in '@%':
+  if re.fullmatch(r'[A-Za-z_./~$*?][\w./~$*?:@+-]*', text):
     return f'strings need quotes: "{text}"', f'"{text}"'
   return None
 

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import os
 import pathlib
+import re
 import tokenize
 from typing import Any
 
@@ -221,7 +222,7 @@ def _said(text: Text, error: Exception) -> str:
     said = 'not gin: a bracket or a quote is left open'
   elif isinstance(error, SyntaxError) and error.text:
     meant = spellings.of_line(error.text, error.offset or 0, registered)
-    if meant:
+    if meant and _IN_VALUE.search(error.msg):
       return f'{where}: {meant}'
     said = f'not gin: {errors.brief(error.text.strip())}'
   else:
@@ -230,6 +231,12 @@ def _said(text: Text, error: Exception) -> str:
     f"{where}: {said}; values are Python literals (True, 0.1, 'text'), @name, "
     '@name() or %MACRO'
   )
+
+
+# What gin says of a value, not of a statement.
+_IN_VALUE = re.compile(
+  "Unable to parse value|Failed to parse token|Expected newline|Expected ','"
+)
 
 
 def registered(name: str) -> Any:
