@@ -602,6 +602,10 @@ _REFUSED = {
     "Adam.name = {'module': 'evil', 'class_name': 'A'}\n",
     "a.gin:1: a dict with the key 'module' may have Keras import",
   ),
+  'what Keras would import, in disguise': (
+    "K = 'module'\nAdam.name = {%K: 'evil', 'a': 1}\n",
+    'a.gin:2: a dict with the key %K may have Keras import',
+  ),
   'a maker of objects': (
     'A = @keras.optimizers.deserialize()\n',
     "a.gin:1: 'keras.optimizers.deserialize' is not among",

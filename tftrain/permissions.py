@@ -89,7 +89,8 @@ def _check_value(value: Any, where: str) -> None:
     if not reference.is_macro:
       _check_name(reference.selector, None, where)
   for found in _dicts(value):
-    keys = [key for key in found if key in _OBJECT]
+    # What is referred to may come to such a key.
+    keys = [k for k in found if k in _OBJECT or any(statements.references(k))]
     if keys:
       raise errors.ConfigError(
         f'{where}: a dict with the key {keys[0]!r} may have Keras import what '

@@ -149,14 +149,13 @@ def find(
       'highest and at least 10 steps'
     )
   optimizer = _only_optimizer(trainer.task)
+  # The rate itself is part of it.
   before = {k: v.numpy() for k, v in trainer.read_state().items()}
-  rate = float(optimizer.learning_rate)
   growth = (highest / lowest) ** (1 / (steps - 1))
   try:
     return _walk(trainer, optimizer, [lowest * growth**i for i in range(steps)])
   finally:
     trainer.write_state({k: tf.constant(v) for k, v in before.items()})
-    optimizer.learning_rate = rate
 
 
 def _only_optimizer(task: tasks.Task) -> Any:
