@@ -13,7 +13,7 @@ _SCRIPT = """
 import sys
 import gin
 import tests.recipes
-from tftrain import launch
+import tftrain
 
 
 @gin.register(module='script')
@@ -29,7 +29,7 @@ def main(job):
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  tftrain.launch.run(main)
 """
 _GIN = """
 STEPS = 4
