@@ -141,10 +141,8 @@ def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch):
     rangetests.check_output('a.png')
 
 
-@pytest.mark.parametrize(
-  'config',
-  ['digits', pytest.param('language', marks=pytest.mark.slow)],  # a schedule
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('config', ['digits', 'language'])  # with a schedule
 def test_the_mode_leaves_nothing_behind(config, commands, tmp_path):
   run = tmp_path / 'run'
   ended = commands.run(
