@@ -40,25 +40,13 @@ def scaled(batch):
 
 
 @gin.register(module='digit_records')
-def train_data(
-  batch_size: int = 32, directory: str = DIRECTORY
+def data(
+  batch_size: int = 32, training: bool = True, directory: str = DIRECTORY
 ) -> inputs.Examples:
   return inputs.Examples(
-    records('train', directory),
+    records('train' if training else 'test', directory),
     batch_size,
-    select=('image', 'label'),
-    map_batch=scaled,
-  )
-
-
-@gin.register(module='digit_records')
-def test_data(
-  batch_size: int = 100, directory: str = DIRECTORY
-) -> inputs.Examples:
-  return inputs.Examples(
-    records('test', directory),
-    batch_size,
-    training=False,
+    training=training,
     select=('image', 'label'),
     map_batch=scaled,
   )

@@ -78,7 +78,7 @@ def test_help_answers_without_tensorflow():
   shown = _python(
     'import sys\n'
     'from tftrain import launch\n'
-    'code = launch.run(["tftrain", "--help"])\n'
+    'code = launch.execute(["tftrain", "--help"])\n'
     'print(code, "tensorflow" in sys.modules)'
   )
   assert shown.endswith('0 False\n')

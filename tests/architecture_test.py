@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger grace diff gintexts',
+  'errors disks files reports ledger grace diff spellings gintexts secrets',
   'patches precisions strategies autographs stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -37,15 +37,15 @@ _LAYERS = (
   'compiled loops requests readings detours outputs hostmetrics',
   'trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
-  'inspections preflights testing',
-  'statements',
+  'inspections preflights rangetests testing',
+  'parameters statements usages recipes bindings permissions descriptions',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
   'sweeps.leases sweeps.results sweeps.samplers sweeps.slots sweeps.children '
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps sweeps.__main__ '
   'trials',
-  'config reruns trialchecks launch',
-  '__main__',
+  'config reruns trialchecks modes launch',
+  'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
@@ -59,10 +59,22 @@ _WITHOUT_TENSORFLOW = (
   'provenance',
   'reruns',
   'trials',
+  'modes',
   'launch',
+  'new',
 )
 
-_GIN = ('config', 'statements', 'gintexts', 'sweeps.sweepfiles')
+_GIN = (
+  'config',
+  'statements',
+  'gintexts',
+  'parameters',
+  'usages',
+  'recipes',
+  'bindings',
+  'permissions',
+  'sweeps.sweepfiles',
+)
 _FLAGS = ('config', 'launch')
 _LAZY = (
   'launch',
@@ -70,6 +82,7 @@ _LAZY = (
   'formats',
   'sweeps.samplers',
   'sweeps.reports',
+  'rangetests',
 )
 _COMPILES = (
   'compiled',

@@ -37,7 +37,7 @@ def child(argv, cwd, into, uid=None, file_limit=None):
   sys.argv = argv
   code = 70
   try:
-    code = launch.run(argv)
+    code = launch.execute(argv)
   except BaseException:
     traceback.print_exc()
   finally:

@@ -63,16 +63,16 @@ _MISTAKES = {
     ["Experiment.steps = 'four' is str, expected int or None"],
   ),
   'a float for a rate given as text': (
-    with_line("Adam.learning_rate = 'fast'"),
-    ["recipe.gin:13: Adam.learning_rate = 'fast' is str, expected float"],
+    with_line("Adam.beta_1 = 'fast'"),
+    ["recipe.gin:13: Adam.beta_1 = 'fast' is str, expected float"],
   ),
   'unquoted text': (
     with_line('Experiment.strategy = mirrored'),
-    ['recipe.gin:13: not gin', 'Experiment.strategy = mirrored', "'text'"],
+    ["recipe.gin:13: 'mirrored' is not a gin value", 'quotes: "mirrored"'],
   ),
   'lower-case true': (
     with_line('Experiment.export = true'),
-    ['recipe.gin:13: not gin', 'True'],
+    ["recipe.gin:13: 'true' is not a gin value; use True"],
   ),
   'unused macro': (
     with_line('STEPZ = 3'),
@@ -84,7 +84,7 @@ _MISTAKES = {
   ),
   'unused binding': (
     with_line('SGD.momentum = 0.9'),
-    ['SGD.momentum has no effect', '@SGD'],
+    ['recipe.gin:13: SGD.momentum has no effect', '@SGD'],
   ),
   'missing module': (
     'import tests.recipies\n' + _GOOD,
@@ -96,7 +96,7 @@ _MISTAKES = {
   ),
   'required value missing': (
     _GOOD.replace('Experiment.task = @recipes.make_task', ''),
-    ['Experiment.task is required'],
+    ['required: Experiment.task; set it', '--gin.Experiment.task=...'],
   ),
   'neither steps nor epochs': (
     _GOOD.replace('Experiment.steps = %STEPS', '').replace('STEPS = 4', ''),

@@ -141,6 +141,7 @@ def test_commands_name_files_and_flags_that_exist(page):
 
 
 def _check_command(words):
+  (_, *words), _ = launch.rewritten(['tftrain', *words])
   known = flags.FLAGS.flags_by_module_dict()[launch.__name__]
   given = [word.removeprefix('--').partition('=') for word in words]
   for name, _, _ in given:

@@ -102,15 +102,15 @@ def test_language_learns_more_than_frequencies():
 
 @pytest.mark.slow
 def test_digit_records_learn(tmp_path):
-  data = digit_records.train_data(directory=str(tmp_path))
+  data = digit_records.data(directory=str(tmp_path))
   assert data.num_examples == 1438
   written = files_of(tmp_path)
   assert len([path for path in written if path.suffix == '.tfrecord']) == 4
   task = digit_records.make_task(lambda: keras.optimizers.Adam(0.002))
   trained(task, data, 600)
-  test = digit_records.test_data(directory=str(tmp_path))
+  test = digit_records.data(training=False, directory=str(tmp_path))
   assert tftrain.Evaluator(task, test).evaluate()['accuracy'] > 0.95
-  digit_records.train_data(directory=str(tmp_path))
+  digit_records.data(directory=str(tmp_path))
   assert written.items() <= files_of(tmp_path).items()
   shown = task.artifacts(next(iter(test.dataset(0))))
   assert shown['least_sure'].shape == (8, 64, 64, 1)
@@ -122,7 +122,7 @@ def test_digit_records_learn(tmp_path):
 
 
 def test_digit_records_are_the_digits(tmp_path):
-  data = digit_records.test_data(directory=str(tmp_path))
+  data = digit_records.data(training=False, directory=str(tmp_path))
   found = list(data.dataset(0))
   images = np.concatenate([images for images, _ in found]).reshape(-1, 64)
   labels = np.concatenate([labels for _, labels in found])

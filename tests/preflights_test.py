@@ -41,11 +41,12 @@ def no_data():
 
 
 def checked(commands, tmp_path, more=''):
-  (tmp_path / 'a.gin').write_text(_RECIPE + more)
+  (tmp_path / 'a.gin').write_text(_RECIPE)
   ended = commands.run(
     f'--gin_file={tmp_path / "a.gin"}',
     f'--model_dir={tmp_path / "run"}',
     '--mode=check',
+    f'--gin_bindings={more}',
   )
   assert [path.name for path in tmp_path.iterdir()] == ['a.gin']
   return ended

@@ -56,6 +56,7 @@ _HOMES = {
   'confusion_matrix': 'artifacts',
   'export_model': 'exports',
   'inputs': None,
+  'launch': None,
   'make_strategy': 'strategies',
   'stop_on_signal': 'preemption',
   'testing': None,
@@ -105,6 +106,7 @@ __all__ = [
   'confusion_matrix',
   'export_model',
   'inputs',
+  'launch',
   'make_strategy',
   'stop_on_signal',
   'testing',
@@ -112,6 +114,7 @@ __all__ = [
 
 if typing.TYPE_CHECKING:
   from tftrain import inputs as inputs
+  from tftrain import launch as launch
   from tftrain import testing as testing
   from tftrain.actions import EarlyStopping as EarlyStopping
   from tftrain.actions import Every as Every

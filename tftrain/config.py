@@ -1,7 +1,6 @@
 """gin at the edge: registration, parsing, saving.
 
-This file and statements.py are the only ones that import gin. The core takes
-plain arguments.
+This layer alone imports gin. The core takes plain arguments.
 """
 
 from collections.abc import Mapping
@@ -11,12 +10,15 @@ import inspect
 import pathlib
 import re
 import sys
+from typing import Any
 
 import gin
 from gin import config as gin_config
 import keras
 
 from tftrain import actions
+from tftrain import bindings as bindings_lib
+from tftrain import descriptions
 from tftrain import digests
 from tftrain import errors
 from tftrain import experiments
@@ -24,11 +26,14 @@ from tftrain import exporters
 from tftrain import gintexts
 from tftrain import histograms
 from tftrain import inputs
+from tftrain import permissions
 from tftrain import profiles
+from tftrain import recipes
 from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import schedules
+from tftrain import secrets
 from tftrain import sinks
 from tftrain import spikes
 from tftrain import statements
@@ -79,6 +84,9 @@ _PUBLIC = (
   warmstarts.WarmStart,
 )
 
+# They make objects, of any module, as a dict says.
+_FROM_DICTS = ('deserialize', 'get', 'serialize')
+
 # What may change between the lives of a run: how long, how often, on what.
 _FREE = frozenset(
   f'Experiment.{name}'
@@ -90,12 +98,53 @@ _FREE = frozenset(
 )
 
 
+_Bound = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A configuration that was read, checked and taken.
+
+  Attributes:
+    experiment: What it makes.
+    recipe: The bindings that hold, and where each came from.
+  """
+
+  experiment: experiments.Experiment
+  recipe: recipes.Recipe
+
+  def described(self, form: str = 'text') -> str:
+    """Each value and where it came from, as `text` or one line of `json`."""
+    if form == 'json':
+      return descriptions.as_json(self.recipe, self.experiment)
+    return descriptions.text(descriptions.tree(self.recipe))
+
+
 def load(
   gin_files: Sequence[str],
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = (),
 ) -> experiments.Experiment:
-  """Parses and checks a configuration and returns its Experiment.
+  """The Experiment of a configuration: see `load_all`."""
+  return load_all(gin_files, bindings, search_paths).experiment
+
+
+def load_all(
+  gin_files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+  *,
+  origins: Mapping[str, str] | None = None,
+  trust: str = 'program',
+) -> Loaded:
+  """Parses and checks a configuration.
+
+  Args:
+    gin_files: Their names.
+    bindings: Further texts, which come last.
+    search_paths: Where files are looked for, after the working directory.
+    origins: Binding -> the flag it was given with, if not --gin_bindings.
+    trust: `program`, or `data`: then it may import nothing.
 
   Raises:
     ConfigError: A file is missing, a name or parameter unknown, a value of the
@@ -103,26 +152,35 @@ def load(
   """
   register()
   roots = gintexts.roots(search_paths)
-  sys.path += [str(root) for root in roots if str(root) not in sys.path]
-  paths = [gintexts.find(name, roots, '--gin_file') for name in gin_files]
-  found: list[statements.Statement] = []
-  for path in paths:
-    found += statements.read(gintexts.text_of(path), str(path), roots)
-  for binding in bindings:
-    found += statements.read(binding, '--gin_bindings', roots)
-  statements.check(found)
+  texts = [gintexts.of_file(name, roots) for name in gin_files]
+  texts += [_of_flag(binding, origins or {}) for binding in bindings]
+  if trust == 'data':
+    for text in texts:
+      permissions.check(text, roots)
+  else:
+    sys.path += [str(root) for root in roots if str(root) not in sys.path]
+  found = [s for text in texts for s in statements.read(text, roots)]
+  recipe = bindings_lib.check(found)
   try:
-    for path in paths:
-      gin.parse_config(gintexts.flattened(gintexts.text_of(path), roots))
-    gin.parse_config(list(bindings))
+    for text in texts:
+      statements.bind(text, roots)
     gin.finalize()
-    recipe = gin.get_configurable(experiments.Experiment)()
+    experiment = gin.get_configurable(experiments.Experiment)()
   except errors.Error:
     raise
   except Exception as error:
     raise errors.ConfigError(_join_lines(error)) from error
-  assert isinstance(recipe, experiments.Experiment)
-  return recipe
+  assert isinstance(experiment, experiments.Experiment)
+  return Loaded(experiment, recipe)
+
+
+def _of_flag(binding: str, origins: Mapping[str, str]) -> gintexts.Text:
+  origin = origins.get(binding)
+  if origin is None:
+    return gintexts.Text(binding, gintexts.BINDINGS)
+  return gintexts.Text(
+    binding, origin, value_of=binding.partition('=')[2].strip()
+  )
 
 
 def profiled(
@@ -164,7 +222,8 @@ def register() -> None:
   for module, (namespace, base) in groups.items():
     for name, value in sorted(vars(namespace).items()):
       is_class = inspect.isclass(value) and issubclass(value, base)
-      if is_class or (inspect.isfunction(value) and not name.startswith('_')):
+      is_function = inspect.isfunction(value) and not name.startswith('_')
+      if is_class or (is_function and name not in _FROM_DICTS):
         gin.external_configurable(value, name=name, module=module)
 
 
@@ -175,29 +234,62 @@ def check_used() -> None:
     ConfigError: A binding had no effect.
   """
   used = {
-    (selector, parameter)
-    for (_, selector), parameters in gin_config._OPERATIVE_CONFIG.items()
+    (scope, selector, parameter)
+    for (scope, selector), parameters in gin_config._OPERATIVE_CONFIG.items()
     for parameter in parameters
   }
   for (scope, selector), parameters in gin_config._CONFIG.items():
     if selector == 'gin.macro':
       continue
+    name = f'{scope}/{selector}' if scope else selector
     for parameter in parameters:
-      if (selector, parameter) not in used:
-        name = f'{scope}/{selector}' if scope else selector
-        raise errors.ConfigError(
-          f'the binding {name}.{parameter} has no effect: nothing uses '
-          f'{selector}; reference it with @{selector.rpartition(".")[2]} or '
-          'remove the binding'
-        )
+      inside = [s for s, *rest in used if rest == [selector, parameter]]
+      if any(f'{s}/'.startswith(f'{scope}/') or not scope for s in inside):
+        continue
+      what = f'in the scope {scope!r} ' if inside else ''
+      raise errors.ConfigError(
+        f'the binding {name}.{parameter} has no effect: nothing uses '
+        f'{selector} {what}'.rstrip()
+        + f'; reference it with @{name.replace(selector, _last(selector))} or '
+        'remove the binding'
+      )
 
 
 def texts() -> dict[str, str]:
   """File name -> text: what was asked for, and what it came to."""
-  return {
-    'config.gin': gin.config_str(),
-    'operative_config.gin': gin.operative_config_str(),
+  operative = gin_config._OPERATIVE_CONFIG
+  with gin_config._OPERATIVE_CONFIG_LOCK:
+    return {
+      'config.gin': _text(gin_config._CONFIG),
+      'operative_config.gin': _text(operative),
+    }
+
+
+def _text(bound: _Bound) -> str:
+  """gin's text of some bindings, without the texts of secrets.
+
+  It stays a configuration; a run that repeats it asks for them anew.
+  """
+  hidden = {
+    reference.scoped_selector.removesuffix('/gin.macro')
+    for parameters in bound.values()
+    for name, value in parameters.items()
+    if secrets.is_secret(name)
+    for reference in gin_config.iterate_references({name: value})
   }
+  shown = {
+    (scope, selector): {
+      name: secrets.redacted(
+        value,
+        force=scope in hidden or secrets.is_secret(scope)
+        if selector == 'gin.macro'
+        else secrets.is_secret(name),
+      )
+      for name, value in parameters.items()
+    }
+    for (scope, selector), parameters in bound.items()
+  }
+  return str(gin_config._config_str(shown))
 
 
 def check_same(model_dir: pathlib.Path) -> None:
@@ -210,7 +302,7 @@ def check_same(model_dir: pathlib.Path) -> None:
   if not path.exists():
     return
   old = statements.values(gintexts.text_of(path))
-  new = statements.values(gin.config_str())
+  new = statements.values(_text(gin_config._CONFIG))
   meant = _reached(old, free=False) | _reached(new, free=False)
   free = (_reached(old, free=True) | _reached(new, free=True)) - meant
   different = sorted(
@@ -251,6 +343,10 @@ def _reached(values: Mapping[str, str], *, free: bool) -> set[str]:
 def _selector(name: str) -> str:
   """`Adam` of `train/optimizers.Adam.learning_rate`."""
   return name.rpartition('/')[2].split('.')[-2]
+
+
+def _last(selector: str) -> str:
+  return selector.rpartition('.')[2]
 
 
 _REFERENCE = re.compile(r'@(?:[\w.]+/)*(?:\w+\.)*(\w+)')

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import os
+import re
 import sys
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
+from tftrain import modes
 from tftrain import reports
 from tftrain import reruns
 from tftrain import trials
@@ -20,9 +23,10 @@ _USAGE = """tftrain: train what a gin file describes.
 
   tftrain --gin_file=configs/digits.gin --model_dir=/tmp/digits
 
-The same command resumes a run that was interrupted. Exit codes: 0 done, 1
-failed, 2 wrong configuration or input, 130 SIGINT, 143 SIGTERM or out of
-max_time (see --preempt_exit_code).
+A value is changed by --gin.Experiment.steps=500, or --gin_bindings. The same
+command resumes a run that was interrupted. Exit codes: 0 done, 1 failed, 2
+wrong configuration or input, 130 SIGINT, 143 SIGTERM or out of max_time (see
+--preempt_exit_code).
 """
 
 _MODES = (
@@ -35,9 +39,11 @@ _MODES = (
   'replay',
   'check',
   'inspect_data',
-  'rerun',
   'describe',
+  'lr_find',
+  'rerun',
 )
+_WITHOUT_RUN = ('inspect_data', 'check', 'describe', 'lr_find')
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'Configuration file; may be given several times.'
@@ -46,6 +52,15 @@ _GIN_BINDINGS = flags.DEFINE_multi_string(
   'gin_bindings',
   [],
   "A binding such as 'Experiment.steps = 100'; may be given several times.",
+)
+_CONFIG_TRUST = flags.DEFINE_enum(
+  'config_trust',
+  'program',
+  ['program', 'data'],
+  'Whether gin files may import modules, or only set values.',
+)
+_FORMAT = flags.DEFINE_enum(
+  'format', 'text', ['text', 'json'], 'How describe answers.'
 )
 _GIN_SEARCH_PATHS = flags.DEFINE_multi_string(
   'gin_search_paths', [], 'Directory to look for configuration files in.'
@@ -78,7 +93,10 @@ _INPUT = flags.DEFINE_string(
   'input', None, 'What to predict: a file or a glob of records, CSV or arrays.'
 )
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'Where predictions go: a name that ends in .jsonl or .npz.'
+  'output',
+  None,
+  'Where predictions go, a name that ends in .jsonl or .npz; of lr_find .csv, '
+  '.json or .png.',
 )
 _STEP = flags.DEFINE_integer(
   'step', None, 'Which step to replay.', lower_bound=1
@@ -111,9 +129,6 @@ _QUIET = flags.DEFINE_boolean(
 _PROFILE_STEPS = flags.DEFINE_string(
   'profile_steps', None, 'Which steps to profile, first and last: 10:19.'
 )
-_FORMAT = flags.DEFINE_enum(
-  'format', 'text', ('text', 'json'), 'How describe answers.'
-)
 _SWEEP_DIR = flags.DEFINE_string(
   'sweep_dir', None, 'Directory of the sweep that --trial_index is of.'
 )
@@ -127,28 +142,85 @@ _RUN_EAGERLY = flags.DEFINE_boolean(
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the command line and exits with its code."""
-  sys.exit(run(sys.argv if argv is None else argv))
+  sys.exit(execute(sys.argv if argv is None else argv))
 
 
-def run(argv: list[str]) -> int:
+def run(
+  main: Callable[[modes.Job], int | None] | None = None,
+  argv: list[str] | None = None,
+) -> NoReturn:
+  """Runs the command line from a script of the user's own, and exits.
+
+  What the script has imported or registered is known to its gin files. `main`
+  is called where the command would train; all other modes are as they are.
+
+  >>> def main(job):
+  ...   result = job.train()
+  ...   print(result.scalars)
+  >>> tftrain.launch.run(main)
+
+  Args:
+    main: Takes the Job, calls `job.train()`; returns an exit code, or None for
+      that of the training. None trains as the command does.
+    argv: The command line; None is that of the process.
+  """
+  sys.exit(execute(sys.argv if argv is None else argv, main))
+
+
+def execute(
+  argv: list[str], main: Callable[[modes.Job], int | None] | None = None
+) -> int:
   """Runs the command line; returns the exit code."""
   if any(word in ('--help', '-help', '-h', '--helpfull') for word in argv[1:]):
     print(_USAGE)
     print(flags.FLAGS.module_help(__name__))
     return 0
   try:
+    argv, origins = rewritten(argv)
     _parse(argv)
     if _TRIAL_INDEX.value is not None:
-      return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, _run_trial)
-    return _work()
+      work = functools.partial(_run_trial, origins, main)
+      return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
+    return _work(origins, main)
   except errors.Error as error:
-    print(f'error: {_first_line(error)}', file=sys.stderr)
+    print(f'error: {modes.first_line(error)}', file=sys.stderr)
     return error.exit_code
 
 
-def _first_line(error: errors.Error) -> str:
-  """What we said; gin adds lines about its own calls."""
-  return str(error).splitlines()[0]
+_GIN_FLAG = re.compile(r'--?gin\.(.*)', re.DOTALL)
+
+
+def rewritten(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+  """A command line with `--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`.
+
+  absl knows no flags whose names are not known before. The idea is that of t5x
+  (`gin_utils.rewrite_gin_args`).
+
+  Returns:
+    (the command line, binding -> the flag that it was given with)
+
+  Raises:
+    ConfigError: A flag has no name, or no value.
+  """
+  words: list[str] = []
+  origins: dict[str, str] = {}
+  for number, word in enumerate(argv):
+    if word == '--':
+      return [*words, *argv[number:]], origins
+    found = _GIN_FLAG.fullmatch(word)
+    if not found or not number:
+      words.append(word)
+      continue
+    name, equals, value = found[1].partition('=')
+    if not re.fullmatch(r'(\w+/)*\w+(\.\w+)*', name) or not value.strip():
+      raise errors.ConfigError(
+        f'{word}: a binding is written --gin.NAME=VALUE, such as '
+        f'--gin.{name if equals and name else "Experiment.steps"}=100'
+      )
+    binding = f'{name} = {value}'
+    origins[binding] = f'--gin.{name}'
+    words.append(f'--gin_bindings={binding}')
+  return words, origins
 
 
 def _parse(argv: list[str]) -> None:
@@ -162,7 +234,7 @@ def _parse(argv: list[str]) -> None:
       f"--gin_bindings='{rest[0]}'"
     )
   needed: dict[str, Any] = {'gin_file': _GIN_FILE, 'model_dir': _MODEL_DIR}
-  if _MODE.value in ('inspect_data', 'check'):
+  if _MODE.value in _WITHOUT_RUN:
     del needed['model_dir']
   if _SWEEP_DIR.value or _TRIAL_INDEX.value is not None:
     needed = {'sweep_dir': _SWEEP_DIR}
@@ -192,64 +264,52 @@ def _take_flags_of_run() -> None:
       flags.FLAGS[name].parse(value)
 
 
-def _run_trial(trial: trials.Trial) -> int:
+def _run_trial(
+  origins: dict[str, str],
+  main: Callable[[modes.Job], int | None] | None,
+  trial: trials.Trial,
+) -> int:
   for name, value in trial.flags().items():
     given = flags.FLAGS[name].value
     flags.FLAGS[name].value = value if given is None else value + given
-  return _work(trial.actions())
+  return _work(origins, main, trial.actions())
 
 
-def _rerun(job: Any, config: Any) -> int:
-  old = str(_RUN.value)
-  for line in reruns.warnings(old, job.life()):
-    print(f'warning: {line}', file=sys.stderr, flush=True)
-  code = _train(job, config)
-  if not code:
-    print(reruns.verdict(old, str(job.model_dir)))
-  return code
-
-
-def _work(watching: Sequence[reports.Action] = ()) -> int:
+def _work(
+  origins: dict[str, str],
+  main: Callable[[modes.Job], int | None] | None,
+  watching: Sequence[reports.Action] = (),
+) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   heavy = _import_heavy()
-  config, tf = heavy.config, heavy.tf
   if _LOCAL_DEVICES.value is not None:
     heavy.strategies.set_local_devices(_LOCAL_DEVICES.value)
-  tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
+  heavy.tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
   if _DEBUG_NUMERICS.value:
-    tf.debugging.enable_check_numerics()
-  if _MODE.value == 'describe' and _SWEEP_DIR.value:
+    heavy.tf.debugging.enable_check_numerics()
+  mode = str(_MODE.value)
+  if mode == 'describe' and _SWEEP_DIR.value:
     print(heavy.trialchecks.described(_SWEEP_DIR.value))
     return 0
-  bindings = list(_GIN_BINDINGS.value)
-  for flag in (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES):
-    if flag.value is not None:
-      bindings.append(f'Experiment.{flag.name} = {flag.value!r}')
-  experiment = config.load(_GIN_FILE.value, bindings, _GIN_SEARCH_PATHS.value)
-  if watching:
-    experiment = config.watched(experiment, watching)
-  if _MODE.value == 'inspect_data':
-    print(heavy.inspections.inspect(experiment))
-    return 0
-  if _MODE.value == 'check':
-    return _check(experiment, heavy)
+  loaded = _load(heavy.config, origins)
+  if mode in _WITHOUT_RUN:
+    return _without_run(mode, loaded, heavy)
   assert _MODEL_DIR.value is not None  # _parse has seen to that
   model_dir = files.run_directory(_MODEL_DIR.value)
-  config.check_same(model_dir)
+  heavy.config.check_same(model_dir)
+  experiment = heavy.config.watched(loaded.experiment, watching)
   if _PROFILE_STEPS.value is not None:
-    experiment = config.profiled(experiment, _PROFILE_STEPS.value)
-  mode = _MODE.value
+    experiment = heavy.config.profiled(experiment, _PROFILE_STEPS.value)
   trained = reruns.mode_of(str(_RUN.value)) if mode == 'rerun' else mode
   if mode == 'eval_continuously':
-    return _follow(
-      experiment.follow(
-        model_dir,
-        timeout=float(_EVAL_TIMEOUT.value),
-        stop_signals=_STOP_SIGNALS.value,
-        quiet=_QUIET.value,
-      )
+    follower = experiment.follow(
+      model_dir,
+      timeout=float(_EVAL_TIMEOUT.value),
+      stop_signals=_STOP_SIGNALS.value,
+      quiet=_QUIET.value,
     )
-  job = experiment.prepare(
+    return modes.follow(follower, _PREEMPT_EXIT_CODE.value)
+  prepared = experiment.prepare(
     model_dir,
     evaluate=trained not in ('train', 'replay'),
     stop_signals=_STOP_SIGNALS.value,
@@ -258,115 +318,65 @@ def _work(watching: Sequence[reports.Action] = ()) -> int:
     quiet=_QUIET.value,
   )
   if trained not in ('train', 'replay'):
-    config.check_used()
-  actions: dict[str, Callable[[Any, Any], int]] = {
-    'train': _train,
-    'train_and_eval': _train,
-    'eval': _evaluate,
-    'export': _export,
-    'predict': _predict,
-    'replay': _replay,
-    'rerun': _rerun,
-  }
-  return actions[mode](job, config)
-
-
-def _check(experiment: Any, heavy: Any) -> int:
-  """A line for each check; nothing is left of them."""
-  try:
-    for line in heavy.preflights.check(experiment):
-      print(line, flush=True)
     heavy.config.check_used()
-  except errors.Error as error:
-    print(f'FAILED      {_first_line(error)}')
-    return 1
-  print('config      all of it is used')
-  return 0
-
-
-def _train(job: Any, config: Any) -> int:
-  result = job.train(config.texts(), _GIN_BINDINGS.value)
-  if result.already_done:
-    print(
-      f'Already at step {result.step:,} of {result.last_step:,}; nothing to do.'
-    )
-  elif result.exit_code:
-    print(
-      f'Stopped at step {result.step:,} of {result.last_step:,}; the same '
-      'command resumes it.'
-    )
-    return _stopped(int(result.exit_code))
-  else:
-    print(f'Done: step {result.step:,} of {result.last_step:,}.')
-  _print_scalars(result.scalars)
-  print(f'Checkpoints  {job.checkpointer.directory}')
-  print(ledger.table(result.seconds, _input_hint(job, result.seconds)))
-  export = job.model_dir / 'export'
-  if export.is_dir():
-    print(f'Export       {export / str(result.step)}')
-  print(f'Next:        tensorboard --logdir {job.model_dir}')
-  return 0
-
-
-def _input_hint(job: Any, seconds: Any) -> str:
-  """Which stage of the input is slow, where the run waited for it."""
-  if not ledger.waits_for_input(seconds):
-    return ''
-  return str(_import_heavy().inspections.slowest_stage(job.trainer.pipeline))
-
-
-def _stopped(code: int) -> int:
-  wanted = _PREEMPT_EXIT_CODE.value
-  return code if wanted is None else int(wanted)
-
-
-def _follow(follower: Any) -> int:
-  steps, exit_code = follower.follow()
-  count = f'{len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'
-  if exit_code:
-    print(f'Stopped; evaluated {count}. The same command goes on.')
-    return _stopped(int(exit_code))
-  print(f'Done: evaluated {count}; the run has finished.')
-  return 0
-
-
-def _evaluate(job: Any, config: Any) -> int:
-  del config
-  result = job.evaluate(_CHECKPOINT.value)
-  print(f'Evaluated the checkpoint of step {result.step:,}.')
-  _print_scalars(result.scalars)
-  return 0
-
-
-def _export(job: Any, config: Any) -> int:
-  del config
-  print(f'Exported to {job.export(_CHECKPOINT.value)}')
-  return 0
-
-
-def _predict(job: Any, config: Any) -> int:
-  del config
-  result = job.predict(_INPUT.value, _OUTPUT.value, _CHECKPOINT.value)
-  if result.exit_code:
-    print('Stopped; the same command goes on.')
-    return _stopped(int(result.exit_code))
-  print(
-    f'Predicted {result.examples:,} examples with the checkpoint of step '
-    f'{result.step:,}: {_OUTPUT.value}'
+  job = modes.Job(
+    experiment=experiment,
+    run=prepared,
+    texts=heavy.config.texts,
+    bindings=_GIN_BINDINGS.value,
   )
-  return 0
+  return _with_run(mode, job, heavy, main)
 
 
-def _replay(job: Any, config: Any) -> int:
-  del config
-  print(_import_heavy().replays.replay(job, int(_STEP.value or 1)))
-  return 0
+def _load(config: Any, origins: dict[str, str]) -> Any:
+  bindings = list(_GIN_BINDINGS.value)
+  for flag in (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES):
+    if flag.value is not None:
+      binding = f'Experiment.{flag.name} = {flag.value!r}'
+      bindings.append(binding)
+      origins[binding] = f'--{flag.name}'
+  return config.load_all(
+    _GIN_FILE.value,
+    bindings,
+    _GIN_SEARCH_PATHS.value,
+    origins=origins,
+    trust=_CONFIG_TRUST.value,
+  )
 
 
-def _print_scalars(scalars: Any) -> None:
-  for name, value in scalars.items():
-    if name.startswith('eval/'):
-      print(f'{name:<24} {value:.4f}')
+def _without_run(mode: str, loaded: Any, heavy: Any) -> int:
+  """The modes that need no model_dir, and leave nothing behind."""
+  if mode == 'describe':
+    print(loaded.described(_FORMAT.value))
+    return 0
+  if mode == 'inspect_data':
+    print(heavy.inspections.inspect(loaded.experiment))
+    return 0
+  if mode == 'lr_find':
+    return modes.lr_find(loaded.experiment, _OUTPUT.value, heavy)
+  return modes.check(loaded.experiment, heavy)
+
+
+def _with_run(
+  mode: str,
+  job: modes.Job,
+  heavy: Any,
+  main: Callable[[modes.Job], int | None] | None,
+) -> int:
+  job_main = main or (lambda job: modes.train(job, heavy))
+  actions: dict[str, Callable[[], int | None]] = {
+    'train': lambda: job_main(job),
+    'train_and_eval': lambda: job_main(job),
+    'eval': lambda: modes.evaluate(job, _CHECKPOINT.value),
+    'export': lambda: modes.export(job, _CHECKPOINT.value),
+    'predict': lambda: modes.predict(
+      job, str(_INPUT.value), str(_OUTPUT.value), _CHECKPOINT.value
+    ),
+    'replay': lambda: modes.replay(job, int(_STEP.value or 1), heavy),
+    'rerun': lambda: modes.rerun(job, str(_RUN.value), job_main),
+  }
+  code = actions[mode]()
+  return job.exit_code(_PREEMPT_EXIT_CODE.value) if code is None else code
 
 
 def _import_heavy() -> Any:
@@ -376,6 +386,7 @@ def _import_heavy() -> Any:
   from tftrain import config
   from tftrain import inspections
   from tftrain import preflights
+  from tftrain import rangetests
   from tftrain import replays
   from tftrain import strategies
   from tftrain import trialchecks
@@ -384,6 +395,7 @@ def _import_heavy() -> Any:
     config=config,
     inspections=inspections,
     preflights=preflights,
+    rangetests=rangetests,
     replays=replays,
     strategies=strategies,
     trialchecks=trialchecks,

@@ -1,23 +1,91 @@
-"""Reading and checking the bindings of gin files before gin runs them."""
+"""Reading gin files, before gin runs them."""
 
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import difflib
 import importlib
-import inspect
+import os
 import pathlib
-import types
-import typing
 from typing import Any
 
 from gin import config as gin_config
 from gin import config_parser
 
 from tftrain import errors
-from tftrain import experiments
 from tftrain import gintexts
+
+
+class Names:
+  """What the names of one text mean.
+
+  By what is registered; or, after `from __gin__ import dynamic_registration`,
+  by the imports of the text, as in Python.
+  """
+
+  def __init__(self) -> None:
+    self._context = gin_config.ParseContext()
+
+  @property
+  def is_dynamic(self) -> bool:
+    return bool(self._context._dynamic_registration)
+
+  def add(self, statement: Any) -> None:
+    self._context.process_import(statement)
+
+  def find(self, selector: str, where: str) -> Any:
+    """gin's Configurable of a name.
+
+    Raises:
+      ConfigError: There is none, or more than one.
+    """
+    if self.is_dynamic:
+      return self._imported(selector, where)
+    registry = gin_config._REGISTRY
+    matches = registry.matching_selectors(selector)
+    if len(matches) == 1:
+      return registry[matches[0]]
+    if matches:
+      raise errors.ConfigError(
+        f'{where}: {selector!r} may be any of {", ".join(sorted(matches))}; '
+        'write more of its name'
+      )
+    short = {name.rpartition('.')[2] for name, _ in registry.items()}
+    raise errors.ConfigError(
+      f'{where}: no configurable is called {selector!r}'
+      + (
+        gintexts.suggest(selector, short)
+        or gintexts.suggest(selector.rpartition('.')[2], short)
+        or '; is its module imported?'
+      )
+    )
+
+  def _imported(self, selector: str, where: str) -> Any:
+    """Registers what has not been registered yet."""
+    symbols = self._context._symbol_table
+    first, *rest = selector.split('.')
+    if first not in symbols:
+      raise errors.ConfigError(
+        f'{where}: no import of this file provides {first!r} of {selector!r}'
+        + (
+          gintexts.suggest(first, symbols)
+          or f'; with dynamic registration, import {first!r} here'
+        )
+      )
+    found, path = symbols[first], first
+    for name in rest:
+      if not hasattr(found, name):
+        close = gintexts.suggest(name, dir(found), f'{path}.')
+        raise errors.ConfigError(
+          f'{where}: no configurable is called {selector!r}: {path} has no '
+          f'{name!r}{close}'
+        )
+      found, path = getattr(found, name), f'{path}.{name}'
+    if not callable(found):
+      raise errors.ConfigError(
+        f'{where}: {selector!r} is {type(found).__name__}; name a class or a '
+        'function'
+      )
+    return self._context.get_configurable(selector)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,49 +93,107 @@ class Statement:
   """One binding and where it stands."""
 
   where: str
+  origin: str
+  scope: str
   selector: str
   parameter: str
   value: Any
+  names: Names
 
   @property
   def is_macro(self) -> bool:
-    return not self.parameter or self.selector == 'gin.macro'
+    return not self.parameter or self.selector in ('gin.macro', 'macro')
+
+  @property
+  def macro(self) -> str:
+    """The full name of a macro."""
+    if self.parameter:  # %NAME.value is the long way to say so
+      return self.scope
+    return f'{self.scope}/{self.selector}' if self.scope else self.selector
+
+  @property
+  def name(self) -> str:
+    """As it was written."""
+    if self.is_macro:
+      return self.macro
+    scope = f'{self.scope}/' if self.scope else ''
+    return f'{scope}{self.selector}.{self.parameter}'
+
+  @property
+  def configurable(self) -> Any:
+    """gin's Configurable whose parameter it binds."""
+    return self.names.find(self.selector, self.where)
 
 
 def read(
-  text: str, origin: str, roots: Sequence[pathlib.Path]
+  text: gintexts.Text,
+  roots: Sequence[pathlib.Path],
+  where: str = '',
+  open_files: list[str] | None = None,
 ) -> Iterator[Statement]:
   """The bindings of a gin text and its includes; imports what it imports."""
-  for where, statement in gintexts.parse(text, origin):
-    if isinstance(statement, config_parser.ImportStatement):
-      _import(statement, where)
-    elif isinstance(statement, config_parser.IncludeStatement):
-      path = gintexts.find(statement.filename, roots, where)
-      yield from read(gintexts.text_of(path), str(path), roots)
-    elif isinstance(statement, config_parser.BindingStatement):
-      yield Statement(
-        where, statement.selector, statement.arg_name, statement.value
-      )
+  open_files = [] if open_files is None else open_files
+  names = Names()
+  with gintexts.opened(text, where, open_files):
+    for where, statement in gintexts.parsed(text):
+      if isinstance(statement, config_parser.ImportStatement):
+        _import(statement, where, names)
+      elif isinstance(statement, config_parser.IncludeStatement):
+        inner = gintexts.included(text, statement, where, roots)
+        yield from read(inner, roots, where, open_files)
+      elif isinstance(statement, config_parser.BindingStatement):
+        yield Statement(
+          where,
+          text.origin,
+          statement.scope,
+          statement.selector,
+          statement.arg_name,
+          statement.value,
+          names,
+        )
 
 
-def _import(statement: Any, where: str) -> None:
-  if statement.module.startswith('__gin__'):
-    raise errors.ConfigError(
-      f'{where}: dynamic registration is not supported; import the module and '
-      'decorate what it offers with @gin.register'
-    )
+def bind(text: gintexts.Text, roots: Sequence[pathlib.Path]) -> None:
+  """Has gin take a text that was read and checked.
+
+  As gin.parse_config does; but gin looks includes up from the working directory
+  only.
+  """
+  parser = config_parser.ConfigParser(text.content, gin_config.ParserDelegate())
+  with gin_config._parse_scope() as context:
+    for statement in parser:
+      if isinstance(statement, config_parser.ImportStatement):
+        context.process_import(statement)
+      elif isinstance(statement, config_parser.IncludeStatement):
+        bind(gintexts.included(text, statement, 'include', roots), roots)
+      elif isinstance(statement, config_parser.BindingStatement):
+        scope, selector, parameter, value, _ = statement
+        if not parameter:
+          scope = f'{scope}/{selector}' if scope else selector
+          selector, parameter = 'gin.macro', 'value'
+        gin_config.bind_parameter((scope, selector, parameter), value)
+    gin_config._IMPORTS.update(context.imports)
+
+
+def _import(statement: Any, where: str, names: Names) -> None:
   try:
-    try:
+    if not statement.module.startswith('__gin__'):
       importlib.import_module(statement.module)
-    except ModuleNotFoundError as error:
-      parent, _, name = statement.module.rpartition('.')
-      if not (statement.is_from and error.name == statement.module):
-        raise
-      getattr(importlib.import_module(parent), name)
+    names.add(statement)
   except ModuleNotFoundError as error:
     raise errors.ConfigError(
       f'{where}: no module named {error.name!r} (for {statement.format()!r}); '
       'install it, or run from the directory that holds it'
+    ) from error
+  except SyntaxError as error:
+    if error.args[1:] and not statement.module.startswith('__gin__'):
+      place = f'{os.path.basename(error.filename or "")}:{error.lineno}'
+      raise errors.ConfigError(
+        f'{where}: {statement.format()!r} failed: {place}: {error.msg}'
+      ) from error
+    raise errors.ConfigError(
+      f'{where}: {statement.format()!r}: {errors.one_line(error)}; put it '
+      'before all other imports'
     ) from error
   except Exception as error:
     raise errors.ConfigError(
@@ -76,176 +202,27 @@ def _import(statement: Any, where: str) -> None:
     ) from error
 
 
-def check(statements: Sequence[Statement]) -> None:
-  macros = {s.selector.rpartition('/')[2]: s for s in statements if s.is_macro}
-  read: set[str] = set()
-  for statement in statements:
-    for reference in _references(statement.value):
-      if reference.is_macro:
-        read.add(reference.name)
-        _check_macro(statement, reference, macros)
-      else:
-        _configurable(reference.name.rpartition('/')[2], statement.where)
-    if not statement.is_macro:
-      _check_binding(statement, macros)
-  _check_required(statements)
-  for name, statement in macros.items():
-    if name not in read:
-      raise errors.ConfigError(
-        f'{statement.where}: nothing reads the macro {name}; use it as '
-        f'%{name}, or write Name.{name} to bind a parameter'
-      )
-
-
-def _check_required(statements: Sequence[Statement]) -> None:
-  bound = {
-    s.parameter
-    for s in statements
-    if s.selector.rpartition('.')[2] == 'Experiment'
-  }
-  for field in dataclasses.fields(experiments.Experiment):
-    if field.default is dataclasses.MISSING and field.name not in bound:
-      raise errors.ConfigError(
-        f'Experiment.{field.name} is required; bind it in a gin file or with '
-        f"--gin_bindings='Experiment.{field.name} = @...'"
-      )
-
-
-def _check_macro(
-  statement: Statement, reference: gintexts.Reference, macros: Mapping[str, Any]
-) -> None:
-  if reference.name not in macros and not reference.name.startswith('gin.'):
-    raise errors.ConfigError(
-      f'{statement.where}: no macro is called %{reference.name}'
-      + _suggest(reference.name, macros)
-    )
-
-
-def _check_binding(
-  statement: Statement, macros: Mapping[str, Statement]
-) -> None:
-  function = _configurable(statement.selector, statement.where)
-  parameters = _parameters(function)
-  name = statement.parameter
-  if name not in parameters:
-    if '**' in parameters:
-      return
-    raise errors.ConfigError(
-      f'{statement.where}: {statement.selector} has no parameter {name!r}'
-      + _suggest(name, parameters)
-    )
-  value = statement.value
-  if isinstance(value, gintexts.Reference) and value.name in macros:
-    value = macros[value.name].value
-  expected = parameters[name]
-  if not isinstance(value, gintexts.Reference) and not _fits(value, expected):
-    wanted = ' or '.join(_NAMES.get(k, k.__name__) for k in expected)
-    raise errors.ConfigError(
-      f'{statement.where}: {statement.selector}.{name} = {value!r} is '
-      f'{type(value).__name__}, expected {wanted}'
-    )
-
-
-def _configurable(selector: str, where: str) -> Any:
-  registry = gin_config._REGISTRY
-  matches = registry.matching_selectors(selector)
-  if len(matches) == 1:
-    return registry[matches[0]].wrapped
-  if matches:
-    raise errors.ConfigError(
-      f'{where}: {selector!r} may be any of {", ".join(sorted(matches))}; '
-      'write more of its name'
-    )
-  short = {name.rpartition('.')[2] for name, _ in registry.items()}
-  raise errors.ConfigError(
-    f'{where}: no configurable is called {selector!r}'
-    + (_suggest(selector, short) or '; is its module imported?')
-  )
-
-
-_Kinds = tuple[type, ...]
-_CHECKED = (int, float, bool, str, type(None))
-_NAMES = {type(None): 'None'}
-
-
-def _parameters(function: Any) -> dict[str, _Kinds]:
-  """Parameter -> types it takes, () for any; `**` stands for any name."""
-  found: dict[str, _Kinds] = {}
-  inits = [function]
-  if inspect.isclass(function):
-    inits = [
-      vars(c)['__init__'] for c in function.__mro__ if '__init__' in vars(c)
-    ]
-  for init in inits:
-    try:
-      signature = inspect.signature(init)
-      hints = typing.get_type_hints(init)
-    except (TypeError, ValueError, NameError):
-      hints = {}
-    open_ended = False
-    for parameter in signature.parameters.values():
-      if parameter.kind is parameter.VAR_KEYWORD:
-        open_ended = True
-      elif parameter.kind is not parameter.VAR_POSITIONAL:
-        kinds = _kinds(hints.get(parameter.name), parameter.default)
-        found.setdefault(parameter.name, kinds)
-    if not open_ended:
-      return found  # what a base class takes, this one does not pass on
-  return {**found, '**': ()} if not inspect.isclass(function) else found
-
-
-def _kinds(hint: Any, default: Any) -> _Kinds:
-  if hint is not None:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if union else (hint,)
-    return tuple(options) if all(o in _CHECKED for o in options) else ()
-  if type(default) in (bool, int, float):
-    return (type(default),)
-  return ()
-
-
-def _fits(value: Any, kinds: _Kinds) -> bool:
-  if not kinds:
-    return True
-  if type(value) in kinds:
-    return True
-  return (
-    isinstance(value, int) and not isinstance(value, bool) and float in kinds
-  )
-
-
-def _references(value: Any) -> Iterator[gintexts.Reference]:
-  if isinstance(value, gintexts.Reference):
-    yield value
-  elif isinstance(value, dict):
-    for key, item in value.items():
-      yield from _references(key)
-      yield from _references(item)
-  elif isinstance(value, list | tuple):
-    for item in value:
-      yield from _references(item)
-
-
-def _suggest(name: str, known: Any) -> str:
-  close = difflib.get_close_matches(name, [k for k in known if k != '**'], n=1)
-  return f'; did you mean {close[0]!r}?' if close else ''
-
-
 def values(text: str) -> dict[str, str]:
   """Binding -> value as text, macros resolved."""
-  statements = [
+  found = [
     s
     for s in config_parser.ConfigParser(text, gintexts.Delegate())
     if isinstance(s, config_parser.BindingStatement)
   ]
-  macros = {s.selector: s.value for s in statements if not s.arg_name}
+  macros = {
+    f'{s.scope}/{s.selector}' if s.scope else s.selector: s.value
+    for s in found
+    if not s.arg_name
+  }
   values = {}
-  for s in statements:
+  for s in found:
     if s.arg_name:
       value = s.value
       if isinstance(value, gintexts.Reference) and value.is_macro:
         value = macros.get(value.name, value)
       scope = f'{s.scope}/' if s.scope else ''
       selector = s.selector.removeprefix('tftrain.')
+      if selector.endswith('.Experiment'):  # as dynamic registration writes it
+        selector = 'Experiment'
       values[f'{scope}{selector}.{s.arg_name}'] = repr(value)
   return values

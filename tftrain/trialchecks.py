@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tftrain import bindings as bindings_lib
 from tftrain import config
 from tftrain import errors
 from tftrain import files
@@ -37,15 +38,17 @@ def describe(plan: plans.Plan) -> dict[str, Any]:
   config.register()
   search_paths = list(plan.command['search_paths'])
   roots = gintexts.roots(search_paths)
-  base = list(statements.read(plan.base.read_text('utf-8'), 'base.gin', roots))
+  text = gintexts.of_file(str(plan.base), roots)
+  base = list(statements.read(text, roots))
   found: list[dict[str, Any]] = []
   kinds: dict[Any, dict[str, Any]] = {}
   for index, bindings in _trials(plan):
     trial: dict[str, Any] = {'index': index, 'error': None}
     found.append(trial)
     try:
-      own = list(statements.read('\n'.join(bindings), gintexts.BINDINGS, roots))
-      statements.check([*base, *own])
+      text = gintexts.Text('\n'.join(bindings), gintexts.BINDINGS)
+      own = list(statements.read(text, roots))
+      bindings_lib.check([*base, *own])
       kind = _kind(own)
       if kind not in kinds and len(kinds) < _BUILT:
         kinds[kind] = _built(plan, bindings, search_paths)

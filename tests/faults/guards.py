@@ -378,7 +378,7 @@ GUARDS = (
     (
       'signals_and_the_exit_code_may_be_a_schedulers',
       'the exit code is what was asked for',
-      'launch.py',
+      'modes.py',
       'return code if wanted is None else int(wanted)',
       'return code',
     ),
@@ -603,8 +603,8 @@ GUARDS = (
     (
       'a_gin_file_that_is_none_is_one_line[a text for a number]',
       'types are compared',
-      'statements.py',
-      'if not isinstance(value, _Reference) and not _fits(value, expected):',
+      'bindings.py',
+      'if not parameter.fits(value):',
       'if False:',
     ),
     (

@@ -1,5 +1,6 @@
 """A sweep as its gin file says it; everything else in it is the trials'."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import difflib
@@ -51,16 +52,17 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
   """
   ours: dict[str, dict[str, Any]] = {'Sweep': {}}
   ours.update({name: {} for name in pruning.PRUNERS})
-  lines = []
-  for where, statement in _statements(path, roots):
+  lines: dict[Any, str] = {}
+  text = gintexts.Text(gintexts.text_of(path), str(path), path.parent)
+  for where, statement in _statements(text, roots):
     if isinstance(statement, config_parser.ImportStatement):
-      lines.append(statement.format())
+      lines[statement.format()] = statement.format()
     elif isinstance(statement, config_parser.BindingStatement):
       name = statement.selector.removeprefix('tftrain.')
       if name in ours and statement.arg_name:
         ours[name][statement.arg_name] = (where, statement.value)
-      else:
-        lines.append(_line(statement))
+      else:  # a later one takes the place of an earlier one
+        lines[statement[:3]] = _line(statement)
   if not ours['Sweep']:
     raise errors.ConfigError(
       f'{path} binds nothing of Sweep; write Sweep.space and Sweep.metric'
@@ -69,23 +71,25 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
   return SweepFile(
     sweep,
     _pruner(sweep, ours, str(path)),
-    ''.join(line + '\n' for line in lines),
+    ''.join(line + '\n' for line in lines.values()),
   )
 
 
 def _statements(
-  path: pathlib.Path, roots: Sequence[pathlib.Path], depth: int = 0
-) -> list[tuple[str, Any]]:
-  if depth > 50:
-    raise errors.ConfigError(f'{path} includes itself; take that line out')
-  found: list[tuple[str, Any]] = []
-  for where, statement in gintexts.parse(gintexts.text_of(path), str(path)):
-    if isinstance(statement, config_parser.IncludeStatement):
-      below = gintexts.find(statement.filename, roots, where)
-      found += _statements(below, roots, depth + 1)
-    else:
-      found.append((where, statement))
-  return found
+  text: gintexts.Text,
+  roots: Sequence[pathlib.Path],
+  where: str = '',
+  open_files: list[str] | None = None,
+) -> Iterator[tuple[str, Any]]:
+  """All of a text and of what it includes."""
+  open_files = [] if open_files is None else open_files
+  with gintexts.opened(text, where, open_files):
+    for where, statement in gintexts.parsed(text):
+      if isinstance(statement, config_parser.IncludeStatement):
+        inner = gintexts.included(text, statement, where, roots)
+        yield from _statements(inner, roots, where, open_files)
+      else:
+        yield where, statement
 
 
 def _line(statement: Any) -> str:
@@ -132,7 +136,8 @@ def _check_values(space: spaces.Space) -> None:
 
 
 def _check_value(names: Sequence[str], value: Any) -> None:
-  for _, statement in gintexts.parse(f'x.y = {value!r}', 'Sweep.space'):
+  text = gintexts.Text(f'x.y = {value!r}', 'Sweep.space')
+  for _, statement in gintexts.parsed(text):
     if statement.value != value:
       raise errors.ConfigError(
         f'Sweep.space[{", ".join(names)}]: {value!r} cannot be written as a '

@@ -1,0 +1,164 @@
+"""The resolved recipe as a tree: every value, and where it came from."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import inspect
+import json
+from typing import Any
+
+from tftrain import errors
+from tftrain import experiments
+from tftrain import gintexts
+from tftrain import intervals
+from tftrain import parameters
+from tftrain import recipes
+from tftrain import secrets
+from tftrain import statements
+
+
+class _Bare(str):
+  """A text that is shown without quotes."""
+
+  __slots__ = ()
+
+  def __repr__(self) -> str:
+    return str(self)
+
+
+_CALLER = 'caller'
+"""Where the value of a parameter without binding and default comes from."""
+
+
+def tree(recipe: recipes.Recipe) -> dict[str, Any]:
+  """The Experiment and all that it refers to, as JSON can hold it.
+
+  A node has `name`, `scope` and `parameters`; a parameter has `value`, `source`
+  (`configs/digits.gin:25`, a flag, `default` or `caller`), `macro` where one
+  gave the value, and `references`, which are nodes. What was shown before has
+  `shown` instead of parameters.
+  """
+  shown: set[recipes.Place] = set()
+  root = _node(recipe, recipes.EXPERIMENT, '', shown)
+  others = [
+    _node(recipe, selector, scope, shown)
+    for selector, scope in recipe.reached
+    if (selector, scope) not in shown
+  ]
+  if others:
+    root['called_from_python'] = others
+  return root
+
+
+def _node(
+  recipe: recipes.Recipe, selector: str, scope: str, shown: set[recipes.Place]
+) -> dict[str, Any]:
+  node: dict[str, Any] = {'name': recipes.short(selector), 'scope': scope}
+  if (selector, scope) in shown:
+    return {**node, 'shown': True}
+  shown.add((selector, scope))
+  bound = recipe.bindings(selector, scope)
+  takes = parameters.of(recipes.wrapped(selector))
+  node['parameters'] = {
+    name: _bound(recipe, bound[name], name, scope, shown)
+    if name in bound
+    else _unbound(name, takes[name])
+    for name in dict.fromkeys([*takes, *bound])
+    if name != '**'
+  }
+  return node
+
+
+def _bound(
+  recipe: recipes.Recipe,
+  statement: statements.Statement,
+  name: str,
+  scope: str,
+  shown: set[recipes.Place],
+) -> dict[str, Any]:
+  value, source = recipe.source(statement)
+  hide = secrets.is_secret(name)
+  found: dict[str, Any] = {
+    'value': secrets.REDACTED if hide else _plain(secrets.redacted(value)),
+    'source': source.where,
+  }
+  if source is not statement:
+    found['macro'] = source.macro
+    found['bound'] = statement.where
+  nodes = [
+    _node(recipe, configurable.selector, inner, shown)
+    for _, configurable, inner in recipe.references(statement, scope)
+  ]
+  if nodes:
+    found['references'] = nodes
+  return found
+
+
+def _unbound(name: str, takes: parameters.Parameter) -> dict[str, Any]:
+  if takes.default is parameters.NONE:
+    return {'value': None, 'source': _CALLER}
+  hide = secrets.is_secret(name)
+  value = secrets.redacted(takes.default, force=hide)
+  return {'value': _plain(value), 'source': 'default'}
+
+
+def _plain(value: Any) -> Any:
+  """As JSON has it; what JSON has not, as text."""
+  if isinstance(value, dict):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if value is None or isinstance(value, bool | int | str):
+    return value
+  if isinstance(value, float):
+    return value if abs(value) < float('inf') else _Bare(value)
+  if inspect.isclass(value) or inspect.isroutine(value):
+    return _Bare(value.__name__)
+  if isinstance(value, gintexts.Reference):
+    return _Bare(value)
+  return _Bare(f'{type(value).__name__}()')
+
+
+def text(node: Mapping[str, Any]) -> str:
+  """The tree for people: a line for each parameter."""
+  rows = list(_rows(node, 0))
+  width = min(max(len(left) for left, _ in rows), 56)
+  return '\n'.join(f'{left:<{width}}  {right}'.rstrip() for left, right in rows)
+
+
+def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
+  indent = '  ' * depth
+  if not depth:
+    yield node['name'], ''
+  for name, found in node.get('parameters', {}).items():
+    value = errors.brief(repr(found['value']), 60)
+    source = found['source']
+    if 'macro' in found:
+      source = f'{source} (%{found["macro"]}, {found["bound"]})'
+    yield f'{indent}  {name} = {value}', source
+    many = len(found.get('references', [])) > 1
+    for inner in found.get('references', []):
+      more = 1
+      if many or inner.get('shown'):
+        scope = f'{inner["scope"]}/' if inner['scope'] else ''
+        again = 'shown above' if inner.get('shown') else ''
+        yield f'{indent}    @{scope}{inner["name"]}', again
+        more = 2
+      yield from _rows(inner, depth + more)
+  for inner in node.get('called_from_python', []):
+    yield inner['name'], 'called from Python'
+    yield from _rows(inner, 1)
+
+
+def steps(experiment: experiments.Experiment) -> int | None:
+  """Where the run would end; None where its data do not say."""
+  if experiment.steps is not None:
+    return experiment.steps
+  _, data = next(experiment.all_data())
+  if data.steps_per_epoch is None:
+    return None
+  return intervals.last_step(None, experiment.epochs, data.steps_per_epoch)
+
+
+def as_json(recipe: recipes.Recipe, experiment: experiments.Experiment) -> str:
+  """One line, for programs."""
+  return json.dumps({'recipe': tree(recipe), 'steps': steps(experiment)})

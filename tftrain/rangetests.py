@@ -1,0 +1,278 @@
+"""Which learning rate: one short run whose rate grows until the loss does."""
+
+from collections.abc import Callable
+import csv
+import dataclasses
+import io
+import math
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import experiments
+from tftrain import files
+from tftrain import tasks
+from tftrain import trainers
+
+_SMOOTHING = 0.9
+_AROUND = 4
+_WORSE = 4.0
+_SHOWN = 12
+_ENDINGS = ('.csv', '.json', '.png')
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeTest:
+  """What a learning-rate range test found.
+
+  Attributes:
+    rates: The learning rate of each step.
+    losses: The loss of each step, before its update.
+    smoothed: The same without most of their noise.
+    suggestion: A rate to begin with; None if the loss never fell.
+    ended: Why the test ended.
+  """
+
+  rates: tuple[float, ...]
+  losses: tuple[float, ...]
+  smoothed: tuple[float, ...]
+  suggestion: float | None
+  ended: str
+
+  def table(self) -> str:
+    """Some of the steps, and what to take, for people."""
+    count = len(self.rates)
+    chosen = sorted(
+      {round(i * (count - 1) / _SHOWN) for i in range(_SHOWN + 1)}
+    )
+    lines = [f'{"learning rate":>14} {"loss":>12} {"smoothed":>12}']
+    for i in chosen if count else []:
+      lines.append(
+        f'{self.rates[i]:>14.3g} {self.losses[i]:>12.5g} '
+        f'{self.smoothed[i]:>12.5g}'
+      )
+    lines.append(f'Ended: {self.ended}.')
+    if self.suggestion is None:
+      lines.append('The loss fell at no rate; look at the model and the data.')
+    else:
+      lines.append(f'Suggestion: a learning rate of {self.suggestion:.2g}')
+    return '\n'.join(lines)
+
+
+def check_output(path: str) -> None:
+  """Refuses a name that `write` could not write to.
+
+  Raises:
+    ConfigError: Its ending says nothing, or matplotlib is missing.
+  """
+  if pathlib.Path(path).suffix not in _ENDINGS:
+    raise errors.ConfigError(
+      f'--output={path}: give a name that ends in {", ".join(_ENDINGS)}'
+    )
+  if path.endswith('.png'):
+    _figure()
+
+
+def write(found: RangeTest, path: str) -> None:
+  """Writes all steps, as the ending of the name says; `.png` is a plot."""
+  check_output(path)
+  target = pathlib.Path(path)
+  with files.explained(target):
+    if target.suffix == '.png':
+      files.write_bytes(target, _plot(found))
+    elif target.suffix == '.json':
+      files.write_json(target, dataclasses.asdict(found))
+    else:
+      text = io.StringIO()
+      writer = csv.writer(text, lineterminator='\n')
+      writer.writerow(['learning_rate', 'loss', 'smoothed'])
+      rows = zip(found.rates, found.losses, found.smoothed, strict=True)
+      writer.writerows(rows)
+      files.write_text(target, text.getvalue())
+
+
+def of_experiment(experiment: experiments.Experiment) -> RangeTest:
+  """The test on the run that an Experiment describes; leaves nothing behind.
+
+  Where its optimizer has a schedule, the test has the plain rate instead.
+  """
+
+  def make_task() -> tasks.Task:
+    task = experiment.task()
+    if isinstance(task, tasks.Task):  # else prepare says what it is
+      _without_schedule(task)
+    return task
+
+  plain = dataclasses.replace(
+    experiment,
+    task=make_task,
+    export=False,
+    early_stop=None,
+    best=None,
+    actions=(),
+  )
+  with files.scratch_directory() as directory:
+    run = plain.prepare(directory / 'run', evaluate=False, quiet=True)
+    return find(run.trainer)
+
+
+def find(
+  trainer: trainers.Trainer,
+  *,
+  lowest: float = 1e-7,
+  highest: float = 10.0,
+  steps: int = 100,
+) -> RangeTest:
+  """Trains with a rate that grows geometrically, and puts everything back.
+
+  The learning-rate range test of Smith (Cyclical Learning Rates for Training
+  Neural Networks, 2017). It ends early where the loss is not finite, or is
+  several times the best. The suggestion is the lower of two that fastai takes:
+  where the smoothed loss falls fastest over the logarithm of the rate, and a
+  tenth of where it is lowest.
+
+  Args:
+    trainer: Of a Task with one optimizer, whose rate is a number.
+    lowest: The rate of the first step.
+    highest: That of the last.
+    steps: How many.
+
+  Raises:
+    ConfigError: No such range, or no single rate to change.
+  """
+  if not 0 < lowest < highest < math.inf or steps < 10:
+    raise errors.ConfigError(
+      f'lr_find from {lowest} to {highest} in {steps} steps: give 0 < lowest < '
+      'highest and at least 10 steps'
+    )
+  optimizer = _only_optimizer(trainer.task)
+  # The rate itself is part of it.
+  before = {k: v.numpy() for k, v in trainer.read_state().items()}
+  growth = (highest / lowest) ** (1 / (steps - 1))
+  try:
+    return _walk(trainer, optimizer, [lowest * growth**i for i in range(steps)])
+  finally:
+    trainer.write_state({k: tf.constant(v) for k, v in before.items()})
+
+
+def _only_optimizer(task: tasks.Task) -> Any:
+  if len(task.optimizers) != 1:
+    raise errors.ConfigError(
+      f'lr_find changes the rate of one optimizer; {type(task).__name__} has '
+      f'{len(task.optimizers)}'
+    )
+  (optimizer,) = task.optimizers.values()
+  if _has_schedule(optimizer):
+    raise errors.ConfigError(
+      f'lr_find sets the learning rate, and that of {type(optimizer).__name__} '
+      'is a schedule; give a number for the test'
+    )
+  return optimizer
+
+
+def _has_schedule(optimizer: Any) -> bool:
+  config = optimizer.get_config()
+  return not isinstance(config.get('learning_rate'), int | float)
+
+
+def _without_schedule(task: tasks.Task) -> None:
+  for name, optimizer in task.optimizers.items():
+    if isinstance(optimizer, keras.Optimizer) and _has_schedule(optimizer):
+      config = {**optimizer.get_config(), 'learning_rate': 1.0}
+      setattr(task, name, type(optimizer).from_config(config))
+
+
+def _walk(
+  trainer: trainers.Trainer, optimizer: Any, planned: list[float]
+) -> RangeTest:
+  rates: list[float] = []
+  losses: list[float] = []
+  trend: list[float] = []
+  average, ended = 0.0, f'after {len(planned)} steps'
+  for number, rate in enumerate(planned, 1):
+    optimizer.learning_rate = rate
+    try:
+      report = trainer.train(trainer.step + 1)
+    except errors.NonFiniteError:
+      ended = f'the loss or a gradient was not finite at {rate:.2g}'
+      break
+    if report is None:
+      ended = 'the data ended'
+      break
+    loss = report.scalars['loss']
+    if not math.isfinite(loss):  # a loss scale had that step left out
+      ended = f'the loss was not finite at {rate:.2g}'
+      break
+    average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+    rates.append(rate)
+    losses.append(loss)
+    trend.append(average / (1 - _SMOOTHING**number))
+    if _is_worse(trend):
+      ended = f'the loss had risen far at {rate:.2g}'
+      break
+  smoothed = _centred(losses)
+  return RangeTest(
+    rates=tuple(rates),
+    losses=tuple(losses),
+    smoothed=smoothed,
+    suggestion=_suggestion(rates, smoothed),
+    ended=ended,
+  )
+
+
+def _is_worse(trend: list[float]) -> bool:
+  best, first = min(trend), trend[0]
+  return trend[-1] - best > (_WORSE - 1) * max(abs(best), abs(first), 1e-12)
+
+
+def _centred(losses: list[float]) -> tuple[float, ...]:
+  """Means of what is around each: a trailing one would come too late."""
+  parts = [
+    losses[max(0, i - _AROUND) : i + _AROUND + 1] for i in range(len(losses))
+  ]
+  return tuple(sum(part) / len(part) for part in parts)
+
+
+def _suggestion(
+  rates: list[float], smoothed: tuple[float, ...]
+) -> float | None:
+  if len(smoothed) < 3:
+    return None
+  lowest = smoothed.index(min(smoothed))
+  slopes = [smoothed[i + 1] - smoothed[i - 1] for i in range(1, lowest)]
+  if not slopes or min(slopes) >= 0:
+    return None
+  return min(rates[1 + slopes.index(min(slopes))], rates[lowest] / 10)
+
+
+def _figure() -> Callable[..., Any]:
+  """matplotlib's Figure, which is not installed with us."""
+  try:
+    from matplotlib import figure
+  except ImportError as error:
+    raise errors.ConfigError(
+      "a plot needs matplotlib: pip install 'tftrain[figures]', or give "
+      '--output a name that ends in .csv'
+    ) from error
+  made: Callable[..., Any] = figure.Figure
+  return made
+
+
+def _plot(found: RangeTest) -> bytes:
+  drawn = _figure()(figsize=(6, 4))
+  axes = drawn.subplots()
+  axes.plot(found.rates, found.losses, color='lightgray', label='loss')
+  axes.plot(found.rates, found.smoothed, label='smoothed')
+  if found.suggestion is not None:
+    label = f'suggestion {found.suggestion:.2g}'
+    axes.axvline(found.suggestion, linestyle='--', color='black', label=label)
+  axes.set_xscale('log')
+  axes.set_xlabel('learning rate')
+  axes.set_ylabel('loss')
+  axes.legend()
+  content = io.BytesIO()
+  drawn.savefig(content, format='png')
+  return content.getvalue()

@@ -1,0 +1,48 @@
+"""Names whose values are not to be written down."""
+
+import re
+from typing import Any
+
+REDACTED = '[redacted]'
+
+# Narrower than what is left out of the command line in run.json: what is left
+# out of config.gin has to be given again, and pad_token is none.
+_SECRET = re.compile(
+  r'(?i)(?:.*_)?(?:passw(?:or)?d|passphrase|secret|credentials?'
+  r'|(?:api|access|secret|private|account|auth)_?key'
+  r'|(?:(?:api|access|auth|bearer|refresh|session|hf|wandb)_?)token)'
+  r'|token'
+)
+
+
+def is_secret(name: str) -> bool:
+  """Whether a parameter or macro is named like a secret."""
+  return bool(_SECRET.fullmatch(name.rpartition('/')[2].rpartition('.')[2]))
+
+
+def redacted(value: Any, *, force: bool = False) -> Any:
+  """A value without the texts that are secret.
+
+  Args:
+    value: Of a parameter; the keys of dicts are names too.
+    force: Whether all of its texts are.
+  """
+  if isinstance(value, dict):
+    return {
+      key: redacted(
+        item, force=force or (isinstance(key, str) and is_secret(key))
+      )
+      for key, item in value.items()
+    }
+  if type(value) in (list, tuple):
+    return type(value)(redacted(item, force=force) for item in value)
+  return REDACTED if force and isinstance(value, str) and value else value
+
+
+def is_redacted(value: Any) -> bool:
+  """Whether something of a value was left out."""
+  if isinstance(value, dict):
+    return any(is_redacted(item) for item in value.values())
+  if isinstance(value, list | tuple):
+    return any(is_redacted(item) for item in value)
+  return bool(value == REDACTED)
