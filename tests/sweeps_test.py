@@ -148,6 +148,7 @@ def test_the_base_is_the_rest_of_the_file_with_what_it_includes(tmp_path):
   assert lines[-2:] == ['STEPS = 7', 'foo/A.x = [@b/C(), %D]']
   assert 'Experiment.task = @digits.make_task' in lines
   assert not [line for line in lines if 'Sweep' in line or 'include' in line]
+  assert len([line for line in lines if line.startswith('STEPS')]) == 1
 
 
 def test_no_value_leads_a_name_out_of_the_directory(tmp_path):
@@ -200,7 +201,7 @@ _BAD = {
   ),
   'not to be written': (
     "Sweep.metric = 'a/b'\nSweep.space = {'A.x': [1e999]}",
-    'values are Python literals',
+    "'inf' is not a gin value",
   ),
   'a name that is none': (
     "Sweep.metric = 'a/b'\nSweep.space = {'A.x = 1; B': [1]}",
@@ -812,6 +813,13 @@ def _describe(commands, sweep_dir):
   return json.loads(ended.stdout.splitlines()[-1])
 
 
+def _at(plan, name):
+  """Where base.gin binds a name."""
+  lines = plan.base.read_text().splitlines()
+  (number,) = (n for n, line in enumerate(lines, 1) if line.startswith(name))
+  return f'{plan.base}:{number}'
+
+
 def test_a_target_checks_all_trials_at_once(commands, tmp_path):
   plan = _planned(
     tmp_path,
@@ -831,10 +839,10 @@ def test_a_target_checks_all_trials_at_once(commands, tmp_path):
     "--gin_bindings: Adam.learning_rate = 'high' is str, expected float",
     "--gin_bindings: Adam has no parameter 'learning_rat'; did you mean "
     "'learning_rate'?",
-    'the binding keras.optimizers.Adam.learning_rate has no effect: nothing '
-    'uses keras.optimizers.Adam; reference it with @Adam or remove the binding',
-    'the binding keras.optimizers.SGD.momentum has no effect: nothing uses '
-    'keras.optimizers.SGD; reference it with @SGD or remove the binding',
+    f'{_at(plan, "Adam.learning_rate")}: Adam.learning_rate has no effect: '
+    'nothing refers to @Adam; do so, or remove the binding',
+    '--gin_bindings: SGD.momentum has no effect: nothing refers to @SGD; do '
+    'so, or remove the binding',
   ]
 
 

@@ -62,6 +62,7 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
       if name in ours and statement.arg_name:
         ours[name][statement.arg_name] = (where, statement.value)
       else:  # a later one takes the place of an earlier one
+        lines.pop(statement[:3], None)
         lines[statement[:3]] = _line(statement)
   if not ours['Sweep']:
     raise errors.ConfigError(
