@@ -201,7 +201,7 @@ def main(into):
       page.driver.save_screenshot(str(into / 'tensorboard.png'))
     report = sweep(pathlib.Path(directory))
     with browser('', *programs) as page:
-      page.driver.set_window_size(1200, 2400)
+      page.driver.set_window_size(1200, 1900)
       page.driver.get(f'file://{report}')
       page.until_text('Learning curves', '(done)')
       time.sleep(2)  # lines are drawn on a canvas, which says nothing
