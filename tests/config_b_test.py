@@ -30,7 +30,7 @@ def make_task(optimizer=keras.optimizers.SGD, width: int = 8, password=''):
 
 
 @gin.register(module='{name}')
-def data(batch_size, training: bool = True, seed: int = 0):
+def points(batch_size, training: bool = True, seed: int = 0):
   return tftrain.Arrays(cases.arrays(seed=seed), batch_size, training=training)
 """
 _PLAIN = _MODULE.replace("@gin.register(module='{name}')\n", '')
@@ -42,14 +42,14 @@ RATE = 0.01
 
 Experiment:
   task = @mine.make_task
-  train_data = @train/mine.data
-  eval_data = {'test': @eval/mine.data}
+  train_data = @train/mine.points
+  eval_data = {'test': @eval/mine.points}
   steps = %STEPS
 
 mine.make_task.optimizer = @Adam
 Adam.learning_rate = %RATE
-mine.data.batch_size = 8
-eval/mine.data:
+mine.points.batch_size = 8
+eval/mine.points:
   training = False
   seed = 1
 """
@@ -62,14 +62,14 @@ STEPS = 4
 
 tftrain.Experiment:
   task = @mine.make_task
-  train_data = @train/mine.data
-  eval_data = {'test': @eval/mine.data}
+  train_data = @train/mine.points
+  eval_data = {'test': @eval/mine.points}
   steps = %STEPS
 
 mine.make_task.optimizer = @keras.optimizers.Adam
 keras.optimizers.Adam.learning_rate = 0.01
-mine.data.batch_size = 8
-eval/mine.data:
+mine.points.batch_size = 8
+eval/mine.points:
   training = False
 """
 
@@ -80,7 +80,7 @@ def _fresh(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
   gin.clear_config()
-  gin.enter_interactive_mode()  # each test registers mine.data anew
+  gin.enter_interactive_mode()  # each test registers mine.points anew
   (tmp_path / 'mine.py').write_text(_MODULE.format(name='mine'))
   yield
   gin.exit_interactive_mode()
@@ -127,13 +127,13 @@ _LINES = {
     "a.gin:18: mine.make_task has no parameter 'widht'; did you mean 'width'?",
   ),
   'a scope that nothing enters': (
-    with_line('evl/mine.data.batch_size = 3'),
-    "a.gin:18: evl/mine.data.batch_size has no effect: the scope 'evl' is not "
+    with_line('evl/mine.points.batch_size = 3'),
+    "a.gin:18: evl/mine.points.batch_size has no effect: the scope 'evl' is not "
     "entered (scopes used: eval, train); did you mean 'eval'?",
   ),
   'a scope within another': (
-    with_line('eval/train/mine.data.batch_size = 3'),
-    'a.gin:18: eval/train/mine.data.batch_size has no effect: the scope '
+    with_line('eval/train/mine.points.batch_size = 3'),
+    'a.gin:18: eval/train/mine.points.batch_size has no effect: the scope '
     "'eval/train' is not entered (scopes used: eval, train); did you mean "
     "'train'?",
   ),
@@ -183,9 +183,9 @@ _LINES = {
     '(instance)',
   ),
   'a function without @': (
-    replaced('@eval/mine.data}', 'eval/mine.data}'),
-    "a.gin:9: 'eval/mine.data' is not a gin value; use @eval/mine.data "
-    '(function) or @eval/mine.data() (what it returns)',
+    replaced('@eval/mine.points}', 'eval/mine.points}'),
+    "a.gin:9: 'eval/mine.points' is not a gin value; use @eval/mine.points "
+    '(function) or @eval/mine.points() (what it returns)',
   ),
   'a macro without %': (
     replaced('%STEPS', 'STEPS'),
@@ -215,9 +215,9 @@ _LINES = {
     'remove the binding',
   ),
   'a required value': (
-    replaced('mine.data.batch_size = 8', 'eval/mine.data.batch_size = 8'),
-    "a.gin:8: required: data.batch_size (scope 'train'); set it in a gin file "
-    'or with --gin.train/data.batch_size=...',
+    replaced('mine.points.batch_size = 8', 'eval/mine.points.batch_size = 8'),
+    "a.gin:8: required: points.batch_size (scope 'train'); set it in a gin file "
+    'or with --gin.train/points.batch_size=...',
   ),
   'a required macro': (
     replaced('STEPS = 4', 'STEPS = %gin.REQUIRED'),
@@ -266,8 +266,8 @@ _FLAGS = {
     "--gin.Experiment.stesp: Experiment has no parameter 'stesp'; did you mean "
     "'steps'?"
   ),
-  '--gin.tarin/mine.data.seed=3': (
-    '--gin.tarin/mine.data.seed: tarin/mine.data.seed has no effect: the scope '
+  '--gin.tarin/mine.points.seed=3': (
+    '--gin.tarin/mine.points.seed: tarin/mine.points.seed has no effect: the scope '
     "'tarin' is not entered (scopes used: eval, train); did you mean 'train'?"
   ),
   '--gin.Experiment.steps': (
@@ -296,10 +296,10 @@ def test_numbers_that_nobody_can_write_are_not_computed(value):
 
 def test_flags_bind_and_the_last_one_counts():
   flags = ['--gin.STEPS=5', '--gin_bindings=STEPS = 6', '--gin.STEPS=7']
-  flags += ['--gin.eval/mine.data.seed=2', "--gin.Experiment.strategy='auto'"]
+  flags += ['--gin.eval/mine.points.seed=2', "--gin.Experiment.strategy='auto'"]
   loaded = load(_GOOD, *flags)
   assert loaded.experiment.steps == 7
-  assert gin.query_parameter('eval/mine.data.seed') == 2
+  assert gin.query_parameter('eval/mine.points.seed') == 2
 
 
 def test_words_after_two_dashes_are_no_bindings():
@@ -325,7 +325,7 @@ def test_includes_are_looked_for_beside_the_file_then_in_the_search_paths():
   for folder, rate in (('one', 0.1), ('two', 0.2)):
     pathlib.Path(folder).mkdir()
     pathlib.Path(folder, 'rate.gin').write_text(f'RATE = {rate}\n')
-  pathlib.Path('two', 'seed.gin').write_text('eval/mine.data.seed = 5\n')
+  pathlib.Path('two', 'seed.gin').write_text('eval/mine.points.seed = 5\n')
   text = replaced('RATE = 0.01', "include 'rate.gin'\ninclude 'seed.gin'")
   text = text.replace('  seed = 1\n', '')
   pathlib.Path('one', 'b.gin').write_text(text)
@@ -333,7 +333,7 @@ def test_includes_are_looked_for_beside_the_file_then_in_the_search_paths():
   pathlib.Path('one', 'c.gin').write_text("include 'optimizers/adam.gin'\n")
   config.load(['one/b.gin'], search_paths=['two'])
   assert gin.query_parameter('%RATE') == 0.1
-  assert gin.query_parameter('eval/mine.data.seed') == 5
+  assert gin.query_parameter('eval/mine.points.seed') == 5
   with pytest.raises(errors.ConfigError, match='nothing reads the macro'):
     gin.clear_config()
     config.load(['one/c.gin', 'one/b.gin'], search_paths=['two'])
@@ -363,13 +363,13 @@ _DYNAMIC_LINES = {
     "a.gin:9: 'mine' is module; name a class or a function",
   ),
   'an unknown parameter': (
-    ('mine.data.batch_size', 'mine.data.batch_sise'),
-    "a.gin:16: mine.data has no parameter 'batch_sise'; did you mean "
+    ('mine.points.batch_size', 'mine.points.batch_sise'),
+    "a.gin:16: mine.points has no parameter 'batch_sise'; did you mean "
     "'batch_size'?",
   ),
   'the wrong type': (
     ('training = False', "training = 'no'"),
-    "a.gin:18: eval/mine.data.training = 'no' is str, expected bool",
+    "a.gin:18: eval/mine.points.training = 'no' is str, expected bool",
   ),
   'an import before it': (
     ('from __gin__ import dynamic_registration\nimport keras',
@@ -413,7 +413,7 @@ def test_dynamic_registration_trains_and_its_text_can_be_read_again(
   load(_DYNAMIC, '--gin.STEPS=5')
   config.check_same(tmp_path / 'run')
   gin.clear_config()
-  load(_DYNAMIC, '--gin.data.batch_size=4')
+  load(_DYNAMIC, '--gin.points.batch_size=4')
   with pytest.raises(errors.RunDirectoryError, match='batch_size: 8 -> 4'):
     config.check_same(tmp_path / 'run')
 
@@ -453,18 +453,18 @@ def test_a_scope_that_is_computed_may_be_any(tmp_path):
   (tmp_path / 'any_scope.py').write_text(
     'import gin\ndef enter(name):\n  return gin.config_scope(name)\n'
   )
-  load('import any_scope\n' + with_line('evl/mine.data.seed = 4'))
+  load('import any_scope\n' + with_line('evl/mine.points.seed = 4'))
 
 
 def test_a_binding_in_a_scope_that_was_not_used_has_no_effect(tmp_path):
   (tmp_path / 'any_scope.py').write_text(
     'import gin\ndef enter(name):\n  return gin.config_scope(name)\n'
   )
-  loaded = load('import any_scope\n' + with_line('evl/mine.data.seed = 4'))
+  loaded = load('import any_scope\n' + with_line('evl/mine.points.seed = 4'))
   loaded.experiment.prepare(tmp_path / 'run', quiet=True)
   with pytest.raises(errors.ConfigError) as raised:
     config.check_used()
-  assert 'the binding evl/mine.data.seed has no effect' in str(raised.value)
+  assert 'the binding evl/mine.points.seed has no effect' in str(raised.value)
 
 
 def test_constants_are_no_macros():

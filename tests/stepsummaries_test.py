@@ -122,6 +122,7 @@ def test_a_layer_shows_what_it_sees_under_its_own_name(tmp_path):
   assert list(told(tmp_path / 'train', tag)) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_running_eagerly_it_is_the_same(tmp_path):
   experiment().train(tmp_path / 'compiled')
   tf.config.run_functions_eagerly(True)
@@ -175,6 +176,7 @@ def test_under_xla_nothing_is_shown_and_that_is_said(
   assert len(lines) == 1
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_computed_again_shows_itself_once(tmp_path):
   model = keras.Sequential(
     [
@@ -195,6 +197,7 @@ def test_a_layer_that_is_computed_again_shows_itself_once(tmp_path):
   assert len(found.Tensors(tag)) == 1
 
 
+@pytest.mark.slow
 def test_an_export_holds_none_of_it(tmp_path):
   model = keras.Sequential(
     [keras.Input((6,)), TellingLayer(), keras.layers.Dense(3)]

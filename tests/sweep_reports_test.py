@@ -128,6 +128,7 @@ def test_what_matters_is_told_from_what_does_not(sweep_dir):
   assert shares['LR'] > 0.9
 
 
+@pytest.mark.slow
 def test_tensorboard_is_told_what_was_varied(sweep_dir, written):
   """What TensorBoard's own reader makes of a file that it did not write."""
   code = (

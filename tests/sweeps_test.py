@@ -402,6 +402,7 @@ def test_three_equal_failures_in_a_row_stop_the_sweep(tmp_path):
   assert sweeping.states(sweep_dir) == ['failed'] * 5
 
 
+@pytest.mark.slow
 def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
   sweep_dir = sweeping.plan(
     tmp_path,
@@ -882,6 +883,7 @@ def test_what_a_sampler_may_draw_is_checked_by_samples(commands, tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_any_scheduler_may_run_a_real_trial(commands, tmp_path):
   plan = _planned(
     tmp_path,

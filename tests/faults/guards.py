@@ -596,7 +596,7 @@ GUARDS = (
     (
       'a_gin_file_that_is_none_is_one_line[a bracket left open]',
       'what gin says is explained',
-      'statements.py',
+      'gintexts.py',
       '    tokenize.TokenError,\n',
       '',
     ),

@@ -299,8 +299,9 @@ def _limited(leaf: tf.RaggedTensor, length: int, what: str) -> tf.RaggedTensor:
   check = tf.debugging.Assert(
     longest <= length, [f'{_TOO_LONG} {what} = {length}:', longest]
   )
-  with tf.control_dependencies([check]):
-    return leaf.with_flat_values(tf.identity(leaf.flat_values))
+  with tf.control_dependencies([check]):  # whatever is made of it comes after
+    values, lengths = tf.identity(leaf.values), tf.identity(leaf.row_lengths())
+  return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
 
 
 def _choose(name: str, value: str, choices: Sequence[str]) -> None:

@@ -100,7 +100,9 @@ class Pipeline(abc.ABC):
     lines = [f'examples: {examples}', f'steps: {steps}']
     if self.lost:
       lines.append(f'damaged records left out: {self.lost}')
-    batch = tf.nest.map_structure(_described, self.element_spec)
+    batch = tf.nest.map_structure(  # as `features` are written
+      lambda leaf: _described(leaf, ','), self.element_spec
+    )
     return '\n'.join([*lines, f'batch: {batch}'])
 
   @abc.abstractmethod
@@ -131,12 +133,12 @@ def described(batch: Any) -> str:
   return ', '.join(map(_described, tf.nest.flatten(batch)))
 
 
-def _described(leaf: Any) -> str:
+def _described(leaf: Any, comma: str = ', ') -> str:
   if not (hasattr(leaf, 'dtype') and hasattr(leaf, 'shape')):
     return str(leaf)
   shape, sizes = tf.TensorShape(leaf.shape), '...'
   if shape.rank is not None:
-    sizes = ', '.join('?' if n is None else str(n) for n in shape)
+    sizes = comma.join('?' if n is None else str(n) for n in shape)
   return f'{leaf.dtype.name}[{sizes}]'
 
 
