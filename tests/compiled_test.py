@@ -141,6 +141,8 @@ def test_tensorflow_counts_the_same():
     ('NVIDIA A100-SXM4-40GB', False, 156e12),
     ('Tesla T4', False, 8.1e12),
     ('NVIDIA L40S', True, 362e12),
+    ('NVIDIA L40', True, None),
+    ('NVIDIA A100 80GB PCIe', True, 312e12),
     ('Something new', True, None),
   ],
 )
@@ -267,7 +269,7 @@ def test_another_trace_is_explained(caplog, then, text):
   (record,) = (r for r in caplog.records if r.name == 'absl')
   assert record.levelno == logging.WARNING
   assert record.getMessage() == (
-    f'the loop is traced and compiled again, the 2. time, as {text}.'
+    f'the loop is compiled again, 2 times by now, as {text}.'
   )
   call(one, batches())
   assert len([r for r in caplog.records if r.name == 'absl']) == 1

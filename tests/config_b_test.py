@@ -128,8 +128,8 @@ _LINES = {
   ),
   'a scope that nothing enters': (
     with_line('evl/mine.points.batch_size = 3'),
-    "a.gin:18: evl/mine.points.batch_size has no effect: the scope 'evl' is not "
-    "entered (scopes used: eval, train); did you mean 'eval'?",
+    "a.gin:18: evl/mine.points.batch_size has no effect: the scope 'evl' is "
+    "not entered (scopes used: eval, train); did you mean 'eval'?",
   ),
   'a scope within another': (
     with_line('eval/train/mine.points.batch_size = 3'),
@@ -216,8 +216,8 @@ _LINES = {
   ),
   'a required value': (
     replaced('mine.points.batch_size = 8', 'eval/mine.points.batch_size = 8'),
-    "a.gin:8: required: points.batch_size (scope 'train'); set it in a gin file "
-    'or with --gin.train/points.batch_size=...',
+    "a.gin:8: required: points.batch_size (scope 'train'); set it in a gin "
+    'file or with --gin.train/points.batch_size=...',
   ),
   'a required macro': (
     replaced('STEPS = 4', 'STEPS = %gin.REQUIRED'),
@@ -267,8 +267,8 @@ _FLAGS = {
     "'steps'?"
   ),
   '--gin.tarin/mine.points.seed=3': (
-    '--gin.tarin/mine.points.seed: tarin/mine.points.seed has no effect: the scope '
-    "'tarin' is not entered (scopes used: eval, train); did you mean 'train'?"
+    '--gin.tarin/mine.points.seed: tarin/mine.points.seed has no effect: the '
+    "scope 'tarin' is not entered (scopes used: eval, train); did you mean 'train'?"
   ),
   '--gin.Experiment.steps': (
     '--gin.Experiment.steps: a binding is written --gin.NAME=VALUE, such as '

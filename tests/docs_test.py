@@ -33,10 +33,20 @@ def _blocks(page, language):
   ]
 
 
-def _pages_with(language):
+def _pages_with(language, slow=()):
   pages = [page for page in _PAGES if _blocks(page, language)]
   assert pages, f'no page has a {language} block'
-  return pytest.mark.parametrize('page', pages, ids=lambda page: page.name)
+  return pytest.mark.parametrize(
+    'page',
+    [
+      pytest.param(
+        page,
+        id=page.name,
+        marks=[pytest.mark.slow] if page.name in slow else [],
+      )
+      for page in pages
+    ],
+  )
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +93,7 @@ def _load(gin_file, bindings=()):
   config.check_used()
 
 
-@_pages_with('python')
+@_pages_with('python', slow=('tutorial.md', 'step.md', 'inputs.md'))
 def test_the_python_of_a_page_runs(page):
   _run_program(page)
 

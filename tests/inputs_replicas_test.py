@@ -180,14 +180,14 @@ def test_one_replica_and_two_see_the_same_and_learn_the_same(kind, files):
 @pytest.mark.parametrize(
   ('kind', 'replicas'),
   [
-    ('records', 1),
+    ('mapped', 1),
     *(
       pytest.param(kind, replicas, marks=pytest.mark.slow)
       for kind, replicas in (
+        ('records', 1),
         ('records', 2),
         ('packed', 1),
         ('packed', 2),
-        ('mapped', 1),
         ('mapped', 2),
         ('filtered', 1),
         ('filtered', 2),

@@ -85,7 +85,7 @@ def never_killed(server, tmp_path_factory):
 @pytest.mark.parametrize(
   'mark',
   [
-    'block',
+    pytest.param('block', marks=pytest.mark.slow),
     pytest.param('retention', marks=pytest.mark.slow),
     pytest.param('save', marks=pytest.mark.slow),
     pytest.param('eval', marks=pytest.mark.slow),

@@ -29,6 +29,7 @@ def python(*arguments, cwd):
   )
 
 
+@pytest.mark.slow
 def test_a_new_project_trains(commands, tmp_path):
   made = python('-m', 'tftrain.new', 'spirals', cwd=tmp_path)
   assert made.returncode == 0, made

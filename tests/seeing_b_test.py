@@ -613,6 +613,7 @@ def test_data_without_end_can_be_evaluated_on_when_limited(tmp_path):
   assert made.num_steps == 3 and made.num_examples == 24
 
 
+@pytest.mark.slow
 def test_the_same_few_batches_are_learned_by_heart(tmp_path, caplog):
   run = experiment(overfit_batches=1, steps=120, log_every=20, eval_every=120)
   result = run.train(tmp_path / 'run')

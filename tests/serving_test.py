@@ -92,6 +92,7 @@ def assert_equal(outputs, expected):
   np.testing.assert_allclose(outputs, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_c_gives_the_outputs_of_the_live_model(
   trained, images, classify, tmp_path
 ):

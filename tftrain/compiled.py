@@ -124,7 +124,7 @@ class Loop:
     if count == 1:
       return
     what = (
-      f'{self._name} is traced and compiled again, the {count}. time, as '
+      f'{self._name} is compiled again, {count} times by now, as '
       f'{changed(self._specs[-2], spec)}'
     )
     if self._max_traces is not None and count > self._max_traces:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import math
+import re
 from typing import Any
 
 import tensorflow as tf
@@ -58,7 +59,7 @@ def peak(*, half: bool) -> float | None:
     details = tf.config.experimental.get_device_details(device)
     name = details.get('device_name', '')
     for part, (halves, singles) in _PEAKS.items():
-      if part in name:
+      if re.search(rf'\b{part}\b', name):
         return 1e12 * (halves if half else singles)
   return None
 
@@ -222,12 +223,12 @@ class _Nodes:
     return node
 
   def constant(self, name: str) -> Any:
-    """The value of a constant scalar; None if it is none."""
+    """The value of a constant whole number; None if it is none."""
     node = self.source(name)
     if node is None or node.op != 'Const':
       return None
     value = tf.make_ndarray(node.attr['value'].tensor)
-    return value if value.ndim == 0 else None
+    return value if value.ndim == 0 and value.dtype.kind in 'iu' else None
 
 
 def _shape(node: Any, which: int) -> list[int]:
