@@ -268,7 +268,8 @@ _FLAGS = {
   ),
   '--gin.tarin/mine.points.seed=3': (
     '--gin.tarin/mine.points.seed: tarin/mine.points.seed has no effect: the '
-    "scope 'tarin' is not entered (scopes used: eval, train); did you mean 'train'?"
+    "scope 'tarin' is not entered (scopes used: eval, train); did you mean "
+    "'train'?"
   ),
   '--gin.Experiment.steps': (
     '--gin.Experiment.steps: a binding is written --gin.NAME=VALUE, such as '
