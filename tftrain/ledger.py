@@ -126,8 +126,8 @@ def process_start() -> float:
   On Linux the kernel tells: what is imported before us counts, too.
   """
   try:
-    with open('/proc/self/stat', encoding='ascii') as file:
-      ticks = int(file.read().rpartition(')')[2].split()[19])
+    with open('/proc/self/stat', 'rb') as file:
+      ticks = int(file.read().rpartition(b')')[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf(
       'SC_CLK_TCK'
     )

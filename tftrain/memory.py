@@ -19,7 +19,7 @@ _LEAST = 256.0  # MB
 def resident() -> float:
   """What this process holds now, in bytes."""
   try:
-    with open('/proc/self/statm', encoding='ascii') as file:
+    with open('/proc/self/statm', 'rb') as file:
       return float(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
   except (OSError, ValueError, IndexError):
     return most_resident()

@@ -183,6 +183,9 @@ class MetricsFile:
   ):
     self._metrics = files.run_directory(model_dir) / name
     self._timing = self._metrics.with_name('timing.jsonl')
+    self._forgiving = grace.Forgiving(
+      str(self._timing), (OSError, errors.RunDirectoryError)
+    )
     self._written: set[tuple[int, str]] | None = None
 
   def begin(self, step: int) -> Collection[tuple[int, str]]:
@@ -207,7 +210,9 @@ class MetricsFile:
       return  # a run that ended here is asked to end here again
     head = {'step': report.step, 'source': report.source}
     files.append_line(self._metrics, _to_json({**head, **report.scalars}))
-    files.append_line(self._timing, _to_json({**head, **report.timing}))
+    with self._forgiving():  # what a clock says is not worth a run
+      timing = {k: float(f'{v:.6g}') for k, v in report.timing.items()}
+      files.append_line(self._timing, _to_json({**head, **timing}))
 
 
 def keep_until(path: pathlib.Path, step: int) -> None:
