@@ -18,8 +18,10 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger grace diff spellings gintexts secrets',
-  'patches precisions strategies autographs stepsummaries flops memory '
+  'errors disks files reports ledger grace diff spellings gintexts secrets '
+  'clusters',
+  'patches precisions tpus strategies workers autographs stepsummaries flops '
+  'memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
@@ -56,6 +58,7 @@ _WITHOUT_TENSORFLOW = (
   'reports',
   'ledger',
   'diff',
+  'clusters',
   'provenance',
   'reruns',
   'trials',
@@ -93,6 +96,7 @@ _COMPILES = (
   'metrics',
   'gradients',
   'engines',
+  'workers',
 )
 _WRITES = ('disks', 'files', 'elsewhere')  # to a temporary directory
 _LOADS_MODELS = ('elsewhere', 'formats')

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from tftrain import clusters
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
@@ -73,7 +74,15 @@ _RUN = flags.DEFINE_string(
   'run', None, 'Directory of the run that rerun repeats.'
 )
 _STRATEGY = flags.DEFINE_string(
-  'strategy', None, 'Which devices: auto, one_device or mirrored.'
+  'strategy',
+  None,
+  'Which devices: auto, one_device, mirrored, multi_worker_mirrored or tpu.',
+)
+_WORKERS = flags.DEFINE_list(
+  'workers', [], 'host:port of all processes that train together, chief first.'
+)
+_TASK = flags.DEFINE_integer(
+  'task', None, 'Which of --workers this process is.', lower_bound=0
 )
 _OVERFIT_BATCHES = flags.DEFINE_integer(
   'overfit_batches', None, 'Train on the first so many batches again and again.'
@@ -181,6 +190,8 @@ def execute(
     if _TRIAL_INDEX.value is not None:
       work = functools.partial(_run_trial, origins, main)
       return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
+    if not _takes_part():
+      return 0
     return _work(origins, main)
   except errors.Error as error:
     print(f'error: {modes.first_line(error)}', file=sys.stderr)
@@ -264,6 +275,18 @@ def _take_flags_of_run() -> None:
       flags.FLAGS[name].parse(value)
 
 
+def _takes_part() -> bool:
+  """Tells TensorFlow of the workers; False where this one is not needed."""
+  cluster = clusters.resolve(os.environ, _WORKERS.value, _TASK.value)
+  if cluster is None:
+    return True
+  if _MODE.value in ('train', 'train_and_eval'):
+    os.environ['TF_CONFIG'] = cluster.tf_config()
+    return True
+  clusters.leave(os.environ)
+  return cluster.task == 0
+
+
 def _run_trial(
   origins: dict[str, str],
   main: Callable[[modes.Job], int | None] | None,
@@ -316,6 +339,7 @@ def _work(
     save_signals=_SAVE_SIGNALS.value,
     started=ledger.process_start(),
     quiet=_QUIET.value,
+    recipe={'configuration': heavy.config.texts()['config.gin']},
   )
   if trained not in ('train', 'replay'):
     heavy.config.check_used()
