@@ -46,7 +46,7 @@ _LAYERS = (
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps sweeps.__main__ '
   'trials',
-  'config reruns trialchecks modes launch',
+  'config reruns trialchecks modes localworkers launch',
   'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -63,6 +63,7 @@ _WITHOUT_TENSORFLOW = (
   'reruns',
   'trials',
   'modes',
+  'localworkers',
   'launch',
   'new',
 )

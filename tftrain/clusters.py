@@ -90,10 +90,33 @@ def resolve(
   return found if found and len(found.workers) > 1 else None
 
 
-def leave(environment: MutableMapping[str, str]) -> None:
-  """Forgets all that `resolve` would find: this process works alone."""
+def enter(
+  environment: MutableMapping[str, str],
+  workers: Sequence[str],
+  task: int | None,
+  together: bool,
+) -> bool:
+  """Leaves in the environment what a strategy is to find there.
+
+  Args:
+    environment: `os.environ`.
+    workers: Of the flag `--workers`.
+    task: Of the flag `--task`.
+    together: Whether what comes is for all workers; else the first does it
+      alone.
+
+  Returns:
+    Whether this process has a part in it.
+  """
+  cluster = resolve(environment, workers, task)
+  if cluster is None:
+    return True
+  if together:
+    environment['TF_CONFIG'] = cluster.tf_config()
+    return True
   for name in ('TF_CONFIG', 'TFTRAIN_NUM_WORKERS', 'SLURM_STEP_NODELIST'):
     environment.pop(name, None)
+  return cluster.task == 0
 
 
 def _of_flags(workers: Sequence[str], task: int | None) -> Cluster:

@@ -15,6 +15,7 @@ from tftrain import clusters
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
+from tftrain import localworkers
 from tftrain import modes
 from tftrain import reports
 from tftrain import reruns
@@ -92,6 +93,15 @@ _LIMIT_EVAL_BATCHES = flags.DEFINE_integer(
 )
 _LOCAL_DEVICES = flags.DEFINE_integer(
   'local_devices', None, 'Split the CPU into this many logical devices.'
+)
+_LOCAL_WORKERS = flags.DEFINE_integer(
+  'local_workers', None, 'Start this many workers on this machine.'
+)
+_MAX_RESTARTS = flags.DEFINE_integer(
+  'max_restarts',
+  0,
+  'How often --local_workers starts all again after a failure.',
+  lower_bound=0,
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
@@ -190,8 +200,11 @@ def execute(
     if _TRIAL_INDEX.value is not None:
       work = functools.partial(_run_trial, origins, main)
       return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
-    if not _takes_part():
-      return 0
+    together = _MODE.value in ('train', 'train_and_eval')
+    if together and localworkers.are_asked(_LOCAL_WORKERS.value):
+      return _run_workers()
+    if not clusters.enter(os.environ, _WORKERS.value, _TASK.value, together):
+      return 0  # one worker is enough
     return _work(origins, main)
   except errors.Error as error:
     print(f'error: {modes.first_line(error)}', file=sys.stderr)
@@ -275,16 +288,14 @@ def _take_flags_of_run() -> None:
       flags.FLAGS[name].parse(value)
 
 
-def _takes_part() -> bool:
-  """Tells TensorFlow of the workers; False where this one is not needed."""
-  cluster = clusters.resolve(os.environ, _WORKERS.value, _TASK.value)
-  if cluster is None:
-    return True
-  if _MODE.value in ('train', 'train_and_eval'):
-    os.environ['TF_CONFIG'] = cluster.tf_config()
-    return True
-  clusters.leave(os.environ)
-  return cluster.task == 0
+def _run_workers() -> int:
+  return localworkers.run(
+    int(_LOCAL_WORKERS.value or 0),
+    max_restarts=_MAX_RESTARTS.value,
+    stop=_STOP_SIGNALS.value,
+    save=_SAVE_SIGNALS.value,
+    stopped=_PREEMPT_EXIT_CODE.value,
+  )
 
 
 def _run_trial(
