@@ -152,6 +152,7 @@ class Evaluator:
     ):
       return self._host_metrics.read(self._counters.stop)
 
+  @workers_lib.together
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():

@@ -144,7 +144,7 @@ class _Group:
     """Returns their exit codes when all have ended."""
     failed: float | None = None
     sent = 0
-    while any(process.poll() is None for process in self._processes):
+    while None in [process.poll() for process in self._processes]:
       time.sleep(0.05)
       if any(process.returncode for process in self._processes):
         failed = failed or time.monotonic()
