@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from tftrain import clusters
 from tftrain import errors
+from tftrain import preemption
 from tftrain.sweeps import slots
 
 IS_ONE = 'TFTRAIN_LOCAL_WORKER'
@@ -55,7 +56,7 @@ def run(
     The worst exit code: that of a failure before that of a stop before 0.
 
   Raises:
-    ConfigError: `count` is no number of workers.
+    ConfigError: `count` is no number of workers, or there is no such signal.
   """
   if count < 1:
     raise errors.ConfigError(f'--local_workers={count}: give at least 1')
@@ -172,9 +173,9 @@ def _handed_on(
     group.was_asked |= number in stopping
     group.send(number)
 
-  stopping = {getattr(signal, name) for name in stop}
+  stopping = preemption.numbers_of(stop)
 
-  numbers = {*stopping, *(getattr(signal, name) for name in save)}
+  numbers = stopping | preemption.numbers_of(save)
   old = {number: signal.signal(number, hand_on) for number in numbers}
   try:
     yield
