@@ -18,8 +18,10 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger grace diff spellings gintexts secrets',
-  'patches precisions strategies autographs stepsummaries flops memory '
+  'errors disks files reports ledger grace diff spellings gintexts secrets '
+  'clusters',
+  'patches precisions tpus strategies workers autographs stepsummaries flops '
+  'memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
@@ -44,7 +46,7 @@ _LAYERS = (
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps sweeps.__main__ '
   'trials',
-  'config reruns trialchecks modes launch',
+  'config reruns trialchecks modes localworkers launch',
   'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -56,10 +58,12 @@ _WITHOUT_TENSORFLOW = (
   'reports',
   'ledger',
   'diff',
+  'clusters',
   'provenance',
   'reruns',
   'trials',
   'modes',
+  'localworkers',
   'launch',
   'new',
 )
@@ -93,6 +97,7 @@ _COMPILES = (
   'metrics',
   'gradients',
   'engines',
+  'workers',
 )
 _WRITES = ('disks', 'files', 'elsewhere')  # to a temporary directory
 _LOADS_MODELS = ('elsewhere', 'formats')

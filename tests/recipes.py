@@ -21,3 +21,16 @@ def train_data(batch_size=8):
 @gin.register(module='recipes')
 def test_data(batch_size=8):
   return tftrain.Arrays(cases.arrays(seed=1), batch_size, training=False)
+
+
+@gin.register(module='recipes')
+def make_normalized_task(rate=0.01):
+  """With what has to see the whole batch, and a metric that is no mean."""
+  layers = [keras.Input((6,)), keras.layers.Dense(8)]
+  layers += [keras.layers.BatchNormalization(), keras.layers.ReLU()]
+  return tftrain.SupervisedTask(
+    keras.Sequential([*layers, keras.layers.Dense(3)]),
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    keras.optimizers.AdamW(rate),
+    {'accuracy': keras.metrics.SparseCategoricalAccuracy()},
+  )

@@ -11,6 +11,7 @@ Error
 ├── OutOfMemoryError   a step needs more than there is               exit code 1
 ├── NonFiniteError     the loss or a gradient became NaN or infinite exit code 1
 │   └── LossSpikeError the loss rose far above what it was          exit code 1
+├── WorkerError        another of several workers is gone        exit code 1
 └── ExportError        the exported model could not be trusted       exit code 1
 """
 
@@ -72,6 +73,10 @@ class NumericsError(Error):
 
 class LossSpikeError(NonFiniteError):
   """Raised by LossSpike at the step that ends the interval it looked at."""
+
+
+class WorkerError(Error):
+  pass
 
 
 class ExportError(Error):

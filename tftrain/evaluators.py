@@ -18,6 +18,7 @@ from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
 from tftrain import tasks
+from tftrain import workers as workers_lib
 
 _ALL = tf.int64.max
 
@@ -56,6 +57,7 @@ class Evaluator:
     self._ledger = ledger or ledger_lib.Ledger()
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
+    self.workers = workers_lib.of(self._strategy).joined(self)
     self._pipeline = inputs.as_pipeline(data, training=False)
     self._actions = tuple(actions)
     if self._pipeline.repeats:
@@ -64,7 +66,7 @@ class Evaluator:
         'training=False), or leave out .repeat()'
       )
     self._feed = loops.Feed(self._pipeline, seed=0)
-    counters = loops.Counters.make()
+    counters = loops.Counters.make(self.workers)
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
@@ -121,6 +123,7 @@ class Evaluator:
       known = 0
     return max(known, report.start_step)
 
+  @workers_lib.together
   def evaluate(self) -> dict[str, float] | None:
     """Metric name -> exact mean; None if a stop came before the end."""
     self._means.reset()
@@ -149,6 +152,7 @@ class Evaluator:
     ):
       return self._host_metrics.read(self._counters.stop)
 
+  @workers_lib.together
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():

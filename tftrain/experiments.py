@@ -15,6 +15,7 @@ import keras
 from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import checks
+from tftrain import digests
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
@@ -36,6 +37,7 @@ from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
+from tftrain import workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Experiment:
     early_stop: Ends the run when a metric stops improving.
     export: Whether to export a SavedModel at the end; an Export says more.
     seed: Seeds the weights, the data's order and the dropout.
-    strategy: Which devices: `auto`, `one_device` or `mirrored`.
+    strategy: Which devices; see `make_strategy`.
     update: How a batch becomes new weights: clipping, accumulation, moving
       averages and the like.
     precision: The Keras dtype policy of the Task's layers: `float32`,
@@ -152,13 +154,15 @@ class Experiment:
     save_signals: Sequence[str] = preemption.SAVE_SIGNALS,
     started: float | None = None,
     quiet: bool = False,
+    recipe: Mapping[str, Any] | None = None,
   ) -> runs.Run:
     """Builds and checks every part; writes nothing.
 
     This life began at `started`, as time.time() tells it; None means now. If
-    `quiet`, nobody is shown its progress.
+    `quiet`, nobody is shown its progress. `recipe` is what several workers must
+    have in common, by name.
     """
-    trainer, data = self._make_trainer(started)
+    trainer, data = self._make_trainer(started, recipe)
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
@@ -185,6 +189,7 @@ class Experiment:
       every = intervals.resolved('export', exporter.options.every, per_epoch)
       further.append(actions_lib.Every(every, exporter))
     eval_every = intervals.resolved('eval_every', self.eval_every, per_epoch)
+    timed = [actions_lib.Every(eval_every, e) for e in measured]
     return runs.Run(
       model_dir,
       trainer=trainer,
@@ -194,11 +199,7 @@ class Experiment:
       summary_writer=writer,
       metrics_file=metrics_file,
       exporter=exporter,
-      actions=[
-        *publish,
-        *(actions_lib.Every(eval_every, evaluator) for evaluator in measured),
-        *further,
-      ],
+      actions=[*publish, *timed, *further],
       checkpoint=self._saves(checkpointer, eval_every, per_epoch),
       options=self._options(stop_signals, save_signals),
       facts=self._facts(trainer),
@@ -349,11 +350,15 @@ class Experiment:
     )
 
   def _make_trainer(
-    self, started: float | None = None
+    self,
+    started: float | None = None,
+    recipe: Mapping[str, Any] | None = None,
   ) -> tuple[trainers.Trainer, inputs.Pipeline]:
     ledger = ledger_lib.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(self.strategy)
+    team = workers.of(strategy)
+    team.check_same({'seed': self.seed, **(recipe or {})})
     data = self._train_data()
     data.check_resumable()
     trainer = trainers.Trainer(
@@ -369,6 +374,9 @@ class Experiment:
       ledger=ledger,
       max_traces=self.max_traces,
     )
+    if team.count > 1:
+      first = digests.batch_digest(trainer.example_batch)
+      team.check_same({'the first batch of its data': first})
     return trainer, data
 
   def _make_task(self, strategy: Any) -> tasks.Task:

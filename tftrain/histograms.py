@@ -13,6 +13,7 @@ from tftrain import reports
 from tftrain import summaries
 from tftrain import tasks
 from tftrain import variables as variables_lib
+from tftrain import workers
 
 
 class Histograms:
@@ -57,6 +58,7 @@ class Histograms:
     """
     self._every = actions.Every(self._interval, self._write)
     self._trainer, self._writer = run.trainer, run.summary_writer
+    self.workers = run.trainer.workers.joined(self)
     if self._gradients:
       self._check_gradients()
 
@@ -79,15 +81,17 @@ class Histograms:
       for name, variable in owned.trainable.items()
     }
     if self._gradients:
-      shown.update(self._gradients_of(owned))
+      shown.update(self._gradients_of())
     self._writer.show(
       report.step,
       {tag: artifacts.Histogram(values) for tag, values in shown.items()},
     )
 
-  def _gradients_of(self, owned: variables_lib.Owned) -> dict[str, Any]:
+  @workers.together
+  def _gradients_of(self) -> dict[str, Any]:
     """Tag -> gradient, on the batch that the Trainer was built with."""
     task = self._trainer.task
+    owned = variables_lib.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}
     with self._trainer.strategy.scope(), task.untouched():
       found = task.gradients(task.loss, self._trainer.example_batch)

@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from tftrain import clusters
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
+from tftrain import localworkers
 from tftrain import modes
 from tftrain import reports
 from tftrain import reruns
@@ -73,7 +75,15 @@ _RUN = flags.DEFINE_string(
   'run', None, 'Directory of the run that rerun repeats.'
 )
 _STRATEGY = flags.DEFINE_string(
-  'strategy', None, 'Which devices: auto, one_device or mirrored.'
+  'strategy',
+  None,
+  'Which devices: auto, one_device, mirrored, multi_worker_mirrored or tpu.',
+)
+_WORKERS = flags.DEFINE_list(
+  'workers', [], 'host:port of all processes that train together, chief first.'
+)
+_TASK = flags.DEFINE_integer(
+  'task', None, 'Which of --workers this process is.', lower_bound=0
 )
 _OVERFIT_BATCHES = flags.DEFINE_integer(
   'overfit_batches', None, 'Train on the first so many batches again and again.'
@@ -83,6 +93,15 @@ _LIMIT_EVAL_BATCHES = flags.DEFINE_integer(
 )
 _LOCAL_DEVICES = flags.DEFINE_integer(
   'local_devices', None, 'Split the CPU into this many logical devices.'
+)
+_LOCAL_WORKERS = flags.DEFINE_integer(
+  'local_workers', None, 'Start this many workers on this machine.'
+)
+_MAX_RESTARTS = flags.DEFINE_integer(
+  'max_restarts',
+  0,
+  'How often --local_workers starts all again after a failure.',
+  lower_bound=0,
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
@@ -181,6 +200,11 @@ def execute(
     if _TRIAL_INDEX.value is not None:
       work = functools.partial(_run_trial, origins, main)
       return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
+    together = _MODE.value in ('train', 'train_and_eval')
+    if together and localworkers.are_asked(_LOCAL_WORKERS.value):
+      return _run_workers()
+    if not clusters.enter(os.environ, _WORKERS.value, _TASK.value, together):
+      return 0  # one worker is enough
     return _work(origins, main)
   except errors.Error as error:
     print(f'error: {modes.first_line(error)}', file=sys.stderr)
@@ -264,6 +288,16 @@ def _take_flags_of_run() -> None:
       flags.FLAGS[name].parse(value)
 
 
+def _run_workers() -> int:
+  return localworkers.run(
+    int(_LOCAL_WORKERS.value or 0),
+    max_restarts=_MAX_RESTARTS.value,
+    stop=_STOP_SIGNALS.value,
+    save=_SAVE_SIGNALS.value,
+    stopped=_PREEMPT_EXIT_CODE.value,
+  )
+
+
 def _run_trial(
   origins: dict[str, str],
   main: Callable[[modes.Job], int | None] | None,
@@ -316,6 +350,7 @@ def _work(
     save_signals=_SAVE_SIGNALS.value,
     started=ledger.process_start(),
     quiet=_QUIET.value,
+    recipe={'configuration': heavy.config.texts()['config.gin']},
   )
   if trained not in ('train', 'replay'):
     heavy.config.check_used()

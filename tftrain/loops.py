@@ -15,6 +15,7 @@ from tftrain import patches
 from tftrain import stepsummaries
 from tftrain import tasks
 from tftrain import updates
+from tftrain import workers as workers_lib
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -33,6 +34,7 @@ class Counters:
     stop: int32, RUN, PAUSE or STOP; set it, from any thread, and the loop ends
       before its next step.
     waited: float64, seconds spent waiting for input.
+    workers: Who has to leave a loop at the same step.
   """
 
   step: tf.Variable
@@ -41,6 +43,7 @@ class Counters:
   in_a_row: tf.Variable
   stop: tf.Variable
   waited: tf.Variable
+  workers: workers_lib.Alone = workers_lib.ALONE
 
   def with_stop(self, stop: tf.Variable) -> 'Counters':
     """The same counters under somebody else's stop."""
@@ -64,7 +67,7 @@ class Counters:
     }
 
   @classmethod
-  def make(cls) -> 'Counters':
+  def make(cls, workers: workers_lib.Alone = workers_lib.ALONE) -> 'Counters':
     with tf.device('CPU:0'):
       return cls(
         step=tf.Variable(0, dtype=tf.int64, trainable=False),
@@ -73,6 +76,7 @@ class Counters:
         in_a_row=tf.Variable(0, dtype=tf.int64, trainable=False),
         stop=tf.Variable(RUN, dtype=tf.int32, trainable=False),
         waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
+        workers=workers,
       )
 
 
@@ -315,4 +319,5 @@ def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:
   with tf.control_dependencies(tf.nest.flatten(batch)):
     counters.step.assign_add(1, read_value=False)
     counters.waited.assign_add(tf.timestamp() - begun, read_value=False)
+    counters.workers.agree(counters.stop)
   return batch

@@ -116,7 +116,7 @@ class KerasMetrics:
 
   def set_values(self, values: Sequence[Any]) -> None:
     for variable, value in zip(self._variables(), values, strict=True):
-      variable.value.assign(value)
+      variable.value.assign(value, read_value=False)
 
   def _read(self) -> dict[str, tf.Tensor]:
     return {name: metric.result() for name, metric in self._metrics.items()}

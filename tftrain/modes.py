@@ -57,6 +57,8 @@ def first_line(error: errors.Error) -> str:
 
 def train(job: Job, heavy: Any) -> None:
   result = job.train()
+  if not job.run.trainer.workers.leads:
+    return
   if result.already_done:
     print(
       f'Already at step {result.step:,} of {result.last_step:,}; nothing to do.'

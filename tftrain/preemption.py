@@ -83,7 +83,7 @@ def stop_on_signal(
   Raises:
     ConfigError: No such signal, or one that asks for both.
   """
-  stopping, saving = _numbers(stop), _numbers(save)
+  stopping, saving = numbers_of(stop), numbers_of(save)
   if stopping & saving:
     name = signal.Signals(min(stopping & saving)).name
     raise errors.ConfigError(f'{name} is to stop and to save; choose one')
@@ -162,7 +162,7 @@ def _watched(
       os.close(read_end)
 
 
-def _numbers(names: Sequence[str]) -> set[int]:
+def numbers_of(names: Sequence[str]) -> set[int]:
   found = set()
   for name in names:
     number = getattr(signal, str(name), None)

@@ -18,6 +18,7 @@ from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
 from tftrain import variables as variables_lib
+from tftrain import workers as workers_lib
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -49,6 +50,7 @@ class Readings:
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
     metrics.check_names(means.names, self._keras_metrics.names)
     self._counters = counters
+    self.workers = counters.workers.joined(self)
     self._pipeline = pipeline
     self._log_every = log_every
     self._ledger = ledger
@@ -91,6 +93,7 @@ class Readings:
     self._last_logged = step
     return scalars, timing
 
+  @workers_lib.together
   def _scalars(self) -> dict[str, float]:
     scalars = {**self._means.read(), **self._keras_metrics.read()}
     self._means.reset()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import platform
+import signal
 import socket
 import sys
 import time
@@ -153,6 +154,16 @@ class Run:
         the configuration.
       bindings: What was bound on the command line, for the HPARAMS tab.
     """
+    workers = self.trainer.workers
+    if not workers.leads:
+      with self._stopper(), workers.leading() as code:
+        return self._result(exit_code=code[0])
+    with workers.leading() as code:
+      result = self._lead(texts or {}, bindings)
+      code[0] = result.exit_code
+      return result
+
+  def _lead(self, texts: Mapping[str, str], bindings: Sequence[str]) -> Result:
     restored = self.checkpointer.restore()
     if self._is_done():
       return self._result(already_done=True)
@@ -162,12 +173,12 @@ class Run:
         stack.enter_context(files.lock(self.model_dir))
         stopper = stack.enter_context(self._stopper())
         self._exporter.interrupting = stopper.interrupting
-        self._start(restored, texts or {}, bindings)
+        self._start(restored, texts, bindings)
       try:
         self._train()
       except errors.NonFiniteError as error:
         if type(error) is errors.NonFiniteError:  # a spike is seen later
-          crashes.write(self.model_dir, self.trainer, error, texts or {})
+          crashes.write(self.model_dir, self.trainer, error, texts)
         raise
       finally:  # also after an error: what was saved before it is committed
         try:
@@ -177,7 +188,9 @@ class Run:
           self.summary_writer.close()
       with files.explained(self.model_dir):
         done = self._end(stopper)
-    return self._result(exit_code=0 if done else stopper.exit_code)
+    # If nothing was asked of this worker, another was stopped.
+    code = stopper.exit_code or 128 + signal.SIGTERM
+    return self._result(exit_code=0 if done else int(code))
 
   def _start(
     self,
@@ -211,6 +224,7 @@ class Run:
 
   def _begin(self, step: int | None) -> None:
     """Takes back what was published after `step`, where the run goes on."""
+    self.trainer.workers.share(self.trainer)
     published = self._metrics_file.begin(step or 0)
     self.summary_writer.begin(step, published)
     self.trainer.loop.record_to(self.summary_writer.in_steps)

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import logging
+import os
 from typing import Any
 
 import tensorflow as tf
 
+from tftrain import clusters
 from tftrain import errors
+from tftrain import tpus
 
-NAMES = ('auto', 'one_device', 'mirrored')
+NAMES = ('auto', 'one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 
 
 def make_strategy(
@@ -19,16 +22,30 @@ def make_strategy(
   """Makes the strategy called `name`.
 
   `one_device` is TensorFlow's default strategy. `mirrored` copies the model to
-  every local GPU, or to every logical CPU device where there is no GPU. `auto`
-  is `mirrored` where there are several GPUs, else `one_device`.
+  every local GPU, or to every logical CPU device where there is no GPU.
+  `multi_worker_mirrored` does so in several processes, which TF_CONFIG or a
+  scheduler tells of (see clusters.py). `tpu` is the TPU that TPU_NAME names.
+  `auto` is `multi_worker_mirrored` where this process is one of several,
+  `mirrored` where there are several GPUs, else `one_device`.
 
   Args:
     name: Which.
     replicas: For `mirrored`: on how many of the devices; None means all.
 
   Raises:
-    StrategyError: There is no strategy of that name.
+    StrategyError: There is no strategy of that name, or it cannot be had.
   """
+  if name in ('auto', 'multi_worker_mirrored'):
+    cluster = clusters.resolve(os.environ)
+    if cluster:
+      return _multi_worker(cluster)
+    if name != 'auto':
+      raise errors.StrategyError(
+        f'strategy {name!r} needs to know the other workers; set TF_CONFIG, '
+        'give --workers and --task, or --local_workers=2'
+      )
+  if name == 'tpu':
+    return tpus.connect()
   gpus = tf.config.list_logical_devices('GPU')
   if name == 'auto':
     name = 'mirrored' if len(gpus) > 1 else 'one_device'
@@ -49,6 +66,24 @@ def make_strategy(
   raise errors.StrategyError(
     f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
   )
+
+
+def _multi_worker(cluster: clusters.Cluster) -> tf.distribute.Strategy:
+  resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+    tf.train.ClusterSpec({'worker': list(cluster.workers)}),
+    task_type='worker',
+    task_id=cluster.task,
+    rpc_layer='grpc',
+  )
+  try:
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+  except (RuntimeError, tf.errors.OpError) as error:
+    raise errors.StrategyError(
+      f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
+      f'cannot join the others: {errors.one_line(error)}; is '
+      f'{cluster.workers[cluster.task]} free, and is the strategy made before '
+      'anything else of TensorFlow?'
+    ) from error
 
 
 def count_devices() -> int:
@@ -96,7 +131,7 @@ def _eager_is_fine() -> Iterator[None]:
   """Mutes the advice to compile: what runs eagerly here runs once, to build."""
 
   def mute(record: logging.LogRecord) -> bool:
-    return 'MirroredStrategy eagerly' not in record.getMessage()
+    return 'Strategy eagerly' not in record.getMessage()
 
   logger = tf.get_logger()
   logger.addFilter(mute)

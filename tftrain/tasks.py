@@ -349,7 +349,7 @@ class Task:
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     for name, variable in self._owned().saved.items():
-      buckets.raw(variable).assign(state[name])
+      buckets.raw(variable).assign(state[name], read_value=False)
     for name, applier in self.engine.appliers().items():
       prefix = f'{name}/'
       applier.write_state(

@@ -25,6 +25,7 @@ from tftrain import strategies
 from tftrain import supervised
 from tftrain import tasks
 from tftrain import updates as updates_lib
+from tftrain import workers as workers_lib
 
 
 class Trainer:
@@ -68,22 +69,21 @@ class Trainer:
     ledger: ledger_lib.Ledger | None = None,
     max_traces: int | None = None,
   ):
-    for name, value in (
-      ('steps_per_loop', steps_per_loop),
-      ('log_every', log_every),
-    ):
+    intervals = {'steps_per_loop': steps_per_loop, 'log_every': log_every}
+    for name, value in intervals.items():
       if value < 1:
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
     self.task = task
     self.ledger = ledger or ledger_lib.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
+    self.workers = workers_lib.of(self.strategy).joined(self)
     self.pipeline: inputs.Pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._seed = seed
     if self.pipeline.batch_size:
       strategies.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = loops.Feed(self.pipeline, seed)
-    self._counters = loops.Counters.make()
+    self._counters = loops.Counters.make(self.workers)
     means = metrics.Means(self._build(update or updates_lib.Update()))
     self._readings = readings.Readings(
       task, means, self._counters, self.pipeline, log_every, self.ledger
@@ -198,7 +198,7 @@ class Trainer:
       raise errors.ConfigError(
         f'actions is {type(actions).__name__}, not a list; write [action]'
       )
-    with self.ledger.part('step'):
+    with self.ledger.part('step'), self.workers.leading(last=False):
       try:
         yield from self._steps(steps, actions)
       except Exception as error:
@@ -209,7 +209,7 @@ class Trainer:
     self, steps: int, actions: Sequence[reports.Action]
   ) -> Iterator[reports.Report]:
     last_step = self.last_step(steps)
-    while not self.is_done(steps):
+    while self.workers.leads and not self.is_done(steps):
       ended = False
       if self._reported == self._step:  # else what was interrupted comes first
         until = self._next_event(self._step, last_step, actions)
@@ -288,6 +288,7 @@ class Trainer:
 
   # State, for a Checkpointer.
 
+  @workers_lib.together
   def read_state(self) -> dict[str, tf.Tensor]:
     with self.strategy.scope():
       state = {
@@ -299,11 +300,8 @@ class Trainer:
       }
     step, iterator = self._position or (self._step, None)
     iterator = iterator if step == self._step else None
-    for part in (
-      self._counters.read_state(),
-      self._feed.read_state(iterator),
-      self._readings.read_state(),
-    ):
+    parts = [self._counters.read_state(), self._feed.read_state(iterator)]
+    for part in (*parts, self._readings.read_state()):
       state.update({f'trainer/{name}': value for name, value in part.items()})
     return state
 
@@ -375,6 +373,8 @@ class Trainer:
       self._position = (self._step, self._feed.iterator(self._step))
     return self._position[1]
 
+  @workers_lib.together
+  @requests.settled
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""
     before = self.step

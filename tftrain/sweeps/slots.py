@@ -42,7 +42,7 @@ def make(
   """
   if parallel < 1:
     raise errors.ConfigError(f'--parallel is {parallel}; give at least 1')
-  there = _found() if gpus is None else list(gpus)
+  there = find_gpus() if gpus is None else list(gpus)
   each = gpus_per_trial if gpus_per_trial is not None else int(bool(there))
   if each < 0 or each * parallel > len(there):
     raise errors.ConfigError(
@@ -74,7 +74,7 @@ def _cores() -> list[int]:
   return list(range(os.cpu_count() or 1))
 
 
-def _found() -> list[str]:
+def find_gpus() -> list[str]:
   """The GPUs that this process may use."""
   given = os.environ.get('CUDA_VISIBLE_DEVICES')
   if given is not None:

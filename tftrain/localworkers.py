@@ -1,0 +1,216 @@
+"""`--local_workers=N`: the same command N times on this machine."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+
+from tftrain import clusters
+from tftrain import errors
+from tftrain import preemption
+from tftrain.sweeps import slots
+
+IS_ONE = 'TFTRAIN_LOCAL_WORKER'
+"""Set in the environment of a worker, which must not start others."""
+
+# What a run ends with that was asked to stop, and is to be resumed.
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_CONFIGURATION = 2  # what another try would end with too
+
+# How long the others may take to see that one has failed, and then to end.
+_NOTICE = 10.0
+_GRACE = 20.0
+
+
+def run(
+  count: int,
+  *,
+  max_restarts: int = 0,
+  stop: Sequence[str] = ('SIGTERM', 'SIGINT'),
+  save: Sequence[str] = (),
+  stopped: int | None = None,
+) -> int:
+  """Runs the command of this process as `count` workers on loopback.
+
+  Their lines come out with `[number]` before them. When one fails the others
+  are stopped. Signals are handed on.
+
+  Args:
+    count: How many.
+    max_restarts: How often all are started again after a failure; they go on
+      from the last checkpoint.
+    stop: Names of the signals that stop.
+    save: Names of those that save.
+    stopped: What a run returns that was stopped, if not 143 or 130.
+
+  Returns:
+    The worst exit code: that of a failure before that of a stop before 0.
+
+  Raises:
+    ConfigError: `count` is no number of workers, or there is no such signal.
+  """
+  if count < 1:
+    raise errors.ConfigError(f'--local_workers={count}: give at least 1')
+  stops = {*_STOPPED, *([] if stopped is None else [stopped])}
+  codes: list[int] = []
+  for attempt in range(max_restarts + 1):
+    group = _Group(count)
+    with _handed_on(group, stop, save):
+      group.start()
+      codes = group.wait()
+    failed = [code for code in codes if code and code not in stops]
+    hopeless = _CONFIGURATION in failed or group.was_asked
+    if not failed or hopeless or attempt == max_restarts:
+      break
+    print(
+      f'workers ended with {", ".join(map(str, codes))}; starting all again '
+      f'({attempt + 1} of {max_restarts})',
+      file=sys.stderr,
+      flush=True,
+    )
+  return worst(codes, stops)
+
+
+def worst(codes: Sequence[int], stops: set[int]) -> int:
+  """The exit code that stands for all; a signal's number counts as in shells.
+
+  >>> worst([0, 143, 1], {143})
+  1
+  """
+  return max(codes, key=lambda code: (code != 0, code not in stops, code))
+
+
+class _Group:
+  """Workers that live and die together."""
+
+  def __init__(self, count: int):
+    self.was_asked = False
+    """Whether it was told to stop."""
+    self._count = count
+    self._lock = threading.Lock()
+    self._threads: list[threading.Thread] = []
+    self._processes: list[subprocess.Popen[bytes]] = []
+
+  def start(self) -> None:
+    count, found = self._count, slots.find_gpus()
+    places = slots.make(count, len(found) // count, found) if found else []
+    addresses = tuple(free_addresses(count))
+    for task in range(count):
+      cluster = clusters.Cluster(addresses, task, '--local_workers')
+      gpus = places[task].environment() if places else {}
+      self._start(task, {**gpus, 'TF_CONFIG': cluster.tf_config()})
+
+  def _start(self, task: int, environment: Mapping[str, str]) -> None:
+    process = subprocess.Popen(
+      [sys.executable, *sys.orig_argv[1:]],
+      env={**os.environ, **environment, IS_ONE: '1'},
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      # Ctrl-C reaches them through this process alone, once.
+      start_new_session=True,
+    )
+    self._processes.append(process)
+    for source, sink in (
+      (process.stdout, sys.stdout.buffer),
+      (process.stderr, sys.stderr.buffer),
+    ):
+      thread = threading.Thread(
+        target=self._copy, args=(task, source, sink), daemon=True
+      )
+      thread.start()
+      self._threads.append(thread)
+
+  def _copy(self, task: int, source: BinaryIO, sink: BinaryIO) -> None:
+    for line in source:
+      with self._lock:
+        sink.write(b'[%d] ' % task + line.rstrip(b'\n') + b'\n')
+        sink.flush()
+
+  def send(self, number: int) -> None:
+    for process in self._processes:
+      with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+  def wait(self) -> list[int]:
+    """Returns their exit codes when all have ended."""
+    failed: float | None = None
+    sent = 0
+    while None in [process.poll() for process in self._processes]:
+      time.sleep(0.05)
+      if any(process.returncode for process in self._processes):
+        failed = failed or time.monotonic()
+      waited = time.monotonic() - failed if failed else 0.0
+      if waited > _NOTICE and sent < 1 and not self.was_asked:
+        sent = 1
+        self.send(signal.SIGTERM)
+      if waited > _NOTICE + _GRACE and sent < 2:
+        sent = 2
+        self.send(signal.SIGKILL)
+    for thread in self._threads:
+      thread.join(timeout=5)
+    codes = [process.returncode for process in self._processes]
+    return [code if code >= 0 else 128 - code for code in codes]
+
+
+@contextlib.contextmanager
+def _handed_on(
+  group: _Group, stop: Sequence[str], save: Sequence[str]
+) -> Iterator[None]:
+  """Gives the workers each signal that comes to this process."""
+
+  def hand_on(number: int, frame: Any) -> None:
+    del frame
+    group.was_asked |= number in stopping
+    group.send(number)
+
+  stopping = preemption.numbers_of(stop)
+
+  numbers = stopping | preemption.numbers_of(save)
+  old = {number: signal.signal(number, hand_on) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+
+def free_addresses(count: int) -> list[str]:
+  """So many ports of loopback that nobody listens on."""
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+    for one in sockets:
+      one.bind(('127.0.0.1', 0))
+    return [f'127.0.0.1:{one.getsockname()[1]}' for one in sockets]
+
+
+def are_asked(count: int | None) -> bool:
+  """Whether this process is to start workers; it may be one of them.
+
+  Raises:
+    ConfigError: It is told of other workers, too.
+  """
+  if IS_ONE in os.environ:
+    _end_with_starter()
+    return False
+  if count is not None and os.environ.get('TF_CONFIG'):
+    raise errors.ConfigError(
+      f'--local_workers={count} makes a cluster of its own; unset TF_CONFIG'
+    )
+  return count is not None
+
+
+def _end_with_starter() -> None:
+  """In a worker: asks the kernel to stop it when its starter dies."""
+  pr_set_pdeathsig = 1
+  with contextlib.suppress(AttributeError, OSError):  # not Linux
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,0 +1,60 @@
+"""Reaching a TPU: an error after a deadline, never a hang."""
+
+import os
+import threading
+
+import tensorflow as tf
+
+from tftrain import errors
+
+DEADLINE = 120.0
+"""Seconds; the variable TFTRAIN_TPU_DEADLINE gives another number."""
+
+
+def connect(name: str | None = None) -> tf.distribute.Strategy:
+  """The TPUStrategy of a TPU: the one called `name`, or that TPU_NAME names.
+
+  Raises:
+    StrategyError: It is not reached before the deadline, or there is none.
+  """
+  name = os.environ.get('TPU_NAME', '') if name is None else name
+  seconds = _deadline(os.environ.get('TFTRAIN_TPU_DEADLINE'))
+  found: list[tf.distribute.Strategy] = []
+  failed: list[BaseException] = []
+
+  def reach() -> None:
+    try:
+      found.append(_reach(name))
+    except BaseException as error:  # told below, on the thread that asked
+      failed.append(error)
+
+  # It cannot be called off; a daemon does not keep the process from ending.
+  thread = threading.Thread(target=reach, name='tftrain-tpu', daemon=True)
+  thread.start()
+  thread.join(seconds)
+  if found:
+    return found[0]
+  why = f'no answer within {seconds:g} s'
+  if failed:
+    why = errors.one_line(failed[0])
+  raise errors.StrategyError(
+    f'the TPU {name or "of this machine"} cannot be reached: {why}; set '
+    'TPU_NAME to its name or grpc:// address, or choose another strategy'
+  ) from (failed[0] if failed else None)
+
+
+def _reach(name: str) -> tf.distribute.Strategy:
+  resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name or 'local')
+  if name and name != 'local':
+    tf.config.experimental_connect_to_cluster(resolver)
+  tf.tpu.experimental.initialize_tpu_system(resolver)
+  return tf.distribute.TPUStrategy(resolver)
+
+
+def _deadline(text: str | None) -> float:
+  try:
+    return DEADLINE if text is None else float(text)
+  except ValueError as error:
+    raise errors.StrategyError(
+      f'TFTRAIN_TPU_DEADLINE={text!r} must be a number of seconds'
+    ) from error
