@@ -80,6 +80,7 @@ def reference(commands, tmp_path_factory):
   return lines(directory)
 
 
+@pytest.mark.slow
 def test_two_workers_are_two_devices(commands, tmp_path, reference):
   ended = Team(commands, tmp_path).wait()
   assert [e.code for e in ended] == [0, 0], ended[0].stderr + ended[1].stderr
