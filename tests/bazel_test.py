@@ -83,6 +83,7 @@ def test_every_target_is_there(query):
   assert not (modules | tests | rest) - targets
 
 
+@pytest.mark.slow
 def test_every_label_stands_for_something(query):
   """Bazel takes a mistyped label for a file until it builds."""
   labels = query(

@@ -167,6 +167,7 @@ def test_a_cpu_has_no_known_peak():
 # Memory.
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_kernel_says():
   before = memory.resident()
   kept = np.ones([64, 2**20])  # 512 MiB, each page touched

@@ -110,7 +110,7 @@ def test_the_program_of_the_readme_has_thirteen_lines():
   assert program in (_ROOT / 'docs' / 'tutorial.md').read_text('utf-8')
 
 
-@_pages_with('gin')
+@_pages_with('gin', slow=('configuration.md',))
 def test_the_gin_of_a_page_loads(page):
   """A block without an Experiment.task is an addition to digits.gin."""
   _save_named_files(page)

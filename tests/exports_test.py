@@ -449,6 +449,7 @@ def run_exports(model_dir):
   return list((model_dir / 'export').iterdir())
 
 
+@pytest.mark.slow
 def test_exports_come_with_each_new_best(tmp_path):
   export = tftrain.Export(on_best=True, keep=99, fresh=False)
   best = tftrain.Best('eval/test/loss', 'min')

@@ -69,6 +69,7 @@ def program(tmp_path, *arguments):
   )
 
 
+@pytest.mark.slow
 def test_a_script_of_ones_own_has_all_the_flags(tmp_path):
   arguments = ['--gin_file=a.gin', '--model_dir=run', '--gin.STEPS=6']
   ended = program(tmp_path, *arguments, '--config_trust=data')

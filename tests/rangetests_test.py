@@ -77,6 +77,7 @@ def test_the_state_is_put_back_to_the_bit():
   cases.assert_same_bits(cases.state_of(one), cases.state_of(two))
 
 
+@pytest.mark.slow
 def test_what_is_suggested_for_the_digits_learns_them():
   found = rangetests.find(digits_trainer())
   assert 1e-4 < found.suggestion < 0.1

@@ -127,6 +127,7 @@ def sentences():
   return ids, (ids.sum(-1) % 3).astype('int64')
 
 
+@pytest.mark.slow
 def test_masks_go_in_and_out():
   """The block hands its input's mask to an LSTM, and that of it to the mean."""
 

@@ -93,6 +93,7 @@ def test_a_signal_saves_within_a_long_block_and_the_run_goes_on(tmp_path):
   assert 5 < first < last == trainer.step
 
 
+@pytest.mark.slow
 def test_a_run_that_is_out_of_time_is_resumed(unbroken, tmp_path):
   def slow(report):
     del report

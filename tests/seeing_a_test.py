@@ -88,6 +88,7 @@ def refusal(shown):
   return line
 
 
+@pytest.mark.slow
 def test_ten_thousand_metrics_whatever_their_values(tmp_path):
   names = [f'group_{i % 100}/metric_{i}' for i in range(10_000)]
   odd = [float('nan'), float('inf'), 1e300, -1e300, 1e-320, 0.0]
@@ -518,6 +519,7 @@ def test_the_hparams_tab_shows_values_and_final_metrics(tmp_path):
       assert metrics[name] == pytest.approx(results[seed][name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_one_run_alone_has_its_row_and_a_resumed_one_has_one(tmp_path):
   for steps in (4, 8):
     train(tmp_path / 'run', steps=steps)
@@ -562,6 +564,7 @@ def test_bindings_become_values(binding, found):
   assert gintexts.assigned([binding]) == found
 
 
+@pytest.mark.slow
 def test_parameters_and_graph_are_shown_once(tmp_path):
   train(tmp_path)
   plugin, steps, value = written(tmp_path / 'train', 'parameters')
@@ -626,6 +629,7 @@ def test_what_has_no_graph_is_left_out(tmp_path):
   assert not events(tmp_path / 'train').Tags()['graph']
 
 
+@pytest.mark.slow
 def test_frozen_parameters_are_told_apart(tmp_path):
   def make_task():
     task = cases.supervised()
@@ -733,6 +737,7 @@ def test_a_resumed_run_takes_lines_back(tmp_path):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_has_the_lines_of_an_unbroken_one(tmp_path):
   def go(name, *steps):
     for last in steps:

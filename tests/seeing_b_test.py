@@ -669,6 +669,7 @@ def count_of(run, kind):
   return sum(o.runs for o in found if o.kind == kind)
 
 
+@pytest.mark.slow
 def test_a_profile_is_of_exactly_its_steps(tmp_path, capsys):
   # At 3 and 6 there are evaluations and saves, which are not to be in it.
   others = [At(3, note), tftrain.Profile(4, 6), At(6, note)]

@@ -114,6 +114,7 @@ def test_c_gives_the_outputs_of_the_live_model(
   assert found[0] != found[1]
 
 
+@pytest.mark.slow
 def test_c_takes_the_names_of_the_operations(
   trained, images, classify, tmp_path
 ):

@@ -240,6 +240,7 @@ class Centered(Classifier):
     )
 
 
+@pytest.mark.slow
 def test_a_forward_pass_that_mixes_examples_is_found():
   with pytest.raises(AssertionError, match='2 replicas: loss differs by.*cut'):
     invariant(plain(Centered), DATA)

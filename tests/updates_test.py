@@ -323,6 +323,7 @@ def test_numpy_in_float64_equals_keras(optimizer, case, in_keras):
     _close(variable.numpy(), expected.weights[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'optimizer, case, strategy',
   [('adamw', 'everything', 'one_device'), ('nesterov', 'freeze', 'mirrored')],
