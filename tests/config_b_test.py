@@ -75,19 +75,9 @@ eval/mine.points:
 
 
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path, monkeypatch):
-  """A directory, an import path and a gin configuration of each test's own."""
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
-  gin.clear_config()
-  gin.enter_interactive_mode()  # each test registers mine.points anew
-  (tmp_path / 'mine.py').write_text(_MODULE.format(name='mine'))
-  yield
-  gin.exit_interactive_mode()
-  gin.clear_config()
-  for name, module in list(sys.modules.items()):
-    if str(getattr(module, '__file__', '')).startswith(str(tmp_path)):
-      del sys.modules[name]
+def _fresh(own_directory):
+  """Each test registers mine.points anew."""
+  (own_directory / 'mine.py').write_text(_MODULE.format(name='mine'))
 
 
 def load(text, *flags, **options):

@@ -1,10 +1,12 @@
 """One TensorFlow process per worker, with two logical CPU devices."""
 
 import os
+import sys
 
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
+import gin
 import keras
 import pytest
 
@@ -21,6 +23,21 @@ def pytest_configure(config):
 def fresh_seed():
   """Every test starts from the same global seeds."""
   keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def own_directory(tmp_path, monkeypatch):
+  """A directory, an import path and a gin configuration of a test's own."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
+  gin.clear_config()
+  gin.enter_interactive_mode()  # the same names may be registered anew
+  yield tmp_path
+  gin.exit_interactive_mode()
+  gin.clear_config()
+  for name, module in list(sys.modules.items()):
+    if str(getattr(module, '__file__', '')).startswith(str(tmp_path)):
+      del sys.modules[name]
 
 
 @pytest.fixture(scope='session')

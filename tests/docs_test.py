@@ -4,7 +4,6 @@ import pathlib
 import re
 import runpy
 import shlex
-import sys
 
 from absl import flags
 import gin
@@ -49,19 +48,7 @@ def _pages_with(language, slow=()):
   )
 
 
-@pytest.fixture(autouse=True)
-def _fresh(tmp_path, monkeypatch):
-  """A directory, an import path and a gin configuration of each test's own."""
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
-  gin.clear_config()
-  gin.enter_interactive_mode()  # two tests may import the same page's module
-  yield
-  gin.exit_interactive_mode()
-  gin.clear_config()
-  for name, module in list(sys.modules.items()):
-    if str(getattr(module, '__file__', '')).startswith(str(tmp_path)):
-      del sys.modules[name]
+pytestmark = pytest.mark.usefixtures('own_directory')
 
 
 def _save_named_files(page):

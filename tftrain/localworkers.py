@@ -1,6 +1,5 @@
 """`--local_workers=N`: the same command N times on this machine."""
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -60,11 +59,12 @@ def run(
   """
   if count < 1:
     raise errors.ConfigError(f'--local_workers={count}: give at least 1')
+  stopping, saving = preemption.numbers_of(stop), preemption.numbers_of(save)
   stops = {*_STOPPED, *([] if stopped is None else [stopped])}
   codes: list[int] = []
   for attempt in range(max_restarts + 1):
-    group = _Group(count)
-    with _handed_on(group, stop, save):
+    group = _Group(count, stopping)
+    with preemption.handled(stopping | saving, group.hand_on):
       group.start()
       codes = group.wait()
     failed = [code for code in codes if code and code not in stops]
@@ -92,7 +92,8 @@ def worst(codes: Sequence[int], stops: set[int]) -> int:
 class _Group:
   """Workers that live and die together."""
 
-  def __init__(self, count: int):
+  def __init__(self, count: int, stopping: set[int]):
+    self._stopping = stopping
     self.was_asked = False
     """Whether it was told to stop."""
     self._count = count
@@ -136,6 +137,12 @@ class _Group:
         sink.write(b'[%d] ' % task + line.rstrip(b'\n') + b'\n')
         sink.flush()
 
+  def hand_on(self, number: int, frame: Any) -> None:
+    """Gives the workers a signal that came to this process."""
+    del frame
+    self.was_asked |= number in self._stopping
+    self.send(number)
+
   def send(self, number: int) -> None:
     for process in self._processes:
       with contextlib.suppress(ProcessLookupError):
@@ -160,28 +167,6 @@ class _Group:
       thread.join(timeout=5)
     codes = [process.returncode for process in self._processes]
     return [code if code >= 0 else 128 - code for code in codes]
-
-
-@contextlib.contextmanager
-def _handed_on(
-  group: _Group, stop: Sequence[str], save: Sequence[str]
-) -> Iterator[None]:
-  """Gives the workers each signal that comes to this process."""
-
-  def hand_on(number: int, frame: Any) -> None:
-    del frame
-    group.was_asked |= number in stopping
-    group.send(number)
-
-  stopping = preemption.numbers_of(stop)
-
-  numbers = stopping | preemption.numbers_of(save)
-  old = {number: signal.signal(number, hand_on) for number in numbers}
-  try:
-    yield
-  finally:
-    for number, handler in old.items():
-      signal.signal(number, handler)
 
 
 def free_addresses(count: int) -> list[str]:

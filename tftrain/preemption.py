@@ -1,6 +1,7 @@
 """Stopping when asked: a signal or a deadline stops the run after a step."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -144,14 +145,12 @@ def _watched(
 
   watcher = threading.Thread(target=watch, name='tftrain-signals', daemon=True)
   watcher.start()
-  handlers = {number: signal.signal(number, handle) for number in numbers}
   old_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
   try:
-    yield
+    with handled(numbers, handle):
+      yield
   finally:
     signal.set_wakeup_fd(old_fd)
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
     # Either ends the thread; what becomes of a pipe is no reason to fail.
     with contextlib.suppress(OSError):
       os.write(write_end, b'\0')
@@ -160,6 +159,19 @@ def _watched(
     watcher.join()
     with contextlib.suppress(OSError):
       os.close(read_end)
+
+
+@contextlib.contextmanager
+def handled(
+  numbers: Iterable[int], handle: Callable[[int, Any], None]
+) -> Iterator[None]:
+  """Gives signals to `handle` for a while; in the main thread only."""
+  before = {number: signal.signal(number, handle) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def numbers_of(names: Sequence[str]) -> set[int]:

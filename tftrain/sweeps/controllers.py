@@ -5,14 +5,13 @@ lost when it ends, however it does. `run` and `worker` are the same engine.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
-import contextlib
 import signal
 import time
 from typing import Any
 
 from tftrain import errors
+from tftrain import preemption
 from tftrain.sweeps import children
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
@@ -61,7 +60,7 @@ class Controller:
     Raises:
       Error: It cannot go on: the command cannot be started, say.
     """
-    with _signals(self._receive):
+    with preemption.handled((signal.SIGINT, signal.SIGTERM), self._receive):
       try:
         self._work()
       except BaseException:
@@ -176,14 +175,3 @@ def retry(plan: plans.Plan, states: Sequence[str]) -> int:
         lease.end('pending')
         count += 1
   return count
-
-
-@contextlib.contextmanager
-def _signals(receive: Callable[[int, Any], None]) -> Iterator[None]:
-  numbers = (signal.SIGINT, signal.SIGTERM)
-  before = {number: signal.signal(number, receive) for number in numbers}
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
