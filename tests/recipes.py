@@ -1,10 +1,16 @@
 """What the gin files of the tests refer to."""
 
+import json
+import os
+
 import gin
 import keras
+import numpy as np
+import tensorflow as tf
 
 from tests import cases
 import tftrain
+from tftrain import inputs
 
 
 @gin.register(module='recipes')
@@ -24,13 +30,60 @@ def test_data(batch_size=8):
 
 
 @gin.register(module='recipes')
-def make_normalized_task(rate=0.01):
+def make_normalized_task(rate=0.01, width=8, kind=tftrain.SupervisedTask):
   """With what has to see the whole batch, and a metric that is no mean."""
-  layers = [keras.Input((6,)), keras.layers.Dense(8)]
+  layers = [keras.Input((6,)), keras.layers.Dense(width)]
   layers += [keras.layers.BatchNormalization(), keras.layers.ReLU()]
-  return tftrain.SupervisedTask(
+  return kind(
     keras.Sequential([*layers, keras.layers.Dense(3)]),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.AdamW(rate),
     {'accuracy': keras.metrics.SparseCategoricalAccuracy()},
   )
+
+
+class Shown(tftrain.SupervisedTask):
+  """Shows its loss in each step that is reported."""
+
+  def loss(self, batch, training):
+    found = super().loss(batch, training)
+    tf.summary.scalar('shown', tf.reduce_mean(found.values))
+    return found
+
+
+@gin.register(module='recipes')
+def shown_kind():
+  return Shown
+
+
+@gin.register(module='recipes')
+def bad_row(batch=13, row=7, batch_size=8, value=np.nan):
+  """Batches one row of one of which is not finite."""
+  x, y = cases.arrays()
+  index = np.arange(64 * batch_size) % len(x)
+  features = x[index].copy()
+  features[batch * batch_size + row] = value
+  return inputs.InMemory((features, y[index]))
+
+
+@gin.register(module='recipes')
+def uneven_data(batches=(30, 30)):
+  """So many batches on each worker, which nobody could know before."""
+  told = json.loads(os.environ.get('TF_CONFIG', '{"task": {"index": 0}}'))
+  count = batches[told['task']['index']]
+  x, y = cases.arrays()
+
+  def make():
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
+    return batches.take(count).filter(lambda x, y: True)
+
+  return tftrain.Batches(make, repeat=False)
+
+
+@gin.register(module='recipes')
+def other_data(examples=(67, 67), training=True):
+  """So many examples on each worker."""
+  told = json.loads(os.environ['TF_CONFIG'])
+  x, y = cases.arrays(max(examples))
+  count = examples[told['task']['index']]
+  return tftrain.Arrays((x[:count], y[:count]), 8, training=training)

@@ -14,6 +14,10 @@ PORT = 2222
 """Where workers listen that a scheduler only names."""
 
 
+VARIABLES = ('TF_CONFIG', 'TFTRAIN_NUM_WORKERS', 'SLURM_STEP_NODELIST')
+"""Where there is none of them, a process is on its own."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
   """The workers of one run, and which of them this process is.
@@ -114,7 +118,7 @@ def enter(
   if together:
     environment['TF_CONFIG'] = cluster.tf_config()
     return True
-  for name in ('TF_CONFIG', 'TFTRAIN_NUM_WORKERS', 'SLURM_STEP_NODELIST'):
+  for name in VARIABLES:
     environment.pop(name, None)
   return cluster.task == 0
 

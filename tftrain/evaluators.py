@@ -89,7 +89,7 @@ class Evaluator:
 
   def example_features(self) -> Any:
     """A real batch of what the model takes."""
-    return self._task.features(self._first_batch)
+    return self._task.features(self.example_batch)
 
   @property
   def pipeline(self) -> inputs.Pipeline:
@@ -157,7 +157,7 @@ class Evaluator:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():
       with builds.explained(lambda: what):
-        shown = self._task.artifacts(self._first_batch)
+        shown = self._task.artifacts(self.example_batch)
     return artifacts.prepared(type(self._task).__name__, shown)
 
   def _run(self, n: tf.Tensor) -> None:
@@ -182,7 +182,7 @@ class Evaluator:
 
   def _build(self) -> tuple[str, ...]:
     """Runs one batch without effect, to find wrong data before step 1."""
-    self._first_batch = batch = self._feed.first_batch()
+    self.example_batch = batch = self._feed.first_batch()
     what = f'evaluation {self.name!r}: the model or loss cannot take its data'
     with self._strategy.scope(), builds.explained(lambda: what):
       if not self._task.is_built:

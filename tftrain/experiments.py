@@ -374,9 +374,7 @@ class Experiment:
       ledger=ledger,
       max_traces=self.max_traces,
     )
-    if team.count > 1:
-      first = digests.batch_digest(trainer.example_batch)
-      team.check_same({'the first batch of its data': first})
+    _check_same_data(trainer.workers, 'its data', trainer)
     return trainer, data
 
   def _make_task(self, strategy: Any) -> tasks.Task:
@@ -399,7 +397,7 @@ class Experiment:
     trainer: trainers.Trainer,
     actions: Sequence[reports.Action],
   ) -> list[evaluators.Evaluator]:
-    return [
+    found = [
       evaluators.Evaluator(
         trainer.task,
         make_data(),
@@ -411,6 +409,10 @@ class Experiment:
       )
       for name, make_data in self._eval_data().items()
     ]
+    for evaluator in found:
+      what = f'the data of evaluation {evaluator.name!r}'
+      _check_same_data(trainer.workers, what, evaluator)
+    return found
 
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
     given = self.eval_data or {}
@@ -420,6 +422,15 @@ class Experiment:
   def _train_data(self) -> inputs.Pipeline:
     data = inputs.as_pipeline(self.train_data, training=True)
     return inputs.limited(data, self.overfit_batches, 'train', repeat=True)
+
+
+def _check_same_data(team: workers.Alone, what: str, reader: Any) -> None:
+  """Raises StrategyError if the workers are given different data."""
+  if team.count == 1:
+    return
+  pipeline, first = reader.pipeline, digests.batch_digest(reader.example_batch)
+  facts = [pipeline.fingerprint(), pipeline.num_steps]
+  team.check_same({what: facts, f'the first batch of {what}': first})
 
 
 def _publishers(

@@ -93,6 +93,7 @@ class Feed:
     self._cursor: tf.Variable | None = None
     self._saved: Any = None
     self._marked: tuple[int, list[int]] | None = None
+    self._empty: Any = None
     if pipeline.has_cursor:
       with tf.device('CPU:0'):
         self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
@@ -168,6 +169,42 @@ class Feed:
       raise tf.errors.OutOfRangeError(None, None, 'end of data') from None
     if self._cursor is None:
       return batch
+    return self._noted(batch)
+
+  def take_together(
+    self,
+    iterator: Any,
+    step: tf.Tensor,
+    agree: Callable[[tf.Tensor], tf.Tensor],
+  ) -> Any:
+    """`take` where the data end for all workers if they end for one.
+
+    Args:
+      iterator: What `iterator` made.
+      step: Of the batch.
+      agree: From whether they end here to whether they end anywhere; called
+        once the batch is there.
+    """
+    if self._in_graph:  # the same everywhere, or refused at the start
+      batch = self.take(iterator, step)
+      with tf.control_dependencies(tf.nest.flatten(batch)):
+        agree(tf.constant(False))
+      return batch
+    found = iterator.get_next_as_optional()
+    ended = agree(~found.has_value())
+    with tf.control_dependencies([tf.cond(ended, self._end, _no_end)]):
+      batch = found.get_value()
+    return batch if self._cursor is None else self._noted(batch)
+
+  def _end(self) -> tf.Tensor:
+    """Raises OutOfRangeError in a graph, which nothing else does."""
+    if self._empty is None:
+      with tf.init_scope(), tf.device('CPU:0'):
+        self._empty = iter(tf.data.Dataset.range(0))
+    return next(self._empty)
+
+  def _noted(self, batch: Any) -> Any:
+    """The batch without the cursor, which is kept."""
     batch, after = batch
     self._cursor.assign(after, read_value=False)
     return batch
@@ -238,7 +275,12 @@ def train_loop(
     return tf.while_loop(go_on, take_step, none_yet)[1:]
 
   return compiled.Loop(
-    run, 'the training loop', max_traces, rows=feed.rows, resumed=True
+    run,
+    'the training loop',
+    max_traces,
+    rows=feed.rows,
+    resumed=True,
+    workers=counters.workers,
   )
 
 
@@ -307,17 +349,35 @@ def eval_loop(
 
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
 
-  return compiled.Loop(run, 'an evaluation')
+  return compiled.Loop(run, 'an evaluation', workers=counters.workers)
+
+
+def _no_end() -> tf.Tensor:
+  return tf.zeros([], tf.int64)
 
 
 def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:
   """Takes a batch, counts it, and adds up how long it was waited for."""
   begun = tf.timestamp()
+
+  def note_wait() -> None:
+    counters.waited.assign_add(tf.timestamp() - begun, read_value=False)
+
+  def agree(ended: tf.Tensor) -> tf.Tensor:
+    with tf.control_dependencies([ended]):
+      note_wait()  # and not for the other workers
+      return counters.workers.agree(counters.stop, ended)
+
+  several = counters.workers.count > 1
   with tf.control_dependencies([begun]):
-    batch = feed.take(iterator, counters.step.read_value())
+    step = counters.step.read_value()
+    if several:
+      batch = feed.take_together(iterator, step, agree)
+    else:
+      batch = feed.take(iterator, step)
   # The edge from the batch keeps the count right when there is none.
   with tf.control_dependencies(tf.nest.flatten(batch)):
     counters.step.assign_add(1, read_value=False)
-    counters.waited.assign_add(tf.timestamp() - begun, read_value=False)
-    counters.workers.agree(counters.stop)
+    if not several:
+      note_wait()
   return batch

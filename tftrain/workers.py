@@ -75,8 +75,14 @@ class Alone:
     """What this process sets to ask for what `agreed` is to say."""
     return agreed
 
-  def agree(self, agreed: tf.Variable) -> None:
-    """Sets `agreed` to the most that any worker asks for; traceable."""
+  def agree(self, agreed: tf.Variable, ended: tf.Tensor) -> tf.Tensor:
+    """Sets `agreed` to the most that any worker asks for; traceable.
+
+    Returns:
+      Whether `ended` holds for any.
+    """
+    del agreed
+    return ended
 
   def share(self, member: Any) -> None:
     """Gives the chief's state of a member to all."""
@@ -145,12 +151,13 @@ class Workers(Alone):
         self._asked[id(agreed)] = tf.Variable(agreed, trainable=False)
     return self._asked[id(agreed)]
 
-  def agree(self, agreed: tf.Variable) -> None:
+  def agree(self, agreed: tf.Variable, ended: tf.Tensor) -> tf.Tensor:
     asked = self.asked(agreed).read_value()
-    votes = tf.cast(tf.stack([asked >= 1, asked >= 2]), tf.int64)
-    counts = self._added(votes)
-    most = tf.reduce_sum(tf.cast(counts > 0, agreed.dtype))
+    votes = tf.stack([asked >= 1, asked >= 2, ended])
+    heard = self._added(tf.cast(votes, tf.int64)) > 0
+    most = tf.reduce_sum(tf.cast(heard[:2], agreed.dtype))
     agreed.assign(most, read_value=False)
+    return heard[2]
 
   def _added(self, numbers: tf.Tensor) -> tf.Tensor:
     """Adds up vectors of int64 over all workers."""
@@ -188,6 +195,14 @@ class Workers(Alone):
   def _hear(self) -> list[int]:
     nothing = np.zeros([self.count * _MESSAGE], np.int64)
     return self._exchange(nothing)[:_MESSAGE].tolist()  # type: ignore[no-any-return]
+
+  def _part(self) -> None:
+    """Ends when all have heard what was said last.
+
+    A process that ends at once may take that word with it.
+    """
+    with contextlib.suppress(errors.WorkerError):
+      self._hear()
 
   def run(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
     if self._busy:  # a part of what all run
@@ -227,6 +242,8 @@ class Workers(Alone):
     """Does what the chief says until it stops leading; its exit code."""
     while True:
       kind, first, name, count, *numbers = self._hear()
+      if kind == _END:
+        self._part()
       if kind == _END or (kind == _LEAVE and not last):
         if name and kind == _END:
           raise errors.WorkerError(
@@ -255,6 +272,8 @@ class Workers(Alone):
     finally:
       if not self._broken:
         self._say(_END if last else _LEAVE, code[0], failed)
+        if last:
+          self._part()
 
   # The chief's state, given to all.
 
@@ -296,6 +315,7 @@ class Workers(Alone):
         if here != chief
       ]
       if wrong:
+        self._part()
         raise errors.StrategyError(
           f'worker {task} ({self._addresses[task]}) differs from worker 0 in '
           f'{", ".join(wrong)}; start all with the same command and code'

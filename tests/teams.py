@@ -1,0 +1,97 @@
+"""Two worker processes that train together, and what they left."""
+
+import json
+
+import pytest
+
+from tftrain import bundles
+from tftrain import localworkers
+
+GIN = """
+import tests.recipes
+
+Experiment.task = @recipes.make_normalized_task
+Experiment.train_data = @recipes.train_data
+Experiment.eval_data = @recipes.test_data
+Experiment.steps = 40
+Experiment.log_every = 10
+Experiment.eval_every = 20
+Experiment.checkpoint_every = 20
+Experiment.keep = 9
+Experiment.export = False
+"""
+
+
+class Team:
+  """Two workers on one model_dir.
+
+  Args:
+    commands: Starts them.
+    directory: Where the configuration and the model_dir lie.
+    *arguments: For both.
+    others: For the second alone.
+  """
+
+  def __init__(self, commands, directory, *arguments, others=()):
+    self.model_dir = directory / 'run'
+    workers = f'--workers={",".join(localworkers.free_addresses(2))}'
+    common = [*_common(directory), workers, *arguments]
+    self.chief = commands.start(*common, '--task=0')
+    self.other = commands.start(*common, '--task=1', *others)
+
+  def wait(self):
+    """Both have to be waited for, whatever becomes of the first."""
+    return self.chief.wait(), self.other.wait()
+
+  def until_step(self, step):
+    path = self.model_dir / 'metrics.jsonl'
+    self.chief.until(
+      lambda: path.exists() and f'"step": {step},' in path.read_text(),
+      f'step {step}',
+    )
+
+
+def alone(commands, directory, *arguments):
+  """The same run in one process."""
+  return commands.run(*_common(directory), *arguments)
+
+
+def _common(directory):
+  path = directory / 'a.gin'
+  if not path.exists():
+    path.write_text(GIN)
+  return [f'--gin_file={path}', f'--model_dir={directory}/run']
+
+
+def assert_ended(ended, *codes):
+  assert tuple(e.code for e in ended) == codes, '\n'.join(
+    e.stderr for e in ended
+  )
+
+
+def lines(directory):
+  text = (directory / 'run' / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def saved_steps(directory):
+  return bundles.committed_steps(directory / 'run' / 'checkpoints')
+
+
+def last_state(directory):
+  """Name -> value of the newest checkpoint."""
+  path = directory / 'run' / 'checkpoints'
+  return bundles.read_checkpoint(
+    bundles.checkpoint_path(path, saved_steps(directory)[-1])
+  )[1]
+
+
+def assert_same_metrics(one, other):
+  assert len(one) == len(other)
+  for mine, theirs in zip(one, other, strict=True):
+    assert mine['source'] == theirs['source']
+    ours, expected = (
+      {k: v for k, v in line.items() if k != 'source'}
+      for line in (mine, theirs)
+    )
+    assert ours == pytest.approx(expected, abs=1e-6, rel=2e-6)
