@@ -436,6 +436,19 @@ def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
   assert found[1].history == [(1, 0.5)]
 
 
+def test_a_trial_is_of_no_cluster(tmp_path, monkeypatch):
+  """Though the controller may be a task of a scheduler that tells of one."""
+  monkeypatch.setenv('TF_CONFIG', '{"cluster": {"worker": ["a:1", "b:1"]}}')
+  monkeypatch.setenv('SLURM_STEP_NODELIST', 'a,b')
+  plan = _planned(tmp_path, _GRID)
+  command = plan.sweep_dir / 'command.json'
+  command.write_text(json.dumps({**plan.command, 'argv': ['sh', '-c', 'env']}))
+  sweeping.run(plan.sweep_dir)
+  log = (plan.directory(plan.trials[0]) / 'log.txt').read_text()
+  assert 'PATH=' in log
+  assert 'TF_CONFIG' not in log and 'SLURM_STEP_NODELIST' not in log
+
+
 def test_a_target_that_takes_no_part_or_cannot_be_started(tmp_path):
   plan = _planned(tmp_path, _GRID)
   command = plan.sweep_dir / 'command.json'

@@ -205,6 +205,7 @@ class Feed:
 
   def _noted(self, batch: Any) -> Any:
     """The batch without the cursor, which is kept."""
+    assert self._cursor is not None
     batch, after = batch
     self._cursor.assign(after, read_value=False)
     return batch
