@@ -65,7 +65,7 @@ def test_other_data_are_refused(commands, tmp_path, what, training):
 
 @pytest.mark.slow
 def test_a_rewind_with_summaries_in_the_step(commands, tmp_path):
-  """The loop is compiled again, for its new writer, by all of them."""
+  """The chief compiles the loop again, for its new writer; others do not."""
   bindings = bind(
     'Experiment.train_data = @Examples',
     'Examples.source = @recipes.bad_row()',

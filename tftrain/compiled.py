@@ -12,7 +12,6 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain import flops
 from tftrain import inputs
-from tftrain import workers as workers_lib
 
 _RANDOM = {
   'RandomStandardNormal',
@@ -39,7 +38,6 @@ class Loop:
     max_traces: How often it may be traced; None means as often as need be.
     rows: What stands for the size of a batch where it may vary.
     resumed: Whether a checkpoint has to hold all that it changes.
-    workers: Who else runs it.
   """
 
   def __init__(
@@ -50,9 +48,7 @@ class Loop:
     *,
     rows: int = 1,
     resumed: bool = False,
-    workers: workers_lib.Alone = workers_lib.ALONE,
   ):
-    self.workers = workers.joined(self)
     self._run = run
     self._name = name
     self._max_traces = max_traces
@@ -86,13 +82,9 @@ class Loop:
     """
     self._context = context
     if self._writes_summaries:
-      self._forget()
-
-  @workers_lib.together  # collectives are numbered when they are traced
-  def _forget(self) -> None:
-    self._compiled = tf.function(self._run, autograph=False)
-    self.compile_seconds = None
-    self._specs.clear()
+      self._compiled = tf.function(self._run, autograph=False)
+      self.compile_seconds = None
+      self._specs.clear()
 
   def prepare(self, iterator: Any, n: tf.Tensor) -> None:
     """Compiles without running, once; warns of state that nobody can save."""

@@ -281,7 +281,6 @@ def train_loop(
     max_traces,
     rows=feed.rows,
     resumed=True,
-    workers=counters.workers,
   )
 
 
@@ -350,7 +349,7 @@ def eval_loop(
 
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
 
-  return compiled.Loop(run, 'an evaluation', workers=counters.workers)
+  return compiled.Loop(run, 'an evaluation')
 
 
 def _no_end() -> tf.Tensor:
