@@ -87,3 +87,40 @@ def other_data(examples=(67, 67), training=True):
   x, y = cases.arrays(max(examples))
   count = examples[told['task']['index']]
   return tftrain.Arrays((x[:count], y[:count]), 8, training=training)
+
+
+@gin.register(module='recipes')
+def breaking_data(worker=1, batch=15):
+  """What cannot be read from some batch on, on one worker."""
+  told = json.loads(os.environ['TF_CONFIG'])
+  x, y = cases.arrays()
+
+  def make():
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
+    if told['task']['index'] != worker:
+      return batches
+
+    def broken(number, rows):
+      check = tf.debugging.Assert(number < batch, ['the disk is gone'])
+      with tf.control_dependencies([check]):
+        return tf.nest.map_structure(tf.identity, rows)
+
+    return batches.enumerate().map(broken)
+
+  return tftrain.Batches(make, resume='skip')
+
+
+class Breaking:
+  """An Action that fails at a step."""
+
+  def __init__(self, step):
+    self._step = step
+
+  def __call__(self, report):
+    if report.step == self._step:
+      raise OSError(28, 'No space left on device')
+
+
+@gin.register(module='recipes')
+def breaking_action(step=30):
+  return Breaking(step)

@@ -161,6 +161,26 @@ def test_the_chief_dies_within_a_save_and_nothing_is_lost(commands, tmp_path):
   assert_same_run(broken, whole)
 
 
+@pytest.mark.slow
+def test_what_fails_on_the_chief_ends_all(commands, tmp_path):
+  bindings = bind('Experiment.actions = [@recipes.breaking_action()]')
+  ended = teams.Team(commands, tmp_path, *bindings).wait()
+  assert ended[0].code != 0 and 'No space left' in ended[0].stderr
+  assert ended[1].code == 1
+  assert 'worker 0 (127.0.0.1:' in ended[1].error
+  assert 'failed; see its log' in ended[1].error
+  assert teams.saved_steps(tmp_path) == [20, 30]
+
+
+@pytest.mark.slow
+def test_data_that_break_on_one_worker_end_all(commands, tmp_path):
+  bindings = bind('Experiment.train_data = @recipes.breaking_data')
+  ended = teams.Team(commands, tmp_path, *bindings).wait()
+  teams.assert_ended(ended, 1, 2)
+  assert 'worker 1 (127.0.0.1:' in ended[0].error
+  assert 'the disk is gone' in ended[1].error
+
+
 def assert_same_run(one, other):
   """To the bit."""
   assert teams.lines(one) == teams.lines(other)

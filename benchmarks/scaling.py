@@ -1,0 +1,307 @@
+"""A model of a run on many hosts: what holds it up, and from how many on.
+
+  python benchmarks/scaling.py                       # with the numbers below
+  python benchmarks/scaling.py --hosts=64 --batch_size=8192 --gradient_mb=400
+  python benchmarks/scaling.py --measure             # numbers of this machine
+
+A step takes as long as the slower of its data and its work: rows divided among
+all replicas, a fixed cost, and a ring all-reduce of the gradients. Of the time
+that is left, saves and failures take their share: a failure anywhere ends all,
+and costs a restart and half of what is between two checkpoints (Young 1974, "A
+first order approximation to the optimum checkpoint interval"). docs/scaling.md
+says what the numbers are and what to do about each limit.
+"""
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+_DAY = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run is made of; times in seconds, sizes in megabytes.
+
+  Attributes:
+    batch_size: Rows of a global batch.
+    replicas: On each host.
+    row: Time of one row on one replica, forward and backward.
+    fixed: Time of a step that does not depend on its rows.
+    gradient_mb: Gradients of all weights; float32 takes 4 bytes each.
+    network_mb: What a host sends in a second.
+    latency: Of one message between hosts.
+    input_rows: What one host makes in a second, if it made all rows.
+    own_rows: Whether a host makes only its own rows; 0 or 1.
+    checkpoint_mb: Weights and what the optimizer keeps.
+    disk_mb: What the chief writes in a second.
+    stall: How long a save holds up the loop.
+    checkpoint_every: Time between two saves.
+    restart: From a failure to the next step.
+    failures: Of one host in a day.
+  """
+
+  batch_size: float = 1024
+  replicas: float = 1
+  row: float = 1e-3
+  fixed: float = 1e-3
+  gradient_mb: float = 100
+  network_mb: float = 1000
+  latency: float = 1e-4
+  input_rows: float = 2000
+  own_rows: float = 1
+  checkpoint_mb: float = 300
+  disk_mb: float = 200
+  stall: float = 0.05
+  checkpoint_every: float = 600
+  restart: float = 60
+  failures: float = 0.01
+
+  # Times of one step on so many hosts.
+
+  def work(self, hosts: int) -> float:
+    return self.batch_size / (hosts * self.replicas) * self.row
+
+  def all_reduce(self, hosts: int) -> float:
+    """A ring: 2 (n - 1) messages, each with 1/n of the gradients."""
+    if hosts == 1:
+      return 0.0
+    messages = 2 * (hosts - 1)
+    each = self.latency + self.gradient_mb / hosts / self.network_mb
+    # The vote on stops and the end of data is a ring of its own.
+    return messages * each + messages * self.latency
+
+  def data(self, hosts: int) -> float:
+    rows = self.batch_size / (hosts if self.own_rows else 1)
+    return rows / self.input_rows
+
+  def step(self, hosts: int) -> float:
+    training = self.fixed + self.work(hosts) + self.all_reduce(hosts)
+    return max(training, self.data(hosts))
+
+  # Shares of the time.
+
+  def saving(self) -> float:
+    """What saves hold up; one is not begun before the last is written."""
+    between = max(self.checkpoint_every, self.checkpoint_mb / self.disk_mb)
+    return min(1.0, self.stall / between)
+
+  def failing(self, hosts: int) -> float:
+    """What is lost to failures: restarts, and work done twice."""
+    between = max(self.checkpoint_every, self.checkpoint_mb / self.disk_mb)
+    each = self.restart + between / 2
+    return min(1.0, hosts * self.failures / _DAY * each)
+
+  def best_interval(self, hosts: int) -> float:
+    """Young's: where saves and work done twice cost the least together."""
+    return math.sqrt(2 * self.stall * _DAY / (hosts * self.failures))
+
+  def rows_per_second(self, hosts: int) -> float:
+    useful = (1 - self.saving()) * (1 - self.failing(hosts))
+    return self.batch_size / self.step(hosts) * useful
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+  """Something that may hold up a run.
+
+  Attributes:
+    name: What.
+    holds: Whether it does, with so many hosts.
+    help: What moves it.
+  """
+
+  name: str
+  holds: Callable[[Run, int], bool]
+  help: str
+
+
+LIMITS = (
+  Limit(
+    'the all-reduce takes longer than the work',
+    lambda run, n: run.all_reduce(n) > run.work(n),
+    'a larger batch_size; Update.accumulate; a faster network',
+  ),
+  Limit(
+    'the fixed cost of a step is more than the work',
+    lambda run, n: run.fixed > run.work(n),
+    'a larger batch_size; steps_per_loop; Update.jit',
+  ),
+  Limit(
+    'the data are slower than the training',
+    lambda run, n: run.data(n) >= run.step(n),
+    'Examples.cache; decode less; Examples.service with input workers',
+  ),
+  Limit(
+    'failures cost more than 5 % of the time',
+    lambda run, n: run.failing(n) > 0.05,
+    'Experiment.checkpoint_every, see the best interval; --max_restarts',
+  ),
+  Limit(
+    'another host adds nothing',
+    lambda run, n: run.rows_per_second(n + 1) <= run.rows_per_second(n),
+    'all of the above',
+  ),
+)
+MOST = 1 << 14
+
+
+def first(run: Run, limit: Limit) -> int | None:
+  """The least number of hosts at which it holds; None up to MOST."""
+  return next((n for n in range(1, MOST) if limit.holds(run, n)), None)
+
+
+def table(run: Run, hosts: int) -> Iterator[str]:
+  yield (
+    f'{"hosts":>6} {"rows/s":>9} {"of ideal":>8} {"work ms":>8} '
+    f'{"reduce ms":>9} {"data ms":>8} {"failing":>8} {"save every":>10}'
+  )
+  counts = [1 << i for i in range(hosts.bit_length())]
+  for n in counts:
+    ideal = n * run.rows_per_second(1)
+    yield (
+      f'{n:6} {run.rows_per_second(n):9.0f} '
+      f'{run.rows_per_second(n) / ideal:8.0%} {1e3 * run.work(n):8.2f} '
+      f'{1e3 * run.all_reduce(n):9.2f} {1e3 * run.data(n):8.2f} '
+      f'{run.failing(n):8.2%} {run.best_interval(n):8.0f} s'
+    )
+  yield ''
+  for limit in LIMITS:
+    found = first(run, limit)
+    when = f'never up to {MOST}' if found is None else f'from {found} hosts on'
+    yield f'{limit.name}: {when} ({limit.help})'
+
+
+# Numbers of this machine.
+
+
+def measure() -> dict[str, float]:
+  """Times digits on one device, a save, and an all-reduce of two workers."""
+  from benchmarks import steps as engine
+  import tftrain
+
+  workload = engine.WORKLOADS['convnet']
+  seconds = {}
+  with tempfile.TemporaryDirectory() as directory:
+    for rows in (32, 256):
+      task = tftrain.SupervisedTask(
+        workload.make_model(), engine.make_loss(), engine.make_optimizer()
+      )
+      data = tftrain.Arrays(workload.arrays(), rows)
+      trainer = tftrain.Trainer(task, data, log_every=10**6)
+      trainer.train(100)
+      begun = time.perf_counter()
+      trainer.train(300)
+      seconds[rows] = (time.perf_counter() - begun) / 200
+    weights = sum(v.shape.num_elements() or 1 for v in _tensors(task))
+    checkpointer = tftrain.Checkpointer(directory, trainer)
+    begun = time.perf_counter()
+    checkpointer.save()
+    stall = time.perf_counter() - begun
+    checkpointer.wait()
+  row = (seconds[256] - seconds[32]) / (256 - 32)
+  return {
+    'row': row,
+    'fixed': max(seconds[32] - 32 * row, 0.0),
+    'gradient_mb': weights * 4 / 1e6,
+    'stall': stall,
+    **_measured_network(),
+  }
+
+
+def _tensors(task: Any) -> list[Any]:
+  return [variable.value for variable in task.model.trainable_variables]
+
+
+def _measured_network() -> dict[str, float]:
+  from tftrain import clusters
+  from tftrain import localworkers
+
+  addresses = tuple(localworkers.free_addresses(2))
+  workers = []
+  for task in range(2):
+    cluster = clusters.Cluster(addresses, task, 'benchmark')
+    workers.append(
+      subprocess.Popen(
+        [sys.executable, __file__, '--worker'],
+        env={**os.environ, 'TF_CONFIG': cluster.tf_config()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+      )
+    )
+  texts = [worker.communicate(timeout=120)[0] for worker in workers]
+  return dict(json.loads(texts[0].splitlines()[-1]))
+
+
+def time_all_reduce() -> None:
+  """One of two workers: prints latency and megabytes in a second."""
+  import tensorflow as tf
+
+  from tftrain import strategies
+
+  strategy = strategies.make_strategy('multi_worker_mirrored')
+
+  @tf.function
+  def run(values: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+    def add() -> tf.Tensor:
+      context = tf.distribute.get_replica_context()
+      return context.all_reduce('SUM', tf.identity(values))
+
+    for _ in tf.range(n):
+      values = strategy.run(add) / 2
+    return values
+
+  def seconds(size: int, n: int) -> float:
+    values = tf.ones([size])
+    run(values, tf.constant(1))
+    begun = time.perf_counter()
+    run(values, tf.constant(n)).numpy()
+    return (time.perf_counter() - begun) / n
+
+  small, large = seconds(1, 500), seconds(1 << 22, 20)
+  megabytes = 4 * (1 << 22) / 1e6
+  # Two messages, each with half of it.
+  print(
+    json.dumps(
+      {'latency': small / 2, 'network_mb': megabytes / (large - small)}
+    )
+  )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--measure', action='store_true', help='measure here')
+  parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
+  parser.add_argument('--hosts', type=int, default=256, help='end of the table')
+  for field in dataclasses.fields(Run):
+    parser.add_argument(
+      f'--{field.name}', type=float, default=field.default, help='see Run'
+    )
+  given = vars(parser.parse_args())
+  worker, measured = given.pop('worker'), given.pop('measure')
+  if worker:
+    time_all_reduce()
+  elif measured:
+    for name, value in measure().items():
+      print(f'--{name}={value:.4g}')
+  else:
+    hosts = given.pop('hosts')
+    print('\n'.join(table(Run(**given), hosts)))
+
+
+if __name__ == '__main__':
+  main()
