@@ -13,6 +13,7 @@ import time
 import pytest
 
 from tests import sweeping
+from tftrain import clusters
 from tftrain import disks
 from tftrain import errors
 from tftrain import files
@@ -436,19 +437,6 @@ def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
   assert found[1].history == [(1, 0.5)]
 
 
-def test_a_trial_is_of_no_cluster(tmp_path, monkeypatch):
-  """Though the controller may be a task of a scheduler that tells of one."""
-  monkeypatch.setenv('TF_CONFIG', '{"cluster": {"worker": ["a:1", "b:1"]}}')
-  monkeypatch.setenv('SLURM_STEP_NODELIST', 'a,b')
-  plan = _planned(tmp_path, _GRID)
-  command = plan.sweep_dir / 'command.json'
-  command.write_text(json.dumps({**plan.command, 'argv': ['sh', '-c', 'env']}))
-  sweeping.run(plan.sweep_dir)
-  log = (plan.directory(plan.trials[0]) / 'log.txt').read_text()
-  assert 'PATH=' in log
-  assert 'TF_CONFIG' not in log and 'SLURM_STEP_NODELIST' not in log
-
-
 def test_a_target_that_takes_no_part_or_cannot_be_started(tmp_path):
   plan = _planned(tmp_path, _GRID)
   command = plan.sweep_dir / 'command.json'
@@ -582,10 +570,14 @@ def test_of_many_who_take_a_trial_one_gets_it(tmp_path):
     late.end('done')
 
 
-def test_a_trial_by_number_runs_once(tmp_path, capsys):
+def test_a_trial_by_number_runs_once(tmp_path, capsys, monkeypatch):
   plan = _planned(tmp_path, _GRID)
+  # Who runs it may be a task of a scheduler that tells of others.
+  monkeypatch.setenv('TF_CONFIG', '{"cluster": {"worker": ["a:1", "b:1"]}}')
+  monkeypatch.setenv('SLURM_STEP_NODELIST', 'a,b')
 
   def work(trial):
+    assert clusters.resolve(os.environ) is None
     _write(trial.directory, [(1, 0.5)])
     with pytest.raises(errors.RunDirectoryError, match='is run by pid'):
       trials.run(plan.sweep_dir, 1, work)
@@ -933,6 +925,7 @@ def test_any_scheduler_may_run_a_real_trial(commands, tmp_path):
       ['--sweep_dir=x', '--trial_index=0', '--preempt_exit_code=0'],
       'would make a trial that was stopped look done',
     ),
+    (['--sweep_dir=x', '--trial_index=0', '--local_workers=2'], 'one process'),
     (['--sweep_dir=/nowhere', '--trial_index=0'], 'holds no sweep'),
   ],
 )

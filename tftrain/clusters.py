@@ -14,8 +14,7 @@ PORT = 2222
 """Where workers listen that a scheduler only names."""
 
 
-VARIABLES = ('TF_CONFIG', 'TFTRAIN_NUM_WORKERS', 'SLURM_STEP_NODELIST')
-"""Where there is none of them, a process is on its own."""
+_VARIABLES = ('TF_CONFIG', 'TFTRAIN_NUM_WORKERS', 'SLURM_STEP_NODELIST')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +117,14 @@ def enter(
   if together:
     environment['TF_CONFIG'] = cluster.tf_config()
     return True
-  for name in VARIABLES:
-    environment.pop(name, None)
+  leave(environment)
   return cluster.task == 0
+
+
+def leave(environment: MutableMapping[str, str]) -> None:
+  """Makes a process one of its own, whatever a scheduler tells."""
+  for name in _VARIABLES:
+    environment.pop(name, None)
 
 
 def _of_flags(workers: Sequence[str], task: int | None) -> Cluster:

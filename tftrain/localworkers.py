@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -185,17 +184,10 @@ def are_asked(count: int | None) -> bool:
     ConfigError: It is told of other workers, too.
   """
   if IS_ONE in os.environ:
-    _end_with_starter()
+    preemption.end_with_parent()
     return False
   if count is not None and os.environ.get('TF_CONFIG'):
     raise errors.ConfigError(
       f'--local_workers={count} makes a cluster of its own; unset TF_CONFIG'
     )
   return count is not None
-
-
-def _end_with_starter() -> None:
-  """In a worker: asks the kernel to stop it when its starter dies."""
-  pr_set_pdeathsig = 1
-  with contextlib.suppress(AttributeError, OSError):  # not Linux
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -276,11 +276,7 @@ def train_loop(
     return tf.while_loop(go_on, take_step, none_yet)[1:]
 
   return compiled.Loop(
-    run,
-    'the training loop',
-    max_traces,
-    rows=feed.rows,
-    resumed=True,
+    run, 'the training loop', max_traces, rows=feed.rows, resumed=True
   )
 
 

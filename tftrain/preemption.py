@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -172,6 +173,13 @@ def handled(
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+  """Asks the kernel for a SIGTERM when the parent dies, however it does."""
+  if sys.platform == 'linux':
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def numbers_of(names: Sequence[str]) -> set[int]:

@@ -7,7 +7,6 @@ notes how it ended. Programs that are no `tftrain` do the same with `run`.
 from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -19,9 +18,11 @@ import time
 from typing import Any
 
 from tftrain import actions
+from tftrain import clusters
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
+from tftrain import preemption
 from tftrain import reports
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
@@ -265,6 +266,7 @@ def run(
   plan = plans.read(files.run_directory(sweep_dir))
   trial = plan.trial(index)
   lease = _lease(plan, index)
+  clusters.leave(os.environ)
   if lease is None:
     print(f'Trial {index} is over; nothing to do.')
     return 0
@@ -308,6 +310,11 @@ def check_flags(flags: Any) -> None:
       f'--model_dir={flags.model_dir} with --sweep_dir: a trial has a '
       'directory of its own below the sweep; leave it out'
     )
+  if flags.workers or flags.local_workers is not None:
+    raise errors.ConfigError(
+      'a trial is trained by one process; leave out --workers and '
+      '--local_workers, and let Sweep run several trials at a time'
+    )
   if flags.preempt_exit_code == 0:
     raise errors.ConfigError(
       '--preempt_exit_code=0 would make a trial that was stopped look done; '
@@ -322,7 +329,7 @@ def _lease(plan: plans.Plan, index: int) -> leases.Lease | None:
   """
   given = os.environ.pop(leases.HANDED, None)
   if given:
-    _end_with_parent()
+    preemption.end_with_parent()
     return leases.Lease(plan.sweep_dir / 'leases' / given).adopt()
   seen = leases.find(plan.sweep_dir, index)
   if seen.state in ('done', 'pruned'):
@@ -343,13 +350,6 @@ def _lease(plan: plans.Plan, index: int) -> leases.Lease | None:
       'let that one run it'
     )
   return lease
-
-
-def _end_with_parent() -> None:
-  """Asks the kernel for a SIGTERM when the engine dies, however it does."""
-  if sys.platform == 'linux':
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _what(error: BaseException) -> str:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 
-from tftrain import clusters
 from tftrain import errors
 from tftrain import files
 from tftrain.sweeps import leases
@@ -54,7 +53,7 @@ class Child:
       with files.open_log(directory / 'log.txt') as log:
         self._process = subprocess.Popen(
           _argv(plan, trial),
-          env=_environment(slot, lease),
+          env={**os.environ, **slot.environment(), leases.HANDED: lease.name},
           cwd=_cwd(plan),
           stdin=subprocess.DEVNULL,
           stdout=log,
@@ -182,12 +181,6 @@ def repeated_failure(found: Sequence[results.Result], since: float) -> str:
 def _alike(result: results.Result) -> str:
   text = str(result.facts.get('error')).replace(str(result.directory), '')
   return re.sub(r'\d+(\.\d+)?(e-?\d+)?', '#', text)
-
-
-def _environment(slot: slots.Slot, lease: leases.Lease) -> dict[str, str]:
-  """That of this process, but of no cluster: a trial is a run of its own."""
-  kept = {k: v for k, v in os.environ.items() if k not in clusters.VARIABLES}
-  return {**kept, **slot.environment(), leases.HANDED: lease.name}
 
 
 def _argv(plan: plans.Plan, trial: plans.Trial) -> list[str]:
