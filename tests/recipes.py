@@ -2,9 +2,11 @@
 
 import gin
 import keras
+import tensorflow as tf
 
 from tests import cases
 import tftrain
+from tftrain import inputs
 
 
 @gin.register(module='recipes')
@@ -34,3 +36,20 @@ def make_normalized_task(rate=0.01):
     keras.optimizers.AdamW(rate),
     {'accuracy': keras.metrics.SparseCategoricalAccuracy()},
   )
+
+
+@gin.register(module='recipes')
+def examples(training=True, filtered=False):
+  """Examples with a noise of their own; the last batch has 1 of 65."""
+
+  def noisy(pair, seed):
+    x, y = pair
+    return x + 0.1 * tf.random.stateless_normal([6], seed), y
+
+  x, y = cases.arrays(seed=0 if training else 1)
+  if not training:
+    x, y = x[:65], y[:65]
+  return inputs.Examples(
+    inputs.InMemory((x, y)), 8, training=training, map=noisy,
+    filter=(lambda pair: pair[0][0] > -9) if filtered else None,
+  )  # fmt: skip

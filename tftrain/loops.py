@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import copy
 import dataclasses
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 
 from tftrain import compiled
@@ -12,7 +14,9 @@ from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
 from tftrain import patches
+from tftrain import shares
 from tftrain import stepsummaries
+from tftrain import strategies
 from tftrain import tasks
 from tftrain import updates
 from tftrain import workers as workers_lib
@@ -85,6 +89,9 @@ class Feed:
 
   def __init__(self, pipeline: inputs.Pipeline, seed: int):
     self._pipeline = pipeline
+    # What a loop takes: the same, or of each batch only this worker's rows.
+    self._taken = pipeline
+    self.share: shares.Share | None = None
     self._seed = seed
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
@@ -103,6 +110,24 @@ class Feed:
     replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
     return max((self._pipeline.batch_size or 1) // replicas, 1)
 
+  def deal(self, share: shares.Share | None, *, whole: bool) -> None:
+    """From now on a loop takes only the rows of `share`, where that can be.
+
+    Args:
+      share: This worker's; None where it is the only one.
+      whole: Whether the step may look at all of a batch.
+    """
+    part = None if share is None or whole else self._pipeline.part(share)
+    if part is not None:
+      assert share is not None
+      self._taken, self.share = part, share
+      logging.info(
+        'This worker makes the rows of replicas %d to %d of %d.',
+        share.first,
+        share.end - 1,
+        share.replicas,
+      )
+
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""
     if self._in_graph:
@@ -111,7 +136,7 @@ class Feed:
     if self._cursor is not None and start_step:
       where['cursor'] = self._cursor.numpy().tolist()
     with tf.device('CPU:0'):
-      dataset = self._pipeline.dataset(self._seed, start_step, **where)
+      dataset = self._taken.dataset(self._seed, start_step, **where)
       iterator = iter(dataset)
       if self._saved is not None and start_step:
         inputs.load_iterator(iterator, self._saved)
@@ -127,7 +152,8 @@ class Feed:
   def again(self, step: int) -> Any:
     """The batch after `step` steps once more; None if nobody knows it."""
     if self._in_graph:
-      return self.take(None, tf.constant(step, tf.int64))
+      with tf.device('CPU:0'):
+        return self._pipeline.batch(self._seed, tf.constant(step, tf.int64))
     lost = self._pipeline.keeps_iterator or self._pipeline.restarts
     if lost or self._marked is None:
       return None
@@ -161,7 +187,7 @@ class Feed:
     """The batch of `step`; raises OutOfRangeError at the end of the data."""
     if self._in_graph:
       with tf.device('CPU:0'):
-        return self._pipeline.batch(self._seed, step)
+        return self._taken.batch(self._seed, step)
     try:
       batch = next(iterator)
     except StopIteration:  # running eagerly
@@ -173,13 +199,29 @@ class Feed:
     return batch
 
   def first_batch(self) -> Any:
+    """The whole of it, whatever a loop takes."""
     try:
       with inputs.explained(self._pipeline):
-        return self.take(self.iterator(0), tf.constant(0, tf.int64))
+        whole = copy.copy(self)
+        whole._taken = self._pipeline
+        return whole.take(whole.iterator(0), tf.constant(0, tf.int64))
     except tf.errors.OutOfRangeError:
       raise errors.InputError(
         'the data yields 0 batches; check its files and filters'
       ) from None
+
+
+# What sees a whole batch of training.
+_TRAINING = ('train_step', 'minimize', 'gradients')
+
+
+def _is_own(task: tasks.Task, *names: str) -> bool:
+  """Whether one of these methods is the user's."""
+  return any(
+    getattr(getattr(task, name), '__func__', None)
+    is not getattr(tasks.Task, name)
+    for name in names
+  )
 
 
 def train_loop(
@@ -209,6 +251,8 @@ def train_loop(
     last step.
   """
 
+  feed.deal(counters.workers.rows, whole=_is_own(task, *_TRAINING))
+
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any, well: Any, *_: Any) -> Any:
       return (done < n) & well & (counters.stop.read_value() == RUN)
@@ -219,7 +263,10 @@ def train_loop(
       with tf.control_dependencies(tf.nest.flatten(batch)):
         now = counters.step.read_value()
         measure = measured(now)
-        with stepsummaries.recorded(now, measure.report):
+        with (
+          stepsummaries.recorded(now, measure.report),
+          strategies.holding(feed.share),
+        ):
           step = task.run_train_step(batch, measure)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
@@ -295,13 +342,18 @@ def eval_loop(
 ) -> compiled.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
 
+  feed.deal(counters.workers.rows, whole=_is_own(task, 'eval_step'))
+
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any) -> Any:
       return (done < n) & (counters.stop.read_value() < STOP)
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
-      with stepsummaries.silent('in an evaluation'):
+      with (
+        stepsummaries.silent('in an evaluation'),
+        strategies.holding(feed.share),
+      ):
         means.add(task.eval_step(batch))
       return (done + 1,)
 
