@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import contextlib
 import copy
 import dataclasses
 from typing import Any
@@ -91,7 +92,7 @@ class Feed:
     self._pipeline = pipeline
     # What a loop takes: the same, or of each batch only this worker's rows.
     self._taken = pipeline
-    self.share: shares.Share | None = None
+    self._share: shares.Share | None = None
     self._seed = seed
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
@@ -120,13 +121,17 @@ class Feed:
     part = None if share is None or whole else self._pipeline.part(share)
     if part is not None:
       assert share is not None
-      self._taken, self.share = part, share
+      self._taken, self._share = part, share
       logging.info(
         'This worker makes the rows of replicas %d to %d of %d.',
         share.first,
         share.end - 1,
         share.replicas,
       )
+
+  def held(self) -> contextlib.AbstractContextManager[None]:
+    """Surrounds what is traced with a batch that a loop took."""
+    return strategies.holding(self._share)
 
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""
@@ -263,10 +268,7 @@ def train_loop(
       with tf.control_dependencies(tf.nest.flatten(batch)):
         now = counters.step.read_value()
         measure = measured(now)
-        with (
-          stepsummaries.recorded(now, measure.report),
-          strategies.holding(feed.share),
-        ):
+        with stepsummaries.recorded(now, measure.report), feed.held():
           step = task.run_train_step(batch, measure)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
@@ -350,10 +352,7 @@ def eval_loop(
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
-      with (
-        stepsummaries.silent('in an evaluation'),
-        strategies.holding(feed.share),
-      ):
+      with stepsummaries.silent('in an evaluation'), feed.held():
         means.add(task.eval_step(batch))
       return (done + 1,)
 
