@@ -21,6 +21,7 @@ from tftrain import strategies
 from tftrain import tasks
 from tftrain import updates
 from tftrain import workers as workers_lib
+from tftrain.inputs import prefetching
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -93,6 +94,7 @@ class Feed:
     # What a loop takes: the same, or of each batch only this worker's rows.
     self._taken = pipeline
     self._share: shares.Share | None = None
+    self._device: str | None = None  # where to copy batches ahead of a step
     self._seed = seed
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
@@ -114,10 +116,13 @@ class Feed:
   def deal(self, share: shares.Share | None, *, whole: bool) -> None:
     """From now on a loop takes only the rows of `share`, where that can be.
 
+    And where there is one accelerator, batches are copied there ahead of it.
+
     Args:
       share: This worker's; None where it is the only one.
       whole: Whether the step may look at all of a batch.
     """
+    self._device = prefetching.device_for(self._pipeline)
     part = None if share is None or whole else self._pipeline.part(share)
     if part is not None:
       assert share is not None
@@ -142,6 +147,8 @@ class Feed:
       where['cursor'] = self._cursor.numpy().tolist()
     with tf.device('CPU:0'):
       dataset = self._taken.dataset(self._seed, start_step, **where)
+      if self._device is not None:
+        return prefetching.iterator(dataset, self._device)
       iterator = iter(dataset)
       if self._saved is not None and start_step:
         inputs.load_iterator(iterator, self._saved)
@@ -208,7 +215,7 @@ class Feed:
     try:
       with inputs.explained(self._pipeline):
         whole = copy.copy(self)
-        whole._taken = self._pipeline
+        whole._taken, whole._device = self._pipeline, None
         return whole.take(whole.iterator(0), tf.constant(0, tf.int64))
     except tf.errors.OutOfRangeError:
       raise errors.InputError(
