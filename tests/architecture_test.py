@@ -27,7 +27,7 @@ _LAYERS = (
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
   'inputs.generators inputs.maps inputs.mixtures inputs.batchers '
   'inputs.services inputs.parts inputs.cursors inputs.ownrows inputs.decoders '
-  'inputs.examples inputs.prefetching '
+  'inputs.examples inputs.prefetching inputs.servers '
   'inputs.arrays inputs.iterators '
   'inputs.batches inputs.limits inputs.opening inputs inputs.__main__ '
   'losses variables buckets updates schedules groups clipping scales averages '

@@ -127,6 +127,7 @@ class Examples(pipelines.Pipeline):
     self._prefetch = prefetch
     self._options = _options(threads)
     self._service = service
+    services.check(service, self._epochs)
     self.repeats = self._epochs is None
     self.pads = remainder == 'pad'
     self._note_batcher()
@@ -147,7 +148,7 @@ class Examples(pipelines.Pipeline):
     other.lost = other.source.lost
     other._rows = other._full = self._size
     other._training, other._epochs, other._shuffle = False, 1, 0
-    other._filter = None
+    other._filter = other._service = None
     if isinstance(self._batcher, batchers.Bucketed):
       given = self._batcher
       too_long, length = given.too_long, None
