@@ -66,7 +66,9 @@ def trainer(kind):
   return tftrain.Trainer(task, data(kind), log_every=3, steps_per_loop=4)
 
 
-@pytest.mark.parametrize('kind', ['arrays', 'examples'])
+@pytest.mark.parametrize(
+  'kind', ['examples', pytest.param('arrays', marks=pytest.mark.slow)]
+)
 def test_copied_batches_change_nothing_and_stop_and_resume_anywhere(
   kind, request
 ):
