@@ -2,14 +2,19 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import cases
 from tests import workers_test
+import tftrain
 from tftrain import inputs
+from tftrain import loops
 from tftrain import shares
 from tftrain import strategies
+from tftrain import workers
 
 _EXAMPLES = 23
 _SEED = 7
@@ -394,3 +399,35 @@ def test_two_workers_that_share_the_data_are_two_devices(
       for name, value in line.items():
         if name != 'source':
           assert two[step][name] == pytest.approx(value, abs=1e-6, rel=2e-6)
+
+
+class Whole(tftrain.SupervisedTask):
+  """Looks at all of a batch."""
+
+  def train_step(self, batch):
+    return super().train_step(batch)
+
+
+@pytest.mark.parametrize('kind', [tftrain.SupervisedTask, Whole])
+def test_an_own_train_step_gets_the_whole_batch(kind):
+  model = cases.model(dropout=0.0)
+  task = kind(
+    model,
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    keras.optimizers.SGD(0.1),
+  )
+  feed = loops.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
+
+  class Second(workers.Alone):
+    rows = shares.Share(1, 2, 2)
+
+  counters = loops.Counters.make(Second())
+  loops.train_loop(task, feed, counters, None, None)
+  step = tf.constant(5, tf.int64)
+  whole = feed.again(5)
+  own = whole if kind is Whole else [leaf[4:] for leaf in whole]
+  for one, other in zip(feed.take(None, step), own, strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert len(feed.first_batch()[0]) == 8
+  loops.eval_loop(task, feed, counters, None)  # eval_step is not the user's
+  assert len(feed.take(None, step)[0]) == 4
