@@ -75,7 +75,10 @@ class Evaluator:
       self._means.names,
       [*self._keras_metrics.names, *self._host_metrics.names],
     )
-    self._loop = loops.eval_loop(task, self._feed, self._counters, self._means)
+    with self._strategy.scope():
+      self._loop = loops.eval_loop(
+        task, self._feed, self._counters, self._means
+      )
     self._previous_step = 0
 
   @property

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import contextlib
+import copy
 import dataclasses
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 
 from tftrain import compiled
@@ -12,10 +15,13 @@ from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
 from tftrain import patches
+from tftrain import shares
 from tftrain import stepsummaries
+from tftrain import strategies
 from tftrain import tasks
 from tftrain import updates
 from tftrain import workers as workers_lib
+from tftrain.inputs import prefetching
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -85,6 +91,10 @@ class Feed:
 
   def __init__(self, pipeline: inputs.Pipeline, seed: int):
     self._pipeline = pipeline
+    # What a loop takes: the same, or of each batch only this worker's rows.
+    self._taken = pipeline
+    self._share: shares.Share | None = None
+    self._device: str | None = None  # where to copy batches ahead of a step
     self._seed = seed
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
@@ -104,6 +114,31 @@ class Feed:
     replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
     return max((self._pipeline.batch_size or 1) // replicas, 1)
 
+  def deal(self, share: shares.Share | None, *, whole: bool) -> None:
+    """From now on a loop takes only the rows of `share`, where that can be.
+
+    And where there is one accelerator, batches are copied there ahead of it.
+
+    Args:
+      share: This worker's; None where it is the only one.
+      whole: Whether the step may look at all of a batch.
+    """
+    self._device = prefetching.device_for(self._pipeline)
+    part = None if share is None or whole else self._pipeline.part(share)
+    if part is not None:
+      assert share is not None
+      self._taken, self._share = part, share
+      logging.info(
+        'This worker makes the rows of replicas %d to %d of %d.',
+        share.first,
+        share.end - 1,
+        share.replicas,
+      )
+
+  def held(self) -> contextlib.AbstractContextManager[None]:
+    """Surrounds what is traced with a batch that a loop took."""
+    return strategies.holding(self._share)
+
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""
     if self._in_graph:
@@ -112,7 +147,9 @@ class Feed:
     if self._cursor is not None and start_step:
       where['cursor'] = self._cursor.numpy().tolist()
     with tf.device('CPU:0'):
-      dataset = self._pipeline.dataset(self._seed, start_step, **where)
+      dataset = self._taken.dataset(self._seed, start_step, **where)
+      if self._device is not None:
+        return prefetching.iterator(dataset, self._device)
       iterator = iter(dataset)
       if self._saved is not None and start_step:
         inputs.load_iterator(iterator, self._saved)
@@ -128,7 +165,8 @@ class Feed:
   def again(self, step: int) -> Any:
     """The batch after `step` steps once more; None if nobody knows it."""
     if self._in_graph:
-      return self.take(None, tf.constant(step, tf.int64))
+      with tf.device('CPU:0'):
+        return self._pipeline.batch(self._seed, tf.constant(step, tf.int64))
     lost = self._pipeline.keeps_iterator or self._pipeline.restarts
     if lost or self._marked is None:
       return None
@@ -162,7 +200,7 @@ class Feed:
     """The batch of `step`; raises OutOfRangeError at the end of the data."""
     if self._in_graph:
       with tf.device('CPU:0'):
-        return self._pipeline.batch(self._seed, step)
+        return self._taken.batch(self._seed, step)
     try:
       batch = next(iterator)
     except StopIteration:  # running eagerly
@@ -211,13 +249,29 @@ class Feed:
     return batch
 
   def first_batch(self) -> Any:
+    """The whole of it, whatever a loop takes."""
     try:
       with inputs.explained(self._pipeline):
-        return self.take(self.iterator(0), tf.constant(0, tf.int64))
+        whole = copy.copy(self)
+        whole._taken, whole._device = self._pipeline, None
+        return whole.take(whole.iterator(0), tf.constant(0, tf.int64))
     except tf.errors.OutOfRangeError:
       raise errors.InputError(
         'the data yields 0 batches; check its files and filters'
       ) from None
+
+
+# What sees a whole batch of training.
+_TRAINING = ('train_step', 'minimize', 'gradients')
+
+
+def _is_own(task: tasks.Task, *names: str) -> bool:
+  """Whether one of these methods is the user's."""
+  return any(
+    getattr(getattr(task, name), '__func__', None)
+    is not getattr(tasks.Task, name)
+    for name in names
+  )
 
 
 def train_loop(
@@ -247,6 +301,8 @@ def train_loop(
     last step.
   """
 
+  feed.deal(counters.workers.rows, whole=_is_own(task, *_TRAINING))
+
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any, well: Any, *_: Any) -> Any:
       return (done < n) & well & (counters.stop.read_value() == RUN)
@@ -257,7 +313,7 @@ def train_loop(
       with tf.control_dependencies(tf.nest.flatten(batch)):
         now = counters.step.read_value()
         measure = measured(now)
-        with stepsummaries.recorded(now, measure.report):
+        with stepsummaries.recorded(now, measure.report), feed.held():
           step = task.run_train_step(batch, measure)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
@@ -333,13 +389,15 @@ def eval_loop(
 ) -> compiled.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
 
+  feed.deal(counters.workers.rows, whole=_is_own(task, 'eval_step'))
+
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any) -> Any:
       return (done < n) & (counters.stop.read_value() < STOP)
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
-      with stepsummaries.silent('in an evaluation'):
+      with stepsummaries.silent('in an evaluation'), feed.held():
         means.add(task.eval_step(batch))
       return (done + 1,)
 

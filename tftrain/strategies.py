@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import contextvars
 import logging
 import os
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from tftrain import clusters
 from tftrain import errors
+from tftrain import shares
 from tftrain import tpus
 
 NAMES = ('auto', 'one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
@@ -111,16 +113,34 @@ def set_local_devices(count: int) -> None:
     ) from error
 
 
+# What a step's batch holds where it is not the whole global batch. A context,
+# as between a loop and `run_on_rows` stand the user's train_step and loss.
+_HELD: contextvars.ContextVar[shares.Share | None] = contextvars.ContextVar(
+  'held', default=None
+)
+
+
+@contextlib.contextmanager
+def holding(share: shares.Share | None) -> Iterator[None]:
+  """While it is traced, batches hold only these rows of the global batch."""
+  token = _HELD.set(share)
+  try:
+    yield
+  finally:
+    _HELD.reset(token)
+
+
 def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
   """Runs `function` on every replica, each with its rows of a global batch.
 
   Nothing in it happens before the batch is there: at the end of the data not
   even the seed of a dropout moves.
   """
+  held = _HELD.get()  # here: replicas are traced in threads of their own
 
   def on_replica(batch: Any) -> Any:
     with tf.control_dependencies(tf.nest.flatten(batch)):
-      return function(_own_rows(batch))
+      return function(_own_rows(batch, held))
 
   with _eager_is_fine():
     return tf.distribute.get_strategy().run(on_replica, args=(batch,))
@@ -158,25 +178,26 @@ def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
   )
 
 
-def _own_rows(batch: Any) -> Any:
-  """This replica's rows of a global batch.
+def _own_rows(batch: Any, held: shares.Share | None) -> Any:
+  """This replica's rows of a batch, all of them or those of `held`.
 
   Rows are dealt in order and as evenly as they go, so one host iterator feeds
   all replicas and every row of a ragged last batch is used exactly once.
   """
   context = tf.distribute.get_replica_context()
   replicas = context.num_replicas_in_sync
+  replica = context.replica_id_in_sync_group
+  if held is not None:
+    replicas, replica = held.end - held.first, replica - held.first
   if replicas == 1:
     return batch
-  replica = context.replica_id_in_sync_group
   if divides(batch, replicas):
     return part(batch, replicas, replica)
 
   def deal(leaf: tf.Tensor) -> tf.Tensor:
-    rows = tf.shape(leaf)[0]
-    share, extra = rows // replicas, rows % replicas
-    begin = replica * share + tf.minimum(replica, extra)
-    return leaf[begin : begin + share + tf.cast(replica < extra, tf.int32)]
+    own = shares.Share(replica, replica + 1, replicas)
+    begin, end = own.of(tf.shape(leaf)[0])
+    return leaf[begin:end]
 
   return tf.nest.map_structure(deal, batch)
 

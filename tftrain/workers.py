@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import shares
 
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
@@ -62,6 +63,8 @@ class Alone:
 
   leads = True
   count = 1
+  # Whose rows of a batch are this worker's, where there are several.
+  rows: shares.Share | None = None
 
   def joined(self, member: Any) -> 'Alone':
     """Makes a member known whose methods are marked; the same order on all."""
@@ -133,6 +136,10 @@ class Workers(Alone):
     self._task = int(resolver.task_id)
     self.leads = self._task == 0
     self.count = len(self._addresses)
+    local = len(strategy.extended.worker_devices)
+    self.rows = shares.Share(
+      self._task * local, (self._task + 1) * local, self.count * local
+    )
     self._members: list[Any] = []
     self._asked: dict[int, tf.Variable] = {}
     self._busy = False

@@ -1,11 +1,13 @@
 """Arrays in memory, shuffled by index."""
 
 from collections.abc import Mapping
+import copy
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tftrain import shares
 from tftrain.inputs import memory
 from tftrain.inputs import orders
 from tftrain.inputs import pipelines
@@ -64,10 +66,8 @@ class Arrays(pipelines.Pipeline):
     # One batch size for good where every batch is full: static shapes help.
     full = self._total is None or self._total % batch_size == 0
     self._rows = batch_size if full else None
-    self.element_spec = tf.nest.map_structure(
-      lambda leaf: tf.TensorSpec((self._rows, *leaf.shape[1:]), leaf.dtype),
-      arrays,
-    )
+    self._share: shares.Share | None = None
+    self._note_spec(self._rows)
     self._in_memory: Any = None
     self._digest: str | None = None
 
@@ -85,6 +85,14 @@ class Arrays(pipelines.Pipeline):
       deterministic=True,
     )
     return orders.untuned(batches.prefetch(2))
+
+  def part(self, share: shares.Share) -> 'Arrays':
+    self._load()  # once for both
+    other = copy.copy(self)
+    other._share = share
+    first, end = share.of(self._size)
+    other._note_spec(None if self._rows is None else end - first)
+    return other
 
   def label_range(self) -> tuple[int, int] | None:
     if not isinstance(self._arrays, tuple) or len(self._arrays) < 2:
@@ -105,10 +113,19 @@ class Arrays(pipelines.Pipeline):
       'sha256': self._digest,
     }
 
-  def _gather(self, seed: int, step: tf.Tensor) -> Any:
+  def _note_spec(self, rows: int | None) -> None:
+    self.element_spec = tf.nest.map_structure(
+      lambda leaf: tf.TensorSpec((rows, *leaf.shape[1:]), leaf.dtype),
+      self._arrays,
+    )
+
+  def _load(self) -> None:
     if self._in_memory is None:
       with tf.init_scope():
         self._in_memory = tf.nest.map_structure(tf.constant, self._arrays)
+
+  def _gather(self, seed: int, step: tf.Tensor) -> Any:
+    self._load()
     index = self._indices(seed, step)  # [batch]
     return tf.nest.map_structure(
       lambda leaf: tf.gather(leaf, index), self._in_memory
@@ -119,4 +136,11 @@ class Arrays(pipelines.Pipeline):
     stop = self._total if self._rows is None else None
     position = orders.positions(step * self._size, self._size, stop)
     order = orders.Order(seed if self._training else None)
-    return orders.index_of(position, order, self._examples)
+
+    def index_of(position: tf.Tensor) -> tf.Tensor:
+      return orders.index_of(position, order, self._examples)
+
+    if self._share is None:
+      return index_of(position)
+    found: tf.Tensor = orders.cut_out(position, index_of, self._share.of)
+    return found

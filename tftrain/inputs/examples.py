@@ -11,10 +11,13 @@ import tensorflow as tf
 
 from tftrain import autographs
 from tftrain import errors
+from tftrain import shares
 from tftrain.inputs import batchers
+from tftrain.inputs import cursors
 from tftrain.inputs import decoders
 from tftrain.inputs import maps
 from tftrain.inputs import orders
+from tftrain.inputs import ownrows
 from tftrain.inputs import parts
 from tftrain.inputs import pipelines
 from tftrain.inputs import services
@@ -106,7 +109,8 @@ class Examples(pipelines.Pipeline):
       )
     self.source = parts.part_of(source, holdout, subset, shard, cache)
     self.batch_size = self._size = batch_size
-    self._rows = parts.share_of(batch_size, shard)
+    self._rows = self._full = parts.share_of(batch_size, shard)
+    self._cut: shares.Cut | None = None
     self._training = training
     self._epochs = epochs if training else 1
     self._map = map
@@ -123,6 +127,7 @@ class Examples(pipelines.Pipeline):
     self._prefetch = prefetch
     self._options = _options(threads)
     self._service = service
+    services.check(service, self._epochs)
     self.repeats = self._epochs is None
     self.pads = remainder == 'pad'
     self._note_batcher()
@@ -141,9 +146,9 @@ class Examples(pipelines.Pipeline):
     other = copy.copy(self)
     other.source = parts.part_of(source, None, 'train', (0, 1), False)
     other.lost = other.source.lost
-    other._rows = self._size
+    other._rows = other._full = self._size
     other._training, other._epochs, other._shuffle = False, 1, 0
-    other._filter = None
+    other._filter = other._service = None
     if isinstance(self._batcher, batchers.Bucketed):
       given = self._batcher
       too_long, length = given.too_long, None
@@ -251,7 +256,9 @@ class Examples(pipelines.Pipeline):
     if cursor is not None:
       begin, skipped = (int(number) for number in cursor)
     found: list[tuple[str, tf.data.Dataset]] = []
-    if self._map is None and not self.has_cursor:
+    if self._cut is not None:
+      dataset: Any = self._own_rows(order, start_step, seed)
+    elif self._map is None and not self.has_cursor:
       dataset = self.source.chunks(self._rows, order, begin)
       found.append(('read', dataset))
       if self._remainder == 'drop' and self._epochs is not None:
@@ -281,8 +288,10 @@ class Examples(pipelines.Pipeline):
   ) -> tf.data.Dataset:
     """(position, mapped example), one by one."""
     numbered = chunks.unbatch().enumerate(begin)
-    if self._map is None:
-      return numbered
+    return numbered if self._map is None else self._mapped(numbered, seed)
+
+  def _mapped(self, numbered: tf.data.Dataset, seed: int) -> tf.data.Dataset:
+    assert self._map is not None
     function = self._map
     seeded = maps.takes_seed(function)
 
@@ -308,47 +317,55 @@ class Examples(pipelines.Pipeline):
   ) -> tf.data.Dataset:
     """Batches that are not collated yet; with a cursor, if there is one."""
     drop = self._remainder == 'drop' or self._epochs is None
-    batcher = self._batcher
-    if isinstance(batcher, batchers.Bucketed):
-      windows = numbered.ragged_batch(self._rows * batcher.window)
-      batches = windows.flat_map(
-        lambda positions, examples: _with_cursor(
-          batcher.split(
-            examples,
-            self._rows,
-            orders.seed_of(seed, positions[0]) if self._shuffle else None,
-          ),
-          positions,
-        )
-      ).skip(skipped)
-      if drop:
-        return batches.filter(
-          lambda batch, _: orders.count(batch) == self._rows
-        )
-      return batches
-    if isinstance(batcher, batchers.Packed):
-
-      def pack(positions: tf.Tensor, examples: Any) -> tf.data.Dataset:
-        rows = batcher.collate(examples)
-        if self._shuffle:  # else pieces of one text follow each other
-          rows = orders.permuted_rows(rows, orders.seed_of(seed, positions[0]))
-        return _with_cursor(tf.data.Dataset.from_tensor_slices(rows), positions)
-
-      packed = numbered.ragged_batch(batcher.window).flat_map(pack)
-      return (
-        packed.skip(skipped)
-        .batch(self._rows, drop_remainder=drop)
-        .map(lambda rows, cursors: (rows, cursors[-1]))
+    order_seed = seed if self._shuffle else None
+    if isinstance(self._batcher, batchers.Bucketed):
+      return cursors.bucketed(
+        numbered, self._batcher, self._rows, order_seed, skipped, drop=drop
+      )
+    if isinstance(self._batcher, batchers.Packed):
+      return cursors.packed(
+        numbered, self._batcher, self._rows, order_seed, skipped, drop=drop
       )
     batches = numbered.ragged_batch(self._rows, drop_remainder=drop)
-    if not self.has_cursor:
-      return batches.map(lambda _, examples: examples)
-    zero = tf.constant(0, tf.int64)
-    return batches.map(
-      lambda positions, examples: (
-        examples,
-        tf.stack([positions[-1] + 1, zero]),
-      )
+    if self.has_cursor:
+      return cursors.filtered(batches)
+    return batches.map(lambda _, examples: examples)
+
+  # One worker's rows of each batch.
+
+  def part(self, share: shares.Share) -> 'Examples | None':
+    fixed = isinstance(self._batcher, batchers.Padded) and self._batcher.length
+    if (
+      self.has_cursor
+      or not (self._batcher is None or fixed)
+      or self._map_batch is not None  # it may mix rows
+      or self._service is not None
+      or self._rows != self._size
+      or self._size < share.replicas
+    ):
+      return None
+    other = copy.copy(self)
+    first, end = share.of(self._size)
+    other._full = end - first
+    pads = self._remainder == 'pad'
+    other._cut = share.of_filled(self._size) if pads else share.of
+    if other._own_rows(orders.Order(), 0, 0) is None:
+      return None
+    other.element_spec = other.dataset(0).element_spec
+    return other
+
+  def _own_rows(
+    self, order: orders.Order, start_step: int, seed: int
+  ) -> tf.data.Dataset | None:
+    assert self._cut is not None
+    return ownrows.batches(
+      self.source,
+      self._size,
+      order,
+      start_step,
+      self._cut,
+      drop=self._remainder == 'drop',
+      mapped=self._map and (lambda numbered: self._mapped(numbered, seed)),
     )
 
   def _finishes(self) -> bool:
@@ -367,7 +384,7 @@ class Examples(pipelines.Pipeline):
     if self._map_batch is not None:
       batch = autographs.converted(self._map_batch)(batch)
     if self._remainder == 'pad':
-      batch = maps.filled(batch, self._rows)
+      batch = maps.filled(batch, self._full)
     return (batch, *cursor) if self.has_cursor else batch
 
   # What others want to know.
@@ -413,20 +430,6 @@ def _options(threads: int | None) -> tf.data.Options:
   if threads is not None:
     options.threading.private_threadpool_size = threads
   return options
-
-
-def _with_cursor(
-  elements: tf.data.Dataset, positions: tf.Tensor
-) -> tf.data.Dataset:
-  """(element, where the one after it begins) of a window."""
-  count, zero = elements.cardinality(), tf.constant(0, tf.int64)
-
-  def after(number: tf.Tensor, element: Any) -> Any:
-    inside = tf.stack([positions[0], number + 1])
-    beyond = tf.stack([positions[-1] + 1, zero])
-    return element, tf.where(number + 1 == count, beyond, inside)
-
-  return elements.enumerate().map(after)
 
 
 def _named(spec: Any) -> Iterator[tuple[str, Any]]:

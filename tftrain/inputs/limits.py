@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import copy
 import functools
 from typing import Any
 
 from absl import logging
 import tensorflow as tf
 
+from tftrain import shares
 from tftrain.inputs import batches as batches_lib
 from tftrain.inputs import pipelines
 
@@ -82,6 +84,14 @@ class FirstBatches(pipelines.Pipeline):
     ends = self.data.num_steps
     count = self._batches if ends is None else min(self._batches, ends)
     return self.data.batch(seed, step % count)
+
+  def part(self, share: shares.Share) -> 'FirstBatches | None':
+    data = self.data.part(share)
+    if data is None:
+      return None
+    other = copy.copy(self)
+    other.data, other.element_spec = data, data.element_spec
+    return other
 
   def label_range(self) -> tuple[int, int] | None:
     return self.data.label_range()

@@ -5,10 +5,13 @@ same examples come at the same step however often a run is stopped, and whatever
 it runs on.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from tftrain import shares
 
 
 class Order(NamedTuple):
@@ -39,14 +42,27 @@ def seed_of(seed: int, position: tf.Tensor) -> tf.Tensor:
   return tf.cast(folded, tf.int32)
 
 
-def positions(begin: tf.Tensor, size: int, stop: int | None) -> tf.Tensor:
+def positions(
+  begin: tf.Tensor, size: int, stop: int | None, cut: shares.Cut | None = None
+) -> tf.Tensor:
   """`begin`, `begin + 1`, ..., so many, int64; fewer if `stop` comes first.
 
   Without a `stop` their number is known to the graph, which is worth something.
+
+  Args:
+    begin: The first.
+    size: How many, at most.
+    stop: Before which to end.
+    cut: Which of these to return; None is all.
   """
   if stop is None:
-    return begin + tf.range(size, dtype=tf.int64)
-  return tf.range(begin, tf.minimum(begin + size, stop))
+    first, end = (0, size) if cut is None else cut(size)
+    return begin + tf.range(first, end, dtype=tf.int64)
+  end = tf.minimum(begin + size, stop)
+  if cut is None:
+    return tf.range(begin, end)
+  first, last = cut(end - begin)
+  return tf.range(begin + first, begin + last)
 
 
 def index_of(position: tf.Tensor, order: Order, examples: int) -> tf.Tensor:
@@ -118,6 +134,24 @@ def permuted_rows(batch: Any, seed: tf.Tensor) -> Any:
   rows = count(batch)
   index = permuted(tf.range(rows), tf.concat([seed, [1]], 0), rows)
   return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), batch)
+
+
+def cut_out(
+  rows: tf.Tensor, function: Callable[[tf.Tensor], Any], cut: shares.Cut
+) -> Any:
+  """What `function` makes of the rows that `cut` says, `[n]` to `[n, ...]`.
+
+  Where that is none it is given another, as not all that read can read none.
+  """
+  size = rows.shape[0]
+  if size is not None and len(range(*cut(size))):
+    first, end = cut(size)
+    return function(rows[first:end])
+  size = count(rows)
+  first, end = (tf.cast(place, tf.int64) for place in cut(size))
+  begin = tf.minimum(first, size - 1)
+  made = function(rows[begin : tf.maximum(end, begin + 1)])
+  return tf.nest.map_structure(lambda leaf: leaf[: end - first], made)
 
 
 def count(batch: Any) -> tf.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import shares
 
 
 class Pipeline(abc.ABC):
@@ -64,6 +65,15 @@ class Pipeline(abc.ABC):
     spares the hand-over from the input threads at every step.
     """
     del seed, step
+    return None
+
+  def part(self, share: shares.Share) -> 'Pipeline | None':
+    """The same batches, of each only the rows of a share; the rest is not made.
+
+    A batch of which the share has no row comes with 0 rows. None where it
+    cannot be done, or would change a number.
+    """
+    del share
     return None
 
   @property

@@ -1,4 +1,8 @@
-"""tf.data service: other machines make the batches."""
+"""tf.data service: other machines make the batches.
+
+Each of its workers makes all batches, in order, and the first to bring one is
+taken. So a second worker makes nothing faster: it is there when one dies.
+"""
 
 import hashlib
 import json
@@ -11,15 +15,29 @@ import tensorflow as tf
 from tftrain import errors
 
 _SECONDS = 10.0
+# How HTTP/2, and so gRPC, begins: with it a server has to answer SETTINGS.
+_GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, *[0] * 5])
+# Each worker that died keeps one, until the dispatcher knows.
+_REQUESTS = 16
+
+
+def check(address: str | None, epochs: int | None) -> None:
+  """Raises ConfigError for data that a service cannot make safely."""
+  if address is not None and epochs is not None:
+    raise errors.ConfigError(
+      f'Examples.service = {address!r} with data that end: they never would '
+      'if a worker of the service died; leave epochs out, and the service out '
+      'of evaluations'
+    )
 
 
 def distributed(
   dataset: tf.data.Dataset, address: str, identity: Any
 ) -> tf.data.Dataset:
-  """The same batches, made by the service at `address`, one worker in order.
+  """The same batches in the same order, made by the service at `address`.
 
   Args:
-    dataset: What it is to run.
+    dataset: What it is to run; it goes on for ever.
     address: `grpc://host:port` of the dispatcher.
     identity: All that the batches depend on (JSON): who reads others does not
       share a job.
@@ -34,7 +52,7 @@ def distributed(
       f"Examples.service = {address!r}; give 'grpc://host:port'"
     )
   try:
-    socket.create_connection((host, int(port)), _SECONDS).close()
+    _greet(host, int(port))
   except OSError as error:
     raise errors.InputError(
       f'no tf.data service answers at {address} ({error}); start its '
@@ -44,11 +62,32 @@ def distributed(
   name = hashlib.sha256(text.encode()).hexdigest()[:16]
   # A job that another iterator has read from is not begun again.
   name += f'-{uuid.uuid4().hex[:8]}'
-  return dataset.apply(
+  served = dataset.enumerate().apply(
     tf.data.experimental.service.distribute(
       processing_mode=tf.data.experimental.service.ShardingPolicy.OFF,
       service=address,
       job_name=f'tftrain-{name}',
-      max_outstanding_requests=1,
+      max_outstanding_requests=_REQUESTS,
     )
   )
+  return _each_once(served)
+
+
+def _greet(host: str, port: int) -> None:
+  with socket.create_connection((host, port), _SECONDS) as connection:
+    connection.settimeout(_SECONDS)
+    connection.sendall(_GREETING)
+    if len(answer := connection.recv(9)) < 4 or answer[3] != 4:
+      raise OSError('what listens there is no gRPC server')
+
+
+def _each_once(numbered: tf.data.Dataset) -> tf.data.Dataset:
+  """Each batch as soon as one worker brings it; all bring them in order."""
+
+  def note(expected: tf.Tensor, element: Any) -> Any:
+    number, batch = element
+    is_new = number == expected
+    return tf.where(is_new, number + 1, expected), (is_new, batch)
+
+  noted = numbered.scan(tf.constant(0, tf.int64), note)
+  return noted.filter(lambda is_new, _: is_new).map(lambda _, batch: batch)

@@ -1,6 +1,7 @@
 """What a source of examples is: the same examples in the same order, always."""
 
 import abc
+from collections.abc import Callable
 from collections.abc import Mapping
 import copy
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import shares
 from tftrain.inputs import orders
 
 FOR_EVER = np.iinfo(np.int64).max
@@ -42,6 +44,17 @@ class Source(abc.ABC):
     Positions count on through the epochs. The last chunk may be smaller. What
     varies in length is a `tf.RaggedTensor`.
     """
+
+  def own(
+    self, size: int, order: orders.Order, start: int, cut: shares.Cut
+  ) -> tf.data.Dataset | None:
+    """The same chunks, of each only the rows that `cut` says.
+
+    A chunk of which no row is left comes with 0 rows. Nothing else is decoded.
+    None where a source cannot do that.
+    """
+    del size, order, start, cut
+    return None
 
   @abc.abstractmethod
   def fingerprint(self) -> Mapping[str, Any]:
@@ -96,6 +109,31 @@ class Indexed(Source):
   def chunks(
     self, size: int, order: orders.Order, start: int = 0
   ) -> tf.data.Dataset:
+    return self._mapped(
+      size, order, start, lambda index: self.lookup(self._chosen_of(index))
+    )
+
+  def own(
+    self, size: int, order: orders.Order, start: int, cut: shares.Cut
+  ) -> tf.data.Dataset | None:
+    if type(self).chunks is not Indexed.chunks:
+      return None
+
+    def look_up(index: tf.Tensor) -> Any:
+      return self.lookup(self._chosen_of(index))
+
+    return self._mapped(
+      size, order, start, lambda index: orders.cut_out(index, look_up, cut)
+    )
+
+  def _mapped(
+    self,
+    size: int,
+    order: orders.Order,
+    start: int,
+    function: Callable[[tf.Tensor], Any],
+  ) -> tf.data.Dataset:
+    """What is made of the indices of each chunk, int64 `[n]`."""
     stop = FOR_EVER
     if order.epochs is not None:
       stop = order.epochs * self.num_examples
@@ -103,14 +141,14 @@ class Indexed(Source):
 
     def chunk(begin: tf.Tensor) -> Any:
       position = orders.positions(begin, size, None if full else stop)
-      index = orders.index_of(position, order, self.num_examples)
-      if self._chosen is not None:
-        index = tf.gather(self._chosen, index)
-      return self.lookup(index)
+      return function(orders.index_of(position, order, self.num_examples))
 
     return tf.data.Dataset.range(start, stop, size).map(
       chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+
+  def _chosen_of(self, index: tf.Tensor) -> tf.Tensor:
+    return index if self._chosen is None else tf.gather(self._chosen, index)
 
   def shard(self, index: int, count: int) -> 'Indexed':
     return self._only(np.arange(index, self.num_examples, count))

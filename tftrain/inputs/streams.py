@@ -1,6 +1,7 @@
 """Files whose records are read one after the other."""
 
 import abc
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import shares
 from tftrain.inputs import orders
 from tftrain.inputs import sources
 
@@ -85,6 +87,25 @@ class Stream(sources.Source):
   def chunks(
     self, size: int, order: orders.Order, start: int = 0
   ) -> tf.data.Dataset:
+    return self._mapped(size, order, start, self.decode)
+
+  def own(
+    self, size: int, order: orders.Order, start: int, cut: shares.Cut
+  ) -> tf.data.Dataset | None:
+    if type(self).chunks is not Stream.chunks:
+      return None
+    return self._mapped(
+      size, order, start, lambda text: orders.cut_out(text, self.decode, cut)
+    )
+
+  def _mapped(
+    self,
+    size: int,
+    order: orders.Order,
+    start: int,
+    function: Callable[[tf.Tensor], Any],
+  ) -> tf.data.Dataset:
+    """What is made of the records of each chunk, strings `[n]`."""
     first, offset = divmod(start, self.num_examples) if start else (0, 0)
     last = sources.FOR_EVER if order.epochs is None else order.epochs
 
@@ -97,7 +118,7 @@ class Stream(sources.Source):
       records = records.prefetch(1)  # reads a window while one is used
     endless = order.epochs is None
     return records.rebatch(size, drop_remainder=endless).map(
-      self.decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+      function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
   def fingerprint(self) -> Mapping[str, Any]:

@@ -1,0 +1,134 @@
+"""A tf.data service of real processes, and what becomes of it when they die."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tftrain import errors
+from tftrain import inputs
+from tftrain.inputs import services
+
+_BATCH = 8
+
+
+def free_port():
+  with contextlib.closing(socket.socket()) as free:
+    free.bind(('localhost', 0))
+    return free.getsockname()[1]
+
+
+class Servers:
+  """One dispatcher and its workers."""
+
+  def __init__(self, directory):
+    self.port = free_port()
+    self._work_dir = directory
+    self._all = []
+    self._log = (directory / 'log').open('w')
+
+  def _start(self, *arguments):
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'tftrain.inputs.servers', *arguments],
+      stdout=subprocess.PIPE, stderr=self._log, text=True,
+    )  # fmt: skip
+    self._all.append(process)
+    return process
+
+  def dispatcher(self):
+    return self._start(
+      'dispatcher', f'--port={self.port}', f'--work_dir={self._work_dir}'
+    )
+
+  def worker(self):
+    return self._start(
+      'worker', f'--dispatcher=localhost:{self.port}', '--host=localhost'
+    )
+
+  @staticmethod
+  def wait_for(*processes):
+    for process in processes:
+      assert process.stdout.readline().endswith(' is up\n')
+
+  def close(self):
+    for process in self._all:
+      process.kill()
+      process.wait()
+      process.stdout.close()
+    self._log.close()
+
+
+@pytest.fixture
+def servers(tmp_path):
+  made = Servers(tmp_path)
+  yield made
+  made.close()
+
+
+def data(service=None, **options):
+  source = inputs.InMemory({'n': np.arange(1000)})
+  return inputs.Examples(source, _BATCH, service=service, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_batches_stay_the_same_whoever_of_a_service_dies(servers):
+  dispatcher, one, two = (
+    servers.dispatcher(), servers.worker(), servers.worker()
+  )  # fmt: skip
+  servers.wait_for(dispatcher, one, two)
+  step = 5
+  found = iter(data(f'grpc://localhost:{servers.port}').dataset(3, step))
+  expected = iter(data().dataset(3, step))
+
+  def take(count):
+    for _ in range(count):
+      np.testing.assert_array_equal(next(found)['n'], next(expected)['n'])
+
+  take(50)
+  os.kill(one.pid, signal.SIGKILL)
+  one.wait()
+  take(1000)
+  os.kill(dispatcher.pid, signal.SIGKILL)
+  dispatcher.wait()
+  take(100)
+  servers.wait_for(servers.dispatcher())  # its port and work_dir are the same
+  take(100)
+  servers.wait_for(servers.worker())
+  os.kill(two.pid, signal.SIGKILL)
+  two.wait()
+  take(300)
+
+
+@pytest.mark.parametrize('options', [{'training': False}, {'epochs': 3}])
+def test_data_that_end_are_refused(options):
+  with pytest.raises(
+    errors.ConfigError, match=r"^Examples.service = 'grpc://a:1' with data that"
+  ):
+    data('grpc://a:1', **options)
+
+
+@pytest.mark.parametrize('says', [b'', b'HTTP/1.1 400 Bad Request\r\n\r\n'])
+def test_what_is_no_service_is_an_error_in_time(says, monkeypatch):
+  monkeypatch.setattr(services, '_SECONDS', 0.5)
+  with contextlib.closing(socket.create_server(('localhost', 0))) as server:
+    port = server.getsockname()[1]
+    began = time.monotonic()
+    if says:
+      monkeypatch.setattr(
+        socket.socket, 'recv', lambda self, n: says[:n], raising=False
+      )
+    with pytest.raises(errors.InputError) as raised:
+      data(f'grpc://localhost:{port}')
+  assert time.monotonic() - began < 5
+  what = 'is no gRPC server' if says else 'timed out'
+  assert str(raised.value).startswith(
+    f'no tf.data service answers at grpc://localhost:{port} ('
+  )
+  assert what in str(raised.value)

@@ -1,0 +1,435 @@
+"""Each worker makes only its own rows of a batch, and nothing else changes."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import cases
+from tests import workers_test
+import tftrain
+from tftrain import inputs
+from tftrain import loops
+from tftrain import shares
+from tftrain import strategies
+from tftrain import workers as workers_lib
+
+_EXAMPLES = 23
+_SEED = 7
+
+
+def shares_of(workers, local):
+  replicas = workers * local
+  return [
+    shares.Share(w * local, (w + 1) * local, replicas) for w in range(workers)
+  ]
+
+
+_TEAMS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
+
+
+@pytest.mark.parametrize('rows', range(8))
+@pytest.mark.parametrize('workers,local', _TEAMS)
+def test_a_worker_s_rows_dealt_again_are_those_of_its_replicas(
+  rows, workers, local
+):
+  replicas = workers * local
+  dealt = []
+  for share in shares_of(workers, local):
+    begin, end = share.of(rows)
+    for replica in range(local):
+      first, last = shares.Share(replica, replica + 1, local).of(end - begin)
+      dealt.append((begin + first, begin + last))
+      whole = shares.Share(share.first + replica, share.first + replica + 1,
+                           replicas)  # fmt: skip
+      assert dealt[-1] == whole.of(rows)
+      in_graph = whole.of(tf.constant(rows))
+      assert [int(place) for place in in_graph] == list(dealt[-1])
+  assert dealt[0][0] == 0
+  assert dealt[-1][1] == rows
+  assert all(one[1] == two[0] for one, two in itertools.pairwise(dealt))
+  sizes = [end - begin for begin, end in dealt]
+  assert sizes == sorted(sizes, reverse=True)
+  assert max(sizes) - min(sizes) <= 1
+
+
+# The parts of all workers are the whole.
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('data')
+  inputs.write_records(
+    directory / 'train',
+    ({'x': np.float32([i, -i]), 'n': np.int64(i)} for i in range(_EXAMPLES)),
+    shards=2,
+  )
+  for number in range(_EXAMPLES):
+    path = directory / 'images' / 'ab'[number % 2] / f'{number}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.full([2, 2, 3], number, np.uint8)
+    path.write_bytes(tf.io.encode_png(image).numpy())
+  return directory
+
+
+def array_record(folder):
+  writers = pytest.importorskip('array_record.python.array_record_module')
+  path = str(folder / 'a.array_record')
+  writer = writers.ArrayRecordWriter(path, 'group_size:1')
+  for number in range(_EXAMPLES):
+    feature = {
+      'n': tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
+      'x': tf.train.Feature(float_list=tf.train.FloatList(value=[number] * 2)),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    writer.write(example.SerializeToString())
+  writer.close()
+  return inputs.ArrayRecord(path, {'n': 'int64', 'x': 'float32[2]'})
+
+
+def varying():
+  lengths = np.arange(_EXAMPLES) % 4
+  return tf.RaggedTensor.from_row_lengths(np.arange(lengths.sum()), lengths)
+
+
+_SOURCES = {
+  'memory': lambda folder: inputs.InMemory(
+    {'x': np.arange(2.0 * _EXAMPLES).reshape(-1, 2), 'n': np.arange(_EXAMPLES)}
+  ),
+  'ragged': lambda folder: inputs.InMemory(
+    {'x': varying(), 'n': np.arange(_EXAMPLES)}
+  ),
+  'python': lambda folder: inputs.RandomAccess(
+    [{'x': np.float32([i]), 'n': i} for i in range(_EXAMPLES)]
+  ),
+  'array_record': array_record,
+  'records': lambda folder: inputs.TFRecords(folder / 'train-*'),
+  'held out': lambda folder: inputs.InMemory({
+    'x': np.arange(2.0 * 40).reshape(-1, 2), 'n': np.arange(40)
+  }).split(0.4, 'train'),
+  'images': lambda folder: inputs.ImageFolder(folder / 'images'),
+}  # fmt: skip
+
+
+def noisy(example, seed):
+  noise = tf.random.stateless_uniform([], seed)
+  return {**example, 'noise': noise}
+
+
+def batches_of(pipeline, start_step, n=99):
+  dataset = pipeline.dataset(_SEED, start_step).take(n)
+  return [
+    [leaf.numpy() for leaf in tf.nest.flatten(batch)] for batch in dataset
+  ]
+
+
+def assert_parts_are_whole(pipeline, teams, steps=(0, 3), n=99):
+  for start_step in steps:
+    whole = batches_of(pipeline, start_step, n)
+    for workers, local in teams:
+      parts = []
+      for share in shares_of(workers, local):
+        part = pipeline.part(share)
+        parts.append(batches_of(part, start_step, n))
+        assert part.num_steps == pipeline.num_steps
+        assert part.fingerprint() == pipeline.fingerprint()
+      assert {len(part) for part in parts} == {len(whole)}
+      for number, batch in enumerate(whole):
+        rows = len(batch[0])
+        for share, part in zip(shares_of(workers, local), parts, strict=True):
+          begin, end = share.of(rows)
+          assert len(part[number][0]) == end - begin
+        joined = [
+          np.concatenate(leaves)
+          for leaves in zip(*(part[number] for part in parts), strict=True)
+        ]
+        for one, other in zip(joined, batch, strict=True):
+          np.testing.assert_array_equal(one, other)
+
+
+_SLOWLY = [
+  pytest.param(function, kind, marks=pytest.mark.slow)
+  for kind in _SOURCES
+  for function in (None, noisy)
+  if (function, kind) != (noisy, 'memory')
+]
+
+
+@pytest.mark.parametrize(('function', 'kind'), [(noisy, 'memory'), *_SLOWLY])
+def test_parts_of_a_last_batch_that_is_not_full(function, kind, folder):
+  batcher = inputs.Padded(3) if kind == 'ragged' else None
+  # Batches of 7: the last has 2 rows, less than there are workers.
+  data = inputs.Examples(
+    _SOURCES[kind](folder), 7, training=False, batcher=batcher, map=function
+  )
+  assert_parts_are_whole(data, [(3, 1)], (2,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['memory', 'records'])
+@pytest.mark.parametrize('remainder', ['keep', 'drop', 'pad'])
+@pytest.mark.parametrize('function', [None, noisy])
+def test_parts_whatever_the_remainder(kind, remainder, function, folder):
+  data = inputs.Examples(
+    _SOURCES[kind](folder), 8, epochs=3, shuffle=5,
+    map=function, remainder=remainder,
+  )  # fmt: skip
+  assert_parts_are_whole(data, [(2, 1), (3, 2)], (0, 5, 99))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('remainder', 'kind'),
+  [('drop', 'memory'), ('pad', 'records')],
+)
+def test_parts_of_a_batch_dropped_or_filled_up(remainder, kind, folder):
+  data = inputs.Examples(
+    _SOURCES[kind](folder), 6, epochs=1, map=noisy, remainder=remainder
+  )
+  assert_parts_are_whole(data, [(3, 2)], (2,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['memory', 'records'])
+def test_parts_of_what_goes_on_for_ever(kind, folder):
+  data = inputs.Examples(_SOURCES[kind](folder), 4, map=noisy, shuffle=4)
+  assert_parts_are_whole(data, [(2, 1)], (11,), n=3)
+  part = data.part(shares.Share(1, 2, 2))
+  assert {leaf.shape[0] for leaf in tf.nest.flatten(part.element_spec)} == {2}
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'training': False},
+    *(
+      pytest.param({'epochs': epochs}, marks=pytest.mark.slow)
+      for epochs in (3, None)
+    ),
+  ],
+)
+def test_parts_of_arrays_in_the_graph_and_out_of_it(options):
+  x = np.arange(2 * _EXAMPLES).reshape(-1, 2)
+  data = inputs.Arrays((x, x[:, 0]), 6, **options)
+  n = 99 if data.num_steps else 5
+  assert_parts_are_whole(data, [(2, 1), (3, 2)], (3,), n=n)
+  for start_step in (0, 3):
+    whole = data.batch(_SEED, tf.constant(start_step, tf.int64))
+    parts = [
+      data.part(share).batch(_SEED, tf.constant(start_step, tf.int64))
+      for share in shares_of(3, 1)
+    ]
+    for one, *found in zip(whole, *parts, strict=True):
+      np.testing.assert_array_equal(tf.concat(found, 0), one)
+
+
+@pytest.mark.slow
+def test_parts_of_the_first_batches(folder):
+  data = inputs.Examples(_SOURCES['memory'](folder), 6, map=noisy)
+  for repeat in (False, True):
+    first = inputs.FirstBatches(data, 3, repeat=repeat)
+    assert_parts_are_whole(first, [(2, 1)], (2,), n=3)
+
+
+def test_other_rows_are_neither_looked_up_nor_mapped():
+  looked_up, mapped = [], []
+
+  class Data:
+    def __len__(self):
+      return _EXAMPLES
+
+    def __getitem__(self, index):
+      looked_up.append(index)
+      return {'n': np.int64(index)}
+
+  def note(example):
+    def call(n):
+      mapped.append(int(n))
+      return n
+
+    n = tf.numpy_function(call, [example['n']], tf.int64, stateful=False)
+    return {'n': tf.ensure_shape(n, [])}
+
+  data = inputs.Examples(
+    inputs.RandomAccess(Data()), 6, training=False, map=note
+  )
+  part = data.part(shares.Share(1, 2, 3))
+  looked_up.clear()
+  mapped.clear()
+  found = np.concatenate([batch[0] for batch in batches_of(part, 0)])
+  assert sorted(mapped) == sorted(looked_up) == found.tolist()
+  assert found.tolist() == [2, 3, 8, 9, 14, 15, 20, 21]
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_other_records_are_not_decoded(folder, training):
+  source = inputs.TFRecords(folder / 'train-*')
+  counts = []
+  plain = source.decode
+
+  def decode(records):
+    def note(texts):
+      counts.append(len(texts))
+      return texts
+
+    noted = tf.numpy_function(note, [records], tf.string, stateful=False)
+    return plain(tf.ensure_shape(noted, records.shape))
+
+  source.decode = decode
+  data = inputs.Examples(source, 6, training=training)
+  part = data.part(shares.Share(0, 1, 2))
+  counts.clear()
+  rows = [len(batch[0]) for batch in batches_of(part, 0, 4)]
+  assert rows == [3, 3, 3, 3]
+  assert set(counts) == {3}
+
+
+class Custom(inputs.InMemory):
+  def chunks(self, size, order, start=0):
+    return super().chunks(size, order, start).map(lambda batch: batch)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_made_in_parts_is_read_whole(folder):
+  source = _SOURCES['ragged'](folder)
+  share = shares.Share(0, 1, 2)
+  padded = inputs.Padded(3)
+  whole = {
+    'filter': {'filter': lambda one: one['n'] > 2, 'batcher': padded},
+    'longest': {'batcher': inputs.Padded()},
+    'ragged': {'batcher': inputs.Ragged()},
+    'bucketed': {'batcher': inputs.Bucketed([3])},
+    'mixes': {'batcher': padded, 'map_batch': lambda batch: batch},
+    'shard': {'batcher': padded, 'shard': (0, 2)},
+  }
+  for options in whole.values():
+    assert inputs.Examples(source, 6, **options).part(share) is None
+  assert inputs.Examples(source, 6, batcher=padded).part(share)
+  one = inputs.Examples(source, 1, training=False, batcher=padded)
+  assert one.part(share) is None  # somebody would never have a row
+  arrays = {'n': np.arange(9)}
+  for other in (
+    Custom(arrays),
+    inputs.Generator(lambda: [{'n': n} for n in range(9)]),
+    inputs.Mixture({'a': inputs.InMemory(arrays)}),
+  ):
+    assert inputs.Examples(other, 6).part(share) is None
+  dataset = tf.data.Dataset.range(9).batch(3)
+  assert inputs.as_pipeline(dataset, training=True).part(share) is None
+
+
+def test_a_step_deals_what_it_holds_among_its_own_replicas():
+  strategy = tf.distribute.MirroredStrategy(
+    [device.name for device in tf.config.list_logical_devices('CPU')][:2],
+    cross_device_ops=tf.distribute.ReductionToOneDevice(),
+  )
+
+  @tf.function(autograph=False)
+  def deal(batch):
+    with strategies.holding(shares.Share(4, 6, 8)):
+      return strategies.run_on_rows(lambda rows: rows, batch)
+
+  class Local(tf.distribute.ReplicaContext):
+    pass
+
+  # Of 8 replicas these two are numbers 4 and 5.
+  number = tf.distribute.ReplicaContext.replica_id_in_sync_group
+  Local.replica_id_in_sync_group = property(lambda self: number.fget(self) + 4)
+  with strategy.scope():
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(
+        tf.distribute.ReplicaContext,
+        'replica_id_in_sync_group',
+        Local.replica_id_in_sync_group,
+      )
+      dealt = strategy.experimental_local_results(deal(tf.range(5)))
+  assert [part.numpy().tolist() for part in dealt] == [[0, 1, 2], [3, 4]]
+
+
+# Two real workers.
+
+_GIN = """
+import tests.recipes
+
+Experiment.task = @recipes.make_normalized_task
+Experiment.train_data = @recipes.examples
+Experiment.eval_data = @eval/recipes.examples
+eval/recipes.examples.training = False
+Experiment.steps = 30
+Experiment.log_every = 10
+Experiment.eval_every = 15
+Experiment.checkpoint_every = 10
+Experiment.export = False
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('filtered', [False, True])
+def test_two_workers_that_share_the_data_are_two_devices(
+  commands, tmp_path, monkeypatch, filtered
+):
+  monkeypatch.setattr(workers_test, '_GIN', _GIN)
+  binding = f'--gin.recipes.examples.filtered={filtered}'
+  (tmp_path / 'one').mkdir()
+  ended = workers_test.alone(
+    commands, tmp_path / 'one', '--local_devices=2', '--strategy=mirrored',
+    binding,
+  )  # fmt: skip
+  assert ended.code == 0, ended.stderr
+  (tmp_path / 'two').mkdir()
+  stop = '--gin.Experiment.steps=20'
+  for arguments in ([binding, stop], [binding]):  # it also goes on at step 20
+    team = workers_test.Team(
+      commands, tmp_path / 'two', '--verbosity=0', *arguments
+    )
+    both = team.wait()
+    assert [e.code for e in both] == [0, 0], both[0].stderr + both[1].stderr
+    for number, e in enumerate(both):
+      said = f'makes the rows of replicas {number} to {number} of 2'
+      assert (said in e.stderr) == (not filtered)
+  found = workers_test.lines(tmp_path / 'two')
+  expected = workers_test.lines(tmp_path / 'one')
+  for source in ('train', 'eval/test'):
+    one, two = (
+      {line['step']: line for line in lines if line['source'] == source}
+      for lines in (expected, found)
+    )
+    assert set(one) <= set(two)
+    for step, line in one.items():
+      for name, value in line.items():
+        if name != 'source':
+          assert two[step][name] == pytest.approx(value, abs=1e-6, rel=2e-6)
+
+
+class Whole(tftrain.SupervisedTask):
+  """Looks at all of a batch."""
+
+  def train_step(self, batch):
+    return super().train_step(batch)
+
+
+@pytest.mark.parametrize('kind', [tftrain.SupervisedTask, Whole])
+def test_an_own_train_step_gets_the_whole_batch(kind):
+  model = cases.model(dropout=0.0)
+  task = kind(
+    model,
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    keras.optimizers.SGD(0.1),
+  )
+  feed = loops.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
+
+  class Second(workers_lib.Alone):
+    rows = shares.Share(1, 2, 2)
+
+  counters = loops.Counters.make(Second())
+  loops.train_loop(task, feed, counters, None, None)
+  step = tf.constant(5, tf.int64)
+  whole = feed.again(5)
+  own = whole if kind is Whole else [leaf[4:] for leaf in whole]
+  for one, other in zip(feed.take(None, step), own, strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert len(feed.first_batch()[0]) == 8
+  loops.eval_loop(task, feed, counters, None)  # eval_step is not the user's
+  assert len(feed.take(None, step)[0]) == 4

@@ -1,0 +1,82 @@
+"""python -m tftrain.inputs.servers: a tf.data service, for Examples.service.
+
+python -m tftrain.inputs.servers dispatcher --port=5050 --work_dir=/data/service
+python -m tftrain.inputs.servers worker --dispatcher=host0:5050
+"""
+
+import argparse
+from collections.abc import Sequence
+import socket
+import sys
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import errors
+
+_SERVICE = tf.data.experimental.service
+_LOST_MS = 5_000  # a worker that says nothing for so long is lost
+_BEAT_MS = 1_000
+_PATIENCE_MS = 60_000
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Serves until it is killed; 1 if it cannot begin."""
+  given = _parser().parse_args(arguments)
+  tf.config.set_visible_devices([], 'GPU')
+  try:
+    server = _worker(given) if given.role == 'worker' else _dispatcher(given)
+  except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    print(f'error: {errors.one_line(error)}', file=sys.stderr)
+    return 1
+  print(f'{given.role} is up', flush=True)
+  server.join()
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m tftrain.inputs.servers',
+    description=__doc__.partition('\n')[0],
+  )
+  roles = parser.add_subparsers(dest='role', required=True)
+  one = roles.add_parser('dispatcher', help='knows the workers; one of it')
+  one.add_argument('--port', type=int, required=True)
+  one.add_argument(
+    '--work_dir', required=True, help='started again there, it goes on'
+  )
+  many = roles.add_parser('worker', help='makes batches')
+  many.add_argument('--dispatcher', required=True, help='host:port')
+  many.add_argument('--port', type=int, default=0, help='any, if 0')
+  many.add_argument(
+    '--host', default=socket.gethostname(), help='by which others reach it'
+  )
+  return parser
+
+
+def _dispatcher(given: Any) -> Any:
+  return _SERVICE.DispatchServer(
+    _SERVICE.DispatcherConfig(
+      port=given.port,
+      work_dir=given.work_dir,
+      fault_tolerant_mode=True,
+      worker_timeout_ms=_LOST_MS,
+      job_gc_check_interval_ms=_BEAT_MS,
+    )
+  )
+
+
+def _worker(given: Any) -> Any:
+  return _SERVICE.WorkerServer(
+    _SERVICE.WorkerConfig(
+      dispatcher_address=given.dispatcher,
+      worker_address=f'{given.host}:%port%',
+      port=given.port,
+      heartbeat_interval_ms=_BEAT_MS,
+      dispatcher_timeout_ms=_PATIENCE_MS,
+    )
+  )
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
