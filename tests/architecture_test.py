@@ -20,8 +20,8 @@ _PACKAGE = _ROOT / 'tftrain'
 _LAYERS = (
   'errors disks files reports ledger grace diff spellings gintexts secrets '
   'clusters',
-  'patches precisions tpus strategies workers autographs stepsummaries flops '
-  'memory '
+  'patches precisions tpus reductions devices strategies workers autographs '
+  'stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
@@ -46,7 +46,7 @@ _LAYERS = (
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps sweeps.__main__ '
   'trials',
-  'config reruns trialchecks modes localworkers launch',
+  'config reruns trialchecks modes localworkers deviceflags launch',
   'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -64,6 +64,7 @@ _WITHOUT_TENSORFLOW = (
   'trials',
   'modes',
   'localworkers',
+  'deviceflags',
   'launch',
   'new',
 )
@@ -79,7 +80,7 @@ _GIN = (
   'permissions',
   'sweeps.sweepfiles',
 )
-_FLAGS = ('config', 'launch')
+_FLAGS = ('config', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
   'inputs.libraries',

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import compiled
+from tftrain import devices
 from tftrain import errors
 from tftrain import inputs
 from tftrain import metrics
@@ -312,12 +313,12 @@ def eval_loop(
 
 def _timed_take(feed: Feed, iterator: Any, counters: Counters) -> Any:
   """Takes a batch, counts it, and adds up how long it was waited for."""
-  begun = tf.timestamp()
+  begun = devices.timestamp()
   with tf.control_dependencies([begun]):
     batch = feed.take(iterator, counters.step.read_value())
   # The edge from the batch keeps the count right when there is none.
   with tf.control_dependencies(tf.nest.flatten(batch)):
     counters.step.assign_add(1, read_value=False)
-    counters.waited.assign_add(tf.timestamp() - begun, read_value=False)
+    counters.waited.assign_add(devices.timestamp() - begun, read_value=False)
     counters.workers.agree(counters.stop)
   return batch

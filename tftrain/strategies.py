@@ -11,13 +11,18 @@ import tensorflow as tf
 
 from tftrain import clusters
 from tftrain import errors
+from tftrain import reductions
 from tftrain import tpus
 
 NAMES = ('auto', 'one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 
 
 def make_strategy(
-  name: str = 'auto', *, replicas: int | None = None
+  name: str = 'auto',
+  *,
+  replicas: int | None = None,
+  all_reduce: str = 'auto',
+  bucket_mb: float | None = None,
 ) -> tf.distribute.Strategy:
   """Makes the strategy called `name`.
 
@@ -31,44 +36,55 @@ def make_strategy(
   Args:
     name: Which.
     replicas: For `mirrored`: on how many of the devices; None means all.
+    all_reduce: How gradients are added up: `auto`, `nccl`, for `mirrored` also
+      `hierarchical`, for `multi_worker_mirrored` also `ring`.
+    bucket_mb: Megabytes of gradients that go at once; None leaves it to
+      TensorFlow.
 
   Raises:
     StrategyError: There is no strategy of that name, or it cannot be had.
   """
+  reduction = reductions.Reduction(all_reduce, bucket_mb)
   if name in ('auto', 'multi_worker_mirrored'):
     cluster = clusters.resolve(os.environ)
     if cluster:
-      return _multi_worker(cluster)
+      gpus = tf.config.list_physical_devices('GPU')
+      reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
+      return reduction.put_on(_multi_worker(cluster, reduction))
     if name != 'auto':
       raise errors.StrategyError(
         f'strategy {name!r} needs to know the other workers; set TF_CONFIG, '
         'give --workers and --task, or --local_workers=2'
       )
   if name == 'tpu':
+    reduction.check(name, gpus=0, devices=1)
     return tpus.connect()
   gpus = tf.config.list_logical_devices('GPU')
   if name == 'auto':
     name = 'mirrored' if len(gpus) > 1 else 'one_device'
   if name == 'one_device':
+    reduction.check(name, gpus=len(gpus), devices=1)
     return tf.distribute.get_strategy()
   if name == 'mirrored':
-    if gpus:
-      return tf.distribute.MirroredStrategy(
-        [gpu.name for gpu in gpus][:replicas]
-      )
-    cpus = tf.config.list_logical_devices('CPU')
-    # The default on CPUs, collectives, gives keys by strategy but remembers
-    # them by process: a second strategy in one process gets shapes mixed up.
-    return tf.distribute.MirroredStrategy(
-      [cpu.name for cpu in cpus][:replicas],
-      cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    devices = gpus or tf.config.list_logical_devices('CPU')
+    names = [device.name for device in devices][:replicas]
+    reduction.check(name, gpus=len(gpus), devices=len(names))
+    cross_device_ops = reduction.cross_device_ops()
+    if not gpus and cross_device_ops is None:
+      # The default on CPUs, collectives, gives keys by strategy but remembers
+      # them by process: a second strategy in one process gets shapes mixed up.
+      cross_device_ops = tf.distribute.ReductionToOneDevice()
+    return reduction.put_on(
+      tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops)
     )
   raise errors.StrategyError(
     f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
   )
 
 
-def _multi_worker(cluster: clusters.Cluster) -> tf.distribute.Strategy:
+def _multi_worker(
+  cluster: clusters.Cluster, reduction: reductions.Reduction
+) -> tf.distribute.Strategy:
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
     tf.train.ClusterSpec({'worker': list(cluster.workers)}),
     task_type='worker',
@@ -76,7 +92,9 @@ def _multi_worker(cluster: clusters.Cluster) -> tf.distribute.Strategy:
     rpc_layer='grpc',
   )
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    return tf.distribute.MultiWorkerMirroredStrategy(
+      resolver, reduction.communication()
+    )
   except (RuntimeError, tf.errors.OpError) as error:
     raise errors.StrategyError(
       f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
