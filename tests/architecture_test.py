@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors disks files reports ledger grace diff spellings gintexts secrets '
-  'clusters',
+  'gce clusters rendezvous',
   'patches precisions tpus reductions devices strategies workers autographs '
   'stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
@@ -37,7 +37,7 @@ _LAYERS = (
   'exports preemption intervals exporters progress spikes rows provenance '
   'records',
   'compiled loops requests readings detours outputs hostmetrics',
-  'trainers evaluators predictors',
+  'tpuchecks trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
@@ -58,7 +58,9 @@ _WITHOUT_TENSORFLOW = (
   'reports',
   'ledger',
   'diff',
+  'gce',
   'clusters',
+  'rendezvous',
   'provenance',
   'reruns',
   'trials',
@@ -83,6 +85,7 @@ _GIN = (
 _FLAGS = ('config', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
+  'gce',
   'inputs.libraries',
   'formats',
   'sweeps.samplers',

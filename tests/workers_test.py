@@ -50,11 +50,11 @@ class Team:
     )
 
 
-def alone(commands, directory, *arguments):
+def alone(commands, directory, *arguments, **options):
   (directory / 'a.gin').write_text(_GIN)
   return commands.run(
     f'--gin_file={directory}/a.gin', f'--model_dir={directory}/run',
-    *arguments,
+    *arguments, **options,
   )  # fmt: skip
 
 

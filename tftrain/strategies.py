@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import logging
 import os
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tftrain import clusters
 from tftrain import errors
 from tftrain import reductions
+from tftrain import rendezvous
 from tftrain import tpus
 
 NAMES = ('auto', 'one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
@@ -48,8 +50,6 @@ def make_strategy(
   if name in ('auto', 'multi_worker_mirrored'):
     cluster = clusters.resolve(os.environ)
     if cluster:
-      gpus = tf.config.list_physical_devices('GPU')
-      reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
       return reduction.put_on(_multi_worker(cluster, reduction))
     if name != 'auto':
       raise errors.StrategyError(
@@ -66,25 +66,34 @@ def make_strategy(
     reduction.check(name, gpus=len(gpus), devices=1)
     return tf.distribute.get_strategy()
   if name == 'mirrored':
-    devices = gpus or tf.config.list_logical_devices('CPU')
-    names = [device.name for device in devices][:replicas]
-    reduction.check(name, gpus=len(gpus), devices=len(names))
-    cross_device_ops = reduction.cross_device_ops()
-    if not gpus and cross_device_ops is None:
-      # The default on CPUs, collectives, gives keys by strategy but remembers
-      # them by process: a second strategy in one process gets shapes mixed up.
-      cross_device_ops = tf.distribute.ReductionToOneDevice()
-    return reduction.put_on(
-      tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops)
-    )
+    return reduction.put_on(_mirrored(gpus, replicas, reduction))
   raise errors.StrategyError(
     f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
+  )
+
+
+def _mirrored(
+  gpus: Sequence[Any], replicas: int | None, reduction: reductions.Reduction
+) -> tf.distribute.Strategy:
+  devices = gpus or tf.config.list_logical_devices('CPU')
+  names = [device.name for device in devices][:replicas]
+  reduction.check('mirrored', gpus=len(gpus), devices=len(names))
+  cross_device_ops = reduction.cross_device_ops()
+  if not gpus and cross_device_ops is None:
+    # The default on CPUs, collectives, gives keys by strategy but remembers
+    # them by process: a second strategy in one process gets shapes mixed up.
+    cross_device_ops = tf.distribute.ReductionToOneDevice()
+  return tf.distribute.MirroredStrategy(
+    names, cross_device_ops=cross_device_ops
   )
 
 
 def _multi_worker(
   cluster: clusters.Cluster, reduction: reductions.Reduction
 ) -> tf.distribute.Strategy:
+  gpus = tf.config.list_physical_devices('GPU')  # starts none
+  reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
+  rendezvous.wait(cluster)
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
     tf.train.ClusterSpec({'worker': list(cluster.workers)}),
     task_type='worker',

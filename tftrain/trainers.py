@@ -24,6 +24,7 @@ from tftrain import requests
 from tftrain import strategies
 from tftrain import supervised
 from tftrain import tasks
+from tftrain import tpuchecks
 from tftrain import updates as updates_lib
 from tftrain import workers as workers_lib
 
@@ -80,6 +81,7 @@ class Trainer:
     self.pipeline: inputs.Pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._seed = seed
+    tpuchecks.check(self.strategy, self.pipeline, task, steps_per_loop)
     if self.pipeline.batch_size:
       strategies.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = loops.Feed(self.pipeline, seed)
