@@ -51,6 +51,7 @@ def test_flags_are_set_before_tensorflow_starts_and_recorded(
   }
 
 
+@pytest.mark.slow
 def test_a_check_takes_them_and_repeats_have_the_same_bits(commands, tmp_path):
   lines = []
   for name in ('a', 'b'):
@@ -81,36 +82,39 @@ def test_what_comes_too_late_is_one_line():
   [
     (['--all_reduce=nccl', '--strategy=mirrored'], "'nccl' needs GPUs"),
     (
-      ['--all_reduce=ring', '--strategy=mirrored'],
-      "'ring' cannot be had with strategy 'mirrored'; use auto or nccl or",
-    ),
-    (['--all_reduce=nccl'], "cannot be had with strategy 'one_device'"),
-    (['--all_reduce=tree'], "all_reduce 'tree' is none; choose one of auto"),
-    (['--bucket_mb=0'], 'bucket_mb must be more than 0, got 0'),
-    (
       ['--all_reduce=hierarchical', '--strategy=mirrored'],
       'needs 2 devices, there is 1',
-    ),
-    (
-      ['--all_reduce=hierarchical', '--strategy=mirrored', '--bucket_mb=2',
-       '--local_devices=2'],
-      'bucket_mb=2 has no effect',
-    ),
-    (
-      ['--all_reduce=hierarchical', '--workers=a:1,b:2', '--task=0'],
-      "cannot be had with strategy 'multi_worker_mirrored'; use auto or nccl",
     ),
     (
       ['--all_reduce=nccl', '--workers=a:1,b:2', '--task=0'],
       "'nccl' needs GPUs",
     ),
   ],
-)  # fmt: skip
+)
 def test_what_cannot_be_had_is_one_line(commands, tmp_path, flags, message):
   ended = run(commands, tmp_path, *flags)
   assert ended.code == 2
   assert message in ended.error
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('given', 'strategy', 'message'),
+  [
+    (('ring', None), 'mirrored', "'mirrored'; use auto or nccl or hier"),
+    (('nccl', None), 'one_device', "'one_device'; use auto"),
+    (('nccl', None), 'tpu', "cannot be had with strategy 'tpu'; use auto"),
+    (('hierarchical', None), 'multi_worker_mirrored', 'use auto or nccl or ri'),
+    (('hierarchical', 2.0), 'mirrored', 'bucket_mb=2 has no effect'),
+    (('tree', None), 'mirrored', "all_reduce 'tree' is none; choose one of"),
+    (('auto', 0.0), 'mirrored', 'bucket_mb must be more than 0, got 0.0'),
+  ],
+)
+def test_what_does_not_go_together_is_one_line(given, strategy, message):
+  with pytest.raises(errors.StrategyError) as raised:
+    reductions.Reduction(*given).check(strategy, gpus=2, devices=2)
+  assert message in str(raised.value)
+  assert '\n' not in str(raised.value)
 
 
 def collectives(bucket_mb):
@@ -140,6 +144,7 @@ def test_the_bucket_size_reaches_the_collectives():
   assert collectives(0.1) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('all_reduce', ['auto', 'hierarchical'])
 def test_an_algorithm_of_ones_own_changes_no_result(all_reduce):
   states = []

@@ -32,7 +32,7 @@ def test_workers_that_come_one_after_the_other_meet():
     # As TensorFlow does, it listens from now on.
     port = int(addresses[task].rpartition(':')[2])
     with socket.create_server(('', port)):
-      time.sleep(1.5)
+      time.sleep(0.8)
 
   began = time.monotonic()
   threads = [threading.Thread(target=come, args=(task,)) for task in range(3)]
@@ -72,7 +72,7 @@ def test_a_deadline_that_is_no_number():
     rendezvous.wait(cluster, {'TFTRAIN_CLUSTER_DEADLINE': 'soon'})
 
 
-@pytest.mark.parametrize('task', [0, 1])
+@pytest.mark.parametrize('task', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
   addresses = localworkers.free_addresses(2)
   began = time.monotonic()
@@ -89,7 +89,9 @@ def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('answers', [True, False])
+@pytest.mark.parametrize(
+  'answers', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_tpu_that_says_nothing_is_one_line(commands, tmp_path, answers):
   with socket.create_server(('127.0.0.1', 0)) as silent:
     port = silent.getsockname()[1]
@@ -99,13 +101,13 @@ def test_a_tpu_that_says_nothing_is_one_line(commands, tmp_path, answers):
     ended = workers_test.alone(
       commands, tmp_path, '--strategy=tpu',
       environment={
-        'TPU_NAME': f'grpc://127.0.0.1:{port}', 'TFTRAIN_TPU_DEADLINE': '1.5',
+        'TPU_NAME': f'grpc://127.0.0.1:{port}', 'TFTRAIN_TPU_DEADLINE': '1',
       },
     )  # fmt: skip
   assert time.monotonic() - began < 20
   assert ended.code == 2
   assert ended.error.startswith(
-    f'the TPU grpc://127.0.0.1:{port} cannot be reached: no answer within 1.5 s'
+    f'the TPU grpc://127.0.0.1:{port} cannot be reached: no answer within 1 s'
   )
 
 

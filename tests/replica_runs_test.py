@@ -28,7 +28,13 @@ def assert_skipped(runs, precision, counts):
     np.testing.assert_allclose(run['weights'], one['weights'], atol=4e-3)
 
 
-@pytest.mark.parametrize('precision', ['mixed_float16', 'mixed_bfloat16'])
+@pytest.mark.parametrize(
+  'precision',
+  [
+    'mixed_float16',
+    pytest.param('mixed_bfloat16', marks=pytest.mark.slow),
+  ],
+)
 def test_infinities_on_one_replica_skip_the_step_on_both(precision):
   runs = [replica_runs.overflow(precision, count) for count in (1, 2)]
   assert_skipped(runs, precision, [1, 2])
