@@ -10,6 +10,7 @@ _VERSION = re.search(r"^__version__ = '(.+)'$", _DOOR.read_text('utf-8'), re.M)
 assert _VERSION, f'no __version__ in {_DOOR}'
 
 _EXAMPLES = ['scikit-learn>=1.5']
+_GCE = ['google-api-python-client>=2.100']
 _FIGURES = ['matplotlib>=3.8']
 _SAMPLERS = ['optuna>=5,<6']
 _PAGES = ['plotly>=6,<8']
@@ -44,6 +45,7 @@ setuptools.setup(
     'cuda': ['tensorflow[and-cuda]>=2.21,<3'],
     'examples': _EXAMPLES,
     'figures': _FIGURES,
+    'gce': _GCE,
     'onnx': ['onnxruntime>=1.20', 'tf2onnx>=1.17'],
     'optuna': _SAMPLERS,
     'report': _PAGES,
@@ -51,6 +53,7 @@ setuptools.setup(
     'test': [
       *_EXAMPLES,
       *_FIGURES,
+      *_GCE,
       *_PAGES,
       *_SAMPLERS,
       *(package for needed in _SOURCES.values() for package in needed),
@@ -58,6 +61,7 @@ setuptools.setup(
       'pytest>=9,<10',
       'pytest-timeout>=2.3',
       'pytest-xdist>=3.6',
+      'pyyaml>=6',
       'ruff>=0.17,<0.18',  # another version formats differently
       'setuptools>=77',
     ],

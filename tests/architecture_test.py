@@ -19,9 +19,9 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors disks files reports ledger grace diff spellings gintexts secrets '
-  'clusters',
-  'patches precisions tpus shares strategies workers autographs '
-  'stepsummaries flops memory '
+  'gce clusters rendezvous',
+  'patches precisions tpus reductions devices shares strategies workers '
+  'autographs stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
@@ -37,8 +37,8 @@ _LAYERS = (
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
   'exports preemption intervals exporters progress spikes rows provenance '
   'records',
-  'compiled loops requests readings detours outputs hostmetrics',
-  'trainers evaluators predictors',
+  'compiled feeds loops requests readings detours outputs hostmetrics',
+  'tpuchecks trainers evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
@@ -47,7 +47,7 @@ _LAYERS = (
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps sweeps.__main__ '
   'trials',
-  'config reruns trialchecks modes localworkers launch',
+  'config reruns trialchecks modes localworkers deviceflags launch',
   'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -59,12 +59,15 @@ _WITHOUT_TENSORFLOW = (
   'reports',
   'ledger',
   'diff',
+  'gce',
   'clusters',
+  'rendezvous',
   'provenance',
   'reruns',
   'trials',
   'modes',
   'localworkers',
+  'deviceflags',
   'launch',
   'new',
 )
@@ -80,9 +83,10 @@ _GIN = (
   'permissions',
   'sweeps.sweepfiles',
 )
-_FLAGS = ('config', 'launch')
+_FLAGS = ('config', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
+  'gce',
   'inputs.libraries',
   'formats',
   'sweeps.samplers',

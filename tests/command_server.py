@@ -4,7 +4,7 @@ Reads lines of JSON. {"argv": [...], "cwd": ..., "into": directory} starts a
 child whose stdout and stderr become files in that directory, and is answered
 with {"pid": ...}; {"wait": pid} is answered with {"code": ...} when the child
 has ended, negative where a signal ended it. "uid" and "file_limit" (bytes) take
-rights away from the child first.
+rights away from the child first; "environment" gives it variables.
 """
 
 import os
@@ -25,8 +25,9 @@ from tftrain import config  # noqa: F401
 from tftrain import launch
 
 
-def child(argv, cwd, into, uid=None, file_limit=None):
+def child(argv, cwd, into, uid=None, file_limit=None, environment=None):
   servers.die_with_parent()
+  os.environ.update(environment or {})
   for number, name in ((1, 'stdout'), (2, 'stderr')):
     os.dup2(os.open(f'{into}/{name}', os.O_WRONLY | os.O_CREAT), number)
   os.chdir(cwd)

@@ -87,7 +87,7 @@ class Commands:
     threading.Thread(target=self._read, daemon=True).start()
 
   def start(self, *arguments, cwd=_ROOT, **rights):
-    """Starts one; `rights` are those that the server takes away."""
+    """Starts one; `rights` are those that the server takes away or gives."""
     into = tempfile.TemporaryDirectory(prefix='command-')
     argv = ['tftrain', *arguments]
     answer = self._ask(argv=argv, cwd=str(cwd), into=into.name, **rights)

@@ -124,6 +124,8 @@ class Breaking:
 @gin.register(module='recipes')
 def breaking_action(step=30):
   return Breaking(step)
+
+
 @gin.register(module='recipes')
 def examples(training=True, filtered=False):
   """Examples with a noise of their own; the last batch has 1 of 65."""

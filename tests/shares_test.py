@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests import cases
-from tests import workers_test
+from tests import teams as teams_lib
 import tftrain
+from tftrain import feeds
 from tftrain import inputs
 from tftrain import loops
 from tftrain import shares
@@ -370,10 +371,10 @@ Experiment.export = False
 def test_two_workers_that_share_the_data_are_two_devices(
   commands, tmp_path, monkeypatch, filtered
 ):
-  monkeypatch.setattr(workers_test, '_GIN', _GIN)
+  monkeypatch.setattr(teams_lib, 'GIN', _GIN)
   binding = f'--gin.recipes.examples.filtered={filtered}'
   (tmp_path / 'one').mkdir()
-  ended = workers_test.alone(
+  ended = teams_lib.alone(
     commands, tmp_path / 'one', '--local_devices=2', '--strategy=mirrored',
     binding,
   )  # fmt: skip
@@ -381,7 +382,7 @@ def test_two_workers_that_share_the_data_are_two_devices(
   (tmp_path / 'two').mkdir()
   stop = '--gin.Experiment.steps=20'
   for arguments in ([binding, stop], [binding]):  # it also goes on at step 20
-    team = workers_test.Team(
+    team = teams_lib.Team(
       commands, tmp_path / 'two', '--verbosity=0', *arguments
     )
     both = team.wait()
@@ -389,8 +390,8 @@ def test_two_workers_that_share_the_data_are_two_devices(
     for number, e in enumerate(both):
       said = f'makes the rows of replicas {number} to {number} of 2'
       assert (said in e.stderr) == (not filtered)
-  found = workers_test.lines(tmp_path / 'two')
-  expected = workers_test.lines(tmp_path / 'one')
+  found = teams_lib.lines(tmp_path / 'two')
+  expected = teams_lib.lines(tmp_path / 'one')
   for source in ('train', 'eval/test'):
     one, two = (
       {line['step']: line for line in lines if line['source'] == source}
@@ -418,7 +419,7 @@ def test_an_own_train_step_gets_the_whole_batch(kind):
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.SGD(0.1),
   )
-  feed = loops.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
+  feed = feeds.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
 
   class Second(workers_lib.Alone):
     rows = shares.Share(1, 2, 2)

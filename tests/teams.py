@@ -51,9 +51,9 @@ class Team:
     )
 
 
-def alone(commands, directory, *arguments):
+def alone(commands, directory, *arguments, **options):
   """The same run in one process."""
-  return commands.run(*_common(directory), *arguments)
+  return commands.run(*_common(directory), *arguments, **options)
 
 
 def _common(directory):

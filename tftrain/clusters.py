@@ -1,4 +1,4 @@
-"""Which processes train together: TF_CONFIG, flags, Slurm or Kubernetes."""
+"""Which processes train together: flags, TF_CONFIG, or a scheduler's word."""
 
 from collections.abc import Mapping
 from collections.abc import MutableMapping
@@ -9,12 +9,18 @@ import re
 from typing import Any
 
 from tftrain import errors
+from tftrain import gce
 
 PORT = 2222
 """Where workers listen that a scheduler only names."""
 
 
-_VARIABLES = ('TF_CONFIG', 'TFTRAIN_NUM_WORKERS', 'SLURM_STEP_NODELIST')
+_VARIABLES = (
+  'TF_CONFIG',
+  'TFTRAIN_NUM_WORKERS',
+  'SLURM_STEP_NODELIST',
+  gce.GROUP,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,7 @@ def resolve(
 ) -> Cluster | None:
   """The cluster that flags or the environment tell of; None if there is none.
 
-  Flags come first, then TF_CONFIG, Kubernetes and Slurm. A cluster of one
+  Flags come first, then TF_CONFIG, Kubernetes, Slurm and GCE. A cluster of one
   worker is none.
 
   Args:
@@ -90,6 +96,9 @@ def resolve(
     found = _of_kubernetes(environment)
   elif 'SLURM_STEP_NODELIST' in environment:
     found = _of_slurm(environment)
+  elif environment.get(gce.GROUP):
+    port = _number(environment, 'TFTRAIN_PORT', PORT)
+    found = Cluster(*gce.members(environment, port), gce.GROUP)
   return found if found and len(found.workers) > 1 else None
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tftrain import feeds
 from tftrain import loops
 
 
@@ -37,7 +38,7 @@ class Detours:
 
 
 def pass_over(
-  feed: loops.Feed, iterator: Any, counters: loops.Counters, until: int
+  feed: feeds.Feed, iterator: Any, counters: loops.Counters, until: int
 ) -> bool:
   """Takes batches up to `until` and does nothing; True if the data ended."""
   try:

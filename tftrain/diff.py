@@ -33,7 +33,7 @@ class Difference:
     where: The first step that differs, in a line; None if none does.
     compared: What was, in a line.
     causes: A line for each thing that differs: config, code, data, versions,
-      seed, replicas.
+      seed, replicas, devices.
   """
 
   where: str | None
@@ -95,12 +95,12 @@ def compare(one: str | pathlib.Path, other: str | pathlib.Path) -> Difference:
 
 
 def facts(one: Record, other: Record) -> Iterator[str]:
-  """A line for each of code, data, versions, seed and replicas that differs."""
+  """A line for each thing that differs: code, data, versions, seed, devices."""
   yield from _code(one, other)
   yield from _data(one, other)
   for name in _VERSIONS:
     yield from _unequal(f'versions: {name}', *_both(one, other, name))
-  for name in ('seed', 'replicas'):
+  for name in ('seed', 'replicas', 'devices'):
     yield from _unequal(name, *_both(one, other, name))
 
 

@@ -91,6 +91,21 @@ def batch_digest(batch: Any) -> str | None:
   return _digest((str(i), np.asarray(leaf)) for i, leaf in enumerate(leaves))
 
 
+def check_same_data(team: Any, what: str, reader: Any) -> None:
+  """Raises StrategyError if several workers are given different data.
+
+  Args:
+    team: The workers.
+    what: The data, in messages.
+    reader: A Trainer or an Evaluator of them.
+  """
+  if team.count == 1:
+    return
+  pipeline, first = reader.pipeline, batch_digest(reader.example_batch)
+  facts = [pipeline.fingerprint(), pipeline.num_steps]
+  team.check_same({what: facts, f'the first batch of {what}': first})
+
+
 def weights_digest(task: Any) -> str:
   """SHA-256 of all variables of a Task: what is trained, and what is not."""
   owned = variables.owned_by(task).variables

@@ -11,6 +11,7 @@ from tftrain import actions as actions_lib
 from tftrain import artifacts
 from tftrain import builds
 from tftrain import errors
+from tftrain import feeds
 from tftrain import hostmetrics
 from tftrain import inputs
 from tftrain import ledger as ledger_lib
@@ -65,7 +66,7 @@ class Evaluator:
         f'evaluation {name!r}: the data never ends; make it Arrays(..., '
         'training=False), or leave out .repeat()'
       )
-    self._feed = loops.Feed(self._pipeline, seed=0)
+    self._feed = feeds.Feed(self._pipeline, seed=0)
     counters = loops.Counters.make(self.workers)
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())

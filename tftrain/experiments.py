@@ -74,6 +74,8 @@ class Experiment:
     export: Whether to export a SavedModel at the end; an Export says more.
     seed: Seeds the weights, the data's order and the dropout.
     strategy: Which devices; see `make_strategy`.
+    all_reduce: How replicas add up gradients; likewise.
+    bucket_mb: Megabytes of gradients that go at once.
     update: How a batch becomes new weights: clipping, accumulation, moving
       averages and the like.
     precision: The Keras dtype policy of the Task's layers: `float32`,
@@ -107,6 +109,8 @@ class Experiment:
   export: exporters.Export | bool = True
   seed: int = 0
   strategy: str = 'auto'
+  all_reduce: str = 'auto'
+  bucket_mb: float | None = None
   update: updates.Update = updates.Update()
   precision: str = 'float32'
   actions: Sequence[reports.Action] = ()
@@ -356,7 +360,9 @@ class Experiment:
   ) -> tuple[trainers.Trainer, inputs.Pipeline]:
     ledger = ledger_lib.Ledger(started)
     keras.utils.set_random_seed(self.seed)
-    strategy = strategies.make_strategy(self.strategy)
+    strategy = strategies.make_strategy(
+      self.strategy, all_reduce=self.all_reduce, bucket_mb=self.bucket_mb
+    )
     team = workers.of(strategy)
     team.check_same({'seed': self.seed, **(recipe or {})})
     data = self._train_data()
@@ -374,7 +380,7 @@ class Experiment:
       ledger=ledger,
       max_traces=self.max_traces,
     )
-    _check_same_data(trainer.workers, 'its data', trainer)
+    digests.check_same_data(trainer.workers, 'its data', trainer)
     return trainer, data
 
   def _make_task(self, strategy: Any) -> tasks.Task:
@@ -411,7 +417,7 @@ class Experiment:
     ]
     for evaluator in found:
       what = f'the data of evaluation {evaluator.name!r}'
-      _check_same_data(trainer.workers, what, evaluator)
+      digests.check_same_data(trainer.workers, what, evaluator)
     return found
 
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
@@ -422,15 +428,6 @@ class Experiment:
   def _train_data(self) -> inputs.Pipeline:
     data = inputs.as_pipeline(self.train_data, training=True)
     return inputs.limited(data, self.overfit_batches, 'train', repeat=True)
-
-
-def _check_same_data(team: workers.Alone, what: str, reader: Any) -> None:
-  """Raises StrategyError if the workers are given different data."""
-  if team.count == 1:
-    return
-  pipeline, first = reader.pipeline, digests.batch_digest(reader.example_batch)
-  facts = [pipeline.fingerprint(), pipeline.num_steps]
-  team.check_same({what: facts, f'the first batch of {what}': first})
 
 
 def _publishers(

@@ -11,6 +11,7 @@ from tftrain import buckets
 from tftrain import clipping
 from tftrain import losses
 from tftrain import precisions
+from tftrain import reductions
 from tftrain import stepsummaries
 from tftrain import strategies
 
@@ -201,10 +202,12 @@ def in_xla(function: Callable[..., Any]) -> Any:
 def _all_reduce(
   packed: list[tf.Tensor], weight: tf.Tensor, metrics: dict[str, tf.Tensor]
 ) -> _Share:
-  """One collective for gradients, weight and metrics."""
+  """One collective, or one for each `bucket_mb`."""
   vector = tf.stack([weight, *metrics.values()])
   *packed, vector = tf.distribute.get_replica_context().all_reduce(
-    tf.distribute.ReduceOp.SUM, [*packed, vector]
+    tf.distribute.ReduceOp.SUM,
+    [*packed, vector],
+    options=reductions.of_gradients(),
   )
   weight, *reduced = tf.unstack(vector)
   return packed, weight, dict(zip(metrics, reduced, strict=True))

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tftrain import clusters
+from tftrain import deviceflags
 from tftrain import errors
 from tftrain import files
 from tftrain import ledger
@@ -316,6 +317,7 @@ def _work(
 ) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   heavy = _import_heavy()
+  heavy.devices.Devices(**deviceflags.given()).set_up()
   if _LOCAL_DEVICES.value is not None:
     heavy.strategies.set_local_devices(_LOCAL_DEVICES.value)
   heavy.tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
@@ -365,7 +367,8 @@ def _work(
 
 def _load(config: Any, origins: dict[str, str]) -> Any:
   bindings = list(_GIN_BINDINGS.value)
-  for flag in (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES):
+  asked = (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES)
+  for flag in (*asked, *deviceflags.OF_EXPERIMENT):
     if flag.value is not None:
       binding = f'Experiment.{flag.name} = {flag.value!r}'
       bindings.append(binding)
@@ -419,6 +422,7 @@ def _import_heavy() -> Any:
   import tensorflow as tf
 
   from tftrain import config
+  from tftrain import devices
   from tftrain import inspections
   from tftrain import preflights
   from tftrain import rangetests
@@ -428,6 +432,7 @@ def _import_heavy() -> Any:
 
   return types.SimpleNamespace(
     config=config,
+    devices=devices,
     inspections=inspections,
     preflights=preflights,
     rangetests=rangetests,

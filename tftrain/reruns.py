@@ -10,7 +10,8 @@ from tftrain import diff
 from tftrain import errors
 
 # Flags that decide what comes out, and are in no gin file.
-_FLAGS = ('local_devices', 'run_eagerly')
+_BOOLEANS = ('run_eagerly', 'deterministic', 'tf32')
+_FLAGS = ('local_devices', *_BOOLEANS)
 _TOLD = ('code', 'data', 'versions')
 
 
@@ -82,7 +83,7 @@ def _value(argv: Sequence[str], name: str) -> str | None:
       continue
     if equals:
       value = given
-    elif name == 'run_eagerly':  # a boolean has no word after it
+    elif name in _BOOLEANS:  # a boolean has no word after it
       value = str(flag == name)
     else:
       value = following

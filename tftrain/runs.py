@@ -18,6 +18,7 @@ import tensorflow as tf
 from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import crashes
+from tftrain import devices
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
@@ -395,6 +396,7 @@ class Run:
       'git': provenance.code(),
       'seed': facts['seed'],
       'replicas': self.trainer.strategy.num_replicas_in_sync,
+      'devices': devices.facts(self.trainer.strategy),
       'data': provenance.data(
         {
           'train': facts['data'],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import contextvars
 import logging
@@ -12,6 +13,8 @@ import tensorflow as tf
 
 from tftrain import clusters
 from tftrain import errors
+from tftrain import reductions
+from tftrain import rendezvous
 from tftrain import shares
 from tftrain import tpus
 
@@ -19,7 +22,11 @@ NAMES = ('auto', 'one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 
 
 def make_strategy(
-  name: str = 'auto', *, replicas: int | None = None
+  name: str = 'auto',
+  *,
+  replicas: int | None = None,
+  all_reduce: str = 'auto',
+  bucket_mb: float | None = None,
 ) -> tf.distribute.Strategy:
   """Makes the strategy called `name`.
 
@@ -33,44 +40,62 @@ def make_strategy(
   Args:
     name: Which.
     replicas: For `mirrored`: on how many of the devices; None means all.
+    all_reduce: How gradients are added up: `auto`, `nccl`, for `mirrored` also
+      `hierarchical`, for `multi_worker_mirrored` also `ring`.
+    bucket_mb: Megabytes of gradients that go at once; None leaves it to
+      TensorFlow.
 
   Raises:
     StrategyError: There is no strategy of that name, or it cannot be had.
   """
+  reduction = reductions.Reduction(all_reduce, bucket_mb)
   if name in ('auto', 'multi_worker_mirrored'):
     cluster = clusters.resolve(os.environ)
     if cluster:
-      return _multi_worker(cluster)
+      return reduction.put_on(_multi_worker(cluster, reduction))
     if name != 'auto':
       raise errors.StrategyError(
         f'strategy {name!r} needs to know the other workers; set TF_CONFIG, '
         'give --workers and --task, or --local_workers=2'
       )
   if name == 'tpu':
+    reduction.check(name, gpus=0, devices=1)
     return tpus.connect()
   gpus = tf.config.list_logical_devices('GPU')
   if name == 'auto':
     name = 'mirrored' if len(gpus) > 1 else 'one_device'
   if name == 'one_device':
+    reduction.check(name, gpus=len(gpus), devices=1)
     return tf.distribute.get_strategy()
   if name == 'mirrored':
-    if gpus:
-      return tf.distribute.MirroredStrategy(
-        [gpu.name for gpu in gpus][:replicas]
-      )
-    cpus = tf.config.list_logical_devices('CPU')
-    # The default on CPUs, collectives, gives keys by strategy but remembers
-    # them by process: a second strategy in one process gets shapes mixed up.
-    return tf.distribute.MirroredStrategy(
-      [cpu.name for cpu in cpus][:replicas],
-      cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+    return reduction.put_on(_mirrored(gpus, replicas, reduction))
   raise errors.StrategyError(
     f'no strategy is called {name!r}; choose one of {", ".join(NAMES)}'
   )
 
 
-def _multi_worker(cluster: clusters.Cluster) -> tf.distribute.Strategy:
+def _mirrored(
+  gpus: Sequence[Any], replicas: int | None, reduction: reductions.Reduction
+) -> tf.distribute.Strategy:
+  devices = gpus or tf.config.list_logical_devices('CPU')
+  names = [device.name for device in devices][:replicas]
+  reduction.check('mirrored', gpus=len(gpus), devices=len(names))
+  cross_device_ops = reduction.cross_device_ops()
+  if not gpus and cross_device_ops is None:
+    # The default on CPUs, collectives, gives keys by strategy but remembers
+    # them by process: a second strategy in one process gets shapes mixed up.
+    cross_device_ops = tf.distribute.ReductionToOneDevice()
+  return tf.distribute.MirroredStrategy(
+    names, cross_device_ops=cross_device_ops
+  )
+
+
+def _multi_worker(
+  cluster: clusters.Cluster, reduction: reductions.Reduction
+) -> tf.distribute.Strategy:
+  gpus = tf.config.list_physical_devices('GPU')  # starts none
+  reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
+  rendezvous.wait(cluster)
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
     tf.train.ClusterSpec({'worker': list(cluster.workers)}),
     task_type='worker',
@@ -78,7 +103,9 @@ def _multi_worker(cluster: clusters.Cluster) -> tf.distribute.Strategy:
     rpc_layer='grpc',
   )
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    return tf.distribute.MultiWorkerMirroredStrategy(
+      resolver, reduction.communication()
+    )
   except (RuntimeError, tf.errors.OpError) as error:
     raise errors.StrategyError(
       f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
@@ -233,11 +260,11 @@ def batch_size(batch: Any) -> tf.Tensor:
 
 
 def check_divides(
-  global_batch_size: int, strategy: tf.distribute.Strategy
+  global_batch_size: int | None, strategy: tf.distribute.Strategy
 ) -> None:
   """Raises InputError unless every replica gets the same number of rows."""
   replicas = strategy.num_replicas_in_sync
-  if global_batch_size % replicas:
+  if global_batch_size and global_batch_size % replicas:
     lower = global_batch_size // replicas * replicas
     choices = [str(size) for size in (lower, lower + replicas) if size]
     raise errors.InputError(

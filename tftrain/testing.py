@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain import feeds
 from tftrain import groups
 from tftrain import inputs
-from tftrain import loops
 from tftrain import strategies
 from tftrain import tasks
 from tftrain import trainers
@@ -290,7 +290,7 @@ def _switch_off(layer: Any) -> bool:
 def _batches(data: Any) -> list[Any]:
   """The first of what a Trainer takes, and the same without its last row."""
   pipeline = inputs.as_pipeline(data, training=True)
-  batch = loops.Feed(pipeline, seed=0).first_batch()
+  batch = feeds.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
   return [whole, less] if strategies.batch_size(less) else [whole]

@@ -14,6 +14,7 @@ from tftrain import actions as actions_lib
 from tftrain import builds
 from tftrain import detours
 from tftrain import errors
+from tftrain import feeds
 from tftrain import inputs
 from tftrain import ledger as ledger_lib
 from tftrain import loops
@@ -24,6 +25,7 @@ from tftrain import requests
 from tftrain import strategies
 from tftrain import supervised
 from tftrain import tasks
+from tftrain import tpuchecks
 from tftrain import updates as updates_lib
 from tftrain import workers as workers_lib
 
@@ -80,9 +82,9 @@ class Trainer:
     self.pipeline: inputs.Pipeline = inputs.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._seed = seed
-    if self.pipeline.batch_size:
-      strategies.check_divides(self.pipeline.batch_size, self.strategy)
-    self._feed = loops.Feed(self.pipeline, seed)
+    tpuchecks.check(self.strategy, self.pipeline, task, steps_per_loop)
+    strategies.check_divides(self.pipeline.batch_size, self.strategy)
+    self._feed = feeds.Feed(self.pipeline, seed)
     self._counters = loops.Counters.make(self.workers)
     means = metrics.Means(self._build(update or updates_lib.Update()))
     self._readings = readings.Readings(

@@ -306,8 +306,8 @@ GUARDS = (
       'another_number_of_replicas_goes_on_at_the_same_example',
       'gradients of the replicas are added up',
       'gradients.py',
-      'tf.distribute.ReduceOp.SUM, [*packed, vector]',
-      'tf.distribute.ReduceOp.MEAN, [*packed, vector[:0], vector * 3.0]',
+      'tf.distribute.ReduceOp.SUM,\n    [*packed, vector],',
+      'tf.distribute.ReduceOp.MEAN,\n    [*packed, vector[:0], vector * 3.0],',
     ),
     (
       'wrong_clocks_change_nothing',
@@ -634,7 +634,7 @@ GUARDS = (
     (
       'other_data_are_refused[its data-True]',
       'fingerprints of the data are compared',
-      'experiments.py',
+      'digests.py',
       'team.check_same({what: facts, f',
       'team.check_same({f',
     ),

@@ -1,0 +1,177 @@
+"""Waiting for workers and TPUs: to the deadline, and in real processes."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tensorflow as tf
+
+from tests import teams
+from tftrain import clusters
+from tftrain import errors
+from tftrain import localworkers
+from tftrain import rendezvous
+from tftrain import tpuchecks
+
+
+def test_workers_that_come_one_after_the_other_meet():
+  addresses = tuple(localworkers.free_addresses(3))
+  done = []
+
+  def come(task):
+    time.sleep(0.3 * task)
+    rendezvous.wait(
+      clusters.Cluster(addresses, task, 'test'),
+      {'TFTRAIN_CLUSTER_DEADLINE': '20'},
+    )
+    done.append((task, time.monotonic()))
+    # As TensorFlow does, it listens from now on.
+    port = int(addresses[task].rpartition(':')[2])
+    with socket.create_server(('', port)):
+      time.sleep(0.8)
+
+  began = time.monotonic()
+  threads = [threading.Thread(target=come, args=(task,)) for task in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(30)
+  assert sorted(task for task, _ in done) == [0, 1, 2]
+  assert min(at for _, at in done) - began > 0.55  # nobody before the last
+
+
+def test_who_is_missing_is_named():
+  one, two, three = localworkers.free_addresses(3)
+  with socket.create_server(('127.0.0.1', int(two.rpartition(':')[2]))):
+    with pytest.raises(errors.StrategyError) as raised:
+      rendezvous.wait(
+        clusters.Cluster((one, two, three, 'no.such.host:1'), 0, 'test'),
+        {'TFTRAIN_CLUSTER_DEADLINE': '0.3'},
+      )
+  assert str(raised.value).startswith(
+    f'worker 0 of 4 (test) has waited 0.3 s for workers 2 ({three}), '
+    '3 (no.such.host:1); start the same command on all'
+  )
+
+
+def test_a_port_that_is_taken_is_said():
+  with socket.create_server(('', 0)) as taken:
+    port = taken.getsockname()[1]
+    cluster = clusters.Cluster((f'localhost:{port}', 'b:2'), 0, 'test')
+    with pytest.raises(errors.StrategyError, match=f'listen on port {port}'):
+      rendezvous.wait(cluster)
+
+
+def test_a_deadline_that_is_no_number():
+  cluster = clusters.Cluster(('a:1', 'b:2'), 0, 'test')
+  with pytest.raises(errors.StrategyError, match="DEADLINE='soon' must be"):
+    rendezvous.wait(cluster, {'TFTRAIN_CLUSTER_DEADLINE': 'soon'})
+
+
+@pytest.mark.parametrize('task', [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
+  addresses = localworkers.free_addresses(2)
+  began = time.monotonic()
+  ended = teams.alone(
+    commands, tmp_path, f'--workers={",".join(addresses)}', f'--task={task}',
+    environment={'TFTRAIN_CLUSTER_DEADLINE': '1'},
+  )  # fmt: skip
+  assert time.monotonic() - began < 20
+  assert ended.code == 2
+  assert ended.error.startswith(
+    f'worker {task} of 2 (TF_CONFIG) has waited 1 s for worker {1 - task} '
+    f'({addresses[1 - task]});'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'answers', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
+def test_a_tpu_that_says_nothing_is_one_line(commands, tmp_path, answers):
+  with socket.create_server(('127.0.0.1', 0)) as silent:
+    port = silent.getsockname()[1]
+    if not answers:
+      silent.close()
+    began = time.monotonic()
+    ended = teams.alone(
+      commands, tmp_path, '--strategy=tpu',
+      environment={
+        'TPU_NAME': f'grpc://127.0.0.1:{port}', 'TFTRAIN_TPU_DEADLINE': '1',
+      },
+    )  # fmt: skip
+  assert time.monotonic() - began < 20
+  assert ended.code == 2
+  assert ended.error.startswith(
+    f'the TPU grpc://127.0.0.1:{port} cannot be reached: no answer within 1 s'
+  )
+
+
+# What a TPU asks of a run.
+
+
+def spec(*shape):
+  return tf.TensorSpec(shape, tf.float32)
+
+
+@pytest.mark.parametrize(
+  ('batch', 'message'),
+  [
+    (
+      {'image': spec(8, 4), 'text': spec(8, None)},
+      r"feature 'text' of a batch has the shape \(8, None\), a TPU needs "
+      r'static ones; give batcher=Padded\(length\)',
+    ),
+    (
+      (spec(8, 4), {'y': spec(None)}),
+      r"feature '1/y' of a batch has the shape \(None,\), .*"
+      "remainder='drop' or 'pad'; in tf.data drop_remainder=True",
+    ),
+    (tf.TensorSpec(None), 'a batch has the shape <unknown>'),
+    ({'words': tf.RaggedTensorSpec([8, None])}, r"'words' .*Padded\(length\)"),
+  ],
+)
+def test_shapes_that_are_not_static_are_refused(batch, message):
+  with pytest.raises(errors.InputError, match=message) as raised:
+    tpuchecks.check_shapes(batch)
+  assert '\n' not in str(raised.value)
+
+
+def test_static_shapes_are_fine():
+  tpuchecks.check_shapes(({'x': spec(8, 4, 4)}, spec(8)))
+
+
+def test_what_a_tpu_computes_in():
+  tpuchecks.check_precision(['float32', 'bfloat16'])
+  with pytest.raises(errors.ConfigError, match="precision = 'mixed_bfloat16'"):
+    tpuchecks.check_precision(['float32', 'float16'])
+
+
+def test_advice():
+  assert not list(tpuchecks.advice(['float32', 'bfloat16'], 100))
+  few, slow = tpuchecks.advice(['float32'], 99)
+  assert few.startswith('steps_per_loop=99 is few for a TPU')
+  assert "'mixed_bfloat16'" in slow
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_a_tpu_really_ends(tmp_path):
+  (tmp_path / 'a.gin').write_text(teams.GIN)
+  with socket.create_server(('127.0.0.1', 0)) as silent:
+    ended = subprocess.run(
+      [
+        sys.executable, '-m', 'tftrain', f'--gin_file={tmp_path}/a.gin',
+        f'--model_dir={tmp_path}/run', '--strategy=tpu',
+      ],
+      env={
+        **os.environ, 'TFTRAIN_TPU_DEADLINE': '3',
+        'TPU_NAME': f'grpc://127.0.0.1:{silent.getsockname()[1]}',
+      },
+      stderr=subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+  assert ended.returncode == 2  # and no crash of the thread that still waits
+  assert ended.stderr.splitlines()[-1].startswith('error: the TPU grpc://')

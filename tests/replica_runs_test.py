@@ -1,0 +1,59 @@
+"""1, 2 and 4 replicas give the same, also where one of them overflows."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import replica_runs
+
+_ROOT = pathlib.Path(__file__).parent.parent
+
+
+def assert_skipped(runs, precision, counts):
+  one = runs[0]
+  assert [run.pop('replicas') for run in runs] == counts
+  for run in runs:
+    assert run['finite'], 'a weight is not finite'
+    assert run['kept'], 'the step was not left out whole'
+    assert run['moved']
+    assert run['updates'] == [1, 2, 2, 3, 4, 5]
+    assert run['skipped'] == [0, 0, 1, 1, 1, 1]
+    half = precision == 'mixed_float16'
+    assert run['scales'] == ([1, 1, 0.5, 0.5, 0.5, 0.5] if half else [0] * 6)
+    # Halves are rounded to 3e-4 and 2e-3; so are their sums' parts.
+    np.testing.assert_allclose(run['weights'], one['weights'], atol=4e-3)
+
+
+@pytest.mark.parametrize(
+  'precision',
+  [
+    'mixed_float16',
+    pytest.param('mixed_bfloat16', marks=pytest.mark.slow),
+  ],
+)
+def test_infinities_on_one_replica_skip_the_step_on_both(precision):
+  runs = [replica_runs.overflow(precision, count) for count in (1, 2)]
+  assert_skipped(runs, precision, [1, 2])
+
+
+@pytest.mark.slow
+def test_four_replicas_are_one():
+  ended = subprocess.run(
+    [sys.executable, '-m', 'tests.replica_runs', '4'],
+    stdout=subprocess.PIPE, text=True, cwd=_ROOT, timeout=240,
+  )  # fmt: skip
+  assert ended.returncode == 0
+  found = json.loads(ended.stdout)
+  for precision in ('mixed_float16', 'mixed_bfloat16'):
+    assert_skipped(found[precision], precision, [1, 2, 4])
+  one, *others = found['digits']
+  for losses in others:
+    np.testing.assert_allclose(losses[:6], one[:6], atol=1e-6)
+    np.testing.assert_allclose(losses, one, atol=1e-5)
+  again, once_more, alone = found['dropout']
+  assert again == once_more
+  assert np.abs(np.subtract(again, alone)).max() > 1e-3

@@ -1,0 +1,127 @@
+"""How TensorFlow is to run its devices, said before it starts them."""
+
+import dataclasses
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from tftrain import errors
+from tftrain import reductions
+
+# TensorFlow reads them when it starts a GPU.
+_MODE, _COUNT = 'TF_GPU_THREAD_MODE', 'TF_GPU_THREAD_COUNT'
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+  """What is not as TensorFlow has it by default.
+
+  >>> Devices(memory_growth=True, tf32=False).set_up()
+
+  Attributes:
+    memory_growth: Takes a GPU's memory as it is needed, not all at once.
+    tf32: Whether float32 products may be computed in TensorFloat-32; None
+      leaves it as it is, on.
+    deterministic: Uses only operations that give the same bits each time.
+      What is random needs a seed then.
+    gpu_threads: Threads that each GPU has for itself.
+    inter_op_threads: Threads between which operations are dealt.
+    intra_op_threads: Threads that one operation may use.
+  """
+
+  memory_growth: bool = False
+  tf32: bool | None = None
+  deterministic: bool = False
+  gpu_threads: int | None = None
+  inter_op_threads: int | None = None
+  intra_op_threads: int | None = None
+
+  def set_up(self) -> None:
+    """Sets all of it.
+
+    Raises:
+      StrategyError: TensorFlow has started its devices already.
+    """
+    asked = [
+      f'{field.name}={getattr(self, field.name)}'
+      for field in dataclasses.fields(self)
+      if getattr(self, field.name) != field.default
+    ]
+    if not asked:
+      return
+    if _have_started():
+      raise errors.StrategyError(
+        f'{", ".join(asked)} comes too late: TensorFlow has started; set it '
+        'before anything else of TensorFlow is used'
+      )
+    if self.gpu_threads is not None:
+      os.environ[_MODE] = 'gpu_private'
+      os.environ[_COUNT] = str(self.gpu_threads)
+    if self.memory_growth:
+      for gpu in tf.config.list_physical_devices('GPU'):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if self.inter_op_threads is not None:
+      tf.config.threading.set_inter_op_parallelism_threads(
+        self.inter_op_threads
+      )
+    if self.intra_op_threads is not None:
+      tf.config.threading.set_intra_op_parallelism_threads(
+        self.intra_op_threads
+      )
+    if self.tf32 is not None:
+      tf.config.experimental.enable_tensor_float_32_execution(self.tf32)
+    if self.deterministic:
+      tf.config.experimental.enable_op_determinism()
+
+
+def _have_started() -> bool:
+  """Whether TensorFlow has started its devices; starts nothing."""
+  get = tf.config.threading.get_inter_op_parallelism_threads
+  set_to = tf.config.threading.set_inter_op_parallelism_threads
+  before = get()
+  try:
+    set_to(before + 1)  # the same number would be accepted at any time
+  except RuntimeError:
+    return True
+  set_to(before)
+  return False
+
+
+def facts(strategy: tf.distribute.Strategy) -> dict[str, Any]:
+  """What run.json says: all that is not TensorFlow's default.
+
+  It is read off TensorFlow, as a program may set it without us.
+  """
+  gpus = tf.config.list_physical_devices('GPU')
+  threading = tf.config.threading
+  private = os.environ.get(_MODE) == 'gpu_private'
+  reduction = reductions.of(strategy)
+  found = {
+    'memory_growth': any(
+      tf.config.experimental.get_memory_growth(gpu) for gpu in gpus
+    ),
+    'tf32_off': not tf.config.experimental.tensor_float_32_execution_enabled(),
+    'deterministic': _is_deterministic(),
+    'gpu_threads': int(os.environ.get(_COUNT, 2)) if private else None,
+    'inter_op_threads': threading.get_inter_op_parallelism_threads(),
+    'intra_op_threads': threading.get_intra_op_parallelism_threads(),
+    'all_reduce': reduction.all_reduce.replace('auto', ''),
+    'bucket_mb': reduction.bucket_mb,
+  }
+  return {name: value for name, value in found.items() if value}
+
+
+def timestamp() -> tf.Tensor:
+  """tf.timestamp, or 0 where determinism is on, which has no clocks."""
+  return tf.zeros([], tf.float64) if _is_deterministic() else tf.timestamp()
+
+
+def _is_deterministic() -> bool:
+  """Found out by trial: TensorFlow tells only what it refuses."""
+  try:
+    with tf.init_scope():
+      tf.timestamp()
+  except tf.errors.FailedPreconditionError:
+    return True
+  return False

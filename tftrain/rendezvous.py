@@ -1,0 +1,97 @@
+"""Waiting until all workers of a cluster are up: with a deadline, not for ever.
+
+TensorFlow, once it waits for a worker, lets no other thread of Python run: no
+signal and no deadline of ours would reach it. So the workers first meet here.
+Each opens its own port, and waits until those of all the others are open.
+"""
+
+from collections.abc import Mapping
+import os
+import socket
+import time
+
+from tftrain import clusters
+from tftrain import errors
+
+DEADLINE = 120.0
+"""Seconds; the variable TFTRAIN_CLUSTER_DEADLINE gives another number."""
+
+_PAUSE = 0.1
+_TRY = 2.0
+
+
+def wait(
+  cluster: clusters.Cluster, environment: Mapping[str, str] = os.environ
+) -> None:
+  """Returns when all workers of a cluster are up.
+
+  Raises:
+    StrategyError: Some are not before the deadline, or this worker's port is
+      taken.
+  """
+  end = time.monotonic() + _deadline(environment)
+  missing = [a for a in cluster.workers if a != cluster.workers[cluster.task]]
+  with _listening(cluster):
+    while missing:
+      missing = [a for a in missing if not _is_up(a, end)]
+      if missing and time.monotonic() > end:
+        raise errors.StrategyError(_text(cluster, missing, environment))
+      if missing:
+        time.sleep(_PAUSE)
+
+
+def _text(
+  cluster: clusters.Cluster,
+  missing: list[str],
+  environment: Mapping[str, str],
+) -> str:
+  count = len(cluster.workers)
+  named = [f'{cluster.workers.index(a)} ({a})' for a in missing]
+  return (
+    f'worker {cluster.task} of {count} ({cluster.origin}) has waited '
+    f'{_deadline(environment):g} s for worker{"s" * (len(named) > 1)} '
+    f'{errors.brief(", ".join(named), 200)}; start the same command on all, '
+    'and see that their ports can be reached (TFTRAIN_CLUSTER_DEADLINE is '
+    'the patience in seconds)'
+  )
+
+
+def _listening(cluster: clusters.Cluster) -> socket.socket:
+  """This worker's port, open to the others. Nobody has to answer there."""
+  address = cluster.workers[cluster.task]
+  port = int(address.rpartition(':')[2])
+  both = socket.has_dualstack_ipv6()
+  try:
+    return socket.create_server(
+      ('', port),
+      family=socket.AF_INET6 if both else socket.AF_INET,
+      backlog=max(128, 2 * len(cluster.workers)),
+      dualstack_ipv6=both,
+    )
+  except OSError as error:
+    raise errors.StrategyError(
+      f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
+      f'cannot listen on port {port} ({errors.one_line(error)}); is {address} '
+      'free?'
+    ) from error
+
+
+def _is_up(address: str, end: float) -> bool:
+  host, _, port = address.rpartition(':')
+  # Somebody who does not even refuse must not use up the time of the others.
+  seconds = min(max(end - time.monotonic(), 0.1), _TRY)
+  try:
+    with socket.create_connection((host.strip('[]'), int(port)), seconds):
+      return True
+  except OSError:
+    return False
+
+
+def _deadline(environment: Mapping[str, str]) -> float:
+  text = environment.get('TFTRAIN_CLUSTER_DEADLINE', str(DEADLINE))
+  try:
+    return float(text)
+  except ValueError as error:
+    raise errors.StrategyError(
+      f'TFTRAIN_CLUSTER_DEADLINE={text!r} must be a number of seconds'
+    ) from error
