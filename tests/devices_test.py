@@ -12,6 +12,7 @@ from tftrain import devices
 from tftrain import errors
 from tftrain import gradients
 from tftrain import reductions
+from tftrain import reruns
 from tftrain import strategies
 
 _GIN = """
@@ -166,3 +167,12 @@ def test_workers_are_given_the_implementation():
   for name, expected in (('ring', given.RING), ('nccl', given.NCCL)):
     options = reductions.Reduction(name).communication()
     assert options.implementation == expected
+
+
+def test_a_rerun_takes_them_from_the_command_line():
+  argv = ['tftrain', '--deterministic', '--notf32', '--local_devices', '2']
+  found = [
+    reruns._value(argv, name)
+    for name in ('deterministic', 'tf32', 'local_devices', 'run_eagerly')
+  ]
+  assert found == ['True', 'False', '2', None]

@@ -10,7 +10,9 @@ import time
 import pytest
 import tensorflow as tf
 
+from tests import cases
 from tests import teams
+import tftrain
 from tftrain import clusters
 from tftrain import errors
 from tftrain import localworkers
@@ -175,3 +177,15 @@ def test_a_process_that_waits_for_a_tpu_really_ends(tmp_path):
     )  # fmt: skip
   assert ended.returncode == 2  # and no crash of the thread that still waits
   assert ended.stderr.splitlines()[-1].startswith('error: the TPU grpc://')
+
+
+def test_a_trainer_asks_for_it(monkeypatch, caplog):
+  # There is no TPU to make its strategy of; another takes its name.
+  monkeypatch.setattr(tf.distribute, 'TPUStrategy', tf.distribute.Strategy)
+  data = tftrain.Arrays(cases.arrays(), 8, epochs=1)  # ends with 3 rows
+  with pytest.raises(errors.InputError, match="feature '0' of a batch has"):
+    tftrain.Trainer(cases.supervised(), data)
+  tftrain.Trainer(
+    cases.supervised(), tftrain.Arrays(cases.arrays(), 8), steps_per_loop=7
+  )
+  assert 'steps_per_loop=7 is few for a TPU' in caplog.text
