@@ -263,7 +263,9 @@ def test_other_rows_are_neither_looked_up_nor_mapped():
   assert found.tolist() == [2, 3, 8, 9, 14, 15, 20, 21]
 
 
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize(
+  'training', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_other_records_are_not_decoded(folder, training):
   source = inputs.TFRecords(folder / 'train-*')
   counts = []
