@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
+from tests import cases
+import tftrain
 from tftrain import errors
 from tftrain import inputs
 from tftrain.inputs import services
@@ -104,6 +107,34 @@ def test_batches_stay_the_same_whoever_of_a_service_dies(servers):
   os.kill(two.pid, signal.SIGKILL)
   two.wait()
   take(300)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_training_goes_on_whoever_of_a_service_dies(servers):
+  def trainer(service):
+    keras.utils.set_random_seed(0)
+    source = inputs.InMemory(cases.arrays())
+    return tftrain.Trainer(
+      cases.supervised(keras.optimizers.Adam(0.01)),
+      inputs.Examples(source, _BATCH, service=service),
+    )
+
+  dispatcher, one, two = (
+    servers.dispatcher(), servers.worker(), servers.worker()
+  )  # fmt: skip
+  servers.wait_for(dispatcher, one, two)
+  run = trainer(f'grpc://localhost:{servers.port}')
+  for step, victim in ((20, one), (500, dispatcher)):
+    run.train(step)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+  run.train(520)
+  servers.wait_for(servers.dispatcher())
+  run.train(800)
+  plain = trainer(None)
+  plain.train(800)
+  cases.assert_same_bits(cases.state_of(run), cases.state_of(plain))
 
 
 @pytest.mark.parametrize('options', [{'training': False}, {'epochs': 3}])
