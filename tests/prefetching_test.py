@@ -93,7 +93,7 @@ def test_copied_batches_change_nothing_and_stop_and_resume_anywhere(
 
 
 @pytest.mark.usefixtures('copied')
-def test_what_the_host_has_to_read_stays_there():
+def test_what_the_host_has_to_read_stays_there(monkeypatch):
   assert prefetching.device_for(data('filtered')) is None
   x, y = cases.arrays()
   kept = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
@@ -104,3 +104,5 @@ def test_what_the_host_has_to_read_stays_there():
   assert prefetching.device_for(plain).endswith('CPU:1')
   with tf.distribute.OneDeviceStrategy('CPU:0').scope():
     assert prefetching.device_for(plain) is None
+  monkeypatch.setenv('TFTRAIN_DEVICE_PREFETCH', '0')
+  assert prefetching.device_for(plain) is None

@@ -1,5 +1,6 @@
 """Batches copied to the accelerator ahead of the step that takes them."""
 
+import os
 from typing import Any
 
 import tensorflow as tf
@@ -15,8 +16,11 @@ def device_for(pipeline: pipelines.Pipeline) -> str | None:
 
   That is the one GPU of a run without a strategy: of several replicas each
   takes its rows of a batch on the host. An iterator that a checkpoint keeps
-  stays there, and so does one that brings cursors, which the host reads.
+  stays there, and so does one that brings cursors, which the host reads. With
+  TFTRAIN_DEVICE_PREFETCH=0 all stay there.
   """
+  if os.environ.get('TFTRAIN_DEVICE_PREFETCH') == '0':
+    return None
   gpus = tf.config.list_logical_devices('GPU')
   if len(gpus) != 1 or tf.distribute.has_strategy():
     return None
