@@ -54,20 +54,22 @@ class Run:
     failures: Of one host in a day.
   """
 
+  # Digits, a convnet, two cores, loopback: medians of three --measure and of
+  # replicas.py --start. From checkpoint_mb on but for stall and restart: a guess.
   batch_size: float = 1024
   replicas: float = 1
-  row: float = 1e-3
-  fixed: float = 1e-3
-  gradient_mb: float = 100
-  network_mb: float = 1000
-  latency: float = 1e-4
-  input_rows: float = 2000
+  row: float = 2.1e-5
+  fixed: float = 5.6e-4
+  gradient_mb: float = 0.04
+  network_mb: float = 268
+  latency: float = 8.5e-4
+  input_rows: float = 5.3e5
   own_rows: float = 1
-  checkpoint_mb: float = 300
+  checkpoint_mb: float = 0.12
   disk_mb: float = 200
-  stall: float = 0.05
+  stall: float = 0.018
   checkpoint_every: float = 600
-  restart: float = 60
+  restart: float = 10
   failures: float = 0.01
 
   # Times of one step on so many hosts.
@@ -212,11 +214,17 @@ def measure() -> dict[str, float]:
     checkpointer.save()
     stall = time.perf_counter() - begun
     checkpointer.wait()
+  batches = iter(tftrain.Arrays(workload.arrays(), 256).dataset(0))
+  begun = time.perf_counter()
+  for _ in range(300):
+    next(batches)
+  input_rows = 300 * 256 / (time.perf_counter() - begun)
   row = (seconds[256] - seconds[32]) / (256 - 32)
   return {
     'row': row,
     'fixed': max(seconds[32] - 32 * row, 0.0),
     'gradient_mb': weights * 4 / 1e6,
+    'input_rows': input_rows,
     'stall': stall,
     **_measured_network(),
   }

@@ -21,13 +21,17 @@ def bind(*bindings):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('eagerly', [False, True])
 @pytest.mark.parametrize('batches', ['(25, 33)', '(33, 25)'])
-def test_data_that_end_for_one_end_for_all(commands, tmp_path, batches):
+def test_data_that_end_for_one_end_for_all(
+  commands, tmp_path, batches, eagerly
+):
   data = bind(
     'Experiment.train_data = @recipes.uneven_data',
     f'recipes.uneven_data.batches = {batches}',
   )
-  ended = teams.Team(commands, tmp_path, *data).wait()
+  flags = ['--run_eagerly'] if eagerly else []
+  ended = teams.Team(commands, tmp_path, *data, *flags).wait()
   teams.assert_ended(ended, 0, 0)
   assert 'Done: step 25' in ended[0].stdout
   assert [l['step'] for l in teams.lines(tmp_path)][-1] == 25

@@ -165,11 +165,11 @@ class Feed:
     return batch if self._cursor is None else self._noted(batch)
 
   def _end(self) -> tf.Tensor:
-    """Raises OutOfRangeError in a graph, which nothing else does."""
+    """Raises OutOfRangeError, of which there is no operation."""
     if self._empty is None:
       with tf.init_scope(), tf.device('CPU:0'):
         self._empty = iter(tf.data.Dataset.range(0))
-    return next(self._empty)
+    return self._empty.get_next()  # `next` says StopIteration when eager
 
   def _noted(self, batch: Any) -> Any:
     """The batch without the cursor, which is kept."""

@@ -639,7 +639,7 @@ GUARDS = (
       'team.check_same({f',
     ),
     (
-      'data_that_end_for_one_end_for_all[(25, 33)]',
+      'data_that_end_for_one_end_for_all[(25, 33)-False]',
       'the end of the data is agreed upon',
       'workers.py',
       'return heard[2]',
