@@ -55,7 +55,7 @@ class Run:
   """
 
   # Digits, a convnet, two cores, loopback: medians of three --measure and of
-  # replicas.py --start. From checkpoint_mb on but for stall and restart: a guess.
+  # replicas.py --start; disk_mb and failures are a guess.
   batch_size: float = 1024
   replicas: float = 1
   row: float = 2.1e-5
@@ -145,7 +145,7 @@ LIMITS = (
   Limit(
     'the data are slower than the training',
     lambda run, n: run.data(n) >= run.step(n),
-    'Examples.cache; decode less; Examples.service with input workers',
+    'data of which each makes only its own rows; Examples.cache; decode less',
   ),
   Limit(
     'failures cost more than 5 % of the time',
