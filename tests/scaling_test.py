@@ -61,7 +61,7 @@ def test_limits_come_where_they_are_said_to():
     hosts = scaling.first(run, limit)
     if hosts is not None and hosts > 1:
       assert limit.holds(run, hosts) and not limit.holds(run, hosts - 1)
-  # A thousand rows are read in half a second. Three hosts train on them in less.
+  # A thousand rows are read in half a second; three hosts train in less.
   plain = {'batch_size': 1000, 'row': 1e-3, 'fixed': 1e-3, 'latency': 0}
   plain |= {'gradient_mb': 0, 'input_rows': 2000}
   data = next(l for l in scaling.LIMITS if 'data' in l.name)

@@ -67,6 +67,15 @@ def test_other_data_are_refused(commands, tmp_path, what, training):
   assert not (tmp_path / 'run').exists()
 
 
+def test_data_made_before_the_strategy_are_refused(commands, tmp_path):
+  data = bind('Experiment.eval_data = @recipes.uneven_data()')
+  ended = teams.Team(commands, tmp_path, *data).wait()
+  teams.assert_ended(ended, 2, 2)
+  for e in ended:
+    assert 'comes too late: TensorFlow has started' in e.error
+    assert 'eval_data = @name, without parentheses' in e.error
+
+
 @pytest.mark.slow
 def test_a_rewind_with_summaries_in_the_step(commands, tmp_path):
   """The chief compiles the loop again, for its new writer; others do not."""

@@ -50,7 +50,7 @@ class Devices:
     ]
     if not asked:
       return
-    if _have_started():
+    if have_started():
       raise errors.StrategyError(
         f'{", ".join(asked)} comes too late: TensorFlow has started; set it '
         'before anything else of TensorFlow is used'
@@ -75,7 +75,7 @@ class Devices:
       tf.config.experimental.enable_op_determinism()
 
 
-def _have_started() -> bool:
+def have_started() -> bool:
   """Whether TensorFlow has started its devices; starts nothing."""
   get = tf.config.threading.get_inter_op_parallelism_threads
   set_to = tf.config.threading.set_inter_op_parallelism_threads

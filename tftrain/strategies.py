@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import clusters
+from tftrain import devices
 from tftrain import errors
 from tftrain import reductions
 from tftrain import rendezvous
@@ -77,8 +78,8 @@ def make_strategy(
 def _mirrored(
   gpus: Sequence[Any], replicas: int | None, reduction: reductions.Reduction
 ) -> tf.distribute.Strategy:
-  devices = gpus or tf.config.list_logical_devices('CPU')
-  names = [device.name for device in devices][:replicas]
+  found = gpus or tf.config.list_logical_devices('CPU')
+  names = [device.name for device in found][:replicas]
   reduction.check('mirrored', gpus=len(gpus), devices=len(names))
   cross_device_ops = reduction.cross_device_ops()
   if not gpus and cross_device_ops is None:
@@ -93,6 +94,12 @@ def _mirrored(
 def _multi_worker(
   cluster: clusters.Cluster, reduction: reductions.Reduction
 ) -> tf.distribute.Strategy:
+  if devices.have_started():
+    raise errors.StrategyError(
+      "strategy 'multi_worker_mirrored' comes too late: TensorFlow has "
+      'started; make it before anything else of TensorFlow is used (in gin: '
+      'eval_data = @name, without parentheses)'
+    )
   gpus = tf.config.list_physical_devices('GPU')  # starts none
   reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
   rendezvous.wait(cluster)
@@ -110,8 +117,7 @@ def _multi_worker(
     raise errors.StrategyError(
       f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
       f'cannot join the others: {errors.one_line(error)}; is '
-      f'{cluster.workers[cluster.task]} free, and is the strategy made before '
-      'anything else of TensorFlow?'
+      f'{cluster.workers[cluster.task]} free?'
     ) from error
 
 
@@ -130,9 +136,9 @@ def set_local_devices(count: int) -> None:
   if count < 1:
     raise errors.StrategyError(f'local_devices must be at least 1, got {count}')
   cpu = tf.config.list_physical_devices('CPU')[0]
-  devices = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+  parts = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
   try:
-    tf.config.set_logical_device_configuration(cpu, devices)
+    tf.config.set_logical_device_configuration(cpu, parts)
   except RuntimeError as error:
     raise errors.StrategyError(
       f'local_devices={count} comes too late: TensorFlow has started; set it '
