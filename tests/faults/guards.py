@@ -616,6 +616,43 @@ GUARDS = (
     ),
   ),
   *_guards(
+    'tests/replica_runs_test.py',
+    (
+      'infinities_on_one_replica_skip_the_step_on_both[mixed_float16]',
+      'a scale is lowered by half',
+      'scales.py',
+      'self._scale.assign(tf.where(finite, grown, lowered))',
+      'self._scale.assign(tf.where(finite, grown, lowered / 2.0))',
+    ),
+  ),
+  *_guards(
+    'tests/rendezvous_test.py',
+    (
+      'a_worker_that_never_comes_is_one_line[0]',
+      'workers meet before TensorFlow waits',
+      'strategies.py',
+      '  rendezvous.wait(cluster)\n',
+      '',
+    ),
+    (
+      'a_tpu_that_says_nothing_is_one_line[True]',
+      'a TPU is waited for so long',
+      'tpus.py',
+      'thread.join(seconds)',
+      'thread.join()',
+    ),
+  ),
+  *_guards(
+    'tests/services_test.py',
+    (
+      'training_goes_on_whoever_of_a_service_dies',
+      'each batch of a service is taken once',
+      'inputs/services.py',
+      'return _each_once(served)',
+      'return served.map(lambda _, batch: batch)',
+    ),
+  ),
+  *_guards(
     'tests/workers_b_test.py',
     (
       'the_chief_dies_within_a_save_and_nothing_is_lost',
