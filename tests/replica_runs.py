@@ -2,9 +2,14 @@
 
   python -m tests.replica_runs 4
 
-prints, as JSON, what they give on so many parts of a CPU and on fewer.
+prints, as JSON, what they give on so many parts of a CPU and on fewer;
+
+  TF_CONFIG=... python -m tests.replica_runs workers
+
+what they give on the workers that TF_CONFIG tells of.
 """
 
+import functools
 import json
 import os
 import sys
@@ -23,11 +28,23 @@ from tftrain import strategies
 _SPECIAL = ('loss_scale', 'seed', 'trainer/')
 
 
+WORKERS = 'workers'
+
+
+@functools.cache
+def _workers():
+  """The strategy of several workers; a process can have one."""
+  return tftrain.make_strategy('multi_worker_mirrored')
+
+
 def _trainer(make, data, replicas, **options):
   keras.utils.set_random_seed(3)
-  strategy = tftrain.make_strategy(
-    'mirrored' if replicas > 1 else 'one_device', replicas=replicas
-  )
+  if replicas is WORKERS:
+    strategy = _workers()
+  else:
+    strategy = tftrain.make_strategy(
+      'mirrored' if replicas > 1 else 'one_device', replicas=replicas
+    )
   with strategy.scope():
     task = make()
   return tftrain.Trainer(task, data, strategy=strategy, log_every=1, **options)
@@ -124,5 +141,10 @@ def main(most):
   print(json.dumps(found))
 
 
+def of_workers():
+  plain, one, again = (digits(WORKERS, dropout) for dropout in (0.0, 0.3, 0.3))
+  print(json.dumps({'digits': plain, 'dropout': [one, again]}))
+
+
 if __name__ == '__main__':
-  main(int(sys.argv[1]))
+  of_workers() if sys.argv[1] == WORKERS else main(int(sys.argv[1]))

@@ -1,6 +1,7 @@
 """1, 2 and 4 replicas give the same, also where one of them overflows."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests import replica_runs
+from tftrain import clusters
+from tftrain import localworkers
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -57,3 +60,34 @@ def test_four_replicas_are_one():
   again, once_more, alone = found['dropout']
   assert again == once_more
   assert np.abs(np.subtract(again, alone)).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_two_workers_are_one_device_and_with_dropout_two():
+  addresses = tuple(localworkers.free_addresses(2))
+  workers = []
+  for task in range(2):
+    cluster = clusters.Cluster(addresses, task, 'test')
+    workers.append(
+      subprocess.Popen(
+        [sys.executable, '-m', 'tests.replica_runs', replica_runs.WORKERS],
+        env={**os.environ, 'TF_CONFIG': cluster.tf_config()},
+        stdout=subprocess.PIPE, text=True, cwd=_ROOT,
+      )
+    )  # fmt: skip
+  try:
+    texts = [worker.communicate(timeout=200)[0] for worker in workers]
+  finally:
+    for worker in workers:
+      worker.kill()
+  assert [worker.returncode for worker in workers] == [0, 0]
+  found = json.loads(texts[0])
+  one = replica_runs.digits(1)
+  np.testing.assert_allclose(found['digits'][:6], one[:6], atol=1e-6)
+  np.testing.assert_allclose(found['digits'], one, atol=1e-5)
+  again, once_more = found['dropout']
+  assert again == once_more
+  # Masks belong to replicas, wherever these are.
+  two = replica_runs.digits(2, 0.3)
+  np.testing.assert_allclose(again[:6], two[:6], atol=1e-6)
+  np.testing.assert_allclose(again, two, atol=1e-5)

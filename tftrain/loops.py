@@ -69,7 +69,7 @@ class Counters:
   @classmethod
   def make(cls, workers: workers_lib.Alone = workers_lib.ALONE) -> 'Counters':
     with tf.device('CPU:0'):
-      return cls(
+      made = cls(
         step=tf.Variable(0, dtype=tf.int64, trainable=False),
         updates=tf.Variable(0, dtype=tf.int64, trainable=False),
         skipped=tf.Variable(0, dtype=tf.int64, trainable=False),
@@ -78,6 +78,8 @@ class Counters:
         waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
         workers=workers,
       )
+    workers.asked(made.stop)  # a loop may create no variable
+    return made
 
 
 # What sees a whole batch of training.

@@ -141,7 +141,7 @@ class Workers(Alone):
       self._task * local, (self._task + 1) * local, self.count * local
     )
     self._members: list[Any] = []
-    self._asked: dict[int, tf.Variable] = {}
+    self._asked: dict[Any, tf.Variable] = {}
     self._busy = False
     self._broken = False
     self._sum = tf.function(self._added, autograph=False)
@@ -153,10 +153,10 @@ class Workers(Alone):
   # What a compiled loop agrees upon.
 
   def asked(self, agreed: tf.Variable) -> tf.Variable:
-    if id(agreed) not in self._asked:
+    if agreed.ref() not in self._asked:
       with tf.device('CPU:0'):
-        self._asked[id(agreed)] = tf.Variable(agreed, trainable=False)
-    return self._asked[id(agreed)]
+        self._asked[agreed.ref()] = tf.Variable(agreed, trainable=False)
+    return self._asked[agreed.ref()]
 
   def agree(self, agreed: tf.Variable, ended: tf.Tensor) -> tf.Tensor:
     asked = self.asked(agreed).read_value()
