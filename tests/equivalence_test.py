@@ -142,10 +142,15 @@ def test_blocks_of_any_length_give_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
   'optimizer',
   [
-    lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
     lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
-    lambda: keras.optimizers.RMSprop(0.01, centered=True),
-    lambda: keras.optimizers.Lion(0.001),
+    *(
+      pytest.param(make, marks=pytest.mark.slow)
+      for make in (
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        lambda: keras.optimizers.RMSprop(0.01, centered=True),
+        lambda: keras.optimizers.Lion(0.001),
+      )
+    ),
   ],
 )
 def test_a_bucket_gives_the_same_bits_as_variables_apart(

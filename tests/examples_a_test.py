@@ -137,6 +137,7 @@ def test_student_recognises_what_it_never_saw(teacher):
     np.testing.assert_array_equal(value, variable.numpy())
 
 
+@pytest.mark.slow
 def test_student_of_labels_alone_recognises_none(teacher):
   make_task = functools.partial(make_student, teacher, hard=1.0)
   run = trainer(make_task, distillation.train_data())
@@ -173,6 +174,7 @@ def rare_accuracy(**options):
   return report_on(run.task, focal.rare_data()).scalars['accuracy']
 
 
+@pytest.mark.slow
 def test_focal_finds_more_of_the_rare():
   assert rare_accuracy() > 0.72 > 0.65 > rare_accuracy(gamma=0.0, balance=0.0)
 

@@ -61,6 +61,7 @@ def scores_of(model_dir):
   return scores
 
 
+@pytest.mark.slow
 def test_both_heads_learn_each_from_its_own_data(phases):
   scores = scores_of(phases / 'both')
   assert scores['eval/digit/accuracy'] > 0.9

@@ -238,6 +238,7 @@ def assert_records_are_served(data, directory, factor):
   return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mapped', [_scaled, None])
 def test_records_are_served_as_they_were_trained(mapped, tmp_path):
   names = ('image', 'label') if mapped else ('raw', 'label')

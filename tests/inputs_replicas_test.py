@@ -145,6 +145,7 @@ def trainer(kind, replicas, files, dropout=None):
   return tftrain.Trainer(made, data, strategy=strategy, log_every=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind',
   [
@@ -177,6 +178,7 @@ def test_one_replica_and_two_see_the_same_and_learn_the_same(kind, files):
     assert cursors[0] == cursors[1] != [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('kind', 'replicas'),
   [

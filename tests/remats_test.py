@@ -90,10 +90,11 @@ def dropping():
 @pytest.mark.parametrize(
   ('strategy', 'remat'),
   [
-    ('one_device', 'block$'),
+    pytest.param('one_device', 'block$', marks=pytest.mark.slow),
     ('mirrored', 'block$'),
     pytest.param('mirrored', 'dense|dropout', marks=pytest.mark.slow),
-    ('one_device', 'block'),  # with what is in it
+    # With what is in it.
+    pytest.param('one_device', 'block', marks=pytest.mark.slow),
   ],
 )
 def test_dropout(strategy, remat):

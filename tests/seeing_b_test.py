@@ -227,6 +227,7 @@ def kill():
   raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'killed_at', [5, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 8))]
 )

@@ -204,8 +204,8 @@ def two_sets():
     (of(ClippedCritic), None),
     (of(Penalized), None),
     (Adversaries, None),
-    (Heads, two_sets()),
-    (of(Distilled), None),
+    pytest.param(Heads, two_sets(), marks=pytest.mark.slow),
+    pytest.param(of(Distilled), None, marks=pytest.mark.slow),
   ],
   ids=['sam', 'weight clipping', 'penalty', 'gan', 'heads', 'distillation'],
 )
@@ -377,6 +377,7 @@ class Noisy(Sharpness):
     return self.minimize(self.loss, batch)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_draws_noise_leaves_training_alone():
   quiet, _ = train(of(Noisy), 6)
   watched, _ = train(of(Noisy), 3)
@@ -469,6 +470,7 @@ def test_xla_gives_the_same(strategy):
   cases.assert_close(report.scalars, other.scalars, 1e-5)
 
 
+@pytest.mark.slow
 def test_xla_and_synchronized_batch_normalization_exclude_each_other():
   with pytest.raises(tftrain.Error, match='Update.jit: XLA cannot hold'):
     train(normalized, 1, 'mirrored', jit=True)

@@ -852,6 +852,7 @@ def test_a_target_checks_all_trials_at_once(commands, tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_a_metric_that_only_some_trials_write_is_told_before(
   commands, tmp_path
 ):

@@ -60,6 +60,7 @@ def test_what_learns_and_what_does_not():
     learns(slow, DATA, steps=20)
 
 
+@pytest.mark.slow
 def test_a_negative_loss_has_to_fall_too():
   with pytest.raises(AssertionError, match='from -10 to -10 .* below -15'):
     learns(plain(Flat), DATA, steps=3)
@@ -194,6 +195,7 @@ def half(kind, dtype):
   return lambda: kind(copy(model), keras.optimizers.Adam(0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'dtype', ['bfloat16', pytest.param('float16', marks=pytest.mark.slow)]
 )
@@ -266,6 +268,7 @@ class Unweighted(Classifier):
     return tftrain.Loss(tf.reduce_mean(values), weights)
 
 
+@pytest.mark.slow
 def test_a_mean_that_is_right_for_even_parts_only_is_found():
   what = 'accumulate=2, one row less: loss differs .* not averaged'
   with pytest.raises(AssertionError, match=what):
