@@ -81,6 +81,7 @@ def test_heads_train_on_disjoint_halves():
   assert not digit & loop
 
 
+@pytest.mark.slow
 def test_the_loop_head_alone_moves_in_fine_tuning(phases):
   before, after = weights_of(phases / 'both'), weights_of(phases / 'loop')
   assert before.keys() == after.keys()

@@ -250,6 +250,7 @@ def test_records_are_served_as_they_were_trained(mapped, tmp_path):
     served(loaded, signatures.RECORDS, examples=[_serialized(label=1)])
 
 
+@pytest.mark.slow
 def test_a_map_by_chance_and_map_batch_are_in_it_too(tmp_path):
   def noisy(example, seed):
     noise = tf.random.stateless_uniform([6], seed)

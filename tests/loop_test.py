@@ -278,6 +278,7 @@ class Pair(tftrain.Task):
     )
 
 
+@pytest.mark.slow
 def test_two_optimizers_in_one_step_on_one_replica_and_two():
   states = []
   for name in ('one_device', 'mirrored'):
@@ -399,7 +400,7 @@ def test_all_updates_of_a_step_are_reported():
 
 @pytest.mark.parametrize(
   'stop_at',
-  [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 8, 10, 12, 30))],
+  [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 8, 12, 20, 30))],
 )
 def test_a_stop_at_any_step_loses_no_line_and_no_evaluation(stop_at, tmp_path):
   def prepare(name):
@@ -468,6 +469,7 @@ def test_a_run_that_ended_early_stays_ended(tmp_path):
   assert train(200).step == 20  # more was asked for
 
 
+@pytest.mark.slow
 def test_an_experiment_may_run_twice(tmp_path):
   fired = Steps()
   experiment = tftrain.Experiment(

@@ -111,6 +111,7 @@ class Namesakes(keras.Model):
     return self.dense(x)
 
 
+@pytest.mark.slow
 def test_layers_of_one_name_are_all_synchronized():
   runs = [
     train(lambda: supervised(Namesakes()), 4, name)[0]
@@ -200,6 +201,7 @@ class Contrast(OwnStep):
     return self.minimize(self.loss, batch)
 
 
+@pytest.mark.slow
 def test_a_loss_may_look_at_all_replicas():
   runs = [
     train(step_test.of(Contrast, keras.optimizers.SGD), 3, name)[0]

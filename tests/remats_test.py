@@ -101,6 +101,7 @@ def test_dropout(strategy, remat):
   assert_changes_nothing(dropping, strategy, remat=remat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{'accumulate': 2}, {'jit': True}])
 def test_with_other_options(options):
   make = dropping

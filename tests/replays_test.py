@@ -95,6 +95,7 @@ def test_a_step_that_failed_is_kept_and_repeated(strategy, tmp_path):
   assert 'gradients that are not finite: sequential' in said
 
 
+@pytest.mark.slow
 @STRATEGIES
 def test_any_step_is_repeated_to_the_bit(strategy, tmp_path):
   recipe = experiment(0.5, strategy=strategy, keep=9)

@@ -113,7 +113,9 @@ class Pair(tftrain.Task):
     )
 
 
-@pytest.mark.parametrize('replicas', [1, 2])
+@pytest.mark.parametrize(
+  'replicas', [pytest.param(1, marks=pytest.mark.slow), 2]
+)
 def test_all_updates_of_a_skipped_step_are_taken_back(replicas):
   """The first one is done, and its slots and average are changed, when the
   second one fails."""

@@ -383,6 +383,7 @@ def test_looking_changes_nothing(tmp_path, options):
   )
 
 
+@pytest.mark.slow
 def test_a_recipe_can_be_used_twice(tmp_path):
   histograms = tftrain.Histograms(2)
   for action in (histograms, tftrain.Every(2, histograms)):

@@ -354,6 +354,7 @@ def test_other_data_show_in_the_batch_of_the_first_digest(tmp_path):
   assert cause.startswith('data: train: sha256: ')
 
 
+@pytest.mark.slow
 def test_another_rate_shows_in_the_weights_alone(tmp_path):
   def faster_later():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay
@@ -374,6 +375,7 @@ def test_the_metrics_say_it_where_there_are_no_digests(tmp_path):
   assert found.causes == ['seed: 0 -> 1']
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_not_the_same(tmp_path):
   found = runs_of(tmp_path, steps=8)
   assert 'the same up to step 6; only one goes on, to 8' in found.where

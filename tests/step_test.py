@@ -200,7 +200,7 @@ def two_sets():
 @pytest.mark.parametrize(
   ('make', 'data'),
   [
-    (of(Sharpness), None),
+    pytest.param(of(Sharpness), None, marks=pytest.mark.slow),
     (of(ClippedCritic), None),
     (of(Penalized), None),
     (Adversaries, None),
@@ -231,6 +231,7 @@ def test_weights_assigned_in_a_step_are_kept_with_buckets_and_without(
     cases.assert_same_bits(*states([together, apart]))
 
 
+@pytest.mark.slow
 def test_the_other_optimizer_leaves_its_weights_alone():
   trainer, report = train(Adversaries, 7)
   generator = trainer.task.generator_optimizer.iterations.numpy()
@@ -283,6 +284,7 @@ def test_buckets_keep_groups_apart(strategy, monkeypatch):
   assert report.scalars['learning_rate'] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'optimizer', ['AdamW', pytest.param('Nadam', marks=pytest.mark.slow)]
 )

@@ -383,6 +383,7 @@ def test_what_fails_fails_alone_and_is_tried_again_on_request(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_three_equal_failures_in_a_row_stop_the_sweep(tmp_path):
   sweep_dir = sweeping.plan(
     tmp_path,
@@ -483,7 +484,9 @@ def _check_whole(sweep_dir):
     assert steps == list(range(1, 13))
 
 
-@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGKILL'])
+@pytest.mark.parametrize(
+  'name', [pytest.param('SIGINT', marks=pytest.mark.slow), 'SIGTERM', 'SIGKILL']
+)
 def test_a_controller_that_is_stopped_or_killed_loses_nothing(slow_sweep, name):
   process = sweeping.start('run', f'--sweep_dir={slow_sweep}', '--parallel=2')
   sweeping.until(lambda: _has_lines(slow_sweep), 'a line of each')

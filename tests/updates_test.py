@@ -340,6 +340,7 @@ def test_xla_changes_no_result(optimizer, case, strategy):
     assert one.scalars == pytest.approx(other.scalars, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('optimizer, case, strategy', _RUNS)
 def test_a_step_sees_micro_batches(optimizer, case, strategy):
   replicas = 2 if strategy == 'mirrored' else 1

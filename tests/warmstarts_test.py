@@ -275,6 +275,7 @@ def experiment(steps, **options):
   )
 
 
+@pytest.mark.slow
 def test_only_a_run_at_step_0_is_given_weights(old, tmp_path, monkeypatch):
   loaded = []
   load = warmstarts.load
