@@ -26,7 +26,10 @@ def terminal():
   def read():
     stream.flush()
     assert select.select([screen], [], [], 10)[0], 'nothing is shown'
-    return os.read(screen, 1 << 16).decode()
+    shown = b''
+    while select.select([screen], [], [], 0.2)[0]:  # it comes in pieces
+      shown += os.read(screen, 1 << 16)
+    return shown.decode()
 
   yield stream, read
   stream.close()
