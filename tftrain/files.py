@@ -81,8 +81,11 @@ def make_directory(path: pathlib.Path, what: str = 'model_dir') -> None:
   probe = path / f'{STAGING}probe-{uuid.uuid4().hex}'
   try:
     _make_parents(path)
-    disk.write(probe, b'')
-    disk.remove(probe)
+    try:
+      disk.write(probe, b'')
+    finally:  # a signal may interrupt an export just here
+      with contextlib.suppress(FileNotFoundError):
+        disk.remove(probe)
   except OSError as error:
     raise errors.RunDirectoryError(
       f'cannot write to {path}: {error.strerror}; choose another {what} or '
@@ -300,8 +303,8 @@ def staged_directory(
     durable: Whether it must survive a power cut from then on.
   """
   staged = final.with_name(f'{STAGING}{final.name}-{uuid.uuid4().hex}')
-  _make_parents(staged)
   try:
+    _make_parents(staged)
     yield staged
     if durable:
       sync(staged)
@@ -326,8 +329,8 @@ def scratch_directory() -> Iterator[pathlib.Path]:
 def staged_files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary directory whose files move to `directory` on success."""
   staged = directory / f'{STAGING}files-{uuid.uuid4().hex}'
-  _make_parents(staged)
   try:
+    _make_parents(staged)
     yield staged
     for path in sorted(staged.iterdir()):
       disk.rename(path, directory / path.name)

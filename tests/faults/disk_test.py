@@ -16,6 +16,7 @@ from tftrain import bundles
 from tftrain import disks
 from tftrain import errors
 from tftrain import files
+from tftrain import preemption
 
 _CODES = [errno.ENOSPC, errno.EIO, errno.EACCES]
 
@@ -38,7 +39,7 @@ def each(tmp_path, monkeypatch):
       raised = None
       try:
         work(directory)
-      except (Exception, faulty.Killed) as error:
+      except (Exception, faulty.Killed, preemption.Interrupted) as error:
         raised = error
       monkeypatch.setattr(files, 'disk', disks.Disk())
       if disk.hit is None:
@@ -240,6 +241,19 @@ def test_a_directory_that_cannot_be_made_is_refused(code, each):
     _make_directory(directory)
     files.remove_stale(directory / 'a/b')
     assert faulty.scan(directory) == {'a': None, 'a/b': None}, what
+
+
+def test_a_signal_leaves_nothing_half_done(each):
+  def export(directory):
+    _make_directory(directory)
+    with files.staged_directory(directory / 'a/b/80') as staged:
+      files.write_bytes(staged / 'one', b'1')
+
+  for what, raised, directory in each(
+    faulty.InterruptingDisk, _nothing, export
+  ):
+    assert isinstance(raised, preemption.Interrupted), what
+    assert not _leftovers(directory), what
 
 
 def _two(directory):

@@ -7,6 +7,7 @@ import threading
 import tensorflow as tf
 
 from tftrain import disks
+from tftrain import preemption
 
 OPERATIONS = tuple(name for name in vars(disks.Disk) if name[0] != '_')
 
@@ -92,6 +93,18 @@ class DyingDisk(Counting):
       getattr(disks.Disk, name)(self, path, content[: len(content) // 2])
     if self.hit:
       raise Killed
+
+
+class InterruptingDisk(Counting):
+  """A signal comes just after its n-th operation, as in an export."""
+
+  def before(self, name, args):
+    self._comes = self._is_the_one(name)
+
+  def after(self):
+    if self._comes:
+      self._comes = False
+      raise preemption.Interrupted
 
 
 class RecordingDisk(Watched):

@@ -142,6 +142,13 @@ GUARDS = (
   *_guards(
     'disk_test.py',
     (
+      'a_signal_leaves_nothing_half_done',
+      'a probe is removed whatever comes',
+      'files.py',
+      '    finally:  # a signal may interrupt an export just here\n',
+      '    except FileNotFoundError:\n',
+    ),
+    (
       'a_save_that_fails_says_so_and_leaves_what_was',
       'the failure of a save is raised',
       'checkpoints.py',
@@ -240,8 +247,8 @@ GUARDS = (
       'a_directory_that_may_not_be_written_is_said_before_step_1',
       'a directory is tried',
       'files.py',
-      "    disk.write(probe, b'')\n    disk.remove(probe)\n",
-      '',
+      "      disk.write(probe, b'')\n",
+      '      pass\n',
     ),
     (
       'a_model_dir_in_memory_is_as_good',

@@ -63,7 +63,7 @@ def test_a_signal_in_an_export_leaves_it_to_the_next_life(run, quiet):
   export = 'Experiment.export = True'
   life = run.start(export)
   exports = run.model_dir / 'export'
-  life.until(lambda: list(exports.glob('.tmp-*')), 'an export')
+  life.until(lambda: list(exports.glob('.tmp-80-*')), 'an export')
   life.send('SIGTERM')
   assert life.wait().code == 143
   assert list(exports.iterdir()) == []
@@ -76,7 +76,7 @@ def test_a_signal_in_an_export_on_the_way_is_obeyed_too(run, quiet):
   export = ['Experiment.export = @Export()', 'Export.every = 30']
   life = run.start(*export)
   exports = run.model_dir / 'export'
-  life.until(lambda: list(exports.glob('.tmp-*')), 'an export')
+  life.until(lambda: list(exports.glob('.tmp-30-*')), 'an export')
   life.send('SIGTERM')
   begun = time.monotonic()
   assert life.wait().code == 143
