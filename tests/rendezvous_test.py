@@ -1,6 +1,7 @@
 """Waiting for workers and TPUs: to the deadline, and in real processes."""
 
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -89,6 +90,46 @@ def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
     f'({addresses[1 - task]});'
   )
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', [0, 1])
+def test_a_worker_that_dies_once_all_have_met_is_one_line(
+  commands, tmp_path, task
+):
+  addresses = localworkers.free_addresses(2)
+  other = clusters.Cluster(tuple(addresses), 1 - task, 'test')
+  patient = {'TFTRAIN_CLUSTER_DEADLINE': '40'}
+  # It meets the worker that starts, and never opens its port again.
+  thread = threading.Thread(target=rendezvous.wait, args=(other, patient))
+  thread.start()
+  began = time.monotonic()
+  ended = teams.alone(
+    commands, tmp_path, f'--workers={",".join(addresses)}', f'--task={task}',
+    environment={'TFTRAIN_CLUSTER_DEADLINE': '3'},
+  )  # fmt: skip
+  thread.join()
+  assert time.monotonic() - began < 30
+  assert ended.code == -9
+  assert (
+    f'worker {task} of 2 (TF_CONFIG) met the others, but TensorFlow did not '
+    f'connect them within 3 s: worker {1 - task} ({addresses[1 - task]}) died; '
+    in ended.stderr
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+def test_who_connects_in_time_is_left_alone():
+  cluster = clusters.Cluster(tuple(localworkers.free_addresses(2)), 0, 'test')
+  children = pathlib.Path(
+    f'/proc/self/task/{threading.get_native_id()}/children'
+  )
+  before = children.read_text()
+  with pytest.raises(ValueError, match='of TensorFlow'):
+    with rendezvous.connecting(cluster, {'TFTRAIN_CLUSTER_DEADLINE': '20'}):
+      assert len(children.read_text()) > len(before)
+      raise ValueError('of TensorFlow')
+  assert children.read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,21 @@
 
 TensorFlow, once it waits for a worker, lets no other thread of Python run: no
 signal and no deadline of ours would reach it. So the workers first meet here.
-Each opens its own port, and waits until those of all the others are open.
+Each opens its own port, and waits until those of all the others are open. And
+while TensorFlow connects them, a process of its own watches over each, for one
+may die after all have met.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
+import json
 import os
+import select
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 from tftrain import clusters
@@ -40,19 +49,67 @@ def wait(
         time.sleep(_PAUSE)
 
 
+@contextlib.contextmanager
+def connecting(
+  cluster: clusters.Cluster, environment: Mapping[str, str] = os.environ
+) -> Iterator[None]:
+  """Kills this process, and says why, unless it is left before the deadline."""
+  watcher = subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      __name__,
+      json.dumps([os.getpid(), _deadline(environment), cluster.task]),
+      json.dumps([cluster.origin, *cluster.workers]),
+    ],
+    stdin=subprocess.PIPE,
+    env={**environment, 'PYTHONPATH': os.pathsep.join(sys.path)},
+  )
+  assert watcher.stdin is not None
+  try:
+    yield
+  finally:
+    watcher.stdin.close()
+    watcher.wait()
+
+
+def _watch(parent: int, seconds: float, cluster: clusters.Cluster) -> None:
+  """What the watcher does; its input ends when the parent is done, or dead."""
+  if select.select([sys.stdin], [], [], seconds)[0]:
+    return
+  end = time.monotonic() + _TRY
+  others = [a for a in cluster.workers if a != cluster.workers[cluster.task]]
+  gone = [a for a in others if not _is_up(a, end)]
+  print(_lost(cluster, gone, seconds), file=sys.stderr, flush=True)
+  if os.getppid() == parent:
+    os.kill(parent, signal.SIGKILL)
+
+
+def _lost(cluster: clusters.Cluster, gone: list[str], seconds: float) -> str:
+  who = _named(cluster, gone) + ' died' if gone else 'one may have died'
+  return (
+    f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) met '
+    f'the others, but TensorFlow did not connect them within {seconds:g} s: '
+    f'{who}; this one ends, start the same command on all again '
+    '(TFTRAIN_CLUSTER_DEADLINE is the patience in seconds)'
+  )
+
+
+def _named(cluster: clusters.Cluster, addresses: list[str]) -> str:
+  named = [f'{cluster.workers.index(a)} ({a})' for a in addresses]
+  return f'worker{"s" * (len(named) > 1)} {errors.brief(", ".join(named), 200)}'
+
+
 def _text(
   cluster: clusters.Cluster,
   missing: list[str],
   environment: Mapping[str, str],
 ) -> str:
-  count = len(cluster.workers)
-  named = [f'{cluster.workers.index(a)} ({a})' for a in missing]
   return (
-    f'worker {cluster.task} of {count} ({cluster.origin}) has waited '
-    f'{_deadline(environment):g} s for worker{"s" * (len(named) > 1)} '
-    f'{errors.brief(", ".join(named), 200)}; start the same command on all, '
-    'and see that their ports can be reached (TFTRAIN_CLUSTER_DEADLINE is '
-    'the patience in seconds)'
+    f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) has '
+    f'waited {_deadline(environment):g} s for {_named(cluster, missing)}; '
+    'start the same command on all, and see that their ports can be reached '
+    '(TFTRAIN_CLUSTER_DEADLINE is the patience in seconds)'
   )
 
 
@@ -95,3 +152,9 @@ def _deadline(environment: Mapping[str, str]) -> float:
     raise errors.StrategyError(
       f'TFTRAIN_CLUSTER_DEADLINE={text!r} must be a number of seconds'
     ) from error
+
+
+if __name__ == '__main__':
+  _parent, _seconds, _task = json.loads(sys.argv[1])
+  _origin, *_workers = json.loads(sys.argv[2])
+  _watch(_parent, _seconds, clusters.Cluster(tuple(_workers), _task, _origin))

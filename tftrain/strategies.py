@@ -110,9 +110,10 @@ def _multi_worker(
     rpc_layer='grpc',
   )
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy(
-      resolver, reduction.communication()
-    )
+    with rendezvous.connecting(cluster):
+      return tf.distribute.MultiWorkerMirroredStrategy(
+        resolver, reduction.communication()
+      )
   except (RuntimeError, tf.errors.OpError) as error:
     raise errors.StrategyError(
       f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '

@@ -642,6 +642,13 @@ GUARDS = (
       '',
     ),
     (
+      'a_worker_that_dies_once_all_have_met_is_one_line[0]',
+      'who connects is watched over',
+      'rendezvous.py',
+      '    os.kill(parent, signal.SIGKILL)\n',
+      '    pass\n',
+    ),
+    (
       'a_tpu_that_says_nothing_is_one_line[True]',
       'a TPU is waited for so long',
       'tpus.py',
