@@ -186,7 +186,8 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
   run = tftrain.Experiment(
     cases.supervised, lambda: batches, steps=100, checkpoint_every=4
   ).prepare(tmp_path)
-  with refused(errors.NonFiniteError, 'step 10', 'loss nan', 'not applied'):
+  # The loss need not be: on some CPUs a layer's ReLU makes 0 of NaN.
+  with refused(errors.NonFiniteError, 'step 10', 'norm nan', 'not applied'):
     run.train()
   assert run.trainer.step == 10
   assert run.trainer.updates == 9

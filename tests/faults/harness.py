@@ -319,7 +319,7 @@ def kill_sweep(world, scenario, calls=CALLS, numbers=None, image=None):
     image: What it begins with, if not what is usual for the scenario.
 
   Returns:
-    The Points at which a process died.
+    The Points at which a process died; `outcome` is None if it was the child.
   """
   start = functools.partial(
     world.server.start, scenario, True, **arguments(world, scenario)
@@ -338,9 +338,12 @@ def kill_sweep(world, scenario, calls=CALLS, numbers=None, image=None):
         child.close()
         if todo is None:
           break
-      else:
+        continue
+      if point.outcome is None:
         child.join()
-        points.append(point)
+      else:  # it is a process of the child's that died: git, say
+        child.close()
+      points.append(point)
   following.kill()
   return points
 
