@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors disks files reports ledger grace diff spellings gintexts secrets '
-  'gce clusters rendezvous',
+  'gce clusters rendezvous deadlines',
   'patches precisions tpus reductions devices shares strategies workers '
   'autographs stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
@@ -62,6 +62,7 @@ _WITHOUT_TENSORFLOW = (
   'gce',
   'clusters',
   'rendezvous',
+  'deadlines',
   'provenance',
   'reruns',
   'trials',

@@ -145,6 +145,24 @@ def test_data_that_end_are_refused(options):
     data('grpc://a:1', **options)
 
 
+@pytest.mark.slow
+def test_a_dispatcher_without_a_worker_is_an_error_in_time(
+  servers, monkeypatch
+):
+  monkeypatch.setattr(services, '_WORKER_SECONDS', 1.0)
+  servers.wait_for(servers.dispatcher())
+  address = f'grpc://localhost:{servers.port}'
+  with pytest.raises(errors.InputError) as raised:
+    data(address)
+  assert str(raised.value) == (
+    f'the tf.data service at {address} has no worker that serves: no answer '
+    'within 1 s; start one (python -m tftrain.inputs.servers worker), and see '
+    'that it can be reached from here'
+  )
+  servers.wait_for(servers.worker())
+  data(address)
+
+
 @pytest.mark.parametrize('says', [b'', b'HTTP/1.1 400 Bad Request\r\n\r\n'])
 def test_what_is_no_service_is_an_error_in_time(says, monkeypatch):
   monkeypatch.setattr(services, '_SECONDS', 0.5)

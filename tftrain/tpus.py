@@ -1,10 +1,10 @@
 """Reaching a TPU: an error after a deadline, never a hang."""
 
 import os
-import threading
 
 import tensorflow as tf
 
+from tftrain import deadlines
 from tftrain import errors
 
 DEADLINE = 120.0
@@ -19,28 +19,14 @@ def connect(name: str | None = None) -> tf.distribute.Strategy:
   """
   name = os.environ.get('TPU_NAME', '') if name is None else name
   seconds = _deadline(os.environ.get('TFTRAIN_TPU_DEADLINE'))
-  found: list[tf.distribute.Strategy] = []
-  failed: list[BaseException] = []
-
-  def reach() -> None:
-    try:
-      found.append(_reach(name))
-    except BaseException as error:  # told below, on the thread that asked
-      failed.append(error)
-
-  # It cannot be called off; a daemon does not keep the process from ending.
-  thread = threading.Thread(target=reach, name='tftrain-tpu', daemon=True)
-  thread.start()
-  thread.join(seconds)
-  if found:
-    return found[0]
-  why = f'no answer within {seconds:g} s'
-  if failed:
-    why = errors.one_line(failed[0])
-  raise errors.StrategyError(
-    f'the TPU {name or "of this machine"} cannot be reached: {why}; set '
-    'TPU_NAME to its name or grpc:// address, or choose another strategy'
-  ) from (failed[0] if failed else None)
+  try:
+    return deadlines.within(seconds, lambda: _reach(name))
+  except Exception as error:
+    raise errors.StrategyError(
+      f'the TPU {name or "of this machine"} cannot be reached: '
+      f'{errors.one_line(error)}; set TPU_NAME to its name or grpc:// address, '
+      'or choose another strategy'
+    ) from error
 
 
 def _reach(name: str) -> tf.distribute.Strategy:

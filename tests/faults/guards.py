@@ -651,7 +651,7 @@ GUARDS = (
     (
       'a_tpu_that_says_nothing_is_one_line[True]',
       'a TPU is waited for so long',
-      'tpus.py',
+      'deadlines.py',
       'thread.join(seconds)',
       'thread.join()',
     ),
@@ -664,6 +664,13 @@ GUARDS = (
       'inputs/services.py',
       'return _each_once(served)',
       'return served.map(lambda _, batch: batch)',
+    ),
+    (
+      'a_dispatcher_without_a_worker_is_an_error_in_time',
+      'a worker of a service is tried',
+      'inputs/services.py',
+      '  _try_worker(address)\n',
+      '',
     ),
   ),
   *_guards(

@@ -12,9 +12,11 @@ import uuid
 
 import tensorflow as tf
 
+from tftrain import deadlines
 from tftrain import errors
 
 _SECONDS = 10.0
+_WORKER_SECONDS = 120.0
 # How HTTP/2, and so gRPC, begins: with it a server has to answer SETTINGS.
 _GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, *[0] * 5])
 # Each worker that died keeps one, until the dispatcher knows.
@@ -43,7 +45,8 @@ def distributed(
       share a job.
 
   Raises:
-    InputError: Nobody listens there; TensorFlow would wait for ever.
+    InputError: Nobody listens there, or it has no worker that answers;
+      TensorFlow would wait for ever.
   """
   protocol, _, rest = address.partition('://')
   host, _, port = rest.rpartition(':')
@@ -58,19 +61,26 @@ def distributed(
       f'no tf.data service answers at {address} ({error}); start its '
       'dispatcher, or leave Examples.service out'
     ) from error
+  _try_worker(address)
   text = json.dumps(identity, sort_keys=True, default=str)
   name = hashlib.sha256(text.encode()).hexdigest()[:16]
   # A job that another iterator has read from is not begun again.
   name += f'-{uuid.uuid4().hex[:8]}'
-  served = dataset.enumerate().apply(
-    tf.data.experimental.service.distribute(
-      processing_mode=tf.data.experimental.service.ShardingPolicy.OFF,
-      service=address,
-      job_name=f'tftrain-{name}',
-      max_outstanding_requests=_REQUESTS,
-    )
+  served = _served(
+    dataset.enumerate(),
+    address,
+    job_name=f'tftrain-{name}',
+    max_outstanding_requests=_REQUESTS,
   )
   return _each_once(served)
+
+
+def _served(
+  dataset: tf.data.Dataset, address: str, **options: Any
+) -> tf.data.Dataset:
+  service = tf.data.experimental.service
+  off = service.ShardingPolicy.OFF
+  return dataset.apply(service.distribute(off, address, **options))
 
 
 def _greet(host: str, port: int) -> None:
@@ -79,6 +89,18 @@ def _greet(host: str, port: int) -> None:
     connection.sendall(_GREETING)
     if len(answer := connection.recv(9)) < 4 or answer[3] != 4:
       raise OSError('what listens there is no gRPC server')
+
+
+def _try_worker(address: str) -> None:
+  tried = _served(tf.data.Dataset.range(1), address)
+  try:
+    deadlines.within(_WORKER_SECONDS, lambda: next(iter(tried)))
+  except (TimeoutError, tf.errors.OpError) as error:
+    raise errors.InputError(
+      f'the tf.data service at {address} has no worker that serves: '
+      f'{errors.one_line(error)}; start one (python -m tftrain.inputs.servers '
+      'worker), and see that it can be reached from here'
+    ) from error
 
 
 def _each_once(numbered: tf.data.Dataset) -> tf.data.Dataset:
