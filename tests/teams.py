@@ -59,6 +59,7 @@ def alone(commands, directory, *arguments, **options):
 def _common(directory):
   path = directory / 'a.gin'
   if not path.exists():
+    directory.mkdir(exist_ok=True)
     path.write_text(GIN)
   return [f'--gin_file={path}', f'--model_dir={directory}/run']
 

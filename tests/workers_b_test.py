@@ -1,7 +1,9 @@
 """What ends a block, breaks or is written, on several real workers."""
 
+import contextlib
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -207,37 +209,74 @@ def assert_same_run(one, other):
 def test_started_again_after_a_kill_it_ends_as_if_nothing_had_been(
   commands, tmp_path
 ):
-  """As a user starts it: one command that starts the two, and again."""
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  for directory in (whole, broken):
-    directory.mkdir()
   steps = '--gin.Experiment.steps=400'
   teams.assert_ended(teams.Team(commands, whole, steps).wait(), 0, 0)
-  (broken / 'a.gin').write_text(teams.GIN)
-  command = [
-    sys.executable, '-m', 'tftrain', f'--gin_file={broken}/a.gin',
-    f'--model_dir={broken}/run', steps, '--local_workers=2', '--max_restarts=1',
-  ]  # fmt: skip
-  with subprocess.Popen(
-    command,
-    stderr=subprocess.PIPE,
-    text=True,
-    env={**os.environ, 'PYTHONPATH': os.getcwd()},
-  ) as starter:
-    try:
-      metrics = broken / 'run' / 'metrics.jsonl'
-      deadline = time.monotonic() + 90
-      while not (metrics.exists() and '"step": 30,' in metrics.read_text()):
-        assert time.monotonic() < deadline
-        assert starter.poll() is None, starter.stderr.read()
-        time.sleep(0.002)
-      os.kill(workers_of(starter.pid)[1], signal.SIGKILL)
-      _, stderr = starter.communicate(timeout=90)
-    finally:
-      starter.terminate()
-  assert starter.returncode == 0, stderr
-  assert 'starting all again (1 of 1)' in stderr
+  with started(broken, steps, '--max_restarts=1') as starter:
+    metrics = broken / 'run' / 'metrics.jsonl'
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and '"step": 30,' in metrics.read_text()):
+      assert time.monotonic() < deadline
+      assert starter.poll() is None, text_of(broken)
+      time.sleep(0.002)
+    os.kill(workers_of(starter.pid)[1], signal.SIGKILL)
+    assert starter.wait(timeout=90) == 0, text_of(broken)
+  assert 'starting all again (1 of 1)' in text_of(broken)
   assert_same_run(broken, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_killed_again_and_again_wherever_they_are_they_end_as_never_killed(
+  commands, tmp_path
+):
+  """While they start, meet, connect, train, evaluate and save."""
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  options = bind(
+    'Experiment.steps = 8000',
+    'Experiment.log_every = 200',
+    'Experiment.eval_every = 1000',
+    'Experiment.checkpoint_every = 200',
+  )
+  teams.assert_ended(teams.Team(commands, whole, *options).wait(), 0, 0)
+  draw = random.Random(0)
+  with started(broken, *options, '--max_restarts=99') as starter:
+    for _ in range(8):
+      time.sleep(draw.uniform(0.5, 12))
+      number = draw.randrange(2)
+      for victim in workers_of(starter.pid)[number : number + 1]:
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(victim, signal.SIGKILL)
+    assert starter.wait(timeout=200) == 0, text_of(broken)
+  assert text_of(broken).count('starting all again') >= 3
+  assert_same_run(broken, whole)
+
+
+@contextlib.contextmanager
+def started(directory, *arguments):
+  """As a user starts it: one command that starts the two."""
+  directory.mkdir(exist_ok=True)
+  (directory / 'a.gin').write_text(teams.GIN)
+  command = [
+    sys.executable, '-m', 'tftrain', f'--gin_file={directory}/a.gin',
+    f'--model_dir={directory}/run', '--local_workers=2', *arguments,
+  ]  # fmt: skip
+  environment = {
+    **os.environ,
+    'PYTHONPATH': os.getcwd(),
+    'TFTRAIN_CLUSTER_DEADLINE': '20',
+  }
+  with (directory / 'log').open('w') as log:
+    starter = subprocess.Popen(command, stderr=log, env=environment)
+  try:
+    yield starter
+  finally:
+    starter.terminate()
+    starter.wait()
+
+
+def text_of(directory):
+  return (directory / 'log').read_text()
 
 
 def workers_of(pid):
