@@ -690,6 +690,13 @@ GUARDS = (
       'for attempt in range(1):',
     ),
     (
+      'killed_again_and_again_wherever_they_are_they_end_as_never_killed',
+      'as often as was allowed',
+      'localworkers.py',
+      'if not failed or hopeless or attempt == max_restarts:',
+      'if not failed or hopeless or attempt == 1:',
+    ),
+    (
       'other_data_are_refused[its data-True]',
       'fingerprints of the data are compared',
       'digests.py',
