@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -250,6 +251,26 @@ def test_killed_again_and_again_wherever_they_are_they_end_as_never_killed(
     assert starter.wait(timeout=200) == 0, text_of(broken)
   assert text_of(broken).count('starting all again') >= 3
   assert_same_run(broken, whole)
+
+
+@pytest.mark.slow
+def test_who_dies_of_four_is_named(tmp_path):
+  flags = [_LONG, '--gin.Experiment.log_every=100', '--local_workers=4']
+  with started(tmp_path, *flags) as starter:
+    metrics = tmp_path / 'run' / 'metrics.jsonl'
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and '"step": 300,' in metrics.read_text()):
+      assert time.monotonic() < deadline
+      assert starter.poll() is None, text_of(tmp_path)
+      time.sleep(0.01)
+    began = time.monotonic()
+    os.kill(workers_of(starter.pid)[2], signal.SIGKILL)
+    assert starter.wait(timeout=60) == 128 + signal.SIGKILL
+  assert time.monotonic() - began < 30
+  # Another may be the first that it misses: the chief, which ends for that.
+  named = re.findall(r'error: worker (\d) \(\S+\) is gone', text_of(tmp_path))
+  assert 1 <= len(named) <= 3
+  assert named.count('2') > len(named) / 2
 
 
 @contextlib.contextmanager

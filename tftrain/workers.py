@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import re
+import time
 from typing import Any, Concatenate, ParamSpec, TypeVar
 import zlib
 
@@ -34,6 +35,9 @@ _BLOCK = 1 << 18  # numbers in a block of a state, 2 MB
 
 # How long the chief waits for the others to listen; they may wait for it.
 _SECONDS = 600.0
+
+# How long the chief outlives another worker, so that all can learn whose.
+_LINGER = 3.0
 
 _GONE = re.compile(
   r'Collective ops is aborted|/job:worker/replica:0/task:\d+|[Hh]eartbeat|'
@@ -338,6 +342,8 @@ class Workers(Alone):
       if not _GONE.search(text):
         raise
       self._broken = True
+      if self.leads and self.count > 2:  # the others hear of it through this
+        time.sleep(_LINGER)
       others = [int(n) for n in _TASK.findall(text) if int(n) != self._task]
       if not others and self.count == 2:
         others = [1 - self._task]
