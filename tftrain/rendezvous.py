@@ -75,11 +75,14 @@ def connecting(
 
 def _watch(parent: int, seconds: float, cluster: clusters.Cluster) -> None:
   """What the watcher does; its input ends when the parent is done, or dead."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent
   if select.select([sys.stdin], [], [], seconds)[0]:
     return
   end = time.monotonic() + _TRY
   others = [a for a in cluster.workers if a != cluster.workers[cluster.task]]
   gone = [a for a in others if not _is_up(a, end)]
+  if select.select([sys.stdin], [], [], 0)[0]:  # it connected at last
+    return
   print(_lost(cluster, gone, seconds), file=sys.stderr, flush=True)
   if os.getppid() == parent:
     os.kill(parent, signal.SIGKILL)
