@@ -214,12 +214,7 @@ def test_started_again_after_a_kill_it_ends_as_if_nothing_had_been(
   steps = '--gin.Experiment.steps=400'
   teams.assert_ended(teams.Team(commands, whole, steps).wait(), 0, 0)
   with started(broken, steps, '--max_restarts=1') as starter:
-    metrics = broken / 'run' / 'metrics.jsonl'
-    deadline = time.monotonic() + 90
-    while not (metrics.exists() and '"step": 30,' in metrics.read_text()):
-      assert time.monotonic() < deadline
-      assert starter.poll() is None, text_of(broken)
-      time.sleep(0.002)
+    wait_for_step(30, starter, broken)
     os.kill(workers_of(starter.pid)[1], signal.SIGKILL)
     assert starter.wait(timeout=90) == 0, text_of(broken)
   assert 'starting all again (1 of 1)' in text_of(broken)
@@ -257,12 +252,7 @@ def test_killed_again_and_again_wherever_they_are_they_end_as_never_killed(
 def test_who_dies_of_four_is_named(tmp_path):
   flags = [_LONG, '--gin.Experiment.log_every=100', '--local_workers=4']
   with started(tmp_path, *flags) as starter:
-    metrics = tmp_path / 'run' / 'metrics.jsonl'
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and '"step": 300,' in metrics.read_text()):
-      assert time.monotonic() < deadline
-      assert starter.poll() is None, text_of(tmp_path)
-      time.sleep(0.01)
+    wait_for_step(300, starter, tmp_path)
     began = time.monotonic()
     os.kill(workers_of(starter.pid)[2], signal.SIGKILL)
     assert starter.wait(timeout=60) == 128 + signal.SIGKILL
@@ -294,6 +284,15 @@ def started(directory, *arguments):
   finally:
     starter.terminate()
     starter.wait()
+
+
+def wait_for_step(step, starter, directory):
+  metrics = directory / 'run' / 'metrics.jsonl'
+  deadline = time.monotonic() + 120
+  while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+    assert time.monotonic() < deadline
+    assert starter.poll() is None, text_of(directory)
+    time.sleep(0.002)
 
 
 def text_of(directory):
