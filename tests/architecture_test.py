@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors disks files reports ledger grace diff spellings gintexts secrets '
-  'gce clusters rendezvous deadlines',
+  'gce clusters deadlines rendezvous',
   'patches precisions tpus reductions devices shares strategies workers '
   'autographs stepsummaries flops memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '

@@ -181,13 +181,15 @@ def test_a_variable_created_in_a_step():
 
 def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
   x, y = cases.arrays(examples=80)
-  x[77] = np.nan
-  batches = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 80, 8)]
+  # Of a feature a ReLU makes 0 on some CPUs, so that the loss is a number.
+  weights = np.where(np.arange(80) == 77, np.nan, 1).astype('float32')
+  batches = [
+    (x[i : i + 8], y[i : i + 8], weights[i : i + 8]) for i in range(0, 80, 8)
+  ]
   run = tftrain.Experiment(
     cases.supervised, lambda: batches, steps=100, checkpoint_every=4
   ).prepare(tmp_path)
-  # The loss need not be: on some CPUs a layer's ReLU makes 0 of NaN.
-  with refused(errors.NonFiniteError, 'step 10', 'norm nan', 'not applied'):
+  with refused(errors.NonFiniteError, 'step 10', 'loss nan', 'not applied'):
     run.train()
   assert run.trainer.step == 10
   assert run.trainer.updates == 9

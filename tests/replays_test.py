@@ -36,7 +36,7 @@ def make_task():
   model = keras.Sequential(
     [
       keras.Input((6,)),
-      layers.Dense(8, 'relu'),
+      layers.Dense(8, 'tanh'),  # a ReLU makes 0 of NaN on some CPUs
       layers.BatchNormalization(),
       layers.Dropout(0.5),
       layers.Dense(3),
@@ -87,8 +87,9 @@ def test_a_step_that_failed_is_kept_and_repeated(strategy, tmp_path):
   recipe = experiment(strategy=strategy)
   step = failed(tmp_path, recipe)
   said = replays.replay(recipe.prepare(tmp_path), step)
-  assert said.startswith(f'step {step}, from crash/step-{step}: loss ')
-  assert 'gradient norm nan\n' in said
+  assert said.startswith(
+    f'step {step}, from crash/step-{step}: loss nan, gradient norm '
+  )
   assert 'first bad operation: Log made NaN (' in said
   assert f'replays_test.py, line {_LINE}, in loss)' in said
   assert 'gradients that are not finite: sequential' in said
@@ -169,8 +170,7 @@ def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
   step = failed(tmp_path, recipe)
   assert step == 6
   said = replays.replay(recipe.prepare(tmp_path), step)
-  assert said.startswith('step 6, from the checkpoint of step 4: loss ')
-  assert 'gradient norm nan\n' in said
+  assert said.startswith('step 6, from the checkpoint of step 4: loss nan')
 
 
 @pytest.mark.slow

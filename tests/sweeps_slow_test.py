@@ -63,7 +63,7 @@ def test_each_trial_is_done_exactly_once_whoever_is_killed(tmp_path):
     workers = [w for w in workers if w.poll() is None]
     while len(workers) < _WORKERS:
       workers.append(sweeping.start('worker', f'--sweep_dir={sweep_dir}'))
-    time.sleep(generator.uniform(0, 0.4))
+    time.sleep(generator.uniform(0, 0.3))
     kills += _kill_some(sweep_dir, workers, generator)
   seconds = time.monotonic() - begun
   for worker in workers:
@@ -76,7 +76,7 @@ def test_each_trial_is_done_exactly_once_whoever_is_killed(tmp_path):
     attempts += result.facts['attempts']
     steps = [line['step'] for line in result.metrics()]
     assert steps == list(range(1, _STEPS + 1)), result.directory
-  assert kills > 25 and attempts > _TRIALS  # fewer where all is fast
+  assert kills > 50 and attempts > _TRIALS
   print(f'{kills} kills, {attempts} attempts, {seconds:.0f} s')
 
 

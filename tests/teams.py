@@ -35,7 +35,7 @@ class Team:
   def __init__(self, commands, directory, *arguments, others=()):
     self.model_dir = directory / 'run'
     workers = f'--workers={",".join(localworkers.free_addresses(2))}'
-    common = [*_common(directory), workers, *arguments]
+    common = [*command(directory), workers, *arguments]
     self.chief = commands.start(*common, '--task=0')
     self.other = commands.start(*common, '--task=1', *others)
 
@@ -44,19 +44,21 @@ class Team:
     return self.chief.wait(), self.other.wait()
 
   def until_step(self, step):
-    path = self.model_dir / 'metrics.jsonl'
-    self.chief.until(
-      lambda: path.exists() and f'"step": {step},' in path.read_text(),
-      f'step {step}',
-    )
+    self.chief.until(lambda: has_reported(self.model_dir, step), f'step {step}')
+
+
+def has_reported(model_dir, step):
+  path = model_dir / 'metrics.jsonl'
+  return path.exists() and f'"step": {step},' in path.read_text()
 
 
 def alone(commands, directory, *arguments, **options):
   """The same run in one process."""
-  return commands.run(*_common(directory), *arguments, **options)
+  return commands.run(*command(directory), *arguments, **options)
 
 
-def _common(directory):
+def command(directory):
+  """What all runs of a directory begin with."""
   path = directory / 'a.gin'
   if not path.exists():
     directory.mkdir(exist_ok=True)

@@ -265,12 +265,10 @@ def test_who_dies_of_four_is_named(tmp_path):
 
 @contextlib.contextmanager
 def started(directory, *arguments):
-  """As a user starts it: one command that starts the two."""
-  directory.mkdir(exist_ok=True)
-  (directory / 'a.gin').write_text(teams.GIN)
+  """As a user starts it: one command that starts all of them."""
   command = [
-    sys.executable, '-m', 'tftrain', f'--gin_file={directory}/a.gin',
-    f'--model_dir={directory}/run', '--local_workers=2', *arguments,
+    sys.executable, '-m', 'tftrain', *teams.command(directory),
+    '--local_workers=2', *arguments,
   ]  # fmt: skip
   environment = {
     **os.environ,
@@ -287,9 +285,8 @@ def started(directory, *arguments):
 
 
 def wait_for_step(step, starter, directory):
-  metrics = directory / 'run' / 'metrics.jsonl'
   deadline = time.monotonic() + 120
-  while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+  while not teams.has_reported(directory / 'run', step):
     assert time.monotonic() < deadline
     assert starter.poll() is None, text_of(directory)
     time.sleep(0.002)

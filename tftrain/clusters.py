@@ -58,6 +58,16 @@ class Cluster:
         'workers; they are counted from 0'
       )
 
+  @property
+  def this(self) -> str:
+    """Which worker this process is, for messages."""
+    return f'worker {self.task} of {len(self.workers)} ({self.origin})'
+
+  @property
+  def others(self) -> list[str]:
+    """The addresses of all workers but this."""
+    return [a for a in self.workers if a != self.workers[self.task]]
+
   def tf_config(self) -> str:
     """The same as TensorFlow takes it, in the variable TF_CONFIG."""
     cluster = {'worker': list(self.workers)}

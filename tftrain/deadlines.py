@@ -1,10 +1,31 @@
 """An end to calls that may never return, such as those to other machines."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import threading
 from typing import TypeVar
 
+from tftrain import errors
+
 _T = TypeVar('_T')
+
+DEFAULT = 120.0
+"""Seconds."""
+
+
+def read(environment: Mapping[str, str], name: str) -> float:
+  """The seconds that the variable `name` gives, or the default.
+
+  Raises:
+    StrategyError: It is no number.
+  """
+  text = environment.get(name, str(DEFAULT))
+  try:
+    return float(text)
+  except ValueError as error:
+    raise errors.StrategyError(
+      f'{name}={text!r} must be a number of seconds'
+    ) from error
 
 
 def within(seconds: float, function: Callable[[], _T]) -> _T:

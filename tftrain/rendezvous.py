@@ -20,11 +20,10 @@ import sys
 import time
 
 from tftrain import clusters
+from tftrain import deadlines
 from tftrain import errors
 
-DEADLINE = 120.0
-"""Seconds; the variable TFTRAIN_CLUSTER_DEADLINE gives another number."""
-
+_DEADLINE = 'TFTRAIN_CLUSTER_DEADLINE'
 _PAUSE = 0.1
 _TRY = 2.0
 
@@ -38,13 +37,14 @@ def wait(
     StrategyError: Some are not before the deadline, or this worker's port is
       taken.
   """
-  end = time.monotonic() + _deadline(environment)
-  missing = [a for a in cluster.workers if a != cluster.workers[cluster.task]]
+  seconds = deadlines.read(environment, _DEADLINE)
+  end = time.monotonic() + seconds
+  missing = cluster.others
   with _listening(cluster):
     while missing:
       missing = [a for a in missing if not _is_up(a, end)]
       if missing and time.monotonic() > end:
-        raise errors.StrategyError(_text(cluster, missing, environment))
+        raise errors.StrategyError(_absent(cluster, missing, seconds))
       if missing:
         time.sleep(_PAUSE)
 
@@ -54,12 +54,13 @@ def connecting(
   cluster: clusters.Cluster, environment: Mapping[str, str] = os.environ
 ) -> Iterator[None]:
   """Kills this process, and says why, unless it is left before the deadline."""
+  seconds = deadlines.read(environment, _DEADLINE)
   watcher = subprocess.Popen(
     [
       sys.executable,
       '-m',
       __name__,
-      json.dumps([os.getpid(), _deadline(environment), cluster.task]),
+      json.dumps([os.getpid(), seconds, cluster.task]),
       json.dumps([cluster.origin, *cluster.workers]),
     ],
     stdin=subprocess.PIPE,
@@ -79,8 +80,7 @@ def _watch(parent: int, seconds: float, cluster: clusters.Cluster) -> None:
   if select.select([sys.stdin], [], [], seconds)[0]:
     return
   end = time.monotonic() + _TRY
-  others = [a for a in cluster.workers if a != cluster.workers[cluster.task]]
-  gone = [a for a in others if not _is_up(a, end)]
+  gone = [a for a in cluster.others if not _is_up(a, end)]
   if select.select([sys.stdin], [], [], 0)[0]:  # it connected at last
     return
   print(_lost(cluster, gone, seconds), file=sys.stderr, flush=True)
@@ -91,10 +91,9 @@ def _watch(parent: int, seconds: float, cluster: clusters.Cluster) -> None:
 def _lost(cluster: clusters.Cluster, gone: list[str], seconds: float) -> str:
   who = _named(cluster, gone) + ' died' if gone else 'one may have died'
   return (
-    f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) met '
-    f'the others, but TensorFlow did not connect them within {seconds:g} s: '
-    f'{who}; this one ends, start the same command on all again '
-    '(TFTRAIN_CLUSTER_DEADLINE is the patience in seconds)'
+    f'{cluster.this} met the others, but TensorFlow did not connect them '
+    f'within {seconds:g} s: {who}; this one ends, start the same command on '
+    f'all again ({_DEADLINE} is the patience in seconds)'
   )
 
 
@@ -103,16 +102,13 @@ def _named(cluster: clusters.Cluster, addresses: list[str]) -> str:
   return f'worker{"s" * (len(named) > 1)} {errors.brief(", ".join(named), 200)}'
 
 
-def _text(
-  cluster: clusters.Cluster,
-  missing: list[str],
-  environment: Mapping[str, str],
+def _absent(
+  cluster: clusters.Cluster, missing: list[str], seconds: float
 ) -> str:
   return (
-    f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) has '
-    f'waited {_deadline(environment):g} s for {_named(cluster, missing)}; '
+    f'{cluster.this} has waited {seconds:g} s for {_named(cluster, missing)}; '
     'start the same command on all, and see that their ports can be reached '
-    '(TFTRAIN_CLUSTER_DEADLINE is the patience in seconds)'
+    f'({_DEADLINE} is the patience in seconds)'
   )
 
 
@@ -130,9 +126,8 @@ def _listening(cluster: clusters.Cluster) -> socket.socket:
     )
   except OSError as error:
     raise errors.StrategyError(
-      f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
-      f'cannot listen on port {port} ({errors.one_line(error)}); is {address} '
-      'free?'
+      f'{cluster.this} cannot listen on port {port} '
+      f'({errors.one_line(error)}); is {address} free?'
     ) from error
 
 
@@ -145,16 +140,6 @@ def _is_up(address: str, end: float) -> bool:
       return True
   except OSError:
     return False
-
-
-def _deadline(environment: Mapping[str, str]) -> float:
-  text = environment.get('TFTRAIN_CLUSTER_DEADLINE', str(DEADLINE))
-  try:
-    return float(text)
-  except ValueError as error:
-    raise errors.StrategyError(
-      f'TFTRAIN_CLUSTER_DEADLINE={text!r} must be a number of seconds'
-    ) from error
 
 
 if __name__ == '__main__':

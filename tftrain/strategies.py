@@ -116,8 +116,7 @@ def _multi_worker(
       )
   except (RuntimeError, tf.errors.OpError) as error:
     raise errors.StrategyError(
-      f'worker {cluster.task} of {len(cluster.workers)} ({cluster.origin}) '
-      f'cannot join the others: {errors.one_line(error)}; is '
+      f'{cluster.this} cannot join the others: {errors.one_line(error)}; is '
       f'{cluster.workers[cluster.task]} free?'
     ) from error
 

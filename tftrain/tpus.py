@@ -7,8 +7,7 @@ import tensorflow as tf
 from tftrain import deadlines
 from tftrain import errors
 
-DEADLINE = 120.0
-"""Seconds; the variable TFTRAIN_TPU_DEADLINE gives another number."""
+_DEADLINE = 'TFTRAIN_TPU_DEADLINE'
 
 
 def connect(name: str | None = None) -> tf.distribute.Strategy:
@@ -18,7 +17,7 @@ def connect(name: str | None = None) -> tf.distribute.Strategy:
     StrategyError: It is not reached before the deadline, or there is none.
   """
   name = os.environ.get('TPU_NAME', '') if name is None else name
-  seconds = _deadline(os.environ.get('TFTRAIN_TPU_DEADLINE'))
+  seconds = deadlines.read(os.environ, _DEADLINE)
   try:
     return deadlines.within(seconds, lambda: _reach(name))
   except Exception as error:
@@ -35,12 +34,3 @@ def _reach(name: str) -> tf.distribute.Strategy:
     tf.config.experimental_connect_to_cluster(resolver)
   tf.tpu.experimental.initialize_tpu_system(resolver)
   return tf.distribute.TPUStrategy(resolver)
-
-
-def _deadline(text: str | None) -> float:
-  try:
-    return DEADLINE if text is None else float(text)
-  except ValueError as error:
-    raise errors.StrategyError(
-      f'TFTRAIN_TPU_DEADLINE={text!r} must be a number of seconds'
-    ) from error

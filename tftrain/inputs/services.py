@@ -16,7 +16,7 @@ from tftrain import deadlines
 from tftrain import errors
 
 _SECONDS = 10.0
-_WORKER_SECONDS = 120.0
+_WORKER_SECONDS = deadlines.DEFAULT
 # How HTTP/2, and so gRPC, begins: with it a server has to answer SETTINGS.
 _GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, *[0] * 5])
 # Each worker that died keeps one, until the dispatcher knows.
