@@ -10,7 +10,6 @@ _VERSION = re.search(r"^__version__ = '(.+)'$", _DOOR.read_text('utf-8'), re.M)
 assert _VERSION, f'no __version__ in {_DOOR}'
 
 _EXAMPLES = ['scikit-learn>=1.5']
-_GCE = ['google-api-python-client>=2.100']
 _FIGURES = ['matplotlib>=3.8']
 _SAMPLERS = ['optuna>=5,<6']
 _PAGES = ['plotly>=6,<8']
@@ -35,6 +34,7 @@ setuptools.setup(
     'absl-py>=2.1',
     'gin-config>=0.5,<0.6',
     'keras>=3.15,<4',
+    'lazy_loader>=0.4,<1',
     'numpy>=1.26',
     'rich>=13',
     'tensorboard>=2.20,<3',  # TensorFlow 2.21 no longer brings it
@@ -45,7 +45,6 @@ setuptools.setup(
     'cuda': ['tensorflow[and-cuda]>=2.21,<3'],
     'examples': _EXAMPLES,
     'figures': _FIGURES,
-    'gce': _GCE,
     'onnx': ['onnxruntime>=1.20', 'tf2onnx>=1.17'],
     'optuna': _SAMPLERS,
     'report': _PAGES,
@@ -53,7 +52,6 @@ setuptools.setup(
     'test': [
       *_EXAMPLES,
       *_FIGURES,
-      *_GCE,
       *_PAGES,
       *_SAMPLERS,
       *(package for needed in _SOURCES.values() for package in needed),
@@ -85,7 +83,7 @@ setuptools.setup(
     'tftrain.bundled.examples': 'examples',
   },
   package_data={
-    'tftrain': ['py.typed'],
+    'tftrain': ['**/*.pyi', 'py.typed'],
     'tftrain.bundled.configs': ['**/*.gin'],
   },
 )

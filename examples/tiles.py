@@ -14,19 +14,20 @@ from sklearn import datasets
 import tensorflow as tf
 
 import tftrain
-from tftrain import inputs
 
 SIZE = 16
 DIRECTORY = f'{tempfile.gettempdir()}/tftrain_tiles'
 
 
-def tiles(directory: str) -> inputs.ImageFolder:
+def tiles(directory: str) -> tftrain.inputs.ImageFolder:
   """All tiles, `{'image': uint8 [16, 16, 1], 'label': int64}`."""
   if not os.path.exists(directory):
     written = f'{directory}.part'  # renamed when all are there
     write(pathlib.Path(written))
     os.rename(written, directory)
-  return inputs.ImageFolder(directory, channels=1)  # colour says too much
+  return tftrain.inputs.ImageFolder(
+    directory, channels=1
+  )  # colour says too much
 
 
 def write(folder: pathlib.Path) -> None:
@@ -56,8 +57,8 @@ def scaled(batch):
 @gin.register(module='tiles')
 def train_data(
   batch_size: int = 32, directory: str = DIRECTORY, holdout: float = 0.25
-) -> inputs.Examples:
-  return inputs.Examples(
+) -> tftrain.inputs.Examples:
+  return tftrain.inputs.Examples(
     tiles(directory),
     batch_size,
     holdout=holdout,
@@ -71,8 +72,8 @@ def train_data(
 @gin.register(module='tiles')
 def test_data(
   batch_size: int = 500, directory: str = DIRECTORY, holdout: float = 0.25
-) -> inputs.Examples:
-  return inputs.Examples(
+) -> tftrain.inputs.Examples:
+  return tftrain.inputs.Examples(
     tiles(directory),
     batch_size,
     training=False,

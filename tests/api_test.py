@@ -1,6 +1,5 @@
 """The door: what `import tftrain` offers, and that it opens lazily."""
 
-import ast
 import importlib.metadata
 import pathlib
 import subprocess
@@ -11,27 +10,6 @@ import pytest
 import tftrain
 
 _DOOR = pathlib.Path(tftrain.__file__)
-
-
-def _typed_imports():
-  """Name -> the module it comes from, as type checkers see the door."""
-  for node in ast.parse(_DOOR.read_text(encoding='utf-8')).body:
-    if isinstance(node, ast.If):
-      assert ast.unparse(node.test) == 'typing.TYPE_CHECKING'
-      return {
-        alias.asname: statement.module
-        for statement in node.body
-        for alias in statement.names
-      }
-  raise AssertionError('no `if typing.TYPE_CHECKING:`')
-
-
-def _lazy_imports():
-  """Name -> the module it comes from, as Python sees the door."""
-  return {
-    name: f'tftrain.{home}' if home else 'tftrain'
-    for name, home in tftrain._HOMES.items()
-  }
 
 
 def _python(code):
@@ -46,14 +24,9 @@ def _python(code):
   return result.stdout
 
 
-def test_all_is_sorted_and_complete():
+def test_names_are_sorted():
   assert tftrain.__all__ == sorted(tftrain.__all__)
-  assert set(tftrain.__all__) == set(tftrain._HOMES)
   assert set(dir(tftrain)) >= set(tftrain.__all__)
-
-
-def test_type_checkers_see_the_same_names():
-  assert _typed_imports() == _lazy_imports()
 
 
 @pytest.mark.parametrize('name', tftrain.__all__)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent
-_COPIED = ('configs', 'examples', 'tests', 'tftrain')
+_COPIED = ('benchmarks', 'configs', 'examples', 'tests', 'tftrain')
 
 # rules_python itself would have to be downloaded; this Bazel brings the same
 # rules along.
@@ -71,16 +71,23 @@ def query(bazel, tmp_path_factory):
   return run
 
 
+def _target(path):
+  """The label that scripts/generate_build gives a Python file."""
+  package = path.parent.relative_to(_ROOT).as_posix()
+  return f'//{package}:{path.stem}'
+
+
 def test_every_target_is_there(query):
   targets = query('//...')
-  modules = {
-    '//:' + '_'.join(path.relative_to(_ROOT / 'tftrain').with_suffix('').parts)
-    for path in (_ROOT / 'tftrain').rglob('*.py')
+  files = {
+    _target(path)
+    for tree in ('tests', 'tftrain')
+    for path in (_ROOT / tree).rglob('*.py')
     if not path.stem.startswith('__')
   }
-  tests = {f'//:{path.stem}' for path in (_ROOT / 'tests').glob('*_test.py')}
-  rest = {'//:tftrain', '//:tftrain_lib', '//:inputs', '//:examples'}
-  assert not (modules | tests | rest) - targets
+  assert '//tests/faults:sweep_test' in files
+  rest = {'//:tftrain', '//:tftrain_lib', '//:data_command', '//:sweep_command'}
+  assert not (files | rest) - targets
 
 
 @pytest.mark.slow
@@ -89,7 +96,9 @@ def test_every_label_stands_for_something(query):
   labels = query(
     'labels(deps, //...) + labels(data, //...) + labels(srcs, //...)'
   )
-  targets = query('//...')
-  names = [label.removeprefix('//:') for label in labels - targets]
-  assert '//:launch' in labels and 'tftrain/launch.py' in names
-  assert not [name for name in names if not (_ROOT / name).is_file()]
+  paths = {
+    label.removeprefix('//').replace(':', '/').removeprefix('/')
+    for label in labels - query('//...')
+  }
+  assert '//tftrain:errors' in labels and 'tftrain/errors.py' in paths
+  assert not [path for path in paths if not (_ROOT / path).is_file()]

@@ -11,7 +11,6 @@ from examples import stdlib_text
 from examples import tiles
 from tests import cases
 import tftrain
-from tftrain import inputs
 
 
 def trained(task, data, steps, **options):
@@ -51,7 +50,7 @@ def test_what_is_beside_a_passage_does_not_change_its_logits():
     np.arange(begin, begin + count, dtype='int32')[None]
     for begin, count in ((40, 12), (80, 15), (60, 15))
   )
-  packed = inputs.Packed(32)
+  packed = tftrain.inputs.Packed(32)
 
   def logits(*passages):
     ragged = tf.ragged.constant(
@@ -72,7 +71,7 @@ def test_what_is_beside_a_passage_does_not_change_its_logits():
 def test_the_first_of_a_passage_is_not_asked_for():
   task = small_language()
   ids = tf.ragged.constant([[1, 2, 3], [4, 5]], row_splits_dtype=tf.int64)
-  batch = inputs.Packed(8).collate({'ids': ids})
+  batch = tftrain.inputs.Packed(8).collate({'ids': ids})
   assert task.loss(batch, training=False).weights.numpy().tolist() == [2 + 1]
 
 

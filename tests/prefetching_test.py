@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import inputs
 from tftrain.inputs import prefetching
 
 _STEPS = 13
@@ -39,10 +38,10 @@ def data(kind):
   if kind == 'arrays':  # too large to be gathered in the graph
     wide = np.repeat(x, 600, 1)[:, :6], y
     pipeline = tftrain.Arrays((*wide, np.zeros([len(x), 3000], np.float32)), 8)
-    return inputs.FirstBatches(pipeline, _STEPS)
+    return tftrain.inputs.FirstBatches(pipeline, _STEPS)
   keep = (lambda pair: pair[0][0] > -9) if kind == 'filtered' else None
-  return inputs.Examples(
-    inputs.InMemory((x, y)), 8, epochs=2, shuffle=8, filter=keep,
+  return tftrain.inputs.Examples(
+    tftrain.inputs.InMemory((x, y)), 8, epochs=2, shuffle=8, filter=keep,
     map=lambda pair, seed: (
       pair[0] + tf.random.stateless_normal([6], seed), pair[1]
     ),
@@ -97,8 +96,13 @@ def test_what_the_host_has_to_read_stays_there(monkeypatch):
   assert prefetching.device_for(data('filtered')) is None
   x, y = cases.arrays()
   kept = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
-  assert prefetching.device_for(inputs.as_pipeline(kept, training=True)) is None
-  texts = inputs.Examples(inputs.InMemory({'t': np.array(['a', 'b'])}), 2)
+  assert (
+    prefetching.device_for(tftrain.inputs.as_pipeline(kept, training=True))
+    is None
+  )
+  texts = tftrain.inputs.Examples(
+    tftrain.inputs.InMemory({'t': np.array(['a', 'b'])}), 2
+  )
   assert prefetching.device_for(texts) is None
   plain = data('examples')
   assert prefetching.device_for(plain).endswith('CPU:1')

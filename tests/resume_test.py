@@ -11,7 +11,6 @@ from tests import cases
 import tftrain
 from tftrain import bundles
 from tftrain import errors
-from tftrain import inputs
 from tftrain import inspections
 
 X, Y = cases.arrays()
@@ -32,8 +31,8 @@ def sampled():
 
 
 def selected():
-  return inputs.Examples(
-    inputs.InMemory({'x': X, 'y': Y}),
+  return tftrain.inputs.Examples(
+    tftrain.inputs.InMemory({'x': X, 'y': Y}),
     8,
     filter=lambda example: example['x'][0] > 0,
     select=('x', 'y'),
@@ -128,8 +127,8 @@ def test_a_list_goes_on_by_skipping():
 
 def test_inspecting_shows_examples_and_stages():
   def data():
-    source = inputs.InMemory({'x': X, 'y': Y})
-    return inputs.Examples(source, 8, map=dict, select=('x', 'y'))
+    source = tftrain.inputs.InMemory({'x': X, 'y': Y})
+    return tftrain.inputs.Examples(source, 8, map=dict, select=('x', 'y'))
 
   lines = inspections.inspect(experiment(data, 5), seconds=0.1).splitlines()
   assert lines[0] == 'train:'
@@ -156,13 +155,13 @@ def test_data_that_ends_before_the_run_is_told_of_before_step_1(
 
 def test_records_that_are_left_out_are_reported(tmp_path):
   examples = ({'x': x, 'y': y} for x, y in zip(X, Y, strict=True))
-  inputs.write_records(tmp_path / 'a', examples, shards=1)
+  tftrain.inputs.write_records(tmp_path / 'a', examples, shards=1)
   (path,) = tmp_path.glob('*.tfrecord')
   damaged = bytearray(path.read_bytes())
   damaged[len(damaged) // 2] ^= 1
   path.write_bytes(damaged)
-  source = inputs.TFRecords(path, on_corrupt='skip')
+  source = tftrain.inputs.TFRecords(path, on_corrupt='skip')
   assert source.num_examples == 66
-  data = inputs.Examples(source, 8, select=('x', 'y'))
+  data = tftrain.inputs.Examples(source, 8, select=('x', 'y'))
   report = tftrain.Trainer(cases.supervised(), data).train(3)
   assert report.scalars['lost_records'] == 1

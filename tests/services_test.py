@@ -15,7 +15,6 @@ import pytest
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import inputs
 from tftrain.inputs import services
 
 _BATCH = 8
@@ -75,8 +74,8 @@ def servers(tmp_path):
 
 
 def data(service=None, **options):
-  source = inputs.InMemory({'n': np.arange(1000)})
-  return inputs.Examples(source, _BATCH, service=service, **options)
+  source = tftrain.inputs.InMemory({'n': np.arange(1000)})
+  return tftrain.inputs.Examples(source, _BATCH, service=service, **options)
 
 
 @pytest.mark.slow
@@ -114,10 +113,10 @@ def test_batches_stay_the_same_whoever_of_a_service_dies(servers):
 def test_training_goes_on_whoever_of_a_service_dies(servers):
   def trainer(service):
     keras.utils.set_random_seed(0)
-    source = inputs.InMemory(cases.arrays())
+    source = tftrain.inputs.InMemory(cases.arrays())
     return tftrain.Trainer(
       cases.supervised(keras.optimizers.Adam(0.01)),
-      inputs.Examples(source, _BATCH, service=service),
+      tftrain.inputs.Examples(source, _BATCH, service=service),
     )
 
   dispatcher, one, two = (

@@ -11,7 +11,6 @@ from tests import cases
 from tests import teams as teams_lib
 import tftrain
 from tftrain import feeds
-from tftrain import inputs
 from tftrain import loops
 from tftrain import shares
 from tftrain import strategies
@@ -62,7 +61,7 @@ def test_a_worker_s_rows_dealt_again_are_those_of_its_replicas(
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   directory = tmp_path_factory.mktemp('data')
-  inputs.write_records(
+  tftrain.inputs.write_records(
     directory / 'train',
     ({'x': np.float32([i, -i]), 'n': np.int64(i)} for i in range(_EXAMPLES)),
     shards=2,
@@ -87,7 +86,7 @@ def array_record(folder):
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     writer.write(example.SerializeToString())
   writer.close()
-  return inputs.ArrayRecord(path, {'n': 'int64', 'x': 'float32[2]'})
+  return tftrain.inputs.ArrayRecord(path, {'n': 'int64', 'x': 'float32[2]'})
 
 
 def varying():
@@ -96,21 +95,21 @@ def varying():
 
 
 _SOURCES = {
-  'memory': lambda folder: inputs.InMemory(
+  'memory': lambda folder: tftrain.inputs.InMemory(
     {'x': np.arange(2.0 * _EXAMPLES).reshape(-1, 2), 'n': np.arange(_EXAMPLES)}
   ),
-  'ragged': lambda folder: inputs.InMemory(
+  'ragged': lambda folder: tftrain.inputs.InMemory(
     {'x': varying(), 'n': np.arange(_EXAMPLES)}
   ),
-  'python': lambda folder: inputs.RandomAccess(
+  'python': lambda folder: tftrain.inputs.RandomAccess(
     [{'x': np.float32([i]), 'n': i} for i in range(_EXAMPLES)]
   ),
   'array_record': array_record,
-  'records': lambda folder: inputs.TFRecords(folder / 'train-*'),
-  'held out': lambda folder: inputs.InMemory({
+  'records': lambda folder: tftrain.inputs.TFRecords(folder / 'train-*'),
+  'held out': lambda folder: tftrain.inputs.InMemory({
     'x': np.arange(2.0 * 40).reshape(-1, 2), 'n': np.arange(40)
   }).split(0.4, 'train'),
-  'images': lambda folder: inputs.ImageFolder(folder / 'images'),
+  'images': lambda folder: tftrain.inputs.ImageFolder(folder / 'images'),
 }  # fmt: skip
 
 
@@ -160,9 +159,9 @@ _SLOWLY = [
 
 @pytest.mark.parametrize(('function', 'kind'), [(noisy, 'memory'), *_SLOWLY])
 def test_parts_of_a_last_batch_that_is_not_full(function, kind, folder):
-  batcher = inputs.Padded(3) if kind == 'ragged' else None
+  batcher = tftrain.inputs.Padded(3) if kind == 'ragged' else None
   # Batches of 7: the last has 2 rows, less than there are workers.
-  data = inputs.Examples(
+  data = tftrain.inputs.Examples(
     _SOURCES[kind](folder), 7, training=False, batcher=batcher, map=function
   )
   assert_parts_are_whole(data, [(3, 1)], (2,))
@@ -173,7 +172,7 @@ def test_parts_of_a_last_batch_that_is_not_full(function, kind, folder):
 @pytest.mark.parametrize('remainder', ['keep', 'drop', 'pad'])
 @pytest.mark.parametrize('function', [None, noisy])
 def test_parts_whatever_the_remainder(kind, remainder, function, folder):
-  data = inputs.Examples(
+  data = tftrain.inputs.Examples(
     _SOURCES[kind](folder), 8, epochs=3, shuffle=5,
     map=function, remainder=remainder,
   )  # fmt: skip
@@ -186,7 +185,7 @@ def test_parts_whatever_the_remainder(kind, remainder, function, folder):
   [('drop', 'memory'), ('pad', 'records')],
 )
 def test_parts_of_a_batch_dropped_or_filled_up(remainder, kind, folder):
-  data = inputs.Examples(  # the last batch has 2 rows
+  data = tftrain.inputs.Examples(  # the last batch has 2 rows
     _SOURCES[kind](folder), 7, epochs=1, map=noisy, remainder=remainder
   )
   assert_parts_are_whole(data, [(3, 1)], (2,))
@@ -195,7 +194,9 @@ def test_parts_of_a_batch_dropped_or_filled_up(remainder, kind, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['memory', 'records'])
 def test_parts_of_what_goes_on_for_ever(kind, folder):
-  data = inputs.Examples(_SOURCES[kind](folder), 4, map=noisy, shuffle=4)
+  data = tftrain.inputs.Examples(
+    _SOURCES[kind](folder), 4, map=noisy, shuffle=4
+  )
   assert_parts_are_whole(data, [(2, 1)], (11,), n=3)
   part = data.part(shares.Share(1, 2, 2))
   assert {leaf.shape[0] for leaf in tf.nest.flatten(part.element_spec)} == {2}
@@ -213,7 +214,7 @@ def test_parts_of_what_goes_on_for_ever(kind, folder):
 )
 def test_parts_of_arrays_in_the_graph_and_out_of_it(options):
   x = np.arange(2 * _EXAMPLES).reshape(-1, 2)
-  data = inputs.Arrays((x, x[:, 0]), 6, **options)
+  data = tftrain.inputs.Arrays((x, x[:, 0]), 6, **options)
   n = 99 if data.num_steps else 5
   assert_parts_are_whole(data, [(2, 1), (3, 2)], (3,), n=n)
   for start_step in (0, 3):
@@ -228,9 +229,9 @@ def test_parts_of_arrays_in_the_graph_and_out_of_it(options):
 
 @pytest.mark.slow
 def test_parts_of_the_first_batches(folder):
-  data = inputs.Examples(_SOURCES['memory'](folder), 6, map=noisy)
+  data = tftrain.inputs.Examples(_SOURCES['memory'](folder), 6, map=noisy)
   for repeat in (False, True):
-    first = inputs.FirstBatches(data, 3, repeat=repeat)
+    first = tftrain.inputs.FirstBatches(data, 3, repeat=repeat)
     assert_parts_are_whole(first, [(2, 1)], (2,), n=3)
 
 
@@ -253,8 +254,8 @@ def test_other_rows_are_neither_looked_up_nor_mapped():
     n = tf.numpy_function(call, [example['n']], tf.int64, stateful=False)
     return {'n': tf.ensure_shape(n, [])}
 
-  data = inputs.Examples(
-    inputs.RandomAccess(Data()), 6, training=False, map=note
+  data = tftrain.inputs.Examples(
+    tftrain.inputs.RandomAccess(Data()), 6, training=False, map=note
   )
   part = data.part(shares.Share(1, 2, 3))
   looked_up.clear()
@@ -268,7 +269,7 @@ def test_other_rows_are_neither_looked_up_nor_mapped():
   'training', [pytest.param(False, marks=pytest.mark.slow), True]
 )
 def test_other_records_are_not_decoded(folder, training):
-  source = inputs.TFRecords(folder / 'train-*')
+  source = tftrain.inputs.TFRecords(folder / 'train-*')
   counts = []
   plain = source.decode
 
@@ -281,7 +282,7 @@ def test_other_records_are_not_decoded(folder, training):
     return plain(tf.ensure_shape(noted, records.shape))
 
   source.decode = decode
-  data = inputs.Examples(source, 6, training=training)
+  data = tftrain.inputs.Examples(source, 6, training=training)
   part = data.part(shares.Share(0, 1, 2))
   counts.clear()
   rows = [len(batch[0]) for batch in batches_of(part, 0, 4)]
@@ -289,7 +290,7 @@ def test_other_records_are_not_decoded(folder, training):
   assert set(counts) == {3}
 
 
-class Custom(inputs.InMemory):
+class Custom(tftrain.inputs.InMemory):
   def chunks(self, size, order, start=0):
     return super().chunks(size, order, start).map(lambda batch: batch)
 
@@ -298,29 +299,29 @@ class Custom(inputs.InMemory):
 def test_what_cannot_be_made_in_parts_is_read_whole(folder):
   source = _SOURCES['ragged'](folder)
   share = shares.Share(0, 1, 2)
-  padded = inputs.Padded(3)
+  padded = tftrain.inputs.Padded(3)
   whole = {
     'filter': {'filter': lambda one: one['n'] > 2, 'batcher': padded},
-    'longest': {'batcher': inputs.Padded()},
-    'ragged': {'batcher': inputs.Ragged()},
-    'bucketed': {'batcher': inputs.Bucketed([3])},
+    'longest': {'batcher': tftrain.inputs.Padded()},
+    'ragged': {'batcher': tftrain.inputs.Ragged()},
+    'bucketed': {'batcher': tftrain.inputs.Bucketed([3])},
     'mixes': {'batcher': padded, 'map_batch': lambda batch: batch},
     'shard': {'batcher': padded, 'shard': (0, 2)},
   }
   for options in whole.values():
-    assert inputs.Examples(source, 6, **options).part(share) is None
-  assert inputs.Examples(source, 6, batcher=padded).part(share)
-  one = inputs.Examples(source, 1, training=False, batcher=padded)
+    assert tftrain.inputs.Examples(source, 6, **options).part(share) is None
+  assert tftrain.inputs.Examples(source, 6, batcher=padded).part(share)
+  one = tftrain.inputs.Examples(source, 1, training=False, batcher=padded)
   assert one.part(share) is None  # somebody would never have a row
   arrays = {'n': np.arange(9)}
   for other in (
     Custom(arrays),
-    inputs.Generator(lambda: [{'n': n} for n in range(9)]),
-    inputs.Mixture({'a': inputs.InMemory(arrays)}),
+    tftrain.inputs.Generator(lambda: [{'n': n} for n in range(9)]),
+    tftrain.inputs.Mixture({'a': tftrain.inputs.InMemory(arrays)}),
   ):
-    assert inputs.Examples(other, 6).part(share) is None
+    assert tftrain.inputs.Examples(other, 6).part(share) is None
   dataset = tf.data.Dataset.range(9).batch(3)
-  assert inputs.as_pipeline(dataset, training=True).part(share) is None
+  assert tftrain.inputs.as_pipeline(dataset, training=True).part(share) is None
 
 
 def test_a_step_deals_what_it_holds_among_its_own_replicas():

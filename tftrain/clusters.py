@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 from tftrain import errors
-from tftrain import gce
 
 PORT = 2222
 """Where workers listen that a scheduler only names."""
@@ -19,7 +18,6 @@ _VARIABLES = (
   'TF_CONFIG',
   'TFTRAIN_NUM_WORKERS',
   'SLURM_STEP_NODELIST',
-  gce.GROUP,
 )
 
 
@@ -82,7 +80,7 @@ def resolve(
 ) -> Cluster | None:
   """The cluster that flags or the environment tell of; None if there is none.
 
-  Flags come first, then TF_CONFIG, Kubernetes, Slurm and GCE. A cluster of one
+  Flags come first, then TF_CONFIG, Kubernetes and Slurm. A cluster of one
   worker is none.
 
   Args:
@@ -106,9 +104,6 @@ def resolve(
     found = _of_kubernetes(environment)
   elif 'SLURM_STEP_NODELIST' in environment:
     found = _of_slurm(environment)
-  elif environment.get(gce.GROUP):
-    port = _number(environment, 'TFTRAIN_PORT', PORT)
-    found = Cluster(*gce.members(environment, port), gce.GROUP)
   return found if found and len(found.workers) > 1 else None
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import flops
-from tftrain import inputs
+from tftrain.inputs import pipelines
 
 _RANDOM = {
   'RandomStandardNormal',
@@ -143,7 +143,9 @@ def changed(old: Any, new: Any) -> str:
     return f'a batch {" and ".join(parts)}; give each batch the same structure'
   name = next(name for name in after if before[name] != after[name])
   was, now = before[name], after[name]
-  what = f'{name} was {inputs.described(was)} and is {inputs.described(now)}'
+  what = (
+    f'{name} was {pipelines.described(was)} and is {pipelines.described(now)}'
+  )
   if getattr(was, 'dtype', None) != getattr(now, 'dtype', None):
     return f'{what}; cast it where the data is made (tf.cast)'
   return (

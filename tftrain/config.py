@@ -25,7 +25,6 @@ from tftrain import experiments
 from tftrain import exporters
 from tftrain import gintexts
 from tftrain import histograms
-from tftrain import inputs
 from tftrain import permissions
 from tftrain import profiles
 from tftrain import recipes
@@ -40,6 +39,18 @@ from tftrain import statements
 from tftrain import supervised
 from tftrain import updates
 from tftrain import warmstarts
+from tftrain.inputs import arrays
+from tftrain.inputs import batchers
+from tftrain.inputs import batches
+from tftrain.inputs import examples
+from tftrain.inputs import folders
+from tftrain.inputs import generators
+from tftrain.inputs import libraries
+from tftrain.inputs import limits
+from tftrain.inputs import lines as lines_lib
+from tftrain.inputs import memory
+from tftrain.inputs import mixtures
+from tftrain.inputs import records
 
 _PUBLIC = (
   actions.EarlyStopping,
@@ -48,29 +59,29 @@ _PUBLIC = (
   experiments.Experiment,
   exporters.Export,
   histograms.Histograms,
-  inputs.ArrayRecord,
-  inputs.Arrays,
-  inputs.Batches,
-  inputs.Bucketed,
-  inputs.Csv,
-  inputs.Examples,
-  inputs.FirstBatches,
-  inputs.Generator,
-  inputs.ImageFolder,
-  inputs.InMemory,
-  inputs.JsonLines,
-  inputs.Mapped,
-  inputs.Mixture,
-  inputs.Npz,
-  inputs.Packed,
-  inputs.Padded,
-  inputs.Parquet,
-  inputs.Ragged,
-  inputs.RandomAccess,
-  inputs.TFRecords,
-  inputs.TextFiles,
-  inputs.TextLines,
-  inputs.Tfds,
+  libraries.ArrayRecord,
+  arrays.Arrays,
+  batches.Batches,
+  batchers.Bucketed,
+  lines_lib.Csv,
+  examples.Examples,
+  limits.FirstBatches,
+  generators.Generator,
+  folders.ImageFolder,
+  memory.InMemory,
+  lines_lib.JsonLines,
+  mixtures.Mapped,
+  mixtures.Mixture,
+  memory.Npz,
+  batchers.Packed,
+  batchers.Padded,
+  libraries.Parquet,
+  batchers.Ragged,
+  memory.RandomAccess,
+  records.TFRecords,
+  folders.TextFiles,
+  lines_lib.TextLines,
+  libraries.Tfds,
   profiles.Profile,
   retention.Best,
   rewinds.Rewind,

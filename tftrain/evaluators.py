@@ -13,13 +13,14 @@ from tftrain import builds
 from tftrain import errors
 from tftrain import feeds
 from tftrain import hostmetrics
-from tftrain import inputs
 from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
 from tftrain import tasks
 from tftrain import workers as workers_lib
+from tftrain.inputs import batches as batches_lib
+from tftrain.inputs import pipelines
 
 _ALL = tf.int64.max
 
@@ -59,7 +60,7 @@ class Evaluator:
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
     self.workers = workers_lib.of(self._strategy).joined(self)
-    self._pipeline = inputs.as_pipeline(data, training=False)
+    self._pipeline = batches_lib.as_pipeline(data, training=False)
     self._actions = tuple(actions)
     if self._pipeline.repeats:
       raise errors.InputError(
@@ -96,7 +97,7 @@ class Evaluator:
     return self._task.features(self.example_batch)
 
   @property
-  def pipeline(self) -> inputs.Pipeline:
+  def pipeline(self) -> pipelines.Pipeline:
     """Where its batches come from."""
     return self._pipeline
 
@@ -152,7 +153,7 @@ class Evaluator:
   def _measure_on_host(self) -> dict[str, float]:
     with (
       builds.explained(lambda: f'evaluation {self.name!r}: collect() failed'),
-      inputs.explained(self._pipeline),
+      pipelines.explained(self._pipeline),
     ):
       return self._host_metrics.read(self._counters.stop)
 
@@ -167,7 +168,7 @@ class Evaluator:
   def _run(self, n: tf.Tensor) -> None:
     with (
       builds.explained(self._what_failed),
-      inputs.explained(self._pipeline),
+      pipelines.explained(self._pipeline),
     ):
       try:
         iterator = self._feed.iterator(0)

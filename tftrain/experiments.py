@@ -21,7 +21,6 @@ from tftrain import evaluators
 from tftrain import exporters
 from tftrain import files
 from tftrain import followers
-from tftrain import inputs
 from tftrain import intervals
 from tftrain import ledger as ledger_lib
 from tftrain import metrics
@@ -38,6 +37,9 @@ from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
 from tftrain import workers
+from tftrain.inputs import batches
+from tftrain.inputs import limits
+from tftrain.inputs import pipelines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +145,11 @@ class Experiment:
     """Exports a checkpoint in `model_dir`; returns where it went."""
     return self.prepare(model_dir).export(checkpoint)
 
-  def all_data(self) -> Iterator[tuple[str, inputs.Pipeline]]:
+  def all_data(self) -> Iterator[tuple[str, pipelines.Pipeline]]:
     """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
     yield 'train', self._train_data()
     for name, make in self._eval_data().items():
-      yield f'eval/{name}', inputs.as_pipeline(make, training=False)
+      yield f'eval/{name}', batches.as_pipeline(make, training=False)
 
   def prepare(
     self,
@@ -209,7 +211,9 @@ class Experiment:
       facts=self._facts(trainer),
     )
 
-  def _last_step(self, trainer: trainers.Trainer, data: inputs.Pipeline) -> int:
+  def _last_step(
+    self, trainer: trainers.Trainer, data: pipelines.Pipeline
+  ) -> int:
     """Where the run ends; says now if the data ends before that."""
     asked = intervals.last_step(self.steps, self.epochs, data.steps_per_epoch)
     last = trainer.last_step(asked)
@@ -357,7 +361,7 @@ class Experiment:
     self,
     started: float | None = None,
     recipe: Mapping[str, Any] | None = None,
-  ) -> tuple[trainers.Trainer, inputs.Pipeline]:
+  ) -> tuple[trainers.Trainer, pipelines.Pipeline]:
     ledger = ledger_lib.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(
@@ -423,11 +427,11 @@ class Experiment:
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
     given = self.eval_data or {}
     named = given if isinstance(given, Mapping) else {'test': given}
-    return inputs.all_limited(named, self.limit_eval_batches)
+    return limits.all_limited(named, self.limit_eval_batches)
 
-  def _train_data(self) -> inputs.Pipeline:
-    data = inputs.as_pipeline(self.train_data, training=True)
-    return inputs.limited(data, self.overfit_batches, 'train', repeat=True)
+  def _train_data(self) -> pipelines.Pipeline:
+    data = batches.as_pipeline(self.train_data, training=True)
+    return limits.limited(data, self.overfit_batches, 'train', repeat=True)
 
 
 def _publishers(

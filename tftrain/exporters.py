@@ -14,11 +14,12 @@ from tftrain import errors
 from tftrain import exports
 from tftrain import files
 from tftrain import formats
-from tftrain import inputs
 from tftrain import preemption
 from tftrain import reports
 from tftrain import retention
 from tftrain import tasks
+from tftrain.inputs import decoders
+from tftrain.inputs import pipelines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Samples(Protocol):
   """A Trainer or an Evaluator: where real data are."""
 
   @property
-  def pipeline(self) -> inputs.Pipeline: ...
+  def pipeline(self) -> pipelines.Pipeline: ...
 
   def example_features(self) -> Any: ...
 
@@ -166,7 +167,7 @@ class Exporter:
   def write_state(self, state: Mapping[str, Any]) -> None:
     self._best = float(state['best'])
 
-  def _decoder(self, samples: Samples) -> inputs.Decoder | None:
+  def _decoder(self, samples: Samples) -> decoders.Decoder | None:
     return samples.pipeline.decoder() if self.options.records else None
 
   def _interruptible(self, step: int) -> reports.Signal | None:

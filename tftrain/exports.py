@@ -16,11 +16,11 @@ from tftrain import elsewhere
 from tftrain import errors
 from tftrain import files
 from tftrain import formats as formats_lib
-from tftrain import inputs
 from tftrain import modelcards
 from tftrain import signatures as signatures_lib
 from tftrain import tasks
 from tftrain import variables
+from tftrain.inputs import decoders
 
 COMPARISON = 'comparison.json'
 CARD = 'model.md'
@@ -33,7 +33,7 @@ def export_model(
   *,
   part: Any = None,
   formats: Sequence[str] = (),
-  decoder: inputs.Decoder | None = None,
+  decoder: decoders.Decoder | None = None,
   fresh: bool = False,
   about: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
@@ -129,7 +129,7 @@ def _write_and_compare(
 
 
 def check_serve(
-  task: tasks.Task, features: Any, decoder: inputs.Decoder | None = None
+  task: tasks.Task, features: Any, decoder: decoders.Decoder | None = None
 ) -> None:
   """Raises ExportError now where an export could only fail at the end."""
   _traced(task, _offered(task, features, None, decoder))
@@ -142,7 +142,7 @@ def _traced(
 
 
 def _offered(
-  task: tasks.Task, features: Any, part: Any, decoder: inputs.Decoder | None
+  task: tasks.Task, features: Any, part: Any, decoder: decoders.Decoder | None
 ) -> dict[str, signatures_lib.Signature]:
   if part is not None:
     return signatures_lib.of_part(part, features)

@@ -10,16 +10,17 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import inputs
 from tftrain import shares
 from tftrain import strategies
+from tftrain.inputs import iterators
+from tftrain.inputs import pipelines
 from tftrain.inputs import prefetching
 
 
 class Feed:
   """An iterator, or the graph itself; and how it is found again at a step."""
 
-  def __init__(self, pipeline: inputs.Pipeline, seed: int):
+  def __init__(self, pipeline: pipelines.Pipeline, seed: int):
     self._pipeline = pipeline
     # What a loop takes: the same, or of each batch only this worker's rows.
     self._taken = pipeline
@@ -82,7 +83,7 @@ class Feed:
         return prefetching.iterator(dataset, self._device)
       iterator = iter(dataset)
       if self._saved is not None and start_step:
-        inputs.load_iterator(iterator, self._saved)
+        iterators.load_iterator(iterator, self._saved)
     return iterator
 
   def mark(self, step: int) -> None:
@@ -117,9 +118,9 @@ class Feed:
     if iterator is None:  # not read from since it was restored, or at all
       saved = self._saved
       if saved is None:
-        saved = inputs.save_iterator(self.iterator(0))
+        saved = iterators.save_iterator(self.iterator(0))
       return {'iterator': tf.constant(saved)}
-    return {'iterator': inputs.save_iterator(iterator)}
+    return {'iterator': iterators.save_iterator(iterator)}
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     if self._cursor is not None:
@@ -181,7 +182,7 @@ class Feed:
   def first_batch(self) -> Any:
     """The whole of it, whatever a loop takes."""
     try:
-      with inputs.explained(self._pipeline):
+      with pipelines.explained(self._pipeline):
         whole = copy.copy(self)
         whole._taken, whole._device = self._pipeline, None
         return whole.take(whole.iterator(0), tf.constant(0, tf.int64))

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tftrain import autographs
 from tftrain import errors
-from tftrain import inputs
 from tftrain import loops
 from tftrain import outputs
 from tftrain import tasks
+from tftrain.inputs import pipelines
 
 
 class HostMetrics:
@@ -26,7 +26,7 @@ class HostMetrics:
     pipeline: The evaluation's data.
   """
 
-  def __init__(self, task: tasks.Task, pipeline: inputs.Pipeline):
+  def __init__(self, task: tasks.Task, pipeline: pipelines.Pipeline):
     self._owner = type(task).__name__
     self._functions = dict(task.host_metrics())
     for name, function in self._functions.items():

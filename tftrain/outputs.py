@@ -10,10 +10,10 @@ import tensorflow as tf
 from tftrain import autographs
 from tftrain import compiled
 from tftrain import errors
-from tftrain import inputs
 from tftrain import signatures
 from tftrain import tasks
 from tftrain.inputs import orders
+from tftrain.inputs import pipelines
 
 
 class Outputs:
@@ -33,7 +33,7 @@ class Outputs:
   def __init__(
     self,
     task: tasks.Task,
-    pipeline: inputs.Pipeline,
+    pipeline: pipelines.Pipeline,
     compute: Callable[[Any], Any],
     what: str,
   ):
@@ -99,7 +99,7 @@ class Outputs:
     return named
 
 
-def served(task: tasks.Task, pipeline: inputs.Pipeline) -> Outputs:
+def served(task: tasks.Task, pipeline: pipelines.Pipeline) -> Outputs:
   """What `serve` gives for each example."""
 
   def compute(batch: Any) -> Any:
@@ -109,7 +109,7 @@ def served(task: tasks.Task, pipeline: inputs.Pipeline) -> Outputs:
   return Outputs(task, pipeline, compute, f'serve() of {type(task).__name__}')
 
 
-def _count_rows(pipeline: inputs.Pipeline, batch: Any) -> tf.Tensor:
+def _count_rows(pipeline: pipelines.Pipeline, batch: Any) -> tf.Tensor:
   rows = orders.count(batch)
   if not pipeline.pads or pipeline.num_examples is not None:
     return rows  # of a known number of examples the host knows which are left

@@ -9,10 +9,10 @@ from tftrain import bundles
 from tftrain import errors
 from tftrain import experiments
 from tftrain import files
-from tftrain import inputs
 from tftrain import memory
 from tftrain import metrics
 from tftrain import runs
+from tftrain.inputs import pipelines
 
 _SECONDS = 3.0
 
@@ -45,7 +45,7 @@ def check(experiment: experiments.Experiment) -> Iterator[str]:
 def _described(run: runs.Run) -> Iterator[str]:
   """What was already done to prepare it."""
   trainer = run.trainer
-  batch = inputs.described(trainer.example_batch)
+  batch = pipelines.described(trainer.example_batch)
   yield _line('data', f'a batch is {batch}')
   count = sum(
     int(np.prod(v.shape)) for v in trainer.task.all_variables() if v.trainable

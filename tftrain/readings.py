@@ -10,7 +10,6 @@ import tensorflow as tf
 from tftrain import compiled
 from tftrain import flops
 from tftrain import groups
-from tftrain import inputs
 from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import memory
@@ -19,6 +18,7 @@ from tftrain import tasks
 from tftrain import updates
 from tftrain import variables as variables_lib
 from tftrain import workers as workers_lib
+from tftrain.inputs import pipelines
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -41,7 +41,7 @@ class Readings:
     task: tasks.Task,
     means: metrics.Means,
     counters: loops.Counters,
-    pipeline: inputs.Pipeline,
+    pipeline: pipelines.Pipeline,
     log_every: int,
     ledger: ledger_lib.Ledger,
   ):

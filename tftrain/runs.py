@@ -24,7 +24,6 @@ from tftrain import evaluators
 from tftrain import exporters
 from tftrain import files
 from tftrain import hparams
-from tftrain import inputs
 from tftrain import overviews
 from tftrain import predictors
 from tftrain import preemption
@@ -35,6 +34,7 @@ from tftrain import rewinds
 from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
+from tftrain.inputs import opening
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -316,7 +316,7 @@ class Run:
         'predict reads files as the evaluation does, and there is none; give '
         'Experiment.eval_data'
       )
-    data = inputs.open_input(given, like=self.evaluators[0].pipeline)
+    data = opening.open_input(given, like=self.evaluators[0].pipeline)
     step = self.restore(which)
     with self._stopper() as stopper:
       examples = predictors.predict(
@@ -325,7 +325,7 @@ class Run:
         output,
         strategy=self.trainer.strategy,
         stop=self.trainer.stop_variable,
-        origin={'step': step, 'files': inputs.stamps(given)},
+        origin={'step': step, 'files': opening.stamps(given)},
       )
     code = stopper.exit_code if examples is None else 0
     return Prediction(step, examples or 0, code)

@@ -19,12 +19,12 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain import feeds
 from tftrain import groups
-from tftrain import inputs
 from tftrain import strategies
 from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
 from tftrain import variables
+from tftrain.inputs import batches as batches_lib
 
 
 def assert_learns(
@@ -289,7 +289,7 @@ def _switch_off(layer: Any) -> bool:
 
 def _batches(data: Any) -> list[Any]:
   """The first of what a Trainer takes, and the same without its last row."""
-  pipeline = inputs.as_pipeline(data, training=True)
+  pipeline = batches_lib.as_pipeline(data, training=True)
   batch = feeds.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)

@@ -15,7 +15,6 @@ from tftrain import builds
 from tftrain import detours
 from tftrain import errors
 from tftrain import feeds
-from tftrain import inputs
 from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
@@ -28,6 +27,8 @@ from tftrain import tasks
 from tftrain import tpuchecks
 from tftrain import updates as updates_lib
 from tftrain import workers as workers_lib
+from tftrain.inputs import batches
+from tftrain.inputs import pipelines
 
 
 class Trainer:
@@ -79,7 +80,7 @@ class Trainer:
     self.ledger = ledger or ledger_lib.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
     self.workers = workers_lib.of(self.strategy).joined(self)
-    self.pipeline: inputs.Pipeline = inputs.as_pipeline(data, training=True)
+    self.pipeline: pipelines.Pipeline = batches.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._seed = seed
     tpuchecks.check(self.strategy, self.pipeline, task, steps_per_loop)
@@ -346,7 +347,9 @@ class Trainer:
 
   def _build(self, update: updates_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
-    what = f'the model or loss cannot take a batch of {inputs.described(batch)}'
+    what = (
+      f'the model or loss cannot take a batch of {pipelines.described(batch)}'
+    )
     with self.strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
@@ -393,7 +396,7 @@ class Trainer:
     with (
       self.strategy.scope(),
       builds.explained(self._what_failed),
-      inputs.explained(self.pipeline),
+      pipelines.explained(self.pipeline),
     ):
       if self.loop.compile_seconds is None:
         with self.ledger.part('compile'):

@@ -16,7 +16,7 @@ _NAME = 'iterator'
 _PROBED = 16
 
 
-def save(iterator: Any) -> tf.Tensor:
+def save_iterator(iterator: Any) -> tf.Tensor:
   """The iterator with all that is in its buffers, a string `[1]`."""
   with files.scratch_directory() as directory:
     tf.train.Checkpoint(iterator=iterator).write(str(directory / _NAME))
@@ -25,7 +25,7 @@ def save(iterator: Any) -> tf.Tensor:
   return tf.constant([len(index).to_bytes(8, 'big') + index + data])
 
 
-def load(iterator: Any, saved: Any) -> None:
+def load_iterator(iterator: Any, saved: Any) -> None:
   """Moves a new iterator of the same dataset to where the saved one was."""
   content = bytes(np.asarray(saved)[0])
   end = 8 + int.from_bytes(content[:8], 'big')
@@ -48,14 +48,14 @@ def why_not_saved(make: Callable[[], tf.data.Dataset]) -> str | None:
   iterator, twin = iter(make()), iter(make())
   head = list(_digests(iterator, _PROBED // 2))
   try:
-    position = save(iterator)
+    position = save_iterator(iterator)
   except (tf.errors.OpError, ValueError) as error:
     return errors.one_line(error).rstrip('.')
   whole = head + list(_digests(iterator, _PROBED // 2))
   if list(_digests(twin, _PROBED)) != whole:
     return 'made twice, it yields different batches'
   resumed = iter(make())
-  load(resumed, position)
+  load_iterator(resumed, position)
   if list(_digests(resumed, _PROBED // 2)) != whole[len(head) :]:
     return 'saved midway, it goes on with other batches'
   return None
