@@ -72,9 +72,7 @@ setuptools.setup(
   },
   # In the wheel, what a checkout has beside the package lies inside it.
   packages=[
-    'tftrain',
-    'tftrain.inputs',
-    'tftrain.sweeps',
+    *setuptools.find_packages(include=['tftrain', 'tftrain.*']),
     'tftrain.bundled.configs',
     'tftrain.bundled.examples',
   ],

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import tftrain
-from tftrain import ledger
+from tftrain.platform import goodput
 
 STEPS, SCALARS = 1000, 50
 
@@ -85,7 +85,7 @@ def summaries(rounds, directory):
 
 def booked(times=100_000):
   """Microseconds to enter and leave a part."""
-  book = ledger.Ledger()
+  book = goodput.Ledger()
   begun = time.perf_counter()
   for _ in range(times):
     with book.part('step'):

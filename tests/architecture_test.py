@@ -19,10 +19,10 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors disks files reports ledger grace diff spellings gintexts secrets '
-  'clusters deadlines rendezvous',
+  'errors platform._filesystem platform.files reports platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
+  'clusters platform.timeouts rendezvous',
   'patches precisions tpus reductions devices shares strategies workers '
-  'autographs stepsummaries flops memory '
+  'autographs stepsummaries flops platform.process_memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
   'inputs.writing inputs.lines inputs.libraries inputs.folders '
@@ -36,7 +36,7 @@ _LAYERS = (
   'builds tasks supervised metrics actions artifacts summaries histograms '
   'overviews hparams sinks bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
-  'exports preemption intervals exporters progress spikes rows provenance '
+  'exports platform.signals intervals exporters progress spikes rows provenance '
   'records',
   'compiled feeds loops requests readings detours outputs hostmetrics',
   'tpuchecks trainers evaluators predictors',
@@ -44,7 +44,7 @@ _LAYERS = (
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
-  'sweeps.leases sweeps.results sweeps.samplers sweeps.slots sweeps.children '
+  'sweeps.leases sweeps.results sweeps.samplers platform.resource_slots sweeps.children '
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps.__main__ '
   'trials',
@@ -55,14 +55,14 @@ _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
 _WITHOUT_TENSORFLOW = (
   'errors',
-  'disks',
-  'files',
+  'platform._filesystem',
+  'platform.files',
   'reports',
-  'ledger',
+  'platform.goodput',
   'diff',
   'clusters',
   'rendezvous',
-  'deadlines',
+  'platform.timeouts',
   'provenance',
   'reruns',
   'trials',
@@ -104,7 +104,11 @@ _COMPILES = (
   'engines',
   'workers',
 )
-_WRITES = ('disks', 'files', 'elsewhere')  # to a temporary directory
+_WRITES = (
+  'platform._filesystem',
+  'platform.files',
+  'elsewhere',
+)  # to a temporary directory
 _LOADS_MODELS = ('elsewhere', 'formats')
 
 _MAX_LINES = 600

@@ -14,7 +14,7 @@ from tests import cases
 import tftrain
 from tftrain import bundles
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 
 def trainer(make=cases.supervised, data=None, **options):

@@ -12,7 +12,7 @@ import tftrain
 from tftrain import compiled
 from tftrain import errors
 from tftrain import flops
-from tftrain import memory
+from tftrain.platform import process_memory
 
 
 def trained(model, x, y=None, loss='mse', **options):
@@ -169,11 +169,11 @@ def test_a_cpu_has_no_known_peak():
 
 @pytest.mark.slow
 def test_memory_is_what_the_kernel_says():
-  before = memory.resident()
+  before = process_memory.resident()
   kept = np.ones([64, 2**20])  # 512 MiB, each page touched
-  grown = memory.resident() - before
+  grown = process_memory.resident() - before
   assert kept.nbytes * 0.95 < grown < kept.nbytes * 1.2
-  assert memory.most_resident() >= memory.resident() * 0.99
+  assert process_memory.most_resident() >= process_memory.resident() * 0.99
 
 
 def grow(growth, reports, megabytes, keep=lambda: None, traces=lambda i: 1):
@@ -183,10 +183,10 @@ def grow(growth, reports, megabytes, keep=lambda: None, traces=lambda i: 1):
 
 
 def test_memory_that_stays_is_not_spoken_of(caplog):
-  growth = memory.Growth()
+  growth = process_memory.Growth()
   for step in range(100):
     growth.look(step, 1000.0 + 300 * (step % 7), 1)
-  grow(memory.Growth(), 100, 1.0)  # 100 MB in all
+  grow(process_memory.Growth(), 100, 1.0)  # 100 MB in all
   assert caplog.records == []
 
 
@@ -196,7 +196,7 @@ def test_tensors_that_are_kept_are_named(caplog):
   def keep():
     kept.append(tf.zeros([50 * 250_000]))
 
-  grow(memory.Growth(), 11, 50.0, keep)
+  grow(process_memory.Growth(), 11, 50.0, keep)
   (record,) = caplog.records
   text = record.getMessage()
   assert 'grown at each of the last 10 reports, by 450 MB to 1500 MB' in text
@@ -204,13 +204,13 @@ def test_tensors_that_are_kept_are_named(caplog):
 
 
 def test_growth_elsewhere_is_not_blamed_on_python(caplog):
-  grow(memory.Growth(), 30, 50.0)
+  grow(process_memory.Growth(), 30, 50.0)
   (record,) = caplog.records
   assert 'no tensor that Python holds' in record.getMessage()
 
 
 def test_another_compilation_is_the_likely_cause(caplog):
-  grow(memory.Growth(), 30, 50.0, traces=lambda i: 1 + i // 5)
+  grow(process_memory.Growth(), 30, 50.0, traces=lambda i: 1 + i // 5)
   (record,) = caplog.records
   assert 'compiled again meanwhile' in record.getMessage()
 

@@ -9,7 +9,7 @@ from tests import cases
 import tftrain
 from tftrain import bundles
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 
 def experiment(steps=40):

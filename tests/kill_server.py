@@ -30,7 +30,7 @@ from tests import servers
 import tftrain
 from tftrain import bundles
 from tftrain import checkpoints
-from tftrain import files
+from tftrain.platform import files
 
 STEPS = 120
 

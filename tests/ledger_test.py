@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import ledger as ledger_lib
+from tftrain.platform import goodput
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
   clock = Clock()
-  monkeypatch.setattr(ledger_lib, 'time', clock)
+  monkeypatch.setattr(goodput, 'time', clock)
   return clock
 
 
@@ -106,7 +106,7 @@ _PARTS = {
 def test_what_takes_time_is_booked_where_it_belongs(part, clock, tmp_path):
   seconds, times = _PARTS[part]
   result = experiment(clock, {part: seconds}).train(tmp_path)
-  expected = dict.fromkeys(ledger_lib.PARTS, 0.0) | {part: seconds * times}
+  expected = dict.fromkeys(goodput.PARTS, 0.0) | {part: seconds * times}
   assert folded(result.seconds) == pytest.approx(expected)
 
 
@@ -129,7 +129,7 @@ def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
   slow(summaries.MetricsFile, '__call__', 0.1)  # four times, two evaluations
   slow(exporters.Exporter, 'export', 7.0)
   result = experiment(clock, {}, export=True).train(tmp_path)
-  expected = dict.fromkeys(ledger_lib.PARTS, 0.0)
+  expected = dict.fromkeys(goodput.PARTS, 0.0)
   expected.update(checkpoint=2.0, summaries=0.4, export=7.0)
   assert folded(result.seconds) == pytest.approx(expected)
 
@@ -160,7 +160,7 @@ def test_waiting_for_input_is_no_step(tmp_path):
 
 def test_all_parts_make_up_the_time_that_passed(tmp_path):
   begun = time.time()
-  ledger = ledger_lib.Ledger(begun - 2.0)
+  ledger = goodput.Ledger(begun - 2.0)
   with ledger.part('step'):
     time.sleep(0.05)
     with ledger.part('summaries'):
@@ -210,7 +210,7 @@ def test_a_life_without_a_checkpoint_is_lost(clock, tmp_path):
 
 
 def test_going_back_loses_the_time_since(clock):
-  ledger = ledger_lib.Ledger()
+  ledger = goodput.Ledger()
   with ledger.part('step'):
     clock.pass_by(3.0)
     saved = ledger.read_state()
@@ -222,32 +222,30 @@ def test_going_back_loses_the_time_since(clock):
 
 
 def test_a_clock_that_was_set_back_takes_nothing_away(clock):
-  ledger = ledger_lib.Ledger()
+  ledger = goodput.Ledger()
   clock.pass_by(10.0)
   saved = ledger.read_state()
   clock.pass_by(-100.0)
-  other = ledger_lib.Ledger(clock.now)
+  other = goodput.Ledger(clock.now)
   other.write_state(saved)
   assert other.read()['lost_to_restart'] == 0.0
   assert other.read()['start_up'] == 10.0
 
 
 def test_the_table_ends_with_a_verdict():
-  zeros = dict.fromkeys(ledger_lib.PARTS, 0.0)
-  calm = ledger_lib.table({**zeros, 'step': 95.0, 'export': 5.0})
+  zeros = dict.fromkeys(goodput.PARTS, 0.0)
+  calm = goodput.table({**zeros, 'step': 95.0, 'export': 5.0})
   assert calm.splitlines()[-1] == '95% of the time went into steps.'
   hungry = {**zeros, 'step': 59.0, 'input_wait': 41.0}
-  assert ledger_lib.waits_for_input(hungry)
-  assert ledger_lib.table(
-    hungry, 'the map stage is the slowest: cache'
-  ).endswith(
+  assert goodput.waits_for_input(hungry)
+  assert goodput.table(hungry, 'the map stage is the slowest: cache').endswith(
     '41% of the time waits for input; the map stage is the slowest: cache.'
   )
-  slow = ledger_lib.table({**zeros, 'step': 1.0, 'checkpoint': 1.0})
+  slow = goodput.table({**zeros, 'step': 1.0, 'checkpoint': 1.0})
   assert slow.endswith(
     '50% of the time is checkpoint; save less often, or on a faster disk.'
   )
 
 
 def test_a_process_knows_when_it_began():
-  assert 0 < time.time() - ledger_lib.process_start() < 24 * 3600
+  assert 0 < time.time() - goodput.process_start() < 24 * 3600

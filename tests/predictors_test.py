@@ -18,11 +18,11 @@ from tests import cases
 from tests import predict_child
 import tftrain
 from tftrain import errors
-from tftrain import files
 from tftrain import loops
 from tftrain import predictors
 from tftrain import rows
 from tftrain import strategies
+from tftrain.platform import files
 
 _ROOT = pathlib.Path(__file__).parent.parent
 

@@ -13,8 +13,8 @@ from tests import cases
 import tftrain
 from tftrain import bundles
 from tftrain import errors
-from tftrain import files
 from tftrain import provenance
+from tftrain.platform import files
 
 
 def experiment(**options):

@@ -10,8 +10,8 @@ from tests import cases
 import tftrain
 from tftrain import bundles
 from tftrain import errors
-from tftrain import files
 from tftrain import retention
+from tftrain.platform import files
 
 NAN = math.nan
 

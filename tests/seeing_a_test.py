@@ -19,13 +19,13 @@ from tests import cases
 import tftrain
 from tftrain import artifacts
 from tftrain import config
-from tftrain import disks
 from tftrain import errors
-from tftrain import files
 from tftrain import gintexts
 from tftrain import hparams
 from tftrain import overviews
 from tftrain import summaries
+from tftrain.platform import _filesystem
+from tftrain.platform import files
 
 
 def events(directory):
@@ -455,7 +455,7 @@ def test_gin_gives_histograms_and_sinks(tmp_path, fresh_gin):
   assert (tmp_path / 'run' / 'lines' / 'own.csv').exists()
 
 
-class Full(disks.Disk):
+class Full(_filesystem.Disk):
   """A disk that takes no events."""
 
   def make_directory(self, path):

@@ -13,9 +13,9 @@ import sys
 import time
 
 from tftrain import errors
-from tftrain import files
 from tftrain import reports
 from tftrain import trials
+from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import results
 

@@ -14,18 +14,18 @@ import pytest
 
 from tests import sweeping
 from tftrain import clusters
-from tftrain import disks
 from tftrain import errors
-from tftrain import files
 from tftrain import gintexts
 from tftrain import reports
 from tftrain import trials
+from tftrain.platform import _filesystem
+from tftrain.platform import files
+from tftrain.platform import resource_slots
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
 from tftrain.sweeps import results
 from tftrain.sweeps import samplers
-from tftrain.sweeps import slots
 from tftrain.sweeps import spaces
 from tftrain.sweeps import sweepfiles
 
@@ -293,7 +293,7 @@ def test_a_plan_edited_by_hand_is_refused(tmp_path, name):
     plans.read(plan.sweep_dir)
 
 
-class _FullDisk(disks.Disk):
+class _FullDisk(_filesystem.Disk):
   def write(self, path, content):
     if content:
       raise OSError(28, 'No space left on device')
@@ -781,23 +781,23 @@ def test_a_sampler_that_is_not_there_is_told_before(monkeypatch):
 
 def test_cores_and_gpus_are_dealt_out(monkeypatch):
   monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 1, 2, 3, 6})
-  found = slots.make(2, gpus_per_trial=2, gpus=['0', '1', '2', '3'])
+  found = resource_slots.make(2, gpus_per_trial=2, gpus=['0', '1', '2', '3'])
   assert [slot.cores for slot in found] == [{0, 2, 6}, {1, 3}]
   assert [slot.environment() for slot in found] == [
     {'CUDA_VISIBLE_DEVICES': '0,1'},
     {'CUDA_VISIBLE_DEVICES': '2,3'},
   ]
-  assert [slot.cores for slot in slots.make(6, 0, [])][5] == {0}
-  assert slots.make(1, None, [])[0].environment() == {}
-  assert slots.make(1, None, ['7'])[0].gpus == ('7',)
+  assert [slot.cores for slot in resource_slots.make(6, 0, [])][5] == {0}
+  assert resource_slots.make(1, None, [])[0].environment() == {}
+  assert resource_slots.make(1, None, ['7'])[0].gpus == ('7',)
   with pytest.raises(errors.ConfigError, match='with 1 GPUs each, but there'):
-    slots.make(2, None, ['7'])
+    resource_slots.make(2, None, ['7'])
 
 
 def test_the_process_of_a_trial_stays_on_its_cores():
   with subprocess.Popen(['sleep', '60']) as process:
     cores = frozenset([min(os.sched_getaffinity(0))])
-    slots.pin(process.pid, slots.Slot(cores))
+    resource_slots.pin(process.pid, resource_slots.Slot(cores))
     assert os.sched_getaffinity(process.pid) == cores
     process.kill()
 

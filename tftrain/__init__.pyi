@@ -23,7 +23,7 @@ from .inputs import Arrays as Arrays
 from .inputs import Batches as Batches
 from .inputs import Pipeline as Pipeline
 from .losses import Loss as Loss
-from .preemption import stop_on_signal as stop_on_signal
+from .platform.signals import stop_on_signal as stop_on_signal
 from .profiles import Profile as Profile
 from .progress import Progress as Progress
 from .reports import Action as Action

@@ -11,8 +11,8 @@ import time
 from typing import Any, Protocol
 
 from tftrain import errors
-from tftrain import ledger as ledger_lib
 from tftrain import reports
+from tftrain.platform import goodput
 
 Interval = int | str
 """Steps, or a time such as '10m'."""
@@ -156,7 +156,7 @@ def _part_of(action: Any) -> str:
 def dispatch(
   actions: Sequence[reports.Action],
   report: reports.Report,
-  ledger: ledger_lib.Ledger | None = None,
+  ledger: goodput.Ledger | None = None,
 ) -> set[reports.Signal | None]:
   """Gives a Report to those Actions that it concerns.
 

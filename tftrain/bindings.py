@@ -11,9 +11,9 @@ from tftrain import errors
 from tftrain import gintexts
 from tftrain import parameters
 from tftrain import recipes
-from tftrain import secrets
 from tftrain import statements
 from tftrain import usages
+from tftrain.platform import redaction
 
 
 def check(found: Sequence[statements.Statement]) -> recipes.Recipe:
@@ -86,7 +86,7 @@ def _check_redacted(recipe: recipes.Recipe) -> None:
   """Refuses a saved configuration whose secrets are not given anew."""
   holding = [s for bound in recipe.bound.values() for s in bound.values()]
   for statement in [*holding, *recipe.macros.values()]:
-    if secrets.is_redacted(statement.value):
+    if redaction.is_redacted(statement.value):
       raise errors.ConfigError(
         f'{statement.where}: {statement.name} was left out when this file was '
         f"saved; give it anew, as --gin.{statement.name}='...'"

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 BUNDLE = 'state'
 

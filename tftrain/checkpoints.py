@@ -20,9 +20,9 @@ from tftrain import actions as actions_lib
 from tftrain import bundles
 from tftrain import comparisons
 from tftrain import errors
-from tftrain import files
 from tftrain import reports
 from tftrain import retention
+from tftrain.platform import files
 
 
 class Saveable(Protocol):

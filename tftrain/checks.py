@@ -6,12 +6,12 @@ from typing import Any
 from tftrain import actions
 from tftrain import errors
 from tftrain import exporters
-from tftrain import files
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import tasks
 from tftrain import updates
 from tftrain import warmstarts
+from tftrain.platform import files
 
 _CALLED = {'init_from': 'WarmStart', 'export': 'Export'}
 _PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')

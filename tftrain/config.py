@@ -32,7 +32,6 @@ from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import schedules
-from tftrain import secrets
 from tftrain import sinks
 from tftrain import spikes
 from tftrain import statements
@@ -51,6 +50,7 @@ from tftrain.inputs import lines as lines_lib
 from tftrain.inputs import memory
 from tftrain.inputs import mixtures
 from tftrain.inputs import records
+from tftrain.platform import redaction
 
 _PUBLIC = (
   actions.EarlyStopping,
@@ -285,16 +285,16 @@ def _text(bound: _Bound) -> str:
     reference.scoped_selector.removesuffix('/gin.macro')
     for parameters in bound.values()
     for name, value in parameters.items()
-    if secrets.is_secret(name)
+    if redaction.is_secret(name)
     for reference in gin_config.iterate_references({name: value})
   }
   shown = {
     (scope, selector): {
-      name: secrets.redacted(
+      name: redaction.redacted(
         value,
-        force=scope in hidden or secrets.is_secret(scope)
+        force=scope in hidden or redaction.is_secret(scope)
         if selector == 'gin.macro'
-        else secrets.is_secret(name),
+        else redaction.is_secret(name),
       )
       for name, value in parameters.items()
     }

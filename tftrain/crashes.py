@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tftrain import bundles
 from tftrain import errors
-from tftrain import files
 from tftrain import trainers
+from tftrain.platform import files
 
 _BATCH = 'batch/'
 

@@ -12,8 +12,8 @@ from tftrain import gintexts
 from tftrain import intervals
 from tftrain import parameters
 from tftrain import recipes
-from tftrain import secrets
 from tftrain import statements
+from tftrain.platform import redaction
 
 
 class _Bare(str):
@@ -76,9 +76,9 @@ def _bound(
   shown: set[recipes.Place],
 ) -> dict[str, Any]:
   value, source = recipe.source(statement)
-  hide = secrets.is_secret(name)
+  hide = redaction.is_secret(name)
   found: dict[str, Any] = {
-    'value': secrets.REDACTED if hide else _plain(secrets.redacted(value)),
+    'value': redaction.REDACTED if hide else _plain(redaction.redacted(value)),
     'source': source.where,
   }
   if source is not statement:
@@ -96,8 +96,8 @@ def _bound(
 def _unbound(name: str, takes: parameters.Parameter) -> dict[str, Any]:
   if takes.default is parameters.NONE:
     return {'value': None, 'source': _CALLER}
-  hide = secrets.is_secret(name)
-  value = secrets.redacted(takes.default, force=hide)
+  hide = redaction.is_secret(name)
+  value = redaction.redacted(takes.default, force=hide)
   return {'value': _plain(value), 'source': 'default'}
 
 

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 Record = Mapping[str, Any]
 """What a run.json holds."""

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from tftrain import buckets
 from tftrain import errors
-from tftrain import files
 from tftrain import reports
 from tftrain import runs
 from tftrain import summaries
 from tftrain import variables
+from tftrain.platform import files
 
 _FILE = 'digests.jsonl'
 

@@ -13,7 +13,6 @@ from tftrain import builds
 from tftrain import errors
 from tftrain import feeds
 from tftrain import hostmetrics
-from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
@@ -21,6 +20,7 @@ from tftrain import tasks
 from tftrain import workers as workers_lib
 from tftrain.inputs import batches as batches_lib
 from tftrain.inputs import pipelines
+from tftrain.platform import goodput
 
 _ALL = tf.int64.max
 
@@ -53,10 +53,10 @@ class Evaluator:
     name: str = 'test',
     actions: Sequence[reports.Action] = (),
     stop: tf.Variable | None = None,
-    ledger: ledger_lib.Ledger | None = None,
+    ledger: goodput.Ledger | None = None,
   ):
     self.name = name
-    self._ledger = ledger or ledger_lib.Ledger()
+    self._ledger = ledger or goodput.Ledger()
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
     self.workers = workers_lib.of(self._strategy).joined(self)

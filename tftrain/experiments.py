@@ -19,12 +19,9 @@ from tftrain import digests
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
-from tftrain import files
 from tftrain import followers
 from tftrain import intervals
-from tftrain import ledger as ledger_lib
 from tftrain import metrics
-from tftrain import preemption
 from tftrain import progress
 from tftrain import reports
 from tftrain import retention
@@ -40,6 +37,9 @@ from tftrain import workers
 from tftrain.inputs import batches
 from tftrain.inputs import limits
 from tftrain.inputs import pipelines
+from tftrain.platform import files
+from tftrain.platform import goodput
+from tftrain.platform import signals as signals_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +156,8 @@ class Experiment:
     model_dir: str | pathlib.Path,
     *,
     evaluate: bool = True,
-    stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
-    save_signals: Sequence[str] = preemption.SAVE_SIGNALS,
+    stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
+    save_signals: Sequence[str] = signals_lib.SAVE_SIGNALS,
     started: float | None = None,
     quiet: bool = False,
     recipe: Mapping[str, Any] | None = None,
@@ -338,7 +338,7 @@ class Experiment:
     model_dir: str | pathlib.Path,
     *,
     timeout: float = 600.0,
-    stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
+    stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     quiet: bool = False,
   ) -> followers.Follower:
     """What evaluates each checkpoint of a run that another process trains."""
@@ -362,7 +362,7 @@ class Experiment:
     started: float | None = None,
     recipe: Mapping[str, Any] | None = None,
   ) -> tuple[trainers.Trainer, pipelines.Pipeline]:
-    ledger = ledger_lib.Ledger(started)
+    ledger = goodput.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategies.make_strategy(
       self.strategy, all_reduce=self.all_reduce, bucket_mb=self.bucket_mb

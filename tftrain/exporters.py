@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from tftrain import actions as actions_lib
 from tftrain import errors
 from tftrain import exports
-from tftrain import files
 from tftrain import formats
-from tftrain import preemption
 from tftrain import reports
 from tftrain import retention
 from tftrain import tasks
 from tftrain.inputs import decoders
 from tftrain.inputs import pipelines
+from tftrain.platform import files
+from tftrain.platform import signals as signals_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class Exporter:
     try:
       with self.interrupting():
         self.export(step)
-    except preemption.Interrupted:
+    except signals_lib.Interrupted:
       return reports.Signal.INTERRUPTED
     return None
 

@@ -14,13 +14,13 @@ import tensorflow as tf
 from tftrain import buckets
 from tftrain import elsewhere
 from tftrain import errors
-from tftrain import files
 from tftrain import formats as formats_lib
 from tftrain import modelcards
 from tftrain import signatures as signatures_lib
 from tftrain import tasks
 from tftrain import variables
 from tftrain.inputs import decoders
+from tftrain.platform import files
 
 COMPARISON = 'comparison.json'
 CARD = 'model.md'

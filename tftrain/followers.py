@@ -11,12 +11,12 @@ from tftrain import bundles
 from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
-from tftrain import files
-from tftrain import preemption
 from tftrain import records
 from tftrain import reports
 from tftrain import summaries
 from tftrain import trainers
+from tftrain.platform import files
+from tftrain.platform import signals as signals_lib
 
 METRICS = 'eval_metrics.jsonl'
 """Where the lines go; `metrics.jsonl` is the trainer's own."""
@@ -51,7 +51,7 @@ class Follower:
     summary_writer: summaries.SummaryWriter,
     metrics_file: summaries.MetricsFile,
     timeout: float = 600.0,
-    stop_signals: Sequence[str] = preemption.STOP_SIGNALS,
+    stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     poll: float = 1.0,
   ):
     self.model_dir = files.run_directory(model_dir)
@@ -81,7 +81,7 @@ class Follower:
     files.make_directory(directory)
     with (
       files.lock(directory),
-      preemption.stop_on_signal(
+      signals_lib.stop_on_signal(
         self._request_stop, stop=self._stop_signals
       ) as stopper,
     ):

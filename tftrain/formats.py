@@ -11,9 +11,9 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import files
 from tftrain import signatures
 from tftrain import tasks
+from tftrain.platform import files
 
 Outputs = dict[str, Any]
 

@@ -14,13 +14,13 @@ from absl import flags
 from tftrain import clusters
 from tftrain import deviceflags
 from tftrain import errors
-from tftrain import files
-from tftrain import ledger
 from tftrain import localworkers
 from tftrain import modes
 from tftrain import reports
 from tftrain import reruns
 from tftrain import trials
+from tftrain.platform import files
+from tftrain.platform import goodput
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -350,7 +350,7 @@ def _work(
     evaluate=trained not in ('train', 'replay'),
     stop_signals=_STOP_SIGNALS.value,
     save_signals=_SAVE_SIGNALS.value,
-    started=ledger.process_start(),
+    started=goodput.process_start(),
     quiet=_QUIET.value,
     recipe={'configuration': heavy.config.texts()['config.gin']},
   )

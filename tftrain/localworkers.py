@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from tftrain import clusters
 from tftrain import errors
-from tftrain import preemption
-from tftrain.sweeps import slots
+from tftrain.platform import resource_slots
+from tftrain.platform import signals as signals_lib
 
 IS_ONE = 'TFTRAIN_LOCAL_WORKER'
 """Set in the environment of a worker, which must not start others."""
@@ -58,12 +58,12 @@ def run(
   """
   if count < 1:
     raise errors.ConfigError(f'--local_workers={count}: give at least 1')
-  stopping, saving = preemption.numbers_of(stop), preemption.numbers_of(save)
+  stopping, saving = signals_lib.numbers_of(stop), signals_lib.numbers_of(save)
   stops = {*_STOPPED, *([] if stopped is None else [stopped])}
   codes: list[int] = []
   for attempt in range(max_restarts + 1):
     group = _Group(count, stopping)
-    with preemption.handled(stopping | saving, group.hand_on):
+    with signals_lib.handled(stopping | saving, group.hand_on):
       group.start()
       codes = group.wait()
     failed = [code for code in codes if code and code not in stops]
@@ -101,8 +101,10 @@ class _Group:
     self._processes: list[subprocess.Popen[bytes]] = []
 
   def start(self) -> None:
-    count, found = self._count, slots.find_gpus()
-    places = slots.make(count, len(found) // count, found) if found else []
+    count, found = self._count, resource_slots.find_gpus()
+    places = (
+      resource_slots.make(count, len(found) // count, found) if found else []
+    )
     addresses = tuple(free_addresses(count))
     for task in range(count):
       cluster = clusters.Cluster(addresses, task, '--local_workers')
@@ -184,7 +186,7 @@ def are_asked(count: int | None) -> bool:
     ConfigError: It is told of other workers, too.
   """
   if IS_ONE in os.environ:
-    preemption.end_with_parent()
+    signals_lib.end_with_parent()
     return False
   if count is not None and os.environ.get('TF_CONFIG'):
     raise errors.ConfigError(

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from tftrain import errors
-from tftrain import ledger
 from tftrain import reruns
+from tftrain.platform import goodput
 
 
 @dataclasses.dataclass
@@ -74,9 +74,9 @@ def train(job: Job, heavy: Any) -> None:
   _print_scalars(result.scalars)
   print(f'Checkpoints  {job.run.checkpointer.directory}')
   hint = ''
-  if ledger.waits_for_input(result.seconds):
+  if goodput.waits_for_input(result.seconds):
     hint = str(heavy.inspections.slowest_stage(job.run.trainer.pipeline))
-  print(ledger.table(result.seconds, hint))
+  print(goodput.table(result.seconds, hint))
   export = job.model_dir / 'export'
   if export.is_dir():
     print(f'Export       {export / str(result.step)}')

@@ -9,7 +9,7 @@ import string
 import sys
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 _USAGE = """usage: python -m tftrain.new NAME
 

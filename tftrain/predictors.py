@@ -16,13 +16,13 @@ from tftrain import buckets
 from tftrain import builds
 from tftrain import bundles
 from tftrain import errors
-from tftrain import files
 from tftrain import loops
 from tftrain import outputs as outputs_lib
 from tftrain import rows as rows_lib
 from tftrain import tasks
 from tftrain.inputs import batches as batches_lib
 from tftrain.inputs import pipelines
+from tftrain.platform import files
 
 
 def predict(

@@ -8,11 +8,11 @@ import numpy as np
 from tftrain import bundles
 from tftrain import errors
 from tftrain import experiments
-from tftrain import files
-from tftrain import memory
 from tftrain import metrics
 from tftrain import runs
 from tftrain.inputs import pipelines
+from tftrain.platform import files
+from tftrain.platform import process_memory
 
 _SECONDS = 3.0
 
@@ -39,7 +39,9 @@ def check(experiment: experiments.Experiment) -> Iterator[str]:
       yield from _timed(run)
       if experiment.export:
         yield from _exported(run)
-    yield _line('memory', f'{memory.most_resident() / 1e6:,.0f} MB at most')
+    yield _line(
+      'memory', f'{process_memory.most_resident() / 1e6:,.0f} MB at most'
+    )
 
 
 def _described(run: runs.Run) -> Iterator[str]:

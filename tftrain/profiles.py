@@ -13,9 +13,9 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tftrain import errors
-from tftrain import files
 from tftrain import reports
 from tftrain import runs
+from tftrain.platform import files
 
 _ROWS = 10
 

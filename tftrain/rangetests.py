@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import experiments
-from tftrain import files
 from tftrain import tasks
 from tftrain import trainers
+from tftrain.platform import files
 
 _SMOOTHING = 0.9
 _AROUND = 4

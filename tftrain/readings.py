@@ -10,15 +10,15 @@ import tensorflow as tf
 from tftrain import compiled
 from tftrain import flops
 from tftrain import groups
-from tftrain import ledger as ledger_lib
 from tftrain import loops
-from tftrain import memory
 from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
 from tftrain import variables as variables_lib
 from tftrain import workers as workers_lib
 from tftrain.inputs import pipelines
+from tftrain.platform import goodput
+from tftrain.platform import process_memory
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -43,7 +43,7 @@ class Readings:
     counters: loops.Counters,
     pipeline: pipelines.Pipeline,
     log_every: int,
-    ledger: ledger_lib.Ledger,
+    ledger: goodput.Ledger,
   ):
     self._task = task
     self._means = means
@@ -57,7 +57,7 @@ class Readings:
     self.seconds = 0.0
     """How long the steps since the last report took."""
     self._last_logged = 0
-    self._growth = memory.Growth()
+    self._growth = process_memory.Growth()
     layers = variables_lib.owned_by(task).sublayers.values()
     self._half = any(layer.compute_dtype != 'float32' for layer in layers)
 
@@ -143,7 +143,7 @@ class Readings:
     self, timing: Mapping[str, float], loop: compiled.Loop
   ) -> dict[str, float]:
     """How much of the machine is used."""
-    use = memory.readings()
+    use = process_memory.readings()
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     examples = timing.get('examples_per_second')
     if examples and replicas > 1:

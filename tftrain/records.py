@@ -5,8 +5,8 @@ import math
 import pathlib
 from typing import Any
 
-from tftrain import files
 from tftrain import summaries
+from tftrain.platform import files
 
 NAME = 'run.json'
 

@@ -20,8 +20,8 @@ import sys
 import time
 
 from tftrain import clusters
-from tftrain import deadlines
 from tftrain import errors
+from tftrain.platform import timeouts
 
 _DEADLINE = 'TFTRAIN_CLUSTER_DEADLINE'
 _PAUSE = 0.1
@@ -37,7 +37,7 @@ def wait(
     StrategyError: Some are not before the deadline, or this worker's port is
       taken.
   """
-  seconds = deadlines.read(environment, _DEADLINE)
+  seconds = timeouts.read(environment, _DEADLINE)
   end = time.monotonic() + seconds
   missing = cluster.others
   with _listening(cluster):
@@ -54,7 +54,7 @@ def connecting(
   cluster: clusters.Cluster, environment: Mapping[str, str] = os.environ
 ) -> Iterator[None]:
   """Kills this process, and says why, unless it is left before the deadline."""
-  seconds = deadlines.read(environment, _DEADLINE)
+  seconds = timeouts.read(environment, _DEADLINE)
   watcher = subprocess.Popen(
     [
       sys.executable,

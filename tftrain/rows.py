@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 PART_BYTES, PART_SECONDS = 1 << 24, 10.0
 """Columns are written when there is so much of them, or after so long."""

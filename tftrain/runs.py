@@ -22,11 +22,9 @@ from tftrain import devices
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
-from tftrain import files
 from tftrain import hparams
 from tftrain import overviews
 from tftrain import predictors
-from tftrain import preemption
 from tftrain import provenance
 from tftrain import records
 from tftrain import reports
@@ -35,6 +33,8 @@ from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
 from tftrain.inputs import opening
+from tftrain.platform import files
+from tftrain.platform import signals as signals_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,8 @@ class Options:
   max_seconds: float | None = None
   init_from: warmstarts.WarmStart | None = None
   rewind: rewinds.Rewind | None = None
-  stop_signals: Sequence[str] = preemption.STOP_SIGNALS
-  save_signals: Sequence[str] = preemption.SAVE_SIGNALS
+  stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS
+  save_signals: Sequence[str] = signals_lib.SAVE_SIGNALS
 
 
 class Run:
@@ -215,7 +215,7 @@ class Run:
 
   def _stopper(self) -> Any:
     options = self._options
-    return preemption.stop_on_signal(
+    return signals_lib.stop_on_signal(
       self.trainer.request_stop,
       self.trainer.request_save,
       stop=options.stop_signals,
@@ -249,7 +249,7 @@ class Run:
       self._actions,
     )
 
-  def _end(self, stopper: preemption.Stopper) -> bool:
+  def _end(self, stopper: signals_lib.Stopper) -> bool:
     """Exports and says so; False if the run is to be resumed."""
     if not self.trainer.is_done(self.last_step):
       return False
@@ -257,7 +257,7 @@ class Run:
       if self._options.export:
         with stopper.interrupting(), self.trainer.ledger.part('export'):
           self._exporter.export(self.trainer.step)
-    except preemption.Interrupted:  # the next start exports
+    except signals_lib.Interrupted:  # the next start exports
       return False
     self._write_end()
     return True

@@ -8,9 +8,9 @@ import pathlib
 from typing import Any
 
 from tftrain import errors
-from tftrain import files
-from tftrain import grace
 from tftrain import reports
+from tftrain.platform import best_effort
+from tftrain.platform import files
 
 
 class Sink(abc.ABC):
@@ -29,7 +29,7 @@ class Sink(abc.ABC):
   hears_all = True
   """An Experiment gives it the Reports of evaluations, too."""
 
-  _forgiving: grace.Forgiving | None = None
+  _forgiving: best_effort.Forgiving | None = None
 
   @abc.abstractmethod
   def write(self, report: reports.Report) -> None:
@@ -40,7 +40,7 @@ class Sink(abc.ABC):
       return
     if self._forgiving is None:  # made here: subclasses need not call __init__
       what = f'Reports to {type(self).__name__}'
-      self._forgiving = grace.Forgiving(what, (Exception,))
+      self._forgiving = best_effort.Forgiving(what, (Exception,))
     with self._forgiving():
       self.write(report)
 

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from tftrain import artifacts
 from tftrain import errors
-from tftrain import files
-from tftrain import grace
 from tftrain import reports
+from tftrain.platform import best_effort
+from tftrain.platform import files
 
 
 class SummaryWriter:
@@ -38,7 +38,7 @@ class SummaryWriter:
     self._writers: dict[str, Any] = {}
     self._first_step = 0
     self._published: Collection[tuple[int, str]] = ()
-    self._forgiving = grace.Forgiving(
+    self._forgiving = best_effort.Forgiving(
       f'Summaries below {self._model_dir}',
       (OSError, errors.RunDirectoryError, tf.errors.OpError),
     )
@@ -183,7 +183,7 @@ class MetricsFile:
   ):
     self._metrics = files.run_directory(model_dir) / name
     self._timing = self._metrics.with_name('timing.jsonl')
-    self._forgiving = grace.Forgiving(
+    self._forgiving = best_effort.Forgiving(
       str(self._timing), (OSError, errors.RunDirectoryError)
     )
     self._written: set[tuple[int, str]] | None = None

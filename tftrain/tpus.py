@@ -4,8 +4,8 @@ import os
 
 import tensorflow as tf
 
-from tftrain import deadlines
 from tftrain import errors
+from tftrain.platform import timeouts
 
 _DEADLINE = 'TFTRAIN_TPU_DEADLINE'
 
@@ -17,9 +17,9 @@ def connect(name: str | None = None) -> tf.distribute.Strategy:
     StrategyError: It is not reached before the deadline, or there is none.
   """
   name = os.environ.get('TPU_NAME', '') if name is None else name
-  seconds = deadlines.read(os.environ, _DEADLINE)
+  seconds = timeouts.read(os.environ, _DEADLINE)
   try:
-    return deadlines.within(seconds, lambda: _reach(name))
+    return timeouts.within(seconds, lambda: _reach(name))
   except Exception as error:
     raise errors.StrategyError(
       f'the TPU {name or "of this machine"} cannot be reached: '

@@ -15,7 +15,6 @@ from tftrain import builds
 from tftrain import detours
 from tftrain import errors
 from tftrain import feeds
-from tftrain import ledger as ledger_lib
 from tftrain import loops
 from tftrain import metrics
 from tftrain import readings
@@ -29,6 +28,7 @@ from tftrain import updates as updates_lib
 from tftrain import workers as workers_lib
 from tftrain.inputs import batches
 from tftrain.inputs import pipelines
+from tftrain.platform import goodput
 
 
 class Trainer:
@@ -69,7 +69,7 @@ class Trainer:
     log_every: int = 100,
     seed: int = 0,
     update: updates_lib.Update | None = None,
-    ledger: ledger_lib.Ledger | None = None,
+    ledger: goodput.Ledger | None = None,
     max_traces: int | None = None,
   ):
     intervals = {'steps_per_loop': steps_per_loop, 'log_every': log_every}
@@ -77,7 +77,7 @@ class Trainer:
       if value < 1:
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
     self.task = task
-    self.ledger = ledger or ledger_lib.Ledger()
+    self.ledger = ledger or goodput.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
     self.workers = workers_lib.of(self.strategy).joined(self)
     self.pipeline: pipelines.Pipeline = batches.as_pipeline(data, training=True)

@@ -10,10 +10,10 @@ import numpy as np
 from tftrain import bindings as bindings_lib
 from tftrain import config
 from tftrain import errors
-from tftrain import files
 from tftrain import gintexts
 from tftrain import metrics
 from tftrain import statements
+from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import spaces
 

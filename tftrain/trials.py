@@ -20,10 +20,10 @@ from typing import Any
 from tftrain import actions
 from tftrain import clusters
 from tftrain import errors
-from tftrain import files
-from tftrain import ledger
-from tftrain import preemption
 from tftrain import reports
+from tftrain.platform import files
+from tftrain.platform import goodput
+from tftrain.platform import signals as signals_lib
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
@@ -50,7 +50,7 @@ class Trial:
     self._trial = trial
     self._lease = lease
     self._ended = threading.Event()
-    self._started = ledger.process_start()
+    self._started = goodput.process_start()
     self._overdue = False
     limit = plan.settings['time_limit']
     self._limit = actions.seconds(limit) if limit else None
@@ -329,7 +329,7 @@ def _lease(plan: plans.Plan, index: int) -> leases.Lease | None:
   """
   given = os.environ.pop(leases.HANDED, None)
   if given:
-    preemption.end_with_parent()
+    signals_lib.end_with_parent()
     return leases.Lease(plan.sweep_dir / 'leases' / given).adopt()
   seen = leases.find(plan.sweep_dir, index)
   if seen.state in ('done', 'pruned'):

@@ -1,6 +1,6 @@
 """Every operation on the disk fails once, or is the last before death.
 
-Needs no privilege: the faults are put into `tftrain.disks`. What TensorFlow
+Needs no privilege: the faults are put into `tftrain.platform._filesystem`. What TensorFlow
 writes itself does not come by there; see sweep_test.py.
 """
 
@@ -13,10 +13,10 @@ import pytest
 from tests.faults import faulty
 import tftrain
 from tftrain import bundles
-from tftrain import disks
 from tftrain import errors
-from tftrain import files
-from tftrain import preemption
+from tftrain.platform import _filesystem
+from tftrain.platform import files
+from tftrain.platform import signals as signals_lib
 
 _CODES = [errno.ENOSPC, errno.EIO, errno.EACCES]
 
@@ -39,9 +39,9 @@ def each(tmp_path, monkeypatch):
       raised = None
       try:
         work(directory)
-      except (Exception, faulty.Killed, preemption.Interrupted) as error:
+      except (Exception, faulty.Killed, signals_lib.Interrupted) as error:
         raised = error
-      monkeypatch.setattr(files, 'disk', disks.Disk())
+      monkeypatch.setattr(files, 'disk', _filesystem.Disk())
       if disk.hit is None:
         assert raised is None
         assert n > 1, 'nothing went through the disk'
@@ -128,7 +128,7 @@ def test_the_same_checkpointer_goes_on_after_a_failure(
       checkpointer.wait()
     except errors.Error:
       pass
-    monkeypatch.setattr(files, 'disk', disks.Disk())
+    monkeypatch.setattr(files, 'disk', _filesystem.Disk())
     on_disk = bundles.committed_steps(checkpointer.directory)
     assert checkpointer.steps() == on_disk, 'it believes what is not so'
     value.write_state(faulty.Value(30).read_state())
@@ -252,7 +252,7 @@ def test_a_signal_leaves_nothing_half_done(each):
   for what, raised, directory in each(
     faulty.InterruptingDisk, _nothing, export
   ):
-    assert isinstance(raised, preemption.Interrupted), what
+    assert isinstance(raised, signals_lib.Interrupted), what
     assert not _leftovers(directory), what
 
 

@@ -6,17 +6,17 @@ import threading
 
 import tensorflow as tf
 
-from tftrain import disks
-from tftrain import preemption
+from tftrain.platform import _filesystem
+from tftrain.platform import signals as signals_lib
 
-OPERATIONS = tuple(name for name in vars(disks.Disk) if name[0] != '_')
+OPERATIONS = tuple(name for name in vars(_filesystem.Disk) if name[0] != '_')
 
 
 class Killed(BaseException):
   """Stands for the death of the process: nothing of ours may run after it."""
 
 
-class Watched(disks.Disk):
+class Watched(_filesystem.Disk):
   """Calls `before` and `after` around each operation."""
 
   def before(self, name, args):
@@ -27,7 +27,7 @@ class Watched(disks.Disk):
 
 
 def _watch(name):
-  original = getattr(disks.Disk, name)
+  original = getattr(_filesystem.Disk, name)
 
   def operation(self, *args):
     self.before(name, args)
@@ -90,7 +90,7 @@ class DyingDisk(Counting):
     halves = self._torn and name in ('write', 'append')
     if self._is_the_one(name) and halves:
       path, content = args
-      getattr(disks.Disk, name)(self, path, content[: len(content) // 2])
+      getattr(_filesystem.Disk, name)(self, path, content[: len(content) // 2])
     if self.hit:
       raise Killed
 
@@ -104,7 +104,7 @@ class InterruptingDisk(Counting):
   def after(self):
     if self._comes:
       self._comes = False
-      raise preemption.Interrupted
+      raise signals_lib.Interrupted
 
 
 class RecordingDisk(Watched):

@@ -55,7 +55,7 @@ GUARDS = (
     (
       'killed_at_each_call[save]',
       'a save is written aside',
-      'files.py',
+      'platform/files.py',
       _STAGED,
       'staged = final',
     ),
@@ -69,7 +69,7 @@ GUARDS = (
     (
       'killed_between_the_removals_of_an_old_checkpoint',
       'a checkpoint leaves the list before its files go',
-      'files.py',
+      'platform/files.py',
       '  disk.rename(path, doomed)\n',
       '  doomed = path\n',
     ),
@@ -83,14 +83,14 @@ GUARDS = (
     (
       'killed_at_each_call[export]',
       'an export is written aside',
-      'files.py',
+      'platform/files.py',
       _STAGED,
       'staged = final',
     ),
     (
       'others_are_refused_at_each_call[flush-ENOSPC]',
       'what events suffer is forgiven',
-      'grace.py',
+      'platform/best_effort.py',
       'except self._kinds as error:',
       'except ZeroDivisionError as error:',
     ),
@@ -144,7 +144,7 @@ GUARDS = (
     (
       'a_signal_leaves_nothing_half_done',
       'a probe is removed whatever comes',
-      'files.py',
+      'platform/files.py',
       '    finally:  # a signal may interrupt an export just here\n',
       '    except FileNotFoundError:\n',
     ),
@@ -158,14 +158,14 @@ GUARDS = (
     (
       'death_in_a_save_leaves_the_old_or_the_new',
       'a save is one rename',
-      'files.py',
+      'platform/files.py',
       _STAGED,
       'staged = final',
     ),
     (
       'a_disk_that_fills_up_within_a_line_keeps_none_of_it',
       'half a line is taken back',
-      'disks.py',
+      'platform/_filesystem.py',
       'os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)',
       'pass',
     ),
@@ -175,14 +175,14 @@ GUARDS = (
     (
       'a_power_cut_loses_no_durable_checkpoint',
       'durable: contents are synced',
-      'files.py',
+      'platform/files.py',
       '    if durable:\n      sync(staged)\n',
       '',
     ),
     (
       'a_power_cut_does_not_lose_the_first_durable_checkpoint',
       'durable: directories are synced',
-      'files.py',
+      'platform/files.py',
       'for parent in final.absolute().parents[:3]:',
       'for parent in final.absolute().parents[:0]:',
     ),
@@ -199,7 +199,7 @@ GUARDS = (
     (
       'a_full_disk_ends_a_life_with_an_error_of_ours',
       'what the system says is explained',
-      'files.py',
+      'platform/files.py',
       '  except OSError as error:\n    raise errors.RunDirectoryError(\n'
       "      f'cannot use",
       '  except ZeroDivisionError as error:\n    raise errors.RunDirectoryError(\n'  # noqa: E501
@@ -211,7 +211,7 @@ GUARDS = (
     (
       'predictions_on_a_full_disk_go_on_when_there_is_room',
       'a full disk is an error of ours',
-      'files.py',
+      'platform/files.py',
       '  with explained(path):\n    disk.append(',
       '  if True:\n    disk.append(',
     ),
@@ -246,28 +246,28 @@ GUARDS = (
     (
       'a_directory_that_may_not_be_written_is_said_before_step_1',
       'a directory is tried',
-      'files.py',
+      'platform/files.py',
       "      disk.write(probe, b'')\n",
       '      pass\n',
     ),
     (
       'a_model_dir_in_memory_is_as_good',
       'what is renamed lies on the same disk',
-      'files.py',
+      'platform/files.py',
       _STAGED,
       "staged = pathlib.Path('/tmp', f'{STAGING}{uuid.uuid4().hex}')",
     ),
     (
       'an_object_store_is_refused[gs://bucket/run]',
       'an address is no directory',
-      'files.py',
+      'platform/files.py',
       'if _ADDRESS.match(text):',
       'if False:',
     ),
     (
       'summaries_that_cannot_be_written_cost_no_step',
       'summaries are forgiven',
-      'grace.py',
+      'platform/best_effort.py',
       'except self._kinds as error:',
       'except ZeroDivisionError as error:',
     ),
@@ -319,14 +319,14 @@ GUARDS = (
     (
       'wrong_clocks_change_nothing',
       'event files are named in their order',
-      'files.py',
+      'platform/files.py',
       'if path.name <= last:',
       'if False:',
     ),
     (
       'a_second_trainer_is_refused_until_the_first_is_dead',
       'one trainer for a directory',
-      'files.py',
+      'platform/files.py',
       'fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)',
       'pass',
     ),
@@ -350,7 +350,7 @@ GUARDS = (
     (
       'a_signal_in_a_save_lets_it_end[SIGTERM-143]',
       'a signal ends nothing at once',
-      'preemption.py',
+      'platform/signals.py',
       '      ask(name)\n',
       '      os._exit(128 + signum)\n',
     ),
@@ -378,7 +378,7 @@ GUARDS = (
     (
       'a_second_interrupt_aborts_at_once_and_commits_no_half',
       'a second interrupt aborts',
-      'preemption.py',
+      'platform/signals.py',
       'if interrupts > 1:',
       'if interrupts > 99:',
     ),
@@ -392,7 +392,7 @@ GUARDS = (
     (
       'a_run_out_of_time_is_resumed',
       'the deadline is watched',
-      'preemption.py',
+      'platform/signals.py',
       '      timer.start()\n',
       '',
     ),
@@ -651,7 +651,7 @@ GUARDS = (
     (
       'a_tpu_that_says_nothing_is_one_line[True]',
       'a TPU is waited for so long',
-      'deadlines.py',
+      'platform/timeouts.py',
       'thread.join(seconds)',
       'thread.join()',
     ),
@@ -744,7 +744,7 @@ GUARDS = (
     (
       'names_that_leave_the_run_are_refused[../x]',
       'a name is looked at',
-      'files.py',
+      'platform/files.py',
       'if not isinstance(name, str) or not _NAME.fullmatch(name):',
       'if False:',
     ),

@@ -15,7 +15,7 @@ from tests import cases
 from tests.faults import scenarios
 import tftrain
 from tftrain import bundles
-from tftrain import files
+from tftrain.platform import files
 
 STEPS = 80
 

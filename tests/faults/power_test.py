@@ -14,9 +14,9 @@ import pytest
 
 from tests.faults import faulty
 import tftrain
-from tftrain import disks
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import _filesystem
+from tftrain.platform import files
 
 
 @dataclasses.dataclass(eq=False)
@@ -165,7 +165,7 @@ def _record(model_dir, monkeypatch, steps, **options):
     checkpointer.save()
     checkpointer.wait()
     disk.mark('saved', step)
-  monkeypatch.setattr(files, 'disk', disks.Disk())
+  monkeypatch.setattr(files, 'disk', _filesystem.Disk())
   return before, disk.log
 
 

@@ -14,10 +14,10 @@ import sys
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import files
 from tftrain.inputs import recordfiles
 from tftrain.inputs import records
 from tftrain.inputs import streams
+from tftrain.platform import files
 
 _SHOWN = 70
 

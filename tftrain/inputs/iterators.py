@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 _NAME = 'iterator'
 # How many batches are compared, at most.

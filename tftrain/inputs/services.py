@@ -12,11 +12,11 @@ import uuid
 
 import tensorflow as tf
 
-from tftrain import deadlines
 from tftrain import errors
+from tftrain.platform import timeouts
 
 _SECONDS = 10.0
-_WORKER_SECONDS = deadlines.DEFAULT
+_WORKER_SECONDS = timeouts.DEFAULT
 # How HTTP/2, and so gRPC, begins: with it a server has to answer SETTINGS.
 _GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, *[0] * 5])
 # Each worker that died keeps one, until the dispatcher knows.
@@ -94,7 +94,7 @@ def _greet(host: str, port: int) -> None:
 def _try_worker(address: str) -> None:
   tried = _served(tf.data.Dataset.range(1), address)
   try:
-    deadlines.within(_WORKER_SECONDS, lambda: next(iter(tried)))
+    timeouts.within(_WORKER_SECONDS, lambda: next(iter(tried)))
   except (TimeoutError, tf.errors.OpError) as error:
     raise errors.InputError(
       f'the tf.data service at {address} has no worker that serves: '

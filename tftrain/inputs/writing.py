@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import files
 from tftrain.inputs import columns
 from tftrain.inputs import records
 from tftrain.inputs import specs
+from tftrain.platform import files
 
 
 def write_records(

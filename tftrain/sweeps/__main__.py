@@ -16,13 +16,13 @@ import pathlib
 import sys
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
+from tftrain.platform import resource_slots
 from tftrain.sweeps import controllers
 from tftrain.sweeps import planning
 from tftrain.sweeps import plans
 from tftrain.sweeps import reports
 from tftrain.sweeps import results
-from tftrain.sweeps import slots
 from tftrain.sweeps import tables
 
 
@@ -127,7 +127,7 @@ def _plan(
 
 
 def _run(plan: plans.Plan, options: argparse.Namespace) -> int:
-  places = slots.make(options.parallel, options.gpus_per_trial)
+  places = resource_slots.make(options.parallel, options.gpus_per_trial)
   with tables.make(plan) as show:
     code = controllers.Controller(
       plan, places, show=show, keep_going=options.keep_going

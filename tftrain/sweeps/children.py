@@ -10,11 +10,11 @@ import subprocess
 import time
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
+from tftrain.platform import resource_slots
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import results
-from tftrain.sweeps import slots
 
 _KILLED = 128  # shells add a signal's number to it
 _TAIL = 4000  # characters of a log
@@ -37,7 +37,7 @@ class Child:
     self,
     plan: plans.Plan,
     trial: plans.Trial,
-    slot: slots.Slot,
+    slot: resource_slots.Slot,
     lease: leases.Lease,
   ):
     self.plan = plan
@@ -69,7 +69,7 @@ class Child:
     except errors.Error:
       lease.end('pending')
       raise
-    slots.pin(self._process.pid, slot)
+    resource_slots.pin(self._process.pid, slot)
 
   def has_ended(self) -> bool:
     return self._process.poll() is not None

@@ -11,12 +11,12 @@ import time
 from typing import Any
 
 from tftrain import errors
-from tftrain import preemption
+from tftrain.platform import resource_slots
+from tftrain.platform import signals as signals_lib
 from tftrain.sweeps import children
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import results
-from tftrain.sweeps import slots
 
 _TICK = 0.05  # seconds between two looks at the children
 _LOOK = 0.5  # and at everything else
@@ -37,7 +37,7 @@ class Controller:
   def __init__(
     self,
     plan: plans.Plan,
-    places: Sequence[slots.Slot],
+    places: Sequence[resource_slots.Slot],
     *,
     show: Show,
     keep_going: bool = False,
@@ -60,7 +60,7 @@ class Controller:
     Raises:
       Error: It cannot go on: the command cannot be started, say.
     """
-    with preemption.handled((signal.SIGINT, signal.SIGTERM), self._receive):
+    with signals_lib.handled((signal.SIGINT, signal.SIGTERM), self._receive):
       try:
         self._work()
       except BaseException:

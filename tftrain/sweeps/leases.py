@@ -19,7 +19,7 @@ import time
 import uuid
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 
 ENDED = ('done', 'failed', 'diverged', 'pruned')
 """How a trial may end."""

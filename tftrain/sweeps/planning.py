@@ -11,8 +11,8 @@ import subprocess
 from typing import Any
 
 from tftrain import errors
-from tftrain import files
 from tftrain import gintexts
+from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
 from tftrain.sweeps import recipes

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 from tftrain.sweeps import pruning
 from tftrain.sweeps import recipes
 from tftrain.sweeps import spaces

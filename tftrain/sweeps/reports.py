@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import summary_v2
 from tensorboard.summary.writer import record_writer
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import rankings
 from tftrain.sweeps import results

@@ -9,7 +9,7 @@ import pathlib
 import time
 from typing import Any
 
-from tftrain import files
+from tftrain.platform import files
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning

@@ -7,7 +7,7 @@ from typing import Any
 import warnings
 
 from tftrain import errors
-from tftrain import files
+from tftrain.platform import files
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import results

@@ -20,8 +20,8 @@ import zipfile
 
 from absl import logging
 
-from tftrain import disks
 from tftrain import errors
+from tftrain.platform import _filesystem
 
 STAGING = '.tmp-'
 
@@ -33,7 +33,7 @@ _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
 
 _BLOCK_BYTES = 1 << 20
 
-disk = disks.Disk()
+disk = _filesystem.Disk()
 """Where everything below goes; tests put one that fails in its place."""
 
 

@@ -1,0 +1,1 @@
+"""Platform: files, signals, timeouts, locks and other services of the operating system."""
