@@ -30,7 +30,7 @@ import tensorflow as tf
 
 from benchmarks import steps as engine
 import tftrain
-from tftrain import strategies
+from tftrain.distribute import strategy as strategy_lib
 
 _START = flags.DEFINE_bool('start', False, 'Times the start of two workers.')
 
@@ -42,7 +42,7 @@ WORKLOAD = engine.WORKLOADS['mlp']
 
 def ours(data: Any) -> engine.Contestant:
   """A Trainer that publishes, as in a run."""
-  strategy = strategies.make_strategy('mirrored')
+  strategy = strategy_lib.make_strategy('mirrored')
   with strategy.scope():
     task = tftrain.SupervisedTask(
       WORKLOAD.make_model(),
@@ -197,7 +197,7 @@ def main(argv: Sequence[str]) -> None:
   if _START.value:
     time_starts()
     return
-  strategies.set_local_devices(2)
+  strategy_lib.set_local_devices(2)
   steps = engine._STEPS.value or WORKLOAD.steps
   ran = engine.settings(WORKLOAD, steps)
   print(', '.join(f'{key} {value}' for key, value in ran.items()))

@@ -235,13 +235,13 @@ def _tensors(task: Any) -> list[Any]:
 
 
 def _measured_network() -> dict[str, float]:
-  from tftrain import clusters
-  from tftrain import localworkers
+  from tftrain.distribute import cluster_resolver
+  from tftrain.distribute import local_launcher
 
-  addresses = tuple(localworkers.free_addresses(2))
+  addresses = tuple(local_launcher.free_addresses(2))
   workers = []
   for task in range(2):
-    cluster = clusters.Cluster(addresses, task, 'benchmark')
+    cluster = cluster_resolver.Cluster(addresses, task, 'benchmark')
     workers.append(
       subprocess.Popen(
         [sys.executable, __file__, '--worker'],
@@ -259,9 +259,9 @@ def time_all_reduce() -> None:
   """One of two workers: prints latency and megabytes in a second."""
   import tensorflow as tf
 
-  from tftrain import strategies
+  from tftrain.distribute import strategy as strategy_lib
 
-  strategy = strategies.make_strategy('multi_worker_mirrored')
+  strategy = strategy_lib.make_strategy('multi_worker_mirrored')
 
   @tf.function
   def run(values: tf.Tensor, n: tf.Tensor) -> tf.Tensor:

@@ -64,7 +64,7 @@ from examples import digits
 import tftrain
 from tftrain import buckets
 from tftrain import patches
-from tftrain import strategies
+from tftrain.distribute import strategy as strategy_lib
 
 SECTIONS = ('compile', 'step', 'accumulate', 'features', 'buckets')
 
@@ -450,7 +450,7 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   kind = 'one_device'
   if _REPLICAS.value > 1:
-    strategies.set_local_devices(_REPLICAS.value)
+    strategy_lib.set_local_devices(_REPLICAS.value)
     kind = 'mirrored'
   strategy = tftrain.make_strategy(kind)
   ran = {**engine.settings(SMALL, 0), 'replicas': _REPLICAS.value}

@@ -20,8 +20,8 @@ _PACKAGE = _ROOT / 'tftrain'
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
   'errors platform._filesystem platform.files reports platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
-  'clusters platform.timeouts rendezvous',
-  'patches precisions tpus reductions devices shares strategies workers '
+  'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
+  'patches precisions distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
   'autographs stepsummaries flops platform.process_memory '
   'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
   'inputs.memory inputs.streams inputs.recordfiles inputs.records '
@@ -48,7 +48,7 @@ _LAYERS = (
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps.__main__ '
   'trials',
-  'config reruns trialchecks modes localworkers deviceflags launch',
+  'config reruns trialchecks modes distribute.local_launcher deviceflags launch',
   'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -60,14 +60,14 @@ _WITHOUT_TENSORFLOW = (
   'reports',
   'platform.goodput',
   'diff',
-  'clusters',
-  'rendezvous',
+  'distribute.cluster_resolver',
+  'distribute._rendezvous',
   'platform.timeouts',
   'provenance',
   'reruns',
   'trials',
   'modes',
-  'localworkers',
+  'distribute.local_launcher',
   'deviceflags',
   'launch',
   'new',
@@ -102,7 +102,7 @@ _COMPILES = (
   'metrics',
   'gradients',
   'engines',
-  'workers',
+  'distribute.coordinator',
 )
 _WRITES = (
   'platform._filesystem',

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from tftrain import clusters
-from tftrain import localworkers
+from tftrain.distribute import cluster_resolver
+from tftrain.distribute import local_launcher
 
 _FOLDER = pathlib.Path(__file__).parent.parent / 'examples' / 'cluster'
 _SHORT = (
@@ -48,7 +48,7 @@ def services():
 
 def test_slurm():
   found = [
-    clusters.resolve(slurm_environment('gpu[01-02]', '1(x2)', task))
+    cluster_resolver.resolve(slurm_environment('gpu[01-02]', '1(x2)', task))
     for task in range(slurm_command()[1])
   ]
   assert [one.task for one in found] == [0, 1]
@@ -67,7 +67,7 @@ def test_kubernetes():
   assert service['spec']['selector'] == {'job-name': job['metadata']['name']}
   given = {one['name']: one['value'] for one in container['env']}
   found = [
-    clusters.resolve(
+    cluster_resolver.resolve(
       {
         **given,
         'HOSTNAME': f'{job["metadata"]["name"]}-{index}',
@@ -84,11 +84,12 @@ def test_kubernetes():
 
 def test_compose():
   found = [
-    clusters.resolve(service['environment']) for service in services().values()
+    cluster_resolver.resolve(service['environment'])
+    for service in services().values()
   ]
   assert [one.task for one in found] == [0, 1]
   assert {one.workers for one in found} == {
-    tuple(f'{name}:{clusters.PORT}' for name in services())
+    tuple(f'{name}:{cluster_resolver.PORT}' for name in services())
   }
   text = (_FOLDER / 'Dockerfile').read_text()
   assert text.startswith('FROM python:3.11')
@@ -136,7 +137,7 @@ def test_the_workers_of_slurm_train(commands, tmp_path):
 
 
 def is_free(job):
-  found = clusters.resolve(slurm_environment('127.0.0.1', '2', 0, job))
+  found = cluster_resolver.resolve(slurm_environment('127.0.0.1', '2', 0, job))
   ports = [int(address.rpartition(':')[2]) for address in found.workers]
   text = pathlib.Path('/proc/net/tcp').read_text()
   return not any(f':{port:04X} ' in text for port in ports)
@@ -144,7 +145,7 @@ def is_free(job):
 
 @pytest.mark.slow
 def test_the_workers_of_compose_train(commands, tmp_path):
-  places = dict(zip(services(), localworkers.free_addresses(2), strict=True))
+  places = dict(zip(services(), local_launcher.free_addresses(2), strict=True))
   environments, argv = [], []
   for service in services().values():
     text = service['environment']['TF_CONFIG']

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tftrain import clusters
 from tftrain import errors
+from tftrain.distribute import cluster_resolver
 
 _TWO = {'worker': ['a:1', 'b:2']}
 
@@ -50,14 +50,14 @@ KUBERNETES = {
   ],
 )  # fmt: skip
 def test_a_scheduler_is_understood(environment, workers, task):
-  found = clusters.resolve(environment)
+  found = cluster_resolver.resolve(environment)
   assert (list(found.workers), found.task) == (workers, task)
 
 
 def test_flags_come_first_and_tensorflow_reads_what_is_written():
-  found = clusters.resolve(config(_TWO), ['x:1', '[::1]:2'], 1)
+  found = cluster_resolver.resolve(config(_TWO), ['x:1', '[::1]:2'], 1)
   assert found.workers == ('x:1', '[::1]:2')
-  again = clusters.resolve({'TF_CONFIG': found.tf_config()})
+  again = cluster_resolver.resolve({'TF_CONFIG': found.tf_config()})
   assert (again.workers, again.task) == (found.workers, 1)
 
 
@@ -73,7 +73,7 @@ def test_flags_come_first_and_tensorflow_reads_what_is_written():
   ],
 )
 def test_one_process_is_no_cluster(environment):
-  assert clusters.resolve(environment) is None
+  assert cluster_resolver.resolve(environment) is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_one_process_is_no_cluster(environment):
 )  # fmt: skip
 def test_what_cannot_be_is_said(environment, workers, task, message):
   with pytest.raises(errors.StrategyError, match='.') as raised:
-    clusters.resolve(environment, workers, task)
+    cluster_resolver.resolve(environment, workers, task)
   assert message in str(raised.value)
   assert '\n' not in str(raised.value)
 
@@ -116,15 +116,18 @@ def test_what_cannot_be_is_said(environment, workers, task, message):
   ],
 )
 def test_node_lists_of_slurm(text, hosts):
-  assert clusters.expand_hosts(text) == hosts
+  assert cluster_resolver.expand_hosts(text) == hosts
 
 
 def test_what_one_does_alone_the_first_does():
   for task, takes_part in ((0, True), (1, False)):
     environment = config(_TWO, index=task)
-    assert clusters.enter(environment, [], None, together=False) is takes_part
-    assert clusters.resolve(environment) is None
+    assert (
+      cluster_resolver.enter(environment, [], None, together=False)
+      is takes_part
+    )
+    assert cluster_resolver.resolve(environment) is None
   environment = dict(SLURM)
-  assert clusters.enter(environment, [], None, together=True)
-  assert clusters.resolve(environment).task == 3
+  assert cluster_resolver.enter(environment, [], None, together=True)
+  assert cluster_resolver.resolve(environment).task == 3
   assert 'TF_CONFIG' in environment

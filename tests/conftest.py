@@ -11,12 +11,12 @@ import keras
 import pytest
 
 from tests import commands as commands_lib
-from tftrain import strategies
+from tftrain.distribute import strategy as strategy_lib
 
 
 def pytest_configure(config):
   del config
-  strategies.set_local_devices(2)
+  strategy_lib.set_local_devices(2)
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import devices
 from tftrain import errors
 from tftrain import gradients
-from tftrain import reductions
 from tftrain import reruns
-from tftrain import strategies
+from tftrain.distribute import all_reduce as all_reduce_lib
+from tftrain.distribute import devices
+from tftrain.distribute import strategy as strategy_lib
 
 _GIN = """
 import tests.recipes
@@ -113,7 +113,7 @@ def test_what_cannot_be_had_is_one_line(commands, tmp_path, flags, message):
 )
 def test_what_does_not_go_together_is_one_line(given, strategy, message):
   with pytest.raises(errors.StrategyError) as raised:
-    reductions.Reduction(*given).check(strategy, gpus=2, devices=2)
+    all_reduce_lib.Reduction(*given).check(strategy, gpus=2, devices=2)
   assert message in str(raised.value)
   assert '\n' not in str(raised.value)
 
@@ -122,7 +122,7 @@ def collectives(bucket_mb):
   """How many each replica has for the gradients of three large kernels."""
   # TensorFlow's own choice, as on GPUs; it is only traced here.
   strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
-  reductions.Reduction(bucket_mb=bucket_mb).put_on(strategy)
+  all_reduce_lib.Reduction(bucket_mb=bucket_mb).put_on(strategy)
 
   @tf.function(autograph=False)
   def step(kernel):
@@ -151,21 +151,21 @@ def test_an_algorithm_of_ones_own_changes_no_result(all_reduce):
   states = []
   for options in ({}, {'all_reduce': all_reduce, 'replicas': 2}):
     keras.utils.set_random_seed(3)
-    strategy = strategies.make_strategy('mirrored', **options)
+    strategy = strategy_lib.make_strategy('mirrored', **options)
     with strategy.scope():
       task = cases.supervised()
     data = tftrain.Arrays(cases.arrays(), 8)
     trainer = tftrain.Trainer(task, data, strategy=strategy)
     trainer.train(20)
     states.append(cases.state_of(trainer))
-  assert reductions.of(strategy).all_reduce == all_reduce
+  assert all_reduce_lib.of(strategy).all_reduce == all_reduce
   cases.assert_close(*states, 1e-6)
 
 
 def test_workers_are_given_the_implementation():
   given = tf.distribute.experimental.CommunicationImplementation
   for name, expected in (('ring', given.RING), ('nccl', given.NCCL)):
-    options = reductions.Reduction(name).communication()
+    options = all_reduce_lib.Reduction(name).communication()
     assert options.implementation == expected
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import strategies
+from tftrain.distribute import strategy as strategy_lib
 
 
 def trainer(data, make=cases.supervised, strategy='one_device', **options):
@@ -125,7 +125,7 @@ def test_an_unknown_strategy():
   with refused(errors.StrategyError, "'mirored'", 'one_device, mirrored'):
     tftrain.make_strategy('mirored')
   with refused(errors.StrategyError, 'too late'):
-    strategies.set_local_devices(3)
+    strategy_lib.set_local_devices(3)
 
 
 def test_losses_of_the_wrong_kind():

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tftrain import localworkers
+from tftrain.distribute import local_launcher
 
 _STARTER = """
 import sys
@@ -106,10 +106,10 @@ def test_a_wrong_configuration_is_not_tried_again():
 
 def test_the_worst_exit_code():
   stops = {143, 130}
-  assert localworkers.worst([0, 0], stops) == 0
-  assert localworkers.worst([0, 143], stops) == 143
-  assert localworkers.worst([143, 1], stops) == 1
-  assert localworkers.worst([1, 137], stops) == 137
+  assert local_launcher.worst([0, 0], stops) == 0
+  assert local_launcher.worst([0, 143], stops) == 143
+  assert local_launcher.worst([143, 1], stops) == 1
+  assert local_launcher.worst([1, 137], stops) == 137
 
 
 def test_workers_die_with_their_starter():

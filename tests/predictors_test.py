@@ -21,7 +21,7 @@ from tftrain import errors
 from tftrain import loops
 from tftrain import predictors
 from tftrain import rows
-from tftrain import strategies
+from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import files
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -209,7 +209,7 @@ def test_averages_take_the_place_of_weights(tmp_path):
 
 
 def test_under_a_strategy_of_two_replicas(tmp_path):
-  strategy = strategies.make_strategy('mirrored', replicas=2)
+  strategy = strategy_lib.make_strategy('mirrored', replicas=2)
   with strategy.scope():
     task = make_task()
   output = tmp_path / 'a.npz'

@@ -14,21 +14,21 @@ import tensorflow as tf
 from tests import cases
 from tests import teams
 import tftrain
-from tftrain import clusters
 from tftrain import errors
-from tftrain import localworkers
-from tftrain import rendezvous
 from tftrain import tpuchecks
+from tftrain.distribute import _rendezvous
+from tftrain.distribute import cluster_resolver
+from tftrain.distribute import local_launcher
 
 
 def test_workers_that_come_one_after_the_other_meet():
-  addresses = tuple(localworkers.free_addresses(3))
+  addresses = tuple(local_launcher.free_addresses(3))
   done = []
 
   def come(task):
     time.sleep(0.3 * task)
-    rendezvous.wait(
-      clusters.Cluster(addresses, task, 'test'),
+    _rendezvous.wait(
+      cluster_resolver.Cluster(addresses, task, 'test'),
       {'TFTRAIN_CLUSTER_DEADLINE': '20'},
     )
     done.append((task, time.monotonic()))
@@ -48,11 +48,13 @@ def test_workers_that_come_one_after_the_other_meet():
 
 
 def test_who_is_missing_is_named():
-  one, two, three = localworkers.free_addresses(3)
+  one, two, three = local_launcher.free_addresses(3)
   with socket.create_server(('127.0.0.1', int(two.rpartition(':')[2]))):
     with pytest.raises(errors.StrategyError) as raised:
-      rendezvous.wait(
-        clusters.Cluster((one, two, three, 'no.such.host:1'), 0, 'test'),
+      _rendezvous.wait(
+        cluster_resolver.Cluster(
+          (one, two, three, 'no.such.host:1'), 0, 'test'
+        ),
         {'TFTRAIN_CLUSTER_DEADLINE': '0.3'},
       )
   assert str(raised.value).startswith(
@@ -64,20 +66,20 @@ def test_who_is_missing_is_named():
 def test_a_port_that_is_taken_is_said():
   with socket.create_server(('', 0)) as taken:
     port = taken.getsockname()[1]
-    cluster = clusters.Cluster((f'localhost:{port}', 'b:2'), 0, 'test')
+    cluster = cluster_resolver.Cluster((f'localhost:{port}', 'b:2'), 0, 'test')
     with pytest.raises(errors.StrategyError, match=f'listen on port {port}'):
-      rendezvous.wait(cluster)
+      _rendezvous.wait(cluster)
 
 
 def test_a_deadline_that_is_no_number():
-  cluster = clusters.Cluster(('a:1', 'b:2'), 0, 'test')
+  cluster = cluster_resolver.Cluster(('a:1', 'b:2'), 0, 'test')
   with pytest.raises(errors.StrategyError, match="DEADLINE='soon' must be"):
-    rendezvous.wait(cluster, {'TFTRAIN_CLUSTER_DEADLINE': 'soon'})
+    _rendezvous.wait(cluster, {'TFTRAIN_CLUSTER_DEADLINE': 'soon'})
 
 
 @pytest.mark.parametrize('task', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
-  addresses = localworkers.free_addresses(2)
+  addresses = local_launcher.free_addresses(2)
   began = time.monotonic()
   ended = teams.alone(
     commands, tmp_path, f'--workers={",".join(addresses)}', f'--task={task}',
@@ -97,11 +99,11 @@ def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
 def test_a_worker_that_dies_once_all_have_met_is_one_line(
   commands, tmp_path, task
 ):
-  addresses = localworkers.free_addresses(2)
-  other = clusters.Cluster(tuple(addresses), 1 - task, 'test')
+  addresses = local_launcher.free_addresses(2)
+  other = cluster_resolver.Cluster(tuple(addresses), 1 - task, 'test')
   patient = {'TFTRAIN_CLUSTER_DEADLINE': '40'}
   # It meets the worker that starts, and never opens its port again.
-  thread = threading.Thread(target=rendezvous.wait, args=(other, patient))
+  thread = threading.Thread(target=_rendezvous.wait, args=(other, patient))
   thread.start()
   began = time.monotonic()
   ended = teams.alone(
@@ -120,13 +122,15 @@ def test_a_worker_that_dies_once_all_have_met_is_one_line(
 
 
 def test_who_connects_in_time_is_left_alone():
-  cluster = clusters.Cluster(tuple(localworkers.free_addresses(2)), 0, 'test')
+  cluster = cluster_resolver.Cluster(
+    tuple(local_launcher.free_addresses(2)), 0, 'test'
+  )
   children = pathlib.Path(
     f'/proc/self/task/{threading.get_native_id()}/children'
   )
   before = children.read_text()
   with pytest.raises(ValueError, match='of TensorFlow'):
-    with rendezvous.connecting(cluster, {'TFTRAIN_CLUSTER_DEADLINE': '20'}):
+    with _rendezvous.connecting(cluster, {'TFTRAIN_CLUSTER_DEADLINE': '20'}):
       assert len(children.read_text()) > len(before)
       raise ValueError('of TensorFlow')
   assert children.read_text() == before

@@ -23,7 +23,7 @@ import sklearn.datasets
 
 from tests import cases
 import tftrain
-from tftrain import strategies
+from tftrain.distribute import strategy as strategy_lib
 
 _SPECIAL = ('loss_scale', 'seed', 'trainer/')
 
@@ -131,7 +131,7 @@ def digits(replicas, dropout=0.0):
 
 
 def main(most):
-  strategies.set_local_devices(most)
+  strategy_lib.set_local_devices(most)
   counts = [count for count in (1, 2, 4) if count <= most]
   found = {
     precision: [overflow(precision, count) for count in counts]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests import replica_runs
-from tftrain import clusters
-from tftrain import localworkers
+from tftrain.distribute import cluster_resolver
+from tftrain.distribute import local_launcher
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -64,10 +64,10 @@ def test_four_replicas_are_one():
 
 @pytest.mark.slow
 def test_two_workers_are_one_device_and_with_dropout_two():
-  addresses = tuple(localworkers.free_addresses(2))
+  addresses = tuple(local_launcher.free_addresses(2))
   workers = []
   for task in range(2):
-    cluster = clusters.Cluster(addresses, task, 'test')
+    cluster = cluster_resolver.Cluster(addresses, task, 'test')
     workers.append(
       subprocess.Popen(
         [sys.executable, '-m', 'tests.replica_runs', replica_runs.WORKERS],

@@ -12,9 +12,9 @@ from tests import teams as teams_lib
 import tftrain
 from tftrain import feeds
 from tftrain import loops
-from tftrain import shares
-from tftrain import strategies
-from tftrain import workers as workers_lib
+from tftrain.distribute import coordinator
+from tftrain.distribute import row_sharding
+from tftrain.distribute import strategy as strategy_lib
 
 _EXAMPLES = 23
 _SEED = 7
@@ -23,7 +23,8 @@ _SEED = 7
 def shares_of(workers, local):
   replicas = workers * local
   return [
-    shares.Share(w * local, (w + 1) * local, replicas) for w in range(workers)
+    row_sharding.Share(w * local, (w + 1) * local, replicas)
+    for w in range(workers)
   ]
 
 
@@ -40,9 +41,11 @@ def test_a_worker_s_rows_dealt_again_are_those_of_its_replicas(
   for share in shares_of(workers, local):
     begin, end = share.of(rows)
     for replica in range(local):
-      first, last = shares.Share(replica, replica + 1, local).of(end - begin)
+      first, last = row_sharding.Share(replica, replica + 1, local).of(
+        end - begin
+      )
       dealt.append((begin + first, begin + last))
-      whole = shares.Share(share.first + replica, share.first + replica + 1,
+      whole = row_sharding.Share(share.first + replica, share.first + replica + 1,
                            replicas)  # fmt: skip
       assert dealt[-1] == whole.of(rows)
       in_graph = whole.of(tf.constant(rows))
@@ -198,7 +201,7 @@ def test_parts_of_what_goes_on_for_ever(kind, folder):
     _SOURCES[kind](folder), 4, map=noisy, shuffle=4
   )
   assert_parts_are_whole(data, [(2, 1)], (11,), n=3)
-  part = data.part(shares.Share(1, 2, 2))
+  part = data.part(row_sharding.Share(1, 2, 2))
   assert {leaf.shape[0] for leaf in tf.nest.flatten(part.element_spec)} == {2}
 
 
@@ -257,7 +260,7 @@ def test_other_rows_are_neither_looked_up_nor_mapped():
   data = tftrain.inputs.Examples(
     tftrain.inputs.RandomAccess(Data()), 6, training=False, map=note
   )
-  part = data.part(shares.Share(1, 2, 3))
+  part = data.part(row_sharding.Share(1, 2, 3))
   looked_up.clear()
   mapped.clear()
   found = np.concatenate([batch[0] for batch in batches_of(part, 0)])
@@ -283,7 +286,7 @@ def test_other_records_are_not_decoded(folder, training):
 
   source.decode = decode
   data = tftrain.inputs.Examples(source, 6, training=training)
-  part = data.part(shares.Share(0, 1, 2))
+  part = data.part(row_sharding.Share(0, 1, 2))
   counts.clear()
   rows = [len(batch[0]) for batch in batches_of(part, 0, 4)]
   assert rows == [3, 3, 3, 3]
@@ -298,7 +301,7 @@ class Custom(tftrain.inputs.InMemory):
 @pytest.mark.slow
 def test_what_cannot_be_made_in_parts_is_read_whole(folder):
   source = _SOURCES['ragged'](folder)
-  share = shares.Share(0, 1, 2)
+  share = row_sharding.Share(0, 1, 2)
   padded = tftrain.inputs.Padded(3)
   whole = {
     'filter': {'filter': lambda one: one['n'] > 2, 'batcher': padded},
@@ -332,8 +335,8 @@ def test_a_step_deals_what_it_holds_among_its_own_replicas():
 
   @tf.function(autograph=False)
   def deal(batch):
-    with strategies.holding(shares.Share(4, 6, 8)):
-      return strategies.run_on_rows(lambda rows: rows, batch)
+    with strategy_lib.holding(row_sharding.Share(4, 6, 8)):
+      return strategy_lib.run_on_rows(lambda rows: rows, batch)
 
   class Local(tf.distribute.ReplicaContext):
     pass
@@ -424,8 +427,8 @@ def test_an_own_train_step_gets_the_whole_batch(kind):
   )
   feed = feeds.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
 
-  class Second(workers_lib.Alone):
-    rows = shares.Share(1, 2, 2)
+  class Second(coordinator.Alone):
+    rows = row_sharding.Share(1, 2, 2)
 
   counters = loops.Counters.make(Second())
   loops.train_loop(task, feed, counters, None, None)

@@ -13,11 +13,11 @@ import time
 import pytest
 
 from tests import sweeping
-from tftrain import clusters
 from tftrain import errors
 from tftrain import gintexts
 from tftrain import reports
 from tftrain import trials
+from tftrain.distribute import cluster_resolver
 from tftrain.platform import _filesystem
 from tftrain.platform import files
 from tftrain.platform import resource_slots
@@ -580,7 +580,7 @@ def test_a_trial_by_number_runs_once(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('SLURM_STEP_NODELIST', 'a,b')
 
   def work(trial):
-    assert clusters.resolve(os.environ) is None
+    assert cluster_resolver.resolve(os.environ) is None
     _write(trial.directory, [(1, 0.5)])
     with pytest.raises(errors.RunDirectoryError, match='is run by pid'):
       trials.run(plan.sweep_dir, 1, work)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tftrain import bundles
-from tftrain import localworkers
+from tftrain.distribute import local_launcher
 
 GIN = """
 import tests.recipes
@@ -34,7 +34,7 @@ class Team:
 
   def __init__(self, commands, directory, *arguments, others=()):
     self.model_dir = directory / 'run'
-    workers = f'--workers={",".join(localworkers.free_addresses(2))}'
+    workers = f'--workers={",".join(local_launcher.free_addresses(2))}'
     common = [*command(directory), workers, *arguments]
     self.chief = commands.start(*common, '--task=0')
     self.other = commands.start(*common, '--task=1', *others)

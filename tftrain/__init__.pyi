@@ -12,6 +12,7 @@ from .artifacts import PrCurve as PrCurve
 from .artifacts import Table as Table
 from .checkpoints import Checkpointer as Checkpointer
 from .digests import Digests as Digests
+from .distribute.strategy import make_strategy as make_strategy
 from .errors import Error as Error
 from .errors import NonFiniteError as NonFiniteError
 from .evaluators import Evaluator as Evaluator
@@ -39,7 +40,6 @@ from .signatures import Signature as Signature
 from .sinks import CsvSink as CsvSink
 from .sinks import Sink as Sink
 from .spikes import LossSpike as LossSpike
-from .strategies import make_strategy as make_strategy
 from .summaries import MetricsFile as MetricsFile
 from .summaries import SummaryWriter as SummaryWriter
 from .supervised import SupervisedTask as SupervisedTask

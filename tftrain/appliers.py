@@ -16,10 +16,10 @@ from tftrain import gradients as gradients_lib
 from tftrain import groups
 from tftrain import optimizers
 from tftrain import scales
-from tftrain import strategies
 from tftrain import targets as targets_lib
 from tftrain import updates
 from tftrain import variables as variables_lib
+from tftrain.distribute import strategy as strategy_lib
 
 
 class Applier:
@@ -165,7 +165,7 @@ class Applier:
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
     """Updates; the norm of what the weights moved by, over their norm."""
     names = {id(v): index for index, v in enumerate(self.trained.values())}
-    packed = strategies.on_first_replica(gradients.packed)
+    packed = strategy_lib.on_first_replica(gradients.packed)
     # Taken apart here, not by `gradients.values`: those would be computed, and
     # carried into the switch, at every step.
     values = gradients.packing.unpack(packed)

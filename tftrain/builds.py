@@ -20,9 +20,9 @@ from tftrain import numerics
 from tftrain import optimizers
 from tftrain import patches
 from tftrain import remats
-from tftrain import strategies
 from tftrain import updates
 from tftrain import variables as variables_lib
+from tftrain.distribute import strategy as strategy_lib
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ class Recorder:
     packing = buckets.Packing(variables)
     found = gradients_lib.compute(
       watched,
-      strategies.first_part(batch, self._options.accumulate),
+      strategy_lib.first_part(batch, self._options.accumulate),
       optimizer,
       self._regularization,
       gradients_lib.Way(packing),

@@ -17,7 +17,7 @@ from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
 from tftrain import tasks
-from tftrain import workers as workers_lib
+from tftrain.distribute import coordinator
 from tftrain.inputs import batches as batches_lib
 from tftrain.inputs import pipelines
 from tftrain.platform import goodput
@@ -59,7 +59,7 @@ class Evaluator:
     self._ledger = ledger or goodput.Ledger()
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
-    self.workers = workers_lib.of(self._strategy).joined(self)
+    self.workers = coordinator.of(self._strategy).joined(self)
     self._pipeline = batches_lib.as_pipeline(data, training=False)
     self._actions = tuple(actions)
     if self._pipeline.repeats:
@@ -128,7 +128,7 @@ class Evaluator:
       known = 0
     return max(known, report.start_step)
 
-  @workers_lib.together
+  @coordinator.together
   def evaluate(self) -> dict[str, float] | None:
     """Metric name -> exact mean; None if a stop came before the end."""
     self._means.reset()
@@ -157,7 +157,7 @@ class Evaluator:
     ):
       return self._host_metrics.read(self._counters.stop)
 
-  @workers_lib.together
+  @coordinator.together
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():

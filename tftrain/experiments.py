@@ -27,13 +27,13 @@ from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import runs
-from tftrain import strategies
 from tftrain import summaries
 from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
-from tftrain import workers
+from tftrain.distribute import coordinator
+from tftrain.distribute import strategy as strategy_lib
 from tftrain.inputs import batches
 from tftrain.inputs import limits
 from tftrain.inputs import pipelines
@@ -364,10 +364,10 @@ class Experiment:
   ) -> tuple[trainers.Trainer, pipelines.Pipeline]:
     ledger = goodput.Ledger(started)
     keras.utils.set_random_seed(self.seed)
-    strategy = strategies.make_strategy(
+    strategy = strategy_lib.make_strategy(
       self.strategy, all_reduce=self.all_reduce, bucket_mb=self.bucket_mb
     )
-    team = workers.of(strategy)
+    team = coordinator.of(strategy)
     team.check_same({'seed': self.seed, **(recipe or {})})
     data = self._train_data()
     data.check_resumable()

@@ -10,8 +10,8 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import shares
-from tftrain import strategies
+from tftrain.distribute import row_sharding
+from tftrain.distribute import strategy as strategy_lib
 from tftrain.inputs import iterators
 from tftrain.inputs import pipelines
 from tftrain.inputs import prefetching
@@ -24,7 +24,7 @@ class Feed:
     self._pipeline = pipeline
     # What a loop takes: the same, or of each batch only this worker's rows.
     self._taken = pipeline
-    self._share: shares.Share | None = None
+    self._share: row_sharding.Share | None = None
     self._device: str | None = None  # where to copy batches ahead of a step
     self._seed = seed
     with tf.device('CPU:0'):
@@ -45,7 +45,7 @@ class Feed:
     replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
     return max((self._pipeline.batch_size or 1) // replicas, 1)
 
-  def deal(self, share: shares.Share | None, *, whole: bool) -> None:
+  def deal(self, share: row_sharding.Share | None, *, whole: bool) -> None:
     """From now on a loop takes only the rows of `share`, where that can be.
 
     And where there is one accelerator, batches are copied there ahead of it.
@@ -68,7 +68,7 @@ class Feed:
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Surrounds what is traced with a batch that a loop took."""
-    return strategies.holding(self._share)
+    return strategy_lib.holding(self._share)
 
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""

@@ -11,9 +11,9 @@ from tftrain import buckets
 from tftrain import clipping
 from tftrain import losses
 from tftrain import precisions
-from tftrain import reductions
 from tftrain import stepsummaries
-from tftrain import strategies
+from tftrain.distribute import all_reduce as all_reduce_lib
+from tftrain.distribute import strategy as strategy_lib
 
 Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
@@ -77,9 +77,9 @@ def compute(
   divided once.
   """
   backward = _Backward(loss, regularization, way)
-  packed, weight, metrics = strategies.run_on_rows(backward.run, batch)
-  weight, metrics = strategies.on_first_replica((weight, metrics))
-  here = strategies.on_first_replica(packed)
+  packed, weight, metrics = strategy_lib.run_on_rows(backward.run, batch)
+  weight, metrics = strategy_lib.on_first_replica((weight, metrics))
+  here = strategy_lib.on_first_replica(packed)
   norm = clipping.global_norm(here) if here else tf.zeros([])
   sums = {name: (value, weight) for name, value in metrics.items()}
   sums['gradient_norm'] = (norm, tf.ones([]))
@@ -145,8 +145,8 @@ class _Backward:
     return added
 
   def _add_up_in_a_loop(self, rows: Any) -> _Share:
-    parts = tf.minimum(self._way.accumulate, strategies.batch_size(rows))
-    if strategies.divides(rows, self._way.accumulate):
+    parts = tf.minimum(self._way.accumulate, strategy_lib.batch_size(rows))
+    if strategy_lib.divides(rows, self._way.accumulate):
       parts = self._way.accumulate
     first = self._one_pass(_slice(rows, 0, parts))
 
@@ -166,7 +166,7 @@ class _Backward:
 
   def _one_pass(self, rows: Any) -> _Share:
     """Forward and backward once."""
-    count = strategies.batch_size(rows)
+    count = strategy_lib.batch_size(rows)
     with tf.GradientTape() as tape:
       result = self._loss(rows, training=True)
       sums = losses.add_up(result, count, self._regularization())
@@ -207,7 +207,7 @@ def _all_reduce(
   *packed, vector = tf.distribute.get_replica_context().all_reduce(
     tf.distribute.ReduceOp.SUM,
     [*packed, vector],
-    options=reductions.of_gradients(),
+    options=all_reduce_lib.of_gradients(),
   )
   weight, *reduced = tf.unstack(vector)
   return packed, weight, dict(zip(metrics, reduced, strict=True))
@@ -215,8 +215,8 @@ def _all_reduce(
 
 def _slice(rows: Any, index: Any, parts: Any) -> Any:
   """Micro-batch `index` of `parts`: rows in order, as evenly as they go."""
-  if isinstance(parts, int) and strategies.divides(rows, parts):
-    return strategies.part(rows, parts, index)
-  count = strategies.batch_size(rows)
+  if isinstance(parts, int) and strategy_lib.divides(rows, parts):
+    return strategy_lib.part(rows, parts, index)
+  count = strategy_lib.batch_size(rows)
   begin, end = count * index // parts, count * (index + 1) // parts
   return tf.nest.map_structure(lambda leaf: leaf[begin:end], rows)

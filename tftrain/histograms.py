@@ -13,7 +13,7 @@ from tftrain import reports
 from tftrain import summaries
 from tftrain import tasks
 from tftrain import variables as variables_lib
-from tftrain import workers
+from tftrain.distribute import coordinator
 
 
 class Histograms:
@@ -87,7 +87,7 @@ class Histograms:
       {tag: artifacts.Histogram(values) for tag, values in shown.items()},
     )
 
-  @workers.together
+  @coordinator.together
   def _gradients_of(self) -> dict[str, Any]:
     """Tag -> gradient, on the batch that the Trainer was built with."""
     task = self._trainer.task

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from tftrain import clusters
 from tftrain import deviceflags
 from tftrain import errors
-from tftrain import localworkers
 from tftrain import modes
 from tftrain import reports
 from tftrain import reruns
 from tftrain import trials
+from tftrain.distribute import cluster_resolver
+from tftrain.distribute import local_launcher
 from tftrain.platform import files
 from tftrain.platform import goodput
 
@@ -202,9 +202,11 @@ def execute(
       work = functools.partial(_run_trial, origins, main)
       return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
     together = _MODE.value in ('train', 'train_and_eval')
-    if together and localworkers.are_asked(_LOCAL_WORKERS.value):
+    if together and local_launcher.are_asked(_LOCAL_WORKERS.value):
       return _run_workers()
-    if not clusters.enter(os.environ, _WORKERS.value, _TASK.value, together):
+    if not cluster_resolver.enter(
+      os.environ, _WORKERS.value, _TASK.value, together
+    ):
       return 0  # one worker is enough
     return _work(origins, main)
   except errors.Error as error:
@@ -290,7 +292,7 @@ def _take_flags_of_run() -> None:
 
 
 def _run_workers() -> int:
-  return localworkers.run(
+  return local_launcher.run(
     int(_LOCAL_WORKERS.value or 0),
     max_restarts=_MAX_RESTARTS.value,
     stop=_STOP_SIGNALS.value,
@@ -422,13 +424,13 @@ def _import_heavy() -> Any:
   import tensorflow as tf
 
   from tftrain import config
-  from tftrain import devices
   from tftrain import inspections
   from tftrain import preflights
   from tftrain import rangetests
   from tftrain import replays
-  from tftrain import strategies
   from tftrain import trialchecks
+  from tftrain.distribute import devices
+  from tftrain.distribute import strategy as strategy_lib
 
   return types.SimpleNamespace(
     config=config,
@@ -437,7 +439,7 @@ def _import_heavy() -> Any:
     preflights=preflights,
     rangetests=rangetests,
     replays=replays,
-    strategies=strategies,
+    strategies=strategy_lib,
     trialchecks=trialchecks,
     tf=tf,
   )

@@ -8,14 +8,14 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import compiled
-from tftrain import devices
 from tftrain import feeds
 from tftrain import metrics
 from tftrain import patches
 from tftrain import stepsummaries
 from tftrain import tasks
 from tftrain import updates
-from tftrain import workers as workers_lib
+from tftrain.distribute import coordinator
+from tftrain.distribute import devices
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -43,7 +43,7 @@ class Counters:
   in_a_row: tf.Variable
   stop: tf.Variable
   waited: tf.Variable
-  workers: workers_lib.Alone = workers_lib.ALONE
+  workers: coordinator.Alone = coordinator.ALONE
 
   def with_stop(self, stop: tf.Variable) -> 'Counters':
     """The same counters under somebody else's stop."""
@@ -67,7 +67,7 @@ class Counters:
     }
 
   @classmethod
-  def make(cls, workers: workers_lib.Alone = workers_lib.ALONE) -> 'Counters':
+  def make(cls, workers: coordinator.Alone = coordinator.ALONE) -> 'Counters':
     with tf.device('CPU:0'):
       made = cls(
         step=tf.Variable(0, dtype=tf.int64, trainable=False),

@@ -15,7 +15,7 @@ from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
 from tftrain import variables as variables_lib
-from tftrain import workers as workers_lib
+from tftrain.distribute import coordinator
 from tftrain.inputs import pipelines
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
@@ -93,7 +93,7 @@ class Readings:
     self._last_logged = step
     return scalars, timing
 
-  @workers_lib.together
+  @coordinator.together
   def _scalars(self) -> dict[str, float]:
     scalars = {**self._means.read(), **self._keras_metrics.read()}
     self._means.reset()

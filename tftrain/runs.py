@@ -18,7 +18,6 @@ import tensorflow as tf
 from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import crashes
-from tftrain import devices
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
@@ -32,6 +31,7 @@ from tftrain import rewinds
 from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
+from tftrain.distribute import devices
 from tftrain.inputs import opening
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib

@@ -20,9 +20,9 @@ from tftrain import groups
 from tftrain import losses
 from tftrain import remats
 from tftrain import stepsummaries
-from tftrain import strategies
 from tftrain import updates
 from tftrain import variables as variables_lib
+from tftrain.distribute import strategy as strategy_lib
 
 
 class Task:
@@ -134,12 +134,12 @@ class Task:
     def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       result = autographs.converted(self.loss)(rows, training=False)
       sums = losses.add_up(
-        result, strategies.batch_size(rows), self._regularization()
+        result, strategy_lib.batch_size(rows), self._regularization()
       )
       return sums.weight, dict(sums.metrics)
 
     with self.calls():
-      weight, sums = strategies.sum_over_replicas(add_up, batch)
+      weight, sums = strategy_lib.sum_over_replicas(add_up, batch)
     return {name: (value, weight) for name, value in sums.items()}
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
@@ -402,8 +402,8 @@ class Task:
     """Calls every model once, so that lazily built layers are built."""
     if type(self).loss is not Task.loss:
       with self.untouched():
-        rows = strategies.first_part(batch, self._options.accumulate)
-        strategies.run_on_rows(self._call_loss, rows)
+        rows = strategy_lib.first_part(batch, self._options.accumulate)
+        strategy_lib.run_on_rows(self._call_loss, rows)
     if type(self).train_step is not Task.train_step:
       self._try_step(batch, self._recorder(strict=False))
 

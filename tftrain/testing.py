@@ -19,11 +19,11 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain import feeds
 from tftrain import groups
-from tftrain import strategies
 from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
 from tftrain import variables
+from tftrain.distribute import strategy as strategy_lib
 from tftrain.inputs import batches as batches_lib
 
 
@@ -153,7 +153,7 @@ class _Trial:
   ):
     keras.utils.set_random_seed(0)
     name = 'mirrored' if replicas > 1 else 'one_device'
-    strategy = strategies.make_strategy(name, replicas=replicas)
+    strategy = strategy_lib.make_strategy(name, replicas=replicas)
     with strategy.scope():
       task = make_task()
       for optimizer in task.optimizers.values():
@@ -169,7 +169,7 @@ class _Trial:
     self.batches: list[Any] = []  # those that the Task could take
     parts = replicas * options.accumulate
     for number, batch in enumerate(batches, start=1):
-      if number > 1 and strategies.batch_size(batch) < parts:
+      if number > 1 and strategy_lib.batch_size(batch) < parts:
         break  # one part would have no row
       with strategy.scope():
         task.write_state(self.start)
@@ -259,7 +259,7 @@ class _Trial:
 
 def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
   """Those above 1 for which there are devices; a line for each other."""
-  devices = strategies.count_devices()
+  devices = strategy_lib.count_devices()
   usable = [count for count in replicas if 1 < count <= devices]
   if not usable and any(count > 1 for count in replicas):
     raise errors.StrategyError(
@@ -293,7 +293,7 @@ def _batches(data: Any) -> list[Any]:
   batch = feeds.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
-  return [whole, less] if strategies.batch_size(less) else [whole]
+  return [whole, less] if strategy_lib.batch_size(less) else [whole]
 
 
 def _arrays(task: tasks.Task) -> dict[str, np.ndarray]:

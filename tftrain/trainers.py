@@ -20,12 +20,12 @@ from tftrain import metrics
 from tftrain import readings
 from tftrain import reports
 from tftrain import requests
-from tftrain import strategies
 from tftrain import supervised
 from tftrain import tasks
 from tftrain import tpuchecks
 from tftrain import updates as updates_lib
-from tftrain import workers as workers_lib
+from tftrain.distribute import coordinator
+from tftrain.distribute import strategy as strategy_lib
 from tftrain.inputs import batches
 from tftrain.inputs import pipelines
 from tftrain.platform import goodput
@@ -79,12 +79,12 @@ class Trainer:
     self.task = task
     self.ledger = ledger or goodput.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
-    self.workers = workers_lib.of(self.strategy).joined(self)
+    self.workers = coordinator.of(self.strategy).joined(self)
     self.pipeline: pipelines.Pipeline = batches.as_pipeline(data, training=True)
     self._steps_per_loop = steps_per_loop
     self._seed = seed
     tpuchecks.check(self.strategy, self.pipeline, task, steps_per_loop)
-    strategies.check_divides(self.pipeline.batch_size, self.strategy)
+    strategy_lib.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = feeds.Feed(self.pipeline, seed)
     self._counters = loops.Counters.make(self.workers)
     means = metrics.Means(self._build(update or updates_lib.Update()))
@@ -129,7 +129,7 @@ class Trainer:
   @property
   def flops_per_example(self) -> float:
     """Of a step, as far as they are counted; 0 before the loop is traced."""
-    return self.loop.flops / int(strategies.batch_size(self.example_batch))
+    return self.loop.flops / int(strategy_lib.batch_size(self.example_batch))
 
   @property
   def traces(self) -> int:
@@ -291,7 +291,7 @@ class Trainer:
 
   # State, for a Checkpointer.
 
-  @workers_lib.together
+  @coordinator.together
   def read_state(self) -> dict[str, tf.Tensor]:
     with self.strategy.scope():
       state = {
@@ -353,7 +353,7 @@ class Trainer:
     with self.strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
-      rows = strategies.first_part(batch, replicas * update.accumulate)
+      rows = strategy_lib.first_part(batch, replicas * update.accumulate)
       labels = self.pipeline.label_range()
       if labels and isinstance(self.task, supervised.SupervisedTask):
         self.task.check_labels(*labels, rows)
@@ -378,7 +378,7 @@ class Trainer:
       self._position = (self._step, self._feed.iterator(self._step))
     return self._position[1]
 
-  @workers_lib.together
+  @coordinator.together
   @requests.settled
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""

@@ -18,9 +18,9 @@ import time
 from typing import Any
 
 from tftrain import actions
-from tftrain import clusters
 from tftrain import errors
 from tftrain import reports
+from tftrain.distribute import cluster_resolver
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
@@ -266,7 +266,7 @@ def run(
   plan = plans.read(files.run_directory(sweep_dir))
   trial = plan.trial(index)
   lease = _lease(plan, index)
-  clusters.leave(os.environ)
+  cluster_resolver.leave(os.environ)
   if lease is None:
     print(f'Trial {index} is over; nothing to do.')
     return 0

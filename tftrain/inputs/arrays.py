@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import shares
+from tftrain.distribute import row_sharding
 from tftrain.inputs import memory
 from tftrain.inputs import orders
 from tftrain.inputs import pipelines
@@ -66,7 +66,7 @@ class Arrays(pipelines.Pipeline):
     # One batch size for good where every batch is full: static shapes help.
     full = self._total is None or self._total % batch_size == 0
     self._rows = batch_size if full else None
-    self._share: shares.Share | None = None
+    self._share: row_sharding.Share | None = None
     self._note_spec(self._rows)
     self._in_memory: Any = None
     self._digest: str | None = None
@@ -86,7 +86,7 @@ class Arrays(pipelines.Pipeline):
     )
     return orders.untuned(batches.prefetch(2))
 
-  def part(self, share: shares.Share) -> 'Arrays':
+  def part(self, share: row_sharding.Share) -> 'Arrays':
     self._load()  # once for both
     other = copy.copy(self)
     other._share = share

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tftrain import autographs
 from tftrain import errors
-from tftrain import shares
+from tftrain.distribute import row_sharding
 from tftrain.inputs import batchers
 from tftrain.inputs import cursors
 from tftrain.inputs import decoders
@@ -110,7 +110,7 @@ class Examples(pipelines.Pipeline):
     self.source = parts.part_of(source, holdout, subset, shard, cache)
     self.batch_size = self._size = batch_size
     self._rows = self._full = parts.share_of(batch_size, shard)
-    self._cut: shares.Cut | None = None
+    self._cut: row_sharding.Cut | None = None
     self._training = training
     self._epochs = epochs if training else 1
     self._map = map
@@ -333,7 +333,7 @@ class Examples(pipelines.Pipeline):
 
   # One worker's rows of each batch.
 
-  def part(self, share: shares.Share) -> 'Examples | None':
+  def part(self, share: row_sharding.Share) -> 'Examples | None':
     fixed = isinstance(self._batcher, batchers.Padded) and self._batcher.length
     if (
       self.has_cursor

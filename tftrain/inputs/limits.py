@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import shares
+from tftrain.distribute import row_sharding
 from tftrain.inputs import batches as batches_lib
 from tftrain.inputs import pipelines
 
@@ -85,7 +85,7 @@ class FirstBatches(pipelines.Pipeline):
     count = self._batches if ends is None else min(self._batches, ends)
     return self.data.batch(seed, step % count)
 
-  def part(self, share: shares.Share) -> 'FirstBatches | None':
+  def part(self, share: row_sharding.Share) -> 'FirstBatches | None':
     data = self.data.part(share)
     if data is None:
       return None

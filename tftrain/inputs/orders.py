@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tftrain import shares
+from tftrain.distribute import row_sharding
 
 
 class Order(NamedTuple):
@@ -43,7 +43,10 @@ def seed_of(seed: int, position: tf.Tensor) -> tf.Tensor:
 
 
 def positions(
-  begin: tf.Tensor, size: int, stop: int | None, cut: shares.Cut | None = None
+  begin: tf.Tensor,
+  size: int,
+  stop: int | None,
+  cut: row_sharding.Cut | None = None,
 ) -> tf.Tensor:
   """`begin`, `begin + 1`, ..., so many, int64; fewer if `stop` comes first.
 
@@ -137,7 +140,7 @@ def permuted_rows(batch: Any, seed: tf.Tensor) -> Any:
 
 
 def cut_out(
-  rows: tf.Tensor, function: Callable[[tf.Tensor], Any], cut: shares.Cut
+  rows: tf.Tensor, function: Callable[[tf.Tensor], Any], cut: row_sharding.Cut
 ) -> Any:
   """What `function` makes of the rows that `cut` says, `[n]` to `[n, ...]`.
 

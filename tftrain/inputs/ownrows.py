@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tftrain import shares
+from tftrain.distribute import row_sharding
 from tftrain.inputs import orders
 from tftrain.inputs import sources
 
@@ -17,7 +17,7 @@ def batches(
   size: int,
   order: orders.Order,
   start_step: int,
-  cut: shares.Cut,
+  cut: row_sharding.Cut,
   *,
   drop: bool,
   mapped: Mapped | None,

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import shares
+from tftrain.distribute import row_sharding
 
 
 class Pipeline(abc.ABC):
@@ -67,7 +67,7 @@ class Pipeline(abc.ABC):
     del seed, step
     return None
 
-  def part(self, share: shares.Share) -> 'Pipeline | None':
+  def part(self, share: row_sharding.Share) -> 'Pipeline | None':
     """The same batches, of each only the rows of a share; the rest is not made.
 
     A batch of which the share has no row comes with 0 rows. None where it

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import shares
+from tftrain.distribute import row_sharding
 from tftrain.inputs import orders
 
 FOR_EVER = np.iinfo(np.int64).max
@@ -46,7 +46,7 @@ class Source(abc.ABC):
     """
 
   def own(
-    self, size: int, order: orders.Order, start: int, cut: shares.Cut
+    self, size: int, order: orders.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
     """The same chunks, of each only the rows that `cut` says.
 
@@ -114,7 +114,7 @@ class Indexed(Source):
     )
 
   def own(
-    self, size: int, order: orders.Order, start: int, cut: shares.Cut
+    self, size: int, order: orders.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
     if type(self).chunks is not Indexed.chunks:
       return None

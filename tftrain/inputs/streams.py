@@ -17,7 +17,7 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import shares
+from tftrain.distribute import row_sharding
 from tftrain.inputs import orders
 from tftrain.inputs import sources
 
@@ -90,7 +90,7 @@ class Stream(sources.Source):
     return self._mapped(size, order, start, self.decode)
 
   def own(
-    self, size: int, order: orders.Order, start: int, cut: shares.Cut
+    self, size: int, order: orders.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
     if type(self).chunks is not Stream.chunks:
       return None

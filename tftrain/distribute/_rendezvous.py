@@ -19,8 +19,8 @@ import subprocess
 import sys
 import time
 
-from tftrain import clusters
 from tftrain import errors
+from tftrain.distribute import cluster_resolver
 from tftrain.platform import timeouts
 
 _DEADLINE = 'TFTRAIN_CLUSTER_DEADLINE'
@@ -29,7 +29,7 @@ _TRY = 2.0
 
 
 def wait(
-  cluster: clusters.Cluster, environment: Mapping[str, str] = os.environ
+  cluster: cluster_resolver.Cluster, environment: Mapping[str, str] = os.environ
 ) -> None:
   """Returns when all workers of a cluster are up.
 
@@ -51,7 +51,7 @@ def wait(
 
 @contextlib.contextmanager
 def connecting(
-  cluster: clusters.Cluster, environment: Mapping[str, str] = os.environ
+  cluster: cluster_resolver.Cluster, environment: Mapping[str, str] = os.environ
 ) -> Iterator[None]:
   """Kills this process, and says why, unless it is left before the deadline."""
   seconds = timeouts.read(environment, _DEADLINE)
@@ -74,7 +74,9 @@ def connecting(
     watcher.wait()
 
 
-def _watch(parent: int, seconds: float, cluster: clusters.Cluster) -> None:
+def _watch(
+  parent: int, seconds: float, cluster: cluster_resolver.Cluster
+) -> None:
   """What the watcher does; its input ends when the parent is done, or dead."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent
   if select.select([sys.stdin], [], [], seconds)[0]:
@@ -88,7 +90,9 @@ def _watch(parent: int, seconds: float, cluster: clusters.Cluster) -> None:
     os.kill(parent, signal.SIGKILL)
 
 
-def _lost(cluster: clusters.Cluster, gone: list[str], seconds: float) -> str:
+def _lost(
+  cluster: cluster_resolver.Cluster, gone: list[str], seconds: float
+) -> str:
   who = _named(cluster, gone) + ' died' if gone else 'one may have died'
   return (
     f'{cluster.this} met the others, but TensorFlow did not connect them '
@@ -97,13 +101,13 @@ def _lost(cluster: clusters.Cluster, gone: list[str], seconds: float) -> str:
   )
 
 
-def _named(cluster: clusters.Cluster, addresses: list[str]) -> str:
+def _named(cluster: cluster_resolver.Cluster, addresses: list[str]) -> str:
   named = [f'{cluster.workers.index(a)} ({a})' for a in addresses]
   return f'worker{"s" * (len(named) > 1)} {errors.brief(", ".join(named), 200)}'
 
 
 def _absent(
-  cluster: clusters.Cluster, missing: list[str], seconds: float
+  cluster: cluster_resolver.Cluster, missing: list[str], seconds: float
 ) -> str:
   return (
     f'{cluster.this} has waited {seconds:g} s for {_named(cluster, missing)}; '
@@ -112,7 +116,7 @@ def _absent(
   )
 
 
-def _listening(cluster: clusters.Cluster) -> socket.socket:
+def _listening(cluster: cluster_resolver.Cluster) -> socket.socket:
   """This worker's port, open to the others. Nobody has to answer there."""
   address = cluster.workers[cluster.task]
   port = int(address.rpartition(':')[2])
@@ -145,4 +149,6 @@ def _is_up(address: str, end: float) -> bool:
 if __name__ == '__main__':
   _parent, _seconds, _task = json.loads(sys.argv[1])
   _origin, *_workers = json.loads(sys.argv[2])
-  _watch(_parent, _seconds, clusters.Cluster(tuple(_workers), _task, _origin))
+  _watch(
+    _parent, _seconds, cluster_resolver.Cluster(tuple(_workers), _task, _origin)
+  )

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import reductions
+from tftrain.distribute import all_reduce as all_reduce_lib
 
 # TensorFlow reads them when it starts a GPU.
 _MODE, _COUNT = 'TF_GPU_THREAD_MODE', 'TF_GPU_THREAD_COUNT'
@@ -96,7 +96,7 @@ def facts(strategy: tf.distribute.Strategy) -> dict[str, Any]:
   gpus = tf.config.list_physical_devices('GPU')
   threading = tf.config.threading
   private = os.environ.get(_MODE) == 'gpu_private'
-  reduction = reductions.of(strategy)
+  reduction = all_reduce_lib.of(strategy)
   found = {
     'memory_growth': any(
       tf.config.experimental.get_memory_growth(gpu) for gpu in gpus

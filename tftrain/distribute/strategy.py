@@ -11,13 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import clusters
-from tftrain import devices
 from tftrain import errors
-from tftrain import reductions
-from tftrain import rendezvous
-from tftrain import shares
-from tftrain import tpus
+from tftrain.distribute import _rendezvous
+from tftrain.distribute import _tpu
+from tftrain.distribute import all_reduce as all_reduce_lib
+from tftrain.distribute import cluster_resolver
+from tftrain.distribute import devices
+from tftrain.distribute import row_sharding
 
 NAMES = ('auto', 'one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 
@@ -49,9 +49,9 @@ def make_strategy(
   Raises:
     StrategyError: There is no strategy of that name, or it cannot be had.
   """
-  reduction = reductions.Reduction(all_reduce, bucket_mb)
+  reduction = all_reduce_lib.Reduction(all_reduce, bucket_mb)
   if name in ('auto', 'multi_worker_mirrored'):
-    cluster = clusters.resolve(os.environ)
+    cluster = cluster_resolver.resolve(os.environ)
     if cluster:
       return reduction.put_on(_multi_worker(cluster, reduction))
     if name != 'auto':
@@ -61,7 +61,7 @@ def make_strategy(
       )
   if name == 'tpu':
     reduction.check(name, gpus=0, devices=1)
-    return tpus.connect()
+    return _tpu.connect()
   gpus = tf.config.list_logical_devices('GPU')
   if name == 'auto':
     name = 'mirrored' if len(gpus) > 1 else 'one_device'
@@ -76,7 +76,7 @@ def make_strategy(
 
 
 def _mirrored(
-  gpus: Sequence[Any], replicas: int | None, reduction: reductions.Reduction
+  gpus: Sequence[Any], replicas: int | None, reduction: all_reduce_lib.Reduction
 ) -> tf.distribute.Strategy:
   found = gpus or tf.config.list_logical_devices('CPU')
   names = [device.name for device in found][:replicas]
@@ -92,7 +92,7 @@ def _mirrored(
 
 
 def _multi_worker(
-  cluster: clusters.Cluster, reduction: reductions.Reduction
+  cluster: cluster_resolver.Cluster, reduction: all_reduce_lib.Reduction
 ) -> tf.distribute.Strategy:
   if devices.have_started():
     raise errors.StrategyError(
@@ -102,7 +102,7 @@ def _multi_worker(
     )
   gpus = tf.config.list_physical_devices('GPU')  # starts none
   reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
-  rendezvous.wait(cluster)
+  _rendezvous.wait(cluster)
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
     tf.train.ClusterSpec({'worker': list(cluster.workers)}),
     task_type='worker',
@@ -110,7 +110,7 @@ def _multi_worker(
     rpc_layer='grpc',
   )
   try:
-    with rendezvous.connecting(cluster):
+    with _rendezvous.connecting(cluster):
       return tf.distribute.MultiWorkerMirroredStrategy(
         resolver, reduction.communication()
       )
@@ -148,13 +148,13 @@ def set_local_devices(count: int) -> None:
 
 # What a step's batch holds where it is not the whole global batch. A context,
 # as between a loop and `run_on_rows` stand the user's train_step and loss.
-_HELD: contextvars.ContextVar[shares.Share | None] = contextvars.ContextVar(
-  'held', default=None
+_HELD: contextvars.ContextVar[row_sharding.Share | None] = (
+  contextvars.ContextVar('held', default=None)
 )
 
 
 @contextlib.contextmanager
-def holding(share: shares.Share | None) -> Iterator[None]:
+def holding(share: row_sharding.Share | None) -> Iterator[None]:
   """While it is traced, batches hold only these rows of the global batch."""
   token = _HELD.set(share)
   try:
@@ -211,7 +211,7 @@ def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
   )
 
 
-def _own_rows(batch: Any, held: shares.Share | None) -> Any:
+def _own_rows(batch: Any, held: row_sharding.Share | None) -> Any:
   """This replica's rows of a batch, all of them or those of `held`.
 
   Rows are dealt in order and as evenly as they go, so one host iterator feeds
@@ -228,7 +228,7 @@ def _own_rows(batch: Any, held: shares.Share | None) -> Any:
     return part(batch, replicas, replica)
 
   def deal(leaf: tf.Tensor) -> tf.Tensor:
-    own = shares.Share(replica, replica + 1, replicas)
+    own = row_sharding.Share(replica, replica + 1, replicas)
     begin, end = own.of(tf.shape(leaf)[0])
     return leaf[begin:end]
 

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import shares
+from tftrain.distribute import row_sharding
 
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
@@ -68,7 +68,7 @@ class Alone:
   leads = True
   count = 1
   # Whose rows of a batch are this worker's, where there are several.
-  rows: shares.Share | None = None
+  rows: row_sharding.Share | None = None
 
   def joined(self, member: Any) -> 'Alone':
     """Makes a member known whose methods are marked; the same order on all."""
@@ -141,7 +141,7 @@ class Workers(Alone):
     self.leads = self._task == 0
     self.count = len(self._addresses)
     local = len(strategy.extended.worker_devices)
-    self.rows = shares.Share(
+    self.rows = row_sharding.Share(
       self._task * local, (self._task + 1) * local, self.count * local
     )
     self._members: list[Any] = []

@@ -12,8 +12,8 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-from tftrain import clusters
 from tftrain import errors
+from tftrain.distribute import cluster_resolver
 from tftrain.platform import resource_slots
 from tftrain.platform import signals as signals_lib
 
@@ -107,7 +107,7 @@ class _Group:
     )
     addresses = tuple(free_addresses(count))
     for task in range(count):
-      cluster = clusters.Cluster(addresses, task, '--local_workers')
+      cluster = cluster_resolver.Cluster(addresses, task, '--local_workers')
       gpus = places[task].environment() if places else {}
       self._start(task, {**gpus, 'TF_CONFIG': cluster.tf_config()})
 

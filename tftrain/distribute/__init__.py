@@ -1,0 +1,1 @@
+"""Devices and workers: strategies, clusters, and how replicas share a batch."""
