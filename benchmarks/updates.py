@@ -63,8 +63,8 @@ from benchmarks import steps as engine
 from examples import digits
 import tftrain
 from tftrain import buckets
-from tftrain import patches
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.interop import patching
 
 SECTIONS = ('compile', 'step', 'accumulate', 'features', 'buckets')
 
@@ -361,7 +361,7 @@ def buckets_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
     workload = dense(8, width, steps)
 
     def ours(small: int, workload: engine.Workload) -> engine.Contestant:
-      with patches.overridden([(buckets, 'SMALL', small)]):
+      with patching.overridden([(buckets, 'SMALL', small)]):
         return tftrain_loop(workload, arrays, strategy)
 
     yield Case(

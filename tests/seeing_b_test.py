@@ -23,7 +23,7 @@ from tftrain import digests as digests_lib
 from tftrain import profiles
 from tftrain import provenance
 from tftrain import reruns
-from tftrain import variables
+from tftrain.interop import tracking
 
 
 def git(directory, *words):
@@ -198,7 +198,7 @@ def test_digests_are_of_the_batch_taken_and_the_weights_after_it(tmp_path):
   for line in lines:
     x, y = batches[line['step'] - 1]
     assert line['batch'] == sha256(('0', x), ('1', y))
-  owned = variables.owned_by(run.trainer.task).variables
+  owned = tracking.owned_by(run.trainer.task).variables
   weights = [(name, owned[name].numpy()) for name in sorted(owned)]
   assert lines[-1]['weights'] == sha256(*weights)
   assert len({line['weights'] for line in lines}) == 3

@@ -14,12 +14,12 @@ from tftrain import clipping
 from tftrain import errors
 from tftrain import gradients as gradients_lib
 from tftrain import groups
-from tftrain import optimizers
 from tftrain import scales
 from tftrain import targets as targets_lib
 from tftrain import updates
-from tftrain import variables as variables_lib
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.interop import keras_optimizer
+from tftrain.interop import tracking
 
 
 class Applier:
@@ -203,9 +203,11 @@ class Applier:
         self.average.follow()
 
     with (
-      optimizers.own_rates(self.optimizer, rates),
-      optimizers.already_reduced(self.optimizer),
-      optimizers.decay_apart(self.optimizer, self._decays_by_group) as decay,
+      keras_optimizer.own_rates(self.optimizer, rates),
+      keras_optimizer.already_reduced(self.optimizer),
+      keras_optimizer.decay_apart(
+        self.optimizer, self._decays_by_group
+      ) as decay,
     ):
       if decay is not None:
         self._decay(chosen, decay)
@@ -317,7 +319,7 @@ class Applier:
     """(slot, the target it belongs to or a name, variable) of the state."""
     labels = {f'({i})': target for i, target in enumerate(self._targets)}
     references = [(label, target.variable) for label, target in labels.items()]
-    found = variables_lib.optimizer_slots(self.optimizer, references)
+    found = tracking.optimizer_slots(self.optimizer, references)
     for slot, label, variable in found:
       yield slot, labels.get(label, label), buckets.raw(variable)
     for target, variable in self._averages():

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import buckets
-from tftrain import precisions
+from tftrain.interop import mixed_precision
 
 
 class Average:
@@ -45,4 +45,4 @@ class Average:
 
 def _zeros(variable: Any) -> tf.Tensor:
   # In half precision an average would not see small changes.
-  return tf.zeros(variable.shape, precisions.full(variable.dtype))
+  return tf.zeros(variable.shape, mixed_precision.full(variable.dtype))

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tftrain import patches
+from tftrain.interop import patching
 
 VARIABLE = keras.Variable | tf.Variable
 
@@ -162,7 +162,7 @@ def assignments_seen(
 
     return assign
 
-  with patches.overridden(
+  with patching.overridden(
     (variable, name, watching(getattr(variable, name)))
     for variable in map(raw, variables)
     for name in dir(variable)

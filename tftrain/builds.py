@@ -16,13 +16,13 @@ from tftrain import engines
 from tftrain import errors
 from tftrain import gradients as gradients_lib
 from tftrain import groups
-from tftrain import numerics
-from tftrain import optimizers
-from tftrain import patches
 from tftrain import remats
 from tftrain import updates
-from tftrain import variables as variables_lib
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.interop import check_numerics
+from tftrain.interop import keras_optimizer
+from tftrain.interop import patching
+from tftrain.interop import tracking
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     ValueError,
     TypeError,
   ) as error:
-    told = numerics.told(error)
+    told = check_numerics.told(error)
     if told:
       where = what().partition(':')[0]
       raise errors.NumericsError(f'{where}: {told}') from error
@@ -54,7 +54,7 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     ) from error
 
 
-def prepare(owned: variables_lib.Owned, options: updates.Update) -> None:
+def prepare(owned: tracking.Owned, options: updates.Update) -> None:
   """Checks what can be checked once all variables are there.
 
   Raises:
@@ -118,7 +118,7 @@ class Recorder:
     optimizer: Any,
   ) -> gradients_lib.Gradients:
     """Computes gradients and notes which variables they reach."""
-    optimizers.check(optimizer, self._owner)
+    keras_optimizer.check(optimizer, self._owner)
 
     def watched(rows: Any, training: bool) -> Any:
       with tf.GradientTape() as tape:
@@ -166,7 +166,7 @@ class Recorder:
   @contextlib.contextmanager
   def step(self, measure: updates.Measure) -> Iterator[None]:
     del measure
-    with patches.overridden(
+    with patching.overridden(
       (layer, 'call', remats.recomputed(layer, layer.call))
       for layer in self._recomputed
     ):
@@ -178,7 +178,7 @@ class Recorder:
   def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
     del finite, before
 
-  def make_engine(self, owned: variables_lib.Owned) -> engines.Engine:
+  def make_engine(self, owned: tracking.Owned) -> engines.Engine:
     """The Engine for what was recorded; builds the optimizers."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
@@ -221,7 +221,7 @@ class Recorder:
       found += [v for v in packing.reached if id(v) not in known]
     return reached
 
-  def _check_owned(self, owned: variables_lib.Owned) -> None:
+  def _check_owned(self, owned: tracking.Owned) -> None:
     """What is trained must be found again, to be saved."""
     known = {id(value) for value in owned.variables.values()}
     owned_optimizers = {id(value) for value in owned.optimizers.values()}
@@ -235,7 +235,7 @@ class Recorder:
           'holds it an attribute whose name does not start with _'
         )
 
-  def _name_untrained(self, owned: variables_lib.Owned) -> None:
+  def _name_untrained(self, owned: tracking.Owned) -> None:
     """Warns of variables that stay as they are, or that the Task lacks."""
     reached = {id(v) for _, packing in self._calls for v in packing.reached}
     untrained = [
@@ -283,7 +283,7 @@ def _nothing_reached(variables: Sequence[Any]) -> str:
 
 
 def _loss_scale(
-  options: updates.Update, owned: variables_lib.Owned
+  options: updates.Update, owned: tracking.Owned
 ) -> str | float | None:
   if options.loss_scale != 'auto':
     return options.loss_scale

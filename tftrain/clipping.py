@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tftrain import precisions
 from tftrain import updates
+from tftrain.interop import mixed_precision
 
 # Weights that start at zero may move at all (Brock et al. 2021, section 4.1).
 _SMALLEST_WEIGHT = 1e-3
@@ -50,7 +50,7 @@ def is_asked(options: updates.Update) -> bool:
 def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
   """The norm of all entries of all tensors, a float32."""
   halves = [
-    tf.cast(tf.nn.l2_loss(precisions.in_full(tensor)), tf.float32)
+    tf.cast(tf.nn.l2_loss(mixed_precision.in_full(tensor)), tf.float32)
     for tensor in tensors
   ]
   return tf.sqrt(2.0 * tf.add_n(halves))

@@ -13,7 +13,7 @@ from tftrain import errors
 from tftrain import reports
 from tftrain import runs
 from tftrain import summaries
-from tftrain import variables
+from tftrain.interop import tracking
 from tftrain.platform import files
 
 _FILE = 'digests.jsonl'
@@ -108,7 +108,7 @@ def check_same_data(team: Any, what: str, reader: Any) -> None:
 
 def weights_digest(task: Any) -> str:
   """SHA-256 of all variables of a Task: what is trained, and what is not."""
-  owned = variables.owned_by(task).variables
+  owned = tracking.owned_by(task).variables
   return _digest(
     (name, buckets.raw(owned[name]).read_value().numpy())
     for name in sorted(owned)

@@ -11,15 +11,15 @@ import keras
 import tensorflow as tf
 
 from tftrain import appliers
-from tftrain import autographs
 from tftrain import buckets
 from tftrain import gradients as gradients_lib
 from tftrain import groups
-from tftrain import patches
 from tftrain import remats
-from tftrain import seeds
 from tftrain import updates
-from tftrain import variables as variables_lib
+from tftrain.interop import autograph
+from tftrain.interop import patching
+from tftrain.interop import rng
+from tftrain.interop import tracking
 
 
 class Engine:
@@ -35,7 +35,7 @@ class Engine:
 
   def __init__(
     self,
-    owned: variables_lib.Owned,
+    owned: tracking.Owned,
     made: Mapping[int, appliers.Applier],
     options: updates.Update,
     regularization: Callable[[], Any],
@@ -149,7 +149,7 @@ class Engine:
       jit=jit,
     )
     return gradients_lib.compute(
-      autographs.converted(loss), batch, optimizer, self._regularization, way
+      autograph.converted(loss), batch, optimizer, self._regularization, way
     )
 
   # What surrounds a step.
@@ -171,10 +171,10 @@ class Engine:
     norms = synchronized(self._owned, self.options).values()
     frozen = _frozen(self._owned, self.options)
     with (
-      autographs.calls_converted(layers, wrap),
-      seeds.distinct(self._owned.seeds),
-      patches.overridden((layer, 'synchronized', True) for layer in norms),
-      patches.overridden((layer, '_trainable', False) for layer in frozen),
+      autograph.calls_converted(layers, wrap),
+      rng.distinct(self._owned.seeds),
+      patching.overridden((layer, 'synchronized', True) for layer in norms),
+      patching.overridden((layer, '_trainable', False) for layer in frozen),
     ):
       yield
 
@@ -231,7 +231,7 @@ class Engine:
 
 
 def synchronized(
-  owned: variables_lib.Owned, options: updates.Update
+  owned: tracking.Owned, options: updates.Update
 ) -> dict[str, Any]:
   """Name -> layer of the batch normalization that sees all replicas."""
   several = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -244,7 +244,7 @@ def synchronized(
   }
 
 
-def _frozen(owned: variables_lib.Owned, options: updates.Update) -> list[Any]:
+def _frozen(owned: tracking.Owned, options: updates.Update) -> list[Any]:
   """Layers all of whose variables are frozen: Keras lets them rest."""
   frozen = {
     id(variable)

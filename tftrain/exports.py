@@ -18,8 +18,8 @@ from tftrain import formats as formats_lib
 from tftrain import modelcards
 from tftrain import signatures as signatures_lib
 from tftrain import tasks
-from tftrain import variables
 from tftrain.inputs import decoders
+from tftrain.interop import tracking
 from tftrain.platform import files
 
 COMPARISON = 'comparison.json'
@@ -170,7 +170,7 @@ def _variables(owner: Any) -> list[tf.Variable]:
   """Every variable of a Task or of one of its models."""
   if isinstance(owner, tasks.Task):
     return owner.all_variables()
-  owned = variables.Owned()
+  owned = tracking.Owned()
   owned.visit('part', owner)
   return [buckets.raw(variable) for variable in owned.variables.values()]
 

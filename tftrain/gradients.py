@@ -10,10 +10,10 @@ import tensorflow as tf
 from tftrain import buckets
 from tftrain import clipping
 from tftrain import losses
-from tftrain import precisions
 from tftrain import stepsummaries
 from tftrain.distribute import all_reduce as all_reduce_lib
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.interop import mixed_precision
 
 Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
@@ -182,7 +182,7 @@ class _Backward:
         sums.objective, self._sources, output_gradients=seed
       )
     dense = [
-      None if g is None else precisions.in_full(tf.convert_to_tensor(g))
+      None if g is None else mixed_precision.in_full(tf.convert_to_tensor(g))
       for g in found
     ]
     packed = self._way.packing.pack(dense)

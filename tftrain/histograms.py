@@ -12,8 +12,8 @@ from tftrain import errors
 from tftrain import reports
 from tftrain import summaries
 from tftrain import tasks
-from tftrain import variables as variables_lib
 from tftrain.distribute import coordinator
+from tftrain.interop import tracking
 
 
 class Histograms:
@@ -75,7 +75,7 @@ class Histograms:
 
   def _write(self, report: reports.Report) -> None:
     assert self._writer is not None
-    owned = variables_lib.owned_by(self._trainer.task)
+    owned = tracking.owned_by(self._trainer.task)
     shown = {
       f'weights/{name}': buckets.raw(variable)
       for name, variable in owned.trainable.items()
@@ -91,7 +91,7 @@ class Histograms:
   def _gradients_of(self) -> dict[str, Any]:
     """Tag -> gradient, on the batch that the Trainer was built with."""
     task = self._trainer.task
-    owned = variables_lib.owned_by(task)
+    owned = tracking.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}
     with self._trainer.strategy.scope(), task.untouched():
       found = task.gradients(task.loss, self._trainer.example_batch)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import errors
 from tftrain import loops
 from tftrain import outputs
 from tftrain import tasks
 from tftrain.inputs import pipelines
+from tftrain.interop import autograph
 
 
 class HostMetrics:
@@ -40,7 +40,7 @@ class HostMetrics:
     self._outputs = outputs.Outputs(
       task,
       pipeline,
-      lambda batch: autographs.converted(task.collect)(batch),
+      lambda batch: autograph.converted(task.collect)(batch),
       f'collect() of {self._owner}',
     )
 

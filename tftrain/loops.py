@@ -10,12 +10,12 @@ import tensorflow as tf
 from tftrain import compiled
 from tftrain import feeds
 from tftrain import metrics
-from tftrain import patches
 from tftrain import stepsummaries
 from tftrain import tasks
 from tftrain import updates
 from tftrain.distribute import coordinator
 from tftrain.distribute import devices
+from tftrain.interop import patching
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -198,7 +198,7 @@ def single_step(
           finite[name] = tf.reduce_all(tf.math.is_finite(value))
       return apply(gradients)
 
-    with patches.overridden([(task.engine, 'apply', noting)]):
+    with patching.overridden([(task.engine, 'apply', noting)]):
       step = task.run_train_step(batch)
     return step.finite, step.loss, step.gradient_norm, finite
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import compiled
 from tftrain import errors
 from tftrain import signatures
 from tftrain import tasks
 from tftrain.inputs import orders
 from tftrain.inputs import pipelines
+from tftrain.interop import autograph
 
 
 class Outputs:
@@ -103,8 +103,8 @@ def served(task: tasks.Task, pipeline: pipelines.Pipeline) -> Outputs:
   """What `serve` gives for each example."""
 
   def compute(batch: Any) -> Any:
-    features = autographs.converted(task.features)(batch)
-    return autographs.converted(task.serve)(features)
+    features = autograph.converted(task.features)(batch)
+    return autograph.converted(task.serve)(features)
 
   return Outputs(task, pipeline, compute, f'serve() of {type(task).__name__}')
 

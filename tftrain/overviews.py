@@ -13,7 +13,7 @@ import tensorflow as tf
 from tftrain import artifacts
 from tftrain import errors
 from tftrain import tasks
-from tftrain import variables as variables_lib
+from tftrain.interop import tracking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Graph:
 
 def of_task(task: tasks.Task) -> dict[str, artifacts.Artifact]:
   """Tag -> what to show of a built Task: its parameters and its models."""
-  owned = variables_lib.owned_by(task)
+  owned = tracking.owned_by(task)
   shown: dict[str, artifacts.Artifact] = {'parameters': _parameters(owned)}
   graph = tf.compat.v1.GraphDef()
   for name, layer in owned.layers.items():
@@ -47,7 +47,7 @@ def of_task(task: tasks.Task) -> dict[str, artifacts.Artifact]:
   return shown
 
 
-def _parameters(owned: variables_lib.Owned) -> artifacts.Table:
+def _parameters(owned: tracking.Owned) -> artifacts.Table:
   """How many each layer has, in order, and all of them."""
   found: dict[str, list[int]] = {}
   for name, variable in owned.variables.items():

@@ -14,9 +14,9 @@ from tftrain import loops
 from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
-from tftrain import variables as variables_lib
 from tftrain.distribute import coordinator
 from tftrain.inputs import pipelines
+from tftrain.interop import tracking
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
 
@@ -58,7 +58,7 @@ class Readings:
     """How long the steps since the last report took."""
     self._last_logged = 0
     self._growth = process_memory.Growth()
-    layers = variables_lib.owned_by(task).sublayers.values()
+    layers = tracking.owned_by(task).sublayers.values()
     self._half = any(layer.compute_dtype != 'float32' for layer in layers)
 
   @property

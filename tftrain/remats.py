@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import groups
-from tftrain import patches
-from tftrain import seeds
-from tftrain import variables as variables_lib
+from tftrain.interop import patching
+from tftrain.interop import rng
+from tftrain.interop import tracking
 
 
 def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,8 +41,8 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
       own_args, own_kwargs = given.filled(tensors)
       with (
         _restored(ambient if runs else {}),
-        seeds.fixed(owned.seeds, drawn),
-        patches.overridden((part, '_losses', []) for part in parts),
+        rng.fixed(owned.seeds, drawn),
+        patching.overridden((part, '_losses', []) for part in parts),
       ):
         outputs = call(*own_args, **own_kwargs)
         losses = [part._losses for part in parts]
@@ -59,7 +59,7 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
   return call_and_forget
 
 
-def chosen(owned: variables_lib.Owned, pattern: str | None) -> dict[str, Any]:
+def chosen(owned: tracking.Owned, pattern: str | None) -> dict[str, Any]:
   """Name -> layer of those that match, without those inside another."""
   matched = {
     name: layer
@@ -95,8 +95,8 @@ def check(layers: Mapping[str, Any]) -> None:
         )
 
 
-def _owned(layer: Any) -> variables_lib.Owned:
-  owned = variables_lib.Owned()
+def _owned(layer: Any) -> tracking.Owned:
+  owned = tracking.Owned()
   owned.visit('', layer)
   return owned
 

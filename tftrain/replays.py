@@ -13,10 +13,10 @@ from tftrain import bundles
 from tftrain import crashes
 from tftrain import errors
 from tftrain import loops
-from tftrain import numerics
-from tftrain import patches
 from tftrain import runs
 from tftrain import trainers
+from tftrain.interop import check_numerics
+from tftrain.interop import patching
 
 
 def replay(run: runs.Run, step: int) -> str:
@@ -94,18 +94,21 @@ def _causes(
   """What was not finite: in the batch, in the weights, then in the step."""
   leaves = tf.nest.flatten(batch, expand_composites=True)
   named = ((f'batch leaf {i}', leaf.numpy()) for i, leaf in enumerate(leaves))
-  yield from numerics.bad_leaves(named)
+  yield from check_numerics.bad_leaves(named)
   state = trainer.task.read_state()
-  yield from numerics.bad_leaves((k, v.numpy()) for k, v in state.items())
+  yield from check_numerics.bad_leaves((k, v.numpy()) for k, v in state.items())
   engine = trainer.task.engine
   plain = dataclasses.replace(engine.options, jit=False)  # XLA has no checks
   try:
-    with numerics.checked(), patches.overridden([(engine, 'options', plain)]):
+    with (
+      check_numerics.checked(),
+      patching.overridden([(engine, 'options', plain)]),
+    ):
       _take(trainer, batch)
     yield 'no operation makes it when each is looked at'
   except tf.errors.InvalidArgumentError as error:
-    yield f'first bad operation: {numerics.told(error) or error}'
-  bad = numerics.bad_gradients(gradients)
+    yield f'first bad operation: {check_numerics.told(error) or error}'
+  bad = check_numerics.bad_gradients(gradients)
   if bad:
     yield f'gradients that are not finite: {", ".join(bad)}'
 

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import errors
 from tftrain import losses
-from tftrain import precisions
 from tftrain import tasks
+from tftrain.interop import autograph
+from tftrain.interop import mixed_precision
 
 
 class SupervisedTask(tasks.Task):
@@ -60,15 +60,15 @@ class SupervisedTask(tasks.Task):
 
   def loss(self, batch: Any, training: bool) -> losses.Loss:
     features, labels, weights = self._unpack(batch)
-    model = autographs.converted(self.model)
+    model = autograph.converted(self.model)
     outputs = model(features, training=training)
     _refuse_masks(self._loss, outputs)  # first: what is widened has no mask
     # A loss of half precision is no use.
-    predictions = tf.nest.map_structure(precisions.in_full, outputs)
+    predictions = tf.nest.map_structure(mixed_precision.in_full, outputs)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
     means = {
-      name: autographs.converted(function)(labels, predictions)
+      name: autograph.converted(function)(labels, predictions)
       for name, function in self._means.items()
     }
     values = _per_example_loss(self._loss, labels, predictions)  # [batch]
@@ -76,8 +76,11 @@ class SupervisedTask(tasks.Task):
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
     features, labels, _ = self._unpack(batch)
-    predictions = autographs.converted(self.model)(features, training=False)
-    return {'labels': labels, 'predictions': precisions.in_full(predictions)}
+    predictions = autograph.converted(self.model)(features, training=False)
+    return {
+      'labels': labels,
+      'predictions': mixed_precision.in_full(predictions),
+    }
 
   def host_metrics(self) -> Mapping[str, Callable[..., float]]:
     def of_both(function: Callable[[Any, Any], float]) -> Callable[..., float]:
@@ -134,7 +137,7 @@ def _refuse_masks(loss: Any, outputs: Any) -> None:
 def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
   """The unreduced loss; a Keras loss object would divide it by itself."""
   if not isinstance(loss, keras.losses.Loss):
-    return autographs.converted(loss)(labels, predictions)
+    return autograph.converted(loss)(labels, predictions)
   values = loss.call(labels, predictions)
   # Losses of sequences or images have more dimensions than [batch].
   while values.shape.rank > 1:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import buckets
 from tftrain import builds
 from tftrain import engines
@@ -21,8 +20,9 @@ from tftrain import losses
 from tftrain import remats
 from tftrain import stepsummaries
 from tftrain import updates
-from tftrain import variables as variables_lib
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.interop import autograph
+from tftrain.interop import tracking
 
 
 class Task:
@@ -50,7 +50,7 @@ class Task:
     self._engine: engines.Engine | None = None
     # The Engine, or a Recorder while building.
     self._runner: engines.Engine | builds.Recorder = self._recorder()
-    self._built: variables_lib.Owned | None = None
+    self._built: tracking.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
     self._tags: tuple[str, ...] = ()
     self._graph: Any = None
@@ -73,7 +73,7 @@ class Task:
     """
     return self.minimize(self.loss, batch)
 
-  @autographs.unconverted
+  @autograph.unconverted
   def minimize(
     self,
     loss: Callable[..., losses.Loss],
@@ -99,7 +99,7 @@ class Task:
     step = self._runner.minimize(loss, batch, chosen, optimizer, when)
     return self._note(step, name)
 
-  @autographs.unconverted
+  @autograph.unconverted
   def gradients(
     self,
     loss: Callable[..., losses.Loss],
@@ -121,7 +121,7 @@ class Task:
     chosen, optimizer = self._chosen(variables, optimizer)
     return self._runner.gradients(loss, batch, chosen, optimizer)
 
-  @autographs.unconverted
+  @autograph.unconverted
   def apply(
     self, gradients: gradients_lib.Gradients, name: str = ''
   ) -> updates.Step:
@@ -132,7 +132,7 @@ class Task:
     """Metric name -> (weighted sum, sum of weights) over a global batch."""
 
     def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-      result = autographs.converted(self.loss)(rows, training=False)
+      result = autograph.converted(self.loss)(rows, training=False)
       sums = losses.add_up(
         result, strategy_lib.batch_size(rows), self._regularization()
       )
@@ -231,7 +231,7 @@ class Task:
     self._strategy = tf.distribute.get_strategy()
     with self._strategy.scope():
       self._create_variables(batch)
-      owned = variables_lib.owned_by(self)
+      owned = tracking.owned_by(self)
       builds.prepare(owned, self._options)
       self._trainable = frozenset(owned.trainable)
       again = remats.chosen(owned, self._options.remat)
@@ -285,7 +285,7 @@ class Task:
       self._graph = tf.compat.v1.get_default_graph()
     before = self._runner.moving()
     with self._runner.step(measure or updates.Measure()):
-      last = autographs.converted(self.train_step)(batch)
+      last = autograph.converted(self.train_step)(batch)
     step = _combined(last, self._steps)
     self._steps = []
     self._runner.put_back_unless(step.finite, before)
@@ -305,7 +305,7 @@ class Task:
   @contextlib.contextmanager
   def untouched(self) -> Iterator[None]:
     """Puts every variable back to its value: for trying things out."""
-    owned = variables_lib.owned_by(self)
+    owned = tracking.owned_by(self)
     everything = [buckets.raw(v) for v in owned.saved.values()]
     before = [(v, tf.identity(v.read_value())) for v in everything]
 
@@ -360,8 +360,8 @@ class Task:
         }
       )
 
-  def _owned(self) -> variables_lib.Owned:
-    return self._built or variables_lib.owned_by(self)
+  def _owned(self) -> tracking.Owned:
+    return self._built or tracking.owned_by(self)
 
   def _chosen(self, variables: Any, optimizer: Any) -> tuple[list[Any], Any]:
     """What to train, without what is frozen; and by which optimizer."""

@@ -22,9 +22,9 @@ from tftrain import groups
 from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
-from tftrain import variables
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.inputs import batches as batches_lib
+from tftrain.interop import tracking
 
 
 def assert_learns(
@@ -186,7 +186,7 @@ class _Trial:
 
   def _prepare(self, task: tasks.Task) -> None:
     """Switches noise off: lazy layers are there by now, and nothing traced."""
-    owned = variables.owned_by(task)
+    owned = tracking.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}
     self.trainable = list(owned.trainable)
     self.drawers = {names[id(seed.state)]: 'the Task' for seed in owned.seeds}

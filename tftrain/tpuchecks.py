@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import variables
+from tftrain.interop import tracking
 
 FEW_STEPS = 100
 
@@ -24,7 +24,7 @@ def check(strategy: Any, data: Any, task: Any, steps_per_loop: int) -> None:
   if not isinstance(strategy, tf.distribute.TPUStrategy):
     return
   check_shapes(data.element_spec)
-  layers = variables.owned_by(task).sublayers.values()
+  layers = tracking.owned_by(task).sublayers.values()
   dtypes = [layer.compute_dtype for layer in layers]
   check_precision(dtypes)
   for line in advice(dtypes, steps_per_loop):

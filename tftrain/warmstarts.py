@@ -17,7 +17,7 @@ from tftrain import comparisons
 from tftrain import errors
 from tftrain import tasks
 from tftrain import updates
-from tftrain import variables
+from tftrain.interop import tracking
 
 _TF_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _TF_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
@@ -84,7 +84,7 @@ def load(task: tasks.Task, start: WarmStart) -> None:
 
 def _weights(task: tasks.Task, start: WarmStart) -> dict[str, tf.Variable]:
   """Name -> variable of what is to get a value."""
-  owned = variables.owned_by(task)
+  owned = tracking.owned_by(task)
   seeds = {id(generator.state) for generator in owned.seeds}
   return {
     name: buckets.raw(variable)
@@ -166,7 +166,7 @@ def _read_tensorflow(
     mapped = _mapped(plain, start)
     # Optimizer slots and counters are there too; they are nobody's weights.
     return {name: value for name, value in mapped.items() if name in ours}
-  models = variables.owned_by(task).layers
+  models = tracking.owned_by(task).layers
   try:
     tf.train.Checkpoint(**models).read(prefix).assert_existing_objects_matched()
   except (AssertionError, ValueError, tf.errors.OpError) as error:
@@ -183,7 +183,7 @@ def _read_keras(
     )
   if start.mapping:
     return _mapped(_h5_values(start.path), start)
-  models = variables.owned_by(task).layers
+  models = tracking.owned_by(task).layers
   if len(models) != 1:
     raise errors.CheckpointError(
       f'init_from: {start.path} holds one model and the Task has '

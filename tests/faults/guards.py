@@ -277,7 +277,7 @@ GUARDS = (
     (
       'a_killed_run_goes_on_as_if_it_had_not_been',
       'the state of dropouts is saved',
-      'variables.py',
+      'interop/tracking.py',
       'self.seeds += [g for g in generators if id(g) not in known]',
       'self.saved = {}',
     ),

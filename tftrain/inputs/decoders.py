@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain.inputs import maps
 from tftrain.inputs import orders
 from tftrain.inputs import records as records_lib
 from tftrain.inputs import specs
+from tftrain.interop import autograph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def make(
   def mapped(example: Any) -> Any:
     if function is None:
       return example
-    convert = autographs.converted(function)
+    convert = autograph.converted(function)
     if maps.takes_seed(function):  # chance is none here
       return convert(example, orders.seed_of(0, tf.constant(0, tf.int64)))
     return convert(example)

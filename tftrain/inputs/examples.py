@@ -9,7 +9,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import errors
 from tftrain.distribute import row_sharding
 from tftrain.inputs import batchers
@@ -22,6 +21,7 @@ from tftrain.inputs import parts
 from tftrain.inputs import pipelines
 from tftrain.inputs import services
 from tftrain.inputs import sources
+from tftrain.interop import autograph
 
 # Examples decoded together before they are taken one by one.
 _CHUNK = 256
@@ -187,7 +187,7 @@ class Examples(pipelines.Pipeline):
           'Padded, Bucketed, Packed or Ragged'
         )
 
-  @autographs.unconverted
+  @autograph.unconverted
   def _refuse_random(self) -> None:
     spec = self.source.element_spec
     if self._map is not None:
@@ -230,7 +230,7 @@ class Examples(pipelines.Pipeline):
 
   # The stages, each on top of the one before.
 
-  @autographs.unconverted
+  @autograph.unconverted
   def dataset(
     self, seed: int, start_step: int = 0, cursor: Sequence[int] | None = None
   ) -> tf.data.Dataset:
@@ -242,7 +242,7 @@ class Examples(pipelines.Pipeline):
     ahead = dataset.prefetch(self._prefetch).with_options(self._options)
     return orders.untuned(ahead)
 
-  @autographs.unconverted
+  @autograph.unconverted
   def stages(
     self, seed: int, start_step: int = 0, cursor: Sequence[int] | None = None
   ) -> list[tuple[str, tf.data.Dataset]]:
@@ -296,7 +296,7 @@ class Examples(pipelines.Pipeline):
     seeded = maps.takes_seed(function)
 
     def apply(position: tf.Tensor, example: Any) -> Any:
-      convert = autographs.converted(function)
+      convert = autograph.converted(function)
       if seeded:
         return position, convert(example, orders.seed_of(seed, position))
       return position, convert(example)
@@ -309,7 +309,7 @@ class Examples(pipelines.Pipeline):
     function = self._filter
     assert function is not None
     return numbered.filter(
-      lambda _, example: autographs.converted(function)(example)
+      lambda _, example: autograph.converted(function)(example)
     )
 
   def _batched(
@@ -382,7 +382,7 @@ class Examples(pipelines.Pipeline):
     if self.select is not None:
       batch = maps.selected(batch, self.select)
     if self._map_batch is not None:
-      batch = autographs.converted(self._map_batch)(batch)
+      batch = autograph.converted(self._map_batch)(batch)
     if self._remainder == 'pad':
       batch = maps.filled(batch, self._full)
     return (batch, *cursor) if self.has_cursor else batch

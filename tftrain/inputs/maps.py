@@ -8,9 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import errors
 from tftrain.inputs import orders
+from tftrain.interop import autograph
 
 _RANDOM = re.compile(r'\b(Random\w+|TruncatedNormal|Multinomial|Rng\w+)\b')
 
@@ -49,7 +49,7 @@ def refuse_random(name: str, spec: Any, function: Callable[..., Any]) -> None:
   seed = tf.zeros([2], tf.int32)
   arguments = (example, seed) if takes_seed(function) else (example,)
   tried = tf.data.Dataset.from_tensors(arguments).map(
-    lambda *given: autographs.converted(function)(*given)
+    lambda *given: autograph.converted(function)(*given)
   )
   try:
     tf.raw_ops.DatasetToGraphV2(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import autographs
 from tftrain import errors
 from tftrain.inputs import maps
 from tftrain.inputs import orders
 from tftrain.inputs import sources
+from tftrain.interop import autograph
 
 _CHUNK = 64
 
@@ -41,7 +41,7 @@ class Mapped(sources.Source):
   ) -> tf.data.Dataset:
     examples = self._source.chunks(_CHUNK, order, start).unbatch()
     return examples.map(
-      lambda *parts: autographs.converted(self._function)(
+      lambda *parts: autograph.converted(self._function)(
         parts if len(parts) > 1 else parts[0]
       ),
       num_parallel_calls=tf.data.AUTOTUNE,

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import patches
+from tftrain.interop import patching
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def distinct(generators: Sequence[Any]) -> Iterator[None]:
 
     return next_seed
 
-  with patches.overridden(
+  with patching.overridden(
     (generator, 'next', for_replica(generator.next)) for generator in generators
   ):
     yield
@@ -61,7 +61,7 @@ def fixed(
 
     return next_seed
 
-  with patches.overridden((g, 'next', derived(g)) for g in generators):
+  with patching.overridden((g, 'next', derived(g)) for g in generators):
     yield
 
 

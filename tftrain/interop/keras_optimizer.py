@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from tftrain import errors
-from tftrain import patches
+from tftrain.interop import patching
 
 
 def check(optimizer: Any, owner: str) -> None:
@@ -78,7 +78,7 @@ def decay_apart(optimizer: Any, wanted: bool) -> Iterator[float | None]:
       'Update.no_decay and Update.rates cannot follow; leave them out, or '
       'weight_decay'
     )
-  with patches.overridden([(optimizer, 'weight_decay', None)]):
+  with patching.overridden([(optimizer, 'weight_decay', None)]):
     yield decay
 
 
@@ -93,7 +93,7 @@ def already_reduced(optimizer: Any) -> Iterator[None]:
       f'{type(optimizer).__name__} of this Keras version has no '
       '_all_reduce_sum_gradients; install a Keras that setup.py allows'
     )
-  with patches.overridden([(optimizer, '_all_reduce_sum_gradients', list)]):
+  with patching.overridden([(optimizer, '_all_reduce_sum_gradients', list)]):
     yield
 
 
@@ -113,5 +113,5 @@ def own_rates(
     factor = by_key.get(key(variable), 1.0)
     return plain(gradient, variable, learning_rate * factor)
 
-  with patches.overridden([(optimizer, 'update_step', update_step)]):
+  with patching.overridden([(optimizer, 'update_step', update_step)]):
     yield

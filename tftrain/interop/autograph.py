@@ -17,7 +17,7 @@ from absl import logging
 import keras
 import tensorflow as tf
 
-from tftrain import patches
+from tftrain.interop import patching
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ def calls_converted(
     call = wrap(layer, converted(layer.call))
     if call != layer.call:
       changes.append((layer, 'call', call))
-  with patches.overridden(changes):
+  with patching.overridden(changes):
     yield
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import autographs
+from tftrain.interop import autograph
 
 _OP = re.compile(r'Detected Infinity or NaN in output \d+ of [\w-]+ op "(\w+)"')
 _FOUND = re.compile(r': Tensor had (.*?) values')
@@ -43,7 +43,7 @@ def told(error: BaseException) -> str | None:
   where = ' in the gradient' if node and 'gradient_tape' in node[1] else ''
   what = f'{op[1]}{where} made {found[1] if found else "NaN or Inf"}'
   frames = [
-    (*autographs.origin(path, int(line)), name.removeprefix('tf__'))
+    (*autograph.origin(path, int(line)), name.removeprefix('tf__'))
     for path, line, name in _FRAME.findall(text)
   ]
   users = [

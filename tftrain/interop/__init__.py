@@ -1,0 +1,1 @@
+"""Adapters to internals of TensorFlow and Keras."""
