@@ -13,7 +13,7 @@ _EXAMPLES = ['scikit-learn>=1.5']
 _FIGURES = ['matplotlib>=3.8']
 _SAMPLERS = ['optuna>=5,<6']
 _PAGES = ['plotly>=6,<8']
-# What a source of tftrain.inputs.libraries needs.
+# What a source of tftrain.data.sources.third_party needs.
 _SOURCES = {
   'arrayrecord': ['array_record>=0.8'],
   'parquet': ['pyarrow>=17'],

@@ -85,7 +85,7 @@ def write_images(directory: pathlib.Path) -> pathlib.Path:
   folder = directory / 'images'
   if not folder.exists():
     begun = time.perf_counter()
-    tftrain.inputs.write_records(
+    tftrain.data.write_records(
       folder / 'train',
       (
         {'image': image, 'label': label}
@@ -101,7 +101,7 @@ def write_images(directory: pathlib.Path) -> pathlib.Path:
 def write_tiny(directory: pathlib.Path) -> pathlib.Path:
   """1,200,000 records; to make that many takes minutes, so they repeat."""
   folder = directory / 'tiny'
-  tftrain.inputs.write_records(
+  tftrain.data.write_records(
     folder / 'a', ({'number': n} for n in range(1000)), shards=1
   )
   (first,) = folder.glob('a-*')
@@ -131,9 +131,9 @@ def write_lines(path: pathlib.Path, size: int) -> int:
 # The contestants: datasets of batches of (images, labels).
 
 
-def ours(paths: pathlib.Path, **options: Any) -> tftrain.inputs.Examples:
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(paths),
+def ours(paths: pathlib.Path, **options: Any) -> tftrain.data.Examples:
+  return tftrain.data.Examples(
+    tftrain.data.TFRecords(paths),
     BATCH_SIZE,
     select=('image', 'label'),
     **options,
@@ -311,8 +311,8 @@ def time_arrays(directory: pathlib.Path) -> dict[str, Any]:
     f'arrays: {EXAMPLES:,} rows of 784 floats, batch {BATCH_SIZE}',
     {
       'Arrays': tftrain.Arrays(rows, BATCH_SIZE).dataset(0),
-      'InMemory': tftrain.inputs.Examples(
-        tftrain.inputs.InMemory(rows), BATCH_SIZE
+      'InMemory': tftrain.data.Examples(
+        tftrain.data.InMemory(rows), BATCH_SIZE
       ).dataset(0),
       'hand': hand,
     },
@@ -328,16 +328,14 @@ def seconds_to_first(pipeline: tftrain.Pipeline, step: int) -> float:
 
 
 def time_resume(directory: pathlib.Path) -> dict[str, Any]:
-  records = tftrain.inputs.TFRecords(
+  records = tftrain.data.TFRecords(
     write_tiny(directory), features={'number': 'int64'}
   )
   rows = np.zeros((TINY, 8), 'float32')
   pipelines = {
-    'TFRecords': tftrain.inputs.Examples(records, BATCH_SIZE),
+    'TFRecords': tftrain.data.Examples(records, BATCH_SIZE),
     'Arrays': tftrain.Arrays(rows, BATCH_SIZE),
-    'InMemory': tftrain.inputs.Examples(
-      tftrain.inputs.InMemory(rows), BATCH_SIZE
-    ),
+    'InMemory': tftrain.data.Examples(tftrain.data.InMemory(rows), BATCH_SIZE),
   }
   step = RESUMED_AT // BATCH_SIZE
   begin: dict[str, list[float]] = {name: [] for name in pipelines}
@@ -400,9 +398,9 @@ def time_text(directory: pathlib.Path) -> dict[str, Any]:
   size = write_lines(path, wanted)
   before = resident()
   begun = time.perf_counter()
-  lines = tftrain.inputs.TextLines(path)
+  lines = tftrain.data.TextLines(path)
   counted = time.perf_counter() - begun
-  data = tftrain.inputs.Examples(lines, 1024, epochs=1)
+  data = tftrain.data.Examples(lines, 1024, epochs=1)
   peak, seen = before, 0
   begun = time.perf_counter()
   for number, batch in enumerate(data.dataset(0)):

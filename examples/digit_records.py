@@ -14,14 +14,14 @@ import tftrain
 DIRECTORY = f'{tempfile.gettempdir()}/tftrain_digit_records'
 
 
-def records(split: str, directory: str) -> tftrain.inputs.TFRecords:
+def records(split: str, directory: str) -> tftrain.data.TFRecords:
   """The digits of a split, `{'image': uint8 [8, 8, 1], 'label': int64}`."""
   folder = pathlib.Path(directory) / split
   # It is written last: where it is, all is.
   if not (folder / 'features.json').exists():
     images, labels = digits.load(split)
     images = (images * 16).astype('uint8').reshape((-1, 8, 8, 1))
-    tftrain.inputs.write_records(
+    tftrain.data.write_records(
       folder / 'digits',
       (
         {'image': image, 'label': label}
@@ -29,7 +29,7 @@ def records(split: str, directory: str) -> tftrain.inputs.TFRecords:
       ),
       shards=4,
     )
-  return tftrain.inputs.TFRecords(folder / 'digits-*')
+  return tftrain.data.TFRecords(folder / 'digits-*')
 
 
 def scaled(batch):
@@ -41,8 +41,8 @@ def scaled(batch):
 @gin.register(module='digit_records')
 def data(
   batch_size: int = 32, training: bool = True, directory: str = DIRECTORY
-) -> tftrain.inputs.Examples:
-  return tftrain.inputs.Examples(
+) -> tftrain.data.Examples:
+  return tftrain.data.Examples(
     records('train' if training else 'test', directory),
     batch_size,
     training=training,

@@ -100,14 +100,14 @@ def data(batch_size=16, length=96, training=True):
 
   For evaluation: those that are held out, from beginning to end.
   """
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TextFiles(f'{os.path.dirname(os.__file__)}/*.py'),
+  return tftrain.data.Examples(
+    tftrain.data.TextFiles(f'{os.path.dirname(os.__file__)}/*.py'),
     batch_size,
     training=training,
     holdout=0.03,
     subset='train' if training else 'holdout',
     map=passage if training else characters,
-    batcher=tftrain.inputs.Packed(length, too_long='split'),
+    batcher=tftrain.data.Packed(length, too_long='split'),
   )
 
 

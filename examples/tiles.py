@@ -19,15 +19,13 @@ SIZE = 16
 DIRECTORY = f'{tempfile.gettempdir()}/tftrain_tiles'
 
 
-def tiles(directory: str) -> tftrain.inputs.ImageFolder:
+def tiles(directory: str) -> tftrain.data.ImageFolder:
   """All tiles, `{'image': uint8 [16, 16, 1], 'label': int64}`."""
   if not os.path.exists(directory):
     written = f'{directory}.part'  # renamed when all are there
     write(pathlib.Path(written))
     os.rename(written, directory)
-  return tftrain.inputs.ImageFolder(
-    directory, channels=1
-  )  # colour says too much
+  return tftrain.data.ImageFolder(directory, channels=1)  # colour says too much
 
 
 def write(folder: pathlib.Path) -> None:
@@ -57,8 +55,8 @@ def scaled(batch):
 @gin.register(module='tiles')
 def train_data(
   batch_size: int = 32, directory: str = DIRECTORY, holdout: float = 0.25
-) -> tftrain.inputs.Examples:
-  return tftrain.inputs.Examples(
+) -> tftrain.data.Examples:
+  return tftrain.data.Examples(
     tiles(directory),
     batch_size,
     holdout=holdout,
@@ -72,8 +70,8 @@ def train_data(
 @gin.register(module='tiles')
 def test_data(
   batch_size: int = 500, directory: str = DIRECTORY, holdout: float = 0.25
-) -> tftrain.inputs.Examples:
-  return tftrain.inputs.Examples(
+) -> tftrain.data.Examples:
+  return tftrain.data.Examples(
     tiles(directory),
     batch_size,
     training=False,

@@ -23,14 +23,14 @@ _LAYERS = (
   'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
   'interop.patching interop.mixed_precision distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
   'interop.autograph stepsummaries flops platform.process_memory '
-  'inputs.pipelines inputs.orders inputs.specs inputs.columns inputs.sources '
-  'inputs.memory inputs.streams inputs.recordfiles inputs.records '
-  'inputs.writing inputs.lines inputs.libraries inputs.folders '
-  'inputs.generators inputs.maps inputs.mixtures inputs.batchers '
-  'inputs.services inputs.parts inputs.cursors inputs.ownrows inputs.decoders '
-  'inputs.examples inputs.prefetching inputs.servers '
-  'inputs.arrays inputs.iterators '
-  'inputs.batches inputs.limits inputs.opening inputs.__main__ '
+  'data.pipeline data.sources.shuffle data.sources.feature_spec data.sources._numpy_examples data.sources.source '
+  'data.sources.in_memory data.sources.file_source data.sources.tfrecord_io data.sources.tfrecord '
+  'data.sources.tfrecord_writer data.sources.text data.sources.third_party data.sources.folders '
+  'data.sources.generator data.sources.transforms data.sources.mixture data.batching '
+  'data._data_service data._splits data._cursor data._host_rows data.serving_decoder '
+  'data.example_pipeline data.device_prefetch data.data_service_server '
+  'data.arrays data.iterator_state '
+  'data.dataset_pipeline data.limit data.open_files data.__main__ '
   'losses interop.tracking buckets updates schedules groups clipping scales averages '
   'interop.rng remats interop.check_numerics gradients interop.keras_optimizer targets appliers engines '
   'builds tasks supervised metrics actions artifacts summaries histograms '
@@ -87,7 +87,7 @@ _GIN = (
 _FLAGS = ('config', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
-  'inputs.libraries',
+  'data.sources.third_party',
   'formats',
   'sweeps.samplers',
   'sweeps.reports',
@@ -303,7 +303,7 @@ _LAWS = {
     ('losses', 'from tftrain import trainers'),
     ('losses', 'import tftrain'),
     ('losses', 'from tftrain import Trainer'),
-    ('inputs.arrays', 'from tftrain.inputs import batches'),
+    ('data.arrays', 'from tftrain.data import dataset_pipeline'),
   ],
   _no_relative_import: [('losses', 'from . import errors')],
   _no_private_tensorflow: [

@@ -13,11 +13,11 @@ from tests import cases
 from tests.inputs_test import serialized
 import tftrain
 from tftrain import errors
-from tftrain.inputs import orders
+from tftrain.data.sources import shuffle as shuffle_lib
 
 _SPEC = {'x': 'float32[6]', 'label': 'int64'}
 _SALVAGE = (
-  "; salvage it with 'python -m tftrain.inputs repair', or set "
+  "; salvage it with 'python -m tftrain.data repair', or set "
   "TFRecords(on_corrupt='skip')"
 )
 
@@ -64,16 +64,14 @@ def damaged(path, byte, length=None):
 def read(source, **options):
   """Reads all of it."""
   options = {'training': False, **options}
-  pipeline = tftrain.inputs.Examples(source, 8, **options)
-  with tftrain.inputs.explained(pipeline):
+  pipeline = tftrain.data.Examples(source, 8, **options)
+  with tftrain.data.explained(pipeline):
     for _ in pipeline.dataset(0):
       pass
 
 
 def trainer(source, **options):
-  pipeline = tftrain.inputs.Examples(
-    source, 8, select=('x', 'label'), **options
-  )
+  pipeline = tftrain.data.Examples(source, 8, select=('x', 'label'), **options)
   return tftrain.Trainer(cases.supervised(), pipeline)
 
 
@@ -83,11 +81,11 @@ def trainer(source, **options):
 @pytest.mark.parametrize(
   'make',
   [
-    lambda paths: tftrain.inputs.TFRecords(paths, _SPEC),
-    tftrain.inputs.TextLines,
-    tftrain.inputs.Csv,
-    tftrain.inputs.JsonLines,
-    tftrain.inputs.TextFiles,
+    lambda paths: tftrain.data.TFRecords(paths, _SPEC),
+    tftrain.data.TextLines,
+    tftrain.data.Csv,
+    tftrain.data.JsonLines,
+    tftrain.data.TextFiles,
   ],
 )
 def test_files_that_are_not_there(make, tmp_path):
@@ -123,7 +121,7 @@ def test_a_file_that_is_no_tfrecord_file(tmp_path):
     f'{path} is no TFRecord file, or is damaged at its first byte: what it '
     'begins with is no header of a record; remove it, or write it again'
   ):
-    tftrain.inputs.TFRecords(path, _SPEC)
+    tftrain.data.TFRecords(path, _SPEC)
 
 
 def test_files_of_several_compressions(tmp_path):
@@ -133,14 +131,14 @@ def test_files_of_several_compressions(tmp_path):
     f'{packed} is GZIP, {plain} is not; make a source of each kind, and a '
     'Mixture'
   ):
-    tftrain.inputs.TFRecords(tmp_path / '*.rec', _SPEC)
+    tftrain.data.TFRecords(tmp_path / '*.rec', _SPEC)
   (tmp_path / 'a.txt').write_text('line')
   (tmp_path / 'b.txt').write_bytes(gzip.compress(b'line'))
   with refused(
     'some of the files are gzip and some are not; make a source of each kind, '
     'and a Mixture'
   ):
-    tftrain.inputs.TextLines(tmp_path / '*.txt')
+    tftrain.data.TextLines(tmp_path / '*.txt')
 
 
 # What is in records.
@@ -152,7 +150,7 @@ def test_features_that_are_not_known(tmp_path):
     f'{path}: it is not known what its records hold; give '
     "TFRecords(features={'label': 'int64', 'x': 'float32[6]'})"
   ):
-    tftrain.inputs.TFRecords(path)
+    tftrain.data.TFRecords(path)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +183,7 @@ def test_features_that_are_not_known(tmp_path):
 def test_features_that_the_first_record_does_not_have(features, text, tmp_path):
   path = write(tmp_path / 'a.rec', 3)
   with refused(f'{path} record 0 {text}'):
-    tftrain.inputs.TFRecords(path, features)
+    tftrain.data.TFRecords(path, features)
 
 
 _DEEP = {
@@ -210,7 +208,7 @@ _DEEP = {
 def test_a_record_deep_in_a_file_that_is_not_like_the_others(kind, tmp_path):
   changed, text = _DEEP[kind]
   path = write(tmp_path / 'a.rec', changed={40: changed})
-  run = trainer(tftrain.inputs.TFRecords(path, _SPEC), shuffle=8)
+  run = trainer(tftrain.data.TFRecords(path, _SPEC), shuffle=8)
   with refused(f'{path} record 40 {text}'):
     run.train(20)
   assert 1 < run.step < 8
@@ -218,8 +216,8 @@ def test_a_record_deep_in_a_file_that_is_not_like_the_others(kind, tmp_path):
 
 def test_an_evaluation_names_the_record_too(tmp_path):
   path = write(tmp_path / 'a.rec', changed={40: _DEEP['shape'][0]})
-  data = tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(path, _SPEC),
+  data = tftrain.data.Examples(
+    tftrain.data.TFRecords(path, _SPEC),
     8,
     select=('x', 'label'),
     training=False,
@@ -238,11 +236,11 @@ def test_a_file_that_ends_inside_a_record(tmp_path):
   for length in (where[40] + 30, where[40] + 12, where[40] + 5, where[40] + 1):
     damaged(write(path), 0, length)
     with refused(f'{path} record 40: the file ends inside of it{_SALVAGE}'):
-      tftrain.inputs.TFRecords(path, _SPEC)
+      tftrain.data.TFRecords(path, _SPEC)
 
 
 def test_a_file_shorter_than_features_json_says(tmp_path):
-  (path,) = tftrain.inputs.write_records(
+  (path,) = tftrain.data.write_records(
     tmp_path / 'a', map(record, range(57)), _SPEC, shards=1
   )
   size = path.stat().st_size
@@ -251,16 +249,16 @@ def test_a_file_shorter_than_features_json_says(tmp_path):
     f'{path} has {path.stat().st_size} bytes, features.json says {size}: it '
     f'was cut off; write it again, {_SALVAGE[2:]}'
   ):
-    tftrain.inputs.TFRecords(path)
-  assert tftrain.inputs.TFRecords(path, on_corrupt='skip').num_examples == 40
+    tftrain.data.TFRecords(path)
+  assert tftrain.data.TFRecords(path, on_corrupt='skip').num_examples == 40
 
 
 def test_a_file_longer_than_features_json_says_is_counted(tmp_path):
-  (path,) = tftrain.inputs.write_records(
+  (path,) = tftrain.data.write_records(
     tmp_path / 'a', map(record, range(57)), _SPEC, shards=1
   )
   path.write_bytes(2 * path.read_bytes())
-  assert tftrain.inputs.TFRecords(path).num_examples == 114
+  assert tftrain.data.TFRecords(path).num_examples == 114
 
 
 @pytest.mark.parametrize(
@@ -281,7 +279,7 @@ def test_a_features_json_that_is_damaged(text, tmp_path):
     f'{sidecar} is damaged (...); write the records again, or remove it and '
     'give TFRecords(features=...)'
   ):
-    tftrain.inputs.TFRecords(path)
+    tftrain.data.TFRecords(path)
 
 
 _DAMAGES = {  # of record 40: offset -> (what it is called, nothing after it)
@@ -295,7 +293,7 @@ def test_a_flipped_byte_is_found_in_its_record(offset, tmp_path):
   write(tmp_path / 'a.rec', 9)
   path = write(tmp_path / 'b.rec')
   byte = begins(path)[40]
-  source = tftrain.inputs.TFRecords(tmp_path / '*.rec', _SPEC)
+  source = tftrain.data.TFRecords(tmp_path / '*.rec', _SPEC)
   damaged(path, byte + offset)  # while it is used, as a failing disk would
   text = f'{path} record 40 (byte {byte}): {_DAMAGES[offset][0]}{_SALVAGE}'
   with refused(text):
@@ -308,7 +306,7 @@ def test_a_flipped_length_is_found_before_anything_is_read(tmp_path):
   path = write(tmp_path / 'a.rec')
   damaged(path, begins(path)[40] + 3)
   with refused(f'{path} record 40...{_SALVAGE}'):
-    tftrain.inputs.TFRecords(path, _SPEC)
+    tftrain.data.TFRecords(path, _SPEC)
 
 
 @pytest.mark.parametrize('kind', ['GZIP', 'ZLIB'])
@@ -318,7 +316,7 @@ def test_a_compressed_stream_that_breaks_off(kind, tmp_path):
   for length in (len(whole) - 1, len(whole) // 2):
     path.write_bytes(whole[:length])
     with refused(f'{path} record ...: ...{_SALVAGE}') as info:
-      tftrain.inputs.TFRecords(path, _SPEC)
+      tftrain.data.TFRecords(path, _SPEC)
     assert 'failed with' not in str(info.value)  # TensorFlow's half sentence
 
 
@@ -349,17 +347,13 @@ def test_skipping_keeps_what_is_intact_and_counts_what_is_lost(
       damaged(path, where[43] + offset)
       damaged(first, 13)
       lost, numbers = 3, [*range(1, 9), *range(40), 41, 42, *range(44, 57)]
-  source = tftrain.inputs.TFRecords(
-    tmp_path / '*.rec', _SPEC, on_corrupt='skip'
-  )
-  pipeline = tftrain.inputs.Examples(source, 8, training=False, map=function)
+  source = tftrain.data.TFRecords(tmp_path / '*.rec', _SPEC, on_corrupt='skip')
+  pipeline = tftrain.data.Examples(source, 8, training=False, map=function)
   assert pipeline.lost == lost
   assert pipeline.num_examples == len(numbers)
   found = [batch['x'][:, 0].numpy() for batch in pipeline.dataset(0)]
   assert np.concatenate(found).tolist() == numbers
-  shuffled = tftrain.inputs.Examples(
-    source, 8, epochs=1, shuffle=8, map=function
-  )
+  shuffled = tftrain.data.Examples(source, 8, epochs=1, shuffle=8, map=function)
   found = [batch['x'][:, 0].numpy() for batch in shuffled.dataset(0)]
   assert sorted(np.concatenate(found).tolist()) == sorted(numbers)
   said = f'damaged records left out: {lost}'
@@ -372,7 +366,7 @@ def test_skipping_when_nothing_is_intact(tmp_path):
     f'no record is intact: {path} record 0 (byte 0): the checksum of its data '
     'is wrong'
   ):
-    tftrain.inputs.TFRecords(path, _SPEC, on_corrupt='skip')
+    tftrain.data.TFRecords(path, _SPEC, on_corrupt='skip')
 
 
 # Lengths.
@@ -380,7 +374,7 @@ def test_skipping_when_nothing_is_intact(tmp_path):
 
 def ragged(*lengths):
   counts = tf.constant(lengths, tf.int64)
-  return tftrain.inputs.InMemory(
+  return tftrain.data.InMemory(
     {'ids': tf.ragged.range(counts, row_splits_dtype=tf.int64)}
   )
 
@@ -390,15 +384,15 @@ def test_lengths_that_vary_without_a_batcher():
     "cannot batch 'ids': its length varies; give Examples(batcher=...) Padded, "
     'Bucketed, Packed or Ragged'
   ):
-    tftrain.inputs.Examples(ragged(1, 2), 2)
+    tftrain.data.Examples(ragged(1, 2), 2)
 
 
 @pytest.mark.parametrize(
   ('batcher', 'what'),
   [
-    (tftrain.inputs.Padded(4), 'Padded.length = 4'),
-    (tftrain.inputs.Bucketed([2, 4]), 'Bucketed.boundaries[-1] = 4'),
-    (tftrain.inputs.Packed(4), 'Packed.length = 4'),
+    (tftrain.data.Padded(4), 'Padded.length = 4'),
+    (tftrain.data.Bucketed([2, 4]), 'Bucketed.boundaries[-1] = 4'),
+    (tftrain.data.Packed(4), 'Packed.length = 4'),
   ],
 )
 def test_a_sequence_that_is_too_long(batcher, what):
@@ -409,22 +403,22 @@ def test_a_sequence_that_is_too_long(batcher, what):
 
 
 def test_batchers_that_have_nothing_to_do():
-  source = tftrain.inputs.InMemory({'x': np.zeros([4, 2])})
+  source = tftrain.data.InMemory({'x': np.zeros([4, 2])})
   with refused(
     "Bucketed: no feature varies in length; give a spec such as 'int64[?]', or "
     'leave the batcher out'
   ):
-    tftrain.inputs.Examples(source, 2, batcher=tftrain.inputs.Bucketed([2]))
+    tftrain.data.Examples(source, 2, batcher=tftrain.data.Bucketed([2]))
   with refused(
     "Packed: every feature must vary in length ('int64[?]'); drop the others "
     'in Examples.map'
   ):
-    tftrain.inputs.Examples(source, 2, batcher=tftrain.inputs.Packed(2))
+    tftrain.data.Examples(source, 2, batcher=tftrain.data.Packed(2))
 
 
 def test_features_of_unequal_length_cannot_be_packed_together():
   lengths = tf.constant([1, 2], tf.int64)
-  source = tftrain.inputs.InMemory({
+  source = tftrain.data.InMemory({
     'x': tf.ragged.range(lengths, row_splits_dtype=tf.int64),
     'y': tf.ragged.range(lengths[::-1], row_splits_dtype=tf.int64),
   })  # fmt: skip
@@ -432,7 +426,7 @@ def test_features_of_unequal_length_cannot_be_packed_together():
     'Packed: the features of an example differ in length; make them alike, or '
     'drop one in Examples.map'
   ):
-    read(source, batcher=tftrain.inputs.Packed(4))
+    read(source, batcher=tftrain.data.Packed(4))
 
 
 def test_ragged_batches_cannot_be_padded_with_rows():
@@ -441,8 +435,8 @@ def test_ragged_batches_cannot_be_padded_with_rows():
     'tensors cannot be filled up',
     errors.ConfigError,
   ):
-    tftrain.inputs.Examples(
-      ragged(1, 2, 3), 2, batcher=tftrain.inputs.Ragged(), remainder='pad'
+    tftrain.data.Examples(
+      ragged(1, 2, 3), 2, batcher=tftrain.data.Ragged(), remainder='pad'
     )
 
 
@@ -450,11 +444,11 @@ def test_ragged_batches_cannot_be_padded_with_rows():
 
 
 def test_a_filter_that_drops_everything():
-  source = tftrain.inputs.InMemory(np.arange(57))
+  source = tftrain.data.InMemory(np.arange(57))
   with refused(
     'Examples.filter keeps 0 of 57 examples; correct it, or the source'
   ):
-    tftrain.inputs.Examples(source, 8, filter=lambda x: x < 0)
+    tftrain.data.Examples(source, 8, filter=lambda x: x < 0)
 
 
 @pytest.mark.parametrize(
@@ -466,36 +460,36 @@ def test_a_filter_that_drops_everything():
   ],
 )
 def test_a_map_that_draws_from_a_state_is_refused(draw, op):
-  source = tftrain.inputs.InMemory(np.zeros([9], np.float32))
+  source = tftrain.data.InMemory(np.zeros([9], np.float32))
   text = (
     f'Examples.map draws random numbers with {op}, which no run can repeat; '
     'let Examples.map take a second argument `seed`, and use '
     'tf.random.stateless_uniform there'
   )
   with refused(text):
-    tftrain.inputs.Examples(source, 8, map=lambda x: (x, draw()))
+    tftrain.data.Examples(source, 8, map=lambda x: (x, draw()))
   with refused(text):
-    tftrain.inputs.Examples(source, 8, map=lambda x, seed: (x, draw()))
+    tftrain.data.Examples(source, 8, map=lambda x, seed: (x, draw()))
   accepted = lambda x, seed: x + tf.random.stateless_uniform([], seed)
-  tftrain.inputs.Examples(source, 8, map=accepted)
+  tftrain.data.Examples(source, 8, map=accepted)
 
 
 @pytest.mark.parametrize('where', ['filter', 'map_batch', 'mapped'])
 def test_other_functions_that_draw_from_a_state_are_refused_too(where):
-  source = tftrain.inputs.InMemory(np.arange(9.0))
+  source = tftrain.data.InMemory(np.arange(9.0))
   draw = lambda x: x + tf.random.uniform([], dtype=tf.float64)
   with refused('...draws random numbers with RandomUniform...'):
     if where == 'mapped':
-      tftrain.inputs.Examples(tftrain.inputs.Mapped(source, draw), 8)
+      tftrain.data.Examples(tftrain.data.Mapped(source, draw), 8)
     else:
       function = draw if where == 'map_batch' else lambda x: draw(x) > 3
-      tftrain.inputs.Examples(source, 8, **{where: function})
+      tftrain.data.Examples(source, 8, **{where: function})
 
 
 def test_a_select_of_what_is_not_there():
-  source = tftrain.inputs.InMemory({'x': np.arange(9), 'y': np.arange(9)})
+  source = tftrain.data.InMemory({'x': np.arange(9), 'y': np.arange(9)})
   with refused("Examples.select: there is no 'z'; there are x, y"):
-    tftrain.inputs.Examples(source, 8, select=('x', 'z'))
+    tftrain.data.Examples(source, 8, select=('x', 'z'))
 
 
 # Lines.
@@ -518,16 +512,16 @@ def test_a_csv_row_that_does_not_fit(line, text, tmp_path):
   path = tmp_path / 'a.csv'
   path.write_text('\n'.join(['size,name,number', *rows]))
   with refused(f'{path} line 132: {text}'):
-    read(tftrain.inputs.Csv(path))
+    read(tftrain.data.Csv(path))
   with refused(f'{path} line 132: {text}'):
-    read(tftrain.inputs.Csv(path, features))
+    read(tftrain.data.Csv(path, features))
 
 
 def test_a_csv_text_may_be_empty(tmp_path):
   path = tmp_path / 'a.csv'
   path.write_text('name,number\n,1\nb,2\n')
-  (batch,) = tftrain.inputs.Examples(
-    tftrain.inputs.Csv(path), 2, training=False
+  (batch,) = tftrain.data.Examples(
+    tftrain.data.Csv(path), 2, training=False
   ).peek()
   assert batch['name'].tolist() == [b'', b'b']
 
@@ -536,27 +530,27 @@ def test_a_csv_of_other_columns(tmp_path):
   path = tmp_path / 'a.csv'
   path.write_text('size,name\n1,2\n')
   with refused(f"{path} has no column 'length'; it has size, name"):
-    tftrain.inputs.Csv(path, {'length': 'int64'})
+    tftrain.data.Csv(path, {'length': 'int64'})
   with refused(
     "Csv.features['size'] = 'int64[2]'; give 'int64', 'float32' or 'string'",
     errors.ConfigError,
   ):
-    tftrain.inputs.Csv(path, {'size': 'int64[2]'})
+    tftrain.data.Csv(path, {'size': 'int64[2]'})
   other = tmp_path / 'b.csv'
   other.write_text('name,size\n1,2\n')
   with refused(
     f'{other} has the columns name, size, a.csv has size, name; make a source '
     'of each'
   ):
-    tftrain.inputs.Csv(tmp_path / '*.csv')
+    tftrain.data.Csv(tmp_path / '*.csv')
   path.write_text('size,size\n1,2\n')
   with refused(
     f'{path}: two columns have the same name; the header is size, size'
   ):
-    tftrain.inputs.Csv(path)
+    tftrain.data.Csv(path)
   path.write_text('size,name\n')
   with refused(f'{path}: there is no line below the header'):
-    tftrain.inputs.Csv(path)
+    tftrain.data.Csv(path)
 
 
 @pytest.mark.parametrize(
@@ -580,17 +574,17 @@ def test_a_json_line_that_does_not_fit(line, text, tmp_path):
   path = tmp_path / 'a.jsonl'
   path.write_text('\n'.join(lines))
   with refused(f'{path} line 41: {text}'):
-    read(tftrain.inputs.JsonLines(path))
+    read(tftrain.data.JsonLines(path))
   path.write_text(line)
   with refused(f'{path} line 1: {text}'):
-    tftrain.inputs.JsonLines(path, {'x': 'int64[2]', 'name': 'string'})
+    tftrain.data.JsonLines(path, {'x': 'int64[2]', 'name': 'string'})
 
 
 def test_a_gzip_text_that_breaks_off(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_bytes(gzip.compress(b'line\n' * 99)[:-9])
   with refused(f'{path} cannot be read to its end: ...; write it again'):
-    tftrain.inputs.TextLines(path)
+    tftrain.data.TextLines(path)
 
 
 # Folders of images.
@@ -604,16 +598,16 @@ def picture(path, height=4):
 
 def test_an_image_folder_without_images(tmp_path):
   with refused(f'there is no directory {tmp_path / "none"}'):
-    tftrain.inputs.ImageFolder(tmp_path / 'none')
+    tftrain.data.ImageFolder(tmp_path / 'none')
   text = (
     f'{tmp_path} holds no directory of images; put them in {tmp_path}/<class>/,'
     ' as .jpg, .jpeg, .png, .gif, .bmp'
   )
   with refused(text):
-    tftrain.inputs.ImageFolder(tmp_path)
+    tftrain.data.ImageFolder(tmp_path)
   picture(tmp_path / 'a.png')
   with refused(text):
-    tftrain.inputs.ImageFolder(tmp_path)
+    tftrain.data.ImageFolder(tmp_path)
 
 
 def test_images_that_are_none_or_of_another_size(tmp_path):
@@ -625,15 +619,15 @@ def test_images_that_are_none_or_of_another_size(tmp_path):
     f'{other} is [5, 4, 3], others are [4, 4, 3]; give '
     'ImageFolder(size=(height, width))'
   ):
-    read(tftrain.inputs.ImageFolder(tmp_path))
-  read(tftrain.inputs.ImageFolder(tmp_path, size=(4, 4)))
+    read(tftrain.data.ImageFolder(tmp_path))
+  read(tftrain.data.ImageFolder(tmp_path, size=(4, 4)))
   other.write_bytes(b'no image')
   with refused(f'{other} is no image: ...; remove it'):
-    read(tftrain.inputs.ImageFolder(tmp_path))
+    read(tftrain.data.ImageFolder(tmp_path))
   first = tmp_path / 'cat' / '00.png'
   first.write_bytes(b'no image')
   with refused(f'{first} is no image: ...; remove it'):
-    tftrain.inputs.ImageFolder(tmp_path)
+    tftrain.data.ImageFolder(tmp_path)
 
 
 # Python.
@@ -668,7 +662,7 @@ _BAD = {
 def test_an_item_that_fails_is_named(kind):
   bad, text = _BAD[kind]
   with refused(f'Items[7]: ...{text}...'):
-    read(tftrain.inputs.RandomAccess(Items(bad)))
+    read(tftrain.data.RandomAccess(Items(bad)))
 
 
 @pytest.mark.parametrize('kind', _BAD)
@@ -680,7 +674,7 @@ def test_an_example_of_a_generator_that_fails_is_named(kind):
       yield bad() if n == 5 else np.zeros([2], np.float32)
 
   with refused(f'...numbers() example 5: ...{text}...'):
-    read(tftrain.inputs.Generator(numbers))
+    read(tftrain.data.Generator(numbers))
 
 
 def test_a_generator_that_raises_between_examples_is_named():
@@ -689,7 +683,7 @@ def test_a_generator_that_raises_between_examples_is_named():
     raise OSError('disk gone')
 
   with refused('...numbers() example 5: disk gone'):
-    read(tftrain.inputs.Generator(numbers))
+    read(tftrain.data.Generator(numbers))
 
 
 def test_what_is_no_random_access():
@@ -697,9 +691,9 @@ def test_what_is_no_random_access():
     'generator has no __getitem__; give a list, or a class that has __len__ '
     'and __getitem__, or use Generator'
   ):
-    tftrain.inputs.RandomAccess(n for n in range(3))
+    tftrain.data.RandomAccess(n for n in range(3))
   with refused('list has 0 examples'):
-    tftrain.inputs.RandomAccess([])
+    tftrain.data.RandomAccess([])
 
 
 def test_what_is_no_generator_function():
@@ -707,15 +701,15 @@ def test_what_is_no_generator_function():
     'Generator takes a function, got generator; a generator itself can be read '
     'only once'
   ):
-    tftrain.inputs.Generator(n for n in range(3))
+    tftrain.data.Generator(n for n in range(3))
   with refused('...() yields 0 examples'):
-    tftrain.inputs.Generator(lambda: [])
+    tftrain.data.Generator(lambda: [])
   for size in (1, 2, 9):
     once = iter(range(size))
     with refused(
       '...() yields nothing the second time; make what it reads inside of it'
     ):
-      tftrain.inputs.Generator(lambda once=once: once)
+      tftrain.data.Generator(lambda once=once: once)
 
 
 def test_an_npz_that_is_none(tmp_path):
@@ -724,15 +718,15 @@ def test_an_npz_that_is_none(tmp_path):
     f'{path} cannot be read as .npz: ...; write it with np.savez(path, '
     'name=array)'
   ):
-    tftrain.inputs.Npz(path)
+    tftrain.data.Npz(path)
   path.write_bytes(b'PK\x03\x04 and so on')
   with refused(f'{path} cannot be read as .npz: ...'):
-    tftrain.inputs.Npz(path)
+    tftrain.data.Npz(path)
   np.savez(path, x=np.zeros(3), y=np.zeros(4))
   with refused(
     'the arrays have 3, 4 rows; give each the same number of examples'
   ):
-    tftrain.inputs.Npz(path)
+    tftrain.data.Npz(path)
 
 
 # Other formats.
@@ -744,14 +738,14 @@ def test_a_parquet_file_that_does_not_fit(tmp_path):
   path = tmp_path / 'a.parquet'
   path.write_text('no parquet')
   with refused(f'{path} is no Parquet file: ...; write it again'):
-    tftrain.inputs.Parquet(path)
+    tftrain.data.Parquet(path)
   rows = [{'x': [n, n], 'name': 'a'} for n in range(57)]
   rows[40]['x'] = [1]
   parquet.write_table(pyarrow.Table.from_pylist(rows), path)
   with refused(f"{path} has no column 'y'; it has x, name"):
-    tftrain.inputs.Parquet(path, ['y'])
+    tftrain.data.Parquet(path, ['y'])
   with refused(f'{path} row 40 of all files: x is int64[1], expected int64[2]'):
-    read(tftrain.inputs.Parquet(path))
+    read(tftrain.data.Parquet(path))
 
 
 def test_an_array_record_that_does_not_fit(tmp_path):
@@ -764,11 +758,11 @@ def test_an_array_record_that_does_not_fit(tmp_path):
   with refused(
     f"{path} record 0 holds 6 values of 'x', features says float32[5]"
   ):
-    tftrain.inputs.ArrayRecord(path, {'x': 'float32[5]'})
+    tftrain.data.ArrayRecord(path, {'x': 'float32[5]'})
   with refused(
     f"{path} ...record 40 holds 5 values of 'x', features says float32[6]"
   ):
-    read(tftrain.inputs.ArrayRecord(path, _SPEC))
+    read(tftrain.data.ArrayRecord(path, _SPEC))
 
 
 def test_a_tfds_that_is_not_there(tmp_path):
@@ -778,7 +772,7 @@ def test_a_tfds_that_is_not_there(tmp_path):
     "Tfds('no_such_data', 'train'): ...; prepare it with 'tfds build "
     "--file_format=array_record no_such_data'"
   ):
-    tftrain.inputs.Tfds('no_such_data', 'train', data_dir=str(tmp_path))
+    tftrain.data.Tfds('no_such_data', 'train', data_dir=str(tmp_path))
 
 
 # Mixtures, and arguments.
@@ -786,40 +780,40 @@ def test_a_tfds_that_is_not_there(tmp_path):
 
 def test_a_mixture_of_what_does_not_go_together():
   x, y = (
-    tftrain.inputs.InMemory(np.arange(9)),
-    tftrain.inputs.InMemory(np.arange(9.0)),
+    tftrain.data.InMemory(np.arange(9)),
+    tftrain.data.InMemory(np.arange(9.0)),
   )
   with refused(
     "Mixture: examples of 'y' are TensorSpec(shape=(), dtype=tf.float64, "
     "name=None), those of 'x' TensorSpec(shape=(), dtype=tf.int64, name=None); "
-    'make them alike with tftrain.inputs.Mapped'
+    'make them alike with tftrain.data.Mapped'
   ):
-    tftrain.inputs.Mixture({'x': x, 'y': y})
+    tftrain.data.Mixture({'x': x, 'y': y})
   with refused(
     'Mixture.weights is of x, z, the parts are x, y; give each a weight',
     errors.ConfigError,
   ):
-    tftrain.inputs.Mixture({'x': x, 'y': x}, {'x': 1, 'z': 2})
+    tftrain.data.Mixture({'x': x, 'y': x}, {'x': 1, 'z': 2})
   with refused(
     'Mixture.parts is empty; give {name: source}', errors.ConfigError
   ):
-    tftrain.inputs.Mixture({})
+    tftrain.data.Mixture({})
   for weights in ({'x': -1, 'y': 2}, {'x': 0, 'y': 0}):
     with refused('Mixture.weights = ...; give numbers of at least 0, not all 0',
                  errors.ConfigError):  # fmt: skip
-      tftrain.inputs.Mixture({'x': x, 'y': x}, weights)
+      tftrain.data.Mixture({'x': x, 'y': x}, weights)
   with refused(
     'Mixture.temperature = 0; give a number above 0', errors.ConfigError
   ):
-    tftrain.inputs.Mixture({'x': x}, temperature=0)
+    tftrain.data.Mixture({'x': x}, temperature=0)
   with refused("Mixture: how many examples 'x' has is not known; give weights"):
-    tftrain.inputs.Mixture({'x': tftrain.inputs.Generator(lambda: range(3))})
+    tftrain.data.Mixture({'x': tftrain.data.Generator(lambda: range(3))})
   for options in ({'training': False}, {'epochs': 2}):
     with refused(
       'a Mixture has no epochs: it goes on for ever; give the run steps, and '
       'evaluate on its parts'
     ):
-      tftrain.inputs.Examples(tftrain.inputs.Mixture({'x': x}), 2, **options)
+      tftrain.data.Examples(tftrain.data.Mixture({'x': x}), 2, **options)
 
 
 def test_what_is_no_source():
@@ -828,11 +822,11 @@ def test_what_is_no_source():
     'into Arrays, a dataset of batches into Batches'
   )
   with refused(text.format('_RangeDataset')):
-    tftrain.inputs.Examples(tf.data.Dataset.range(9), 2)
+    tftrain.data.Examples(tf.data.Dataset.range(9), 2)
   with refused(text.format('ndarray')):
-    tftrain.inputs.Examples(np.arange(9), 2)
+    tftrain.data.Examples(np.arange(9), 2)
   with refused(text.format('str')):
-    tftrain.inputs.Examples('/data/train-*', 2)
+    tftrain.data.Examples('/data/train-*', 2)
 
 
 @pytest.mark.parametrize(
@@ -859,21 +853,21 @@ def test_what_is_no_source():
 )
 def test_arguments_that_exclude_each_other(options, text):
   with refused(text, errors.ConfigError):
-    tftrain.inputs.Examples(tftrain.inputs.InMemory(np.arange(9)), 2, **options)
+    tftrain.data.Examples(tftrain.data.InMemory(np.arange(9)), 2, **options)
 
 
 def test_more_arguments():
-  source = tftrain.inputs.InMemory(np.arange(9))
+  source = tftrain.data.InMemory(np.arange(9))
   with refused('batch_size 8 does not divide by 3 hosts'):
-    tftrain.inputs.Examples(source, 8, shard=(0, 3))
+    tftrain.data.Examples(source, 8, shard=(0, 3))
   for name, size in (('batch_size', 0), ('batch_size', 2.5), ('epochs', 0)):
     with refused(f'{name} must be a whole number of at least 1, got {size}'):
-      tftrain.inputs.Examples(source, **{'batch_size': 2, name: size})
+      tftrain.data.Examples(source, **{'batch_size': 2, name: size})
   with refused(
     "TFRecords.on_corrupt = 'raise'; give 'stop' or 'skip'", errors.ConfigError
   ):
-    tftrain.inputs.TFRecords('/none', on_corrupt='raise')
-  for batcher in (tftrain.inputs.Padded, tftrain.inputs.Packed):
+    tftrain.data.TFRecords('/none', on_corrupt='raise')
+  for batcher in (tftrain.data.Padded, tftrain.data.Packed):
     name = batcher.__name__
     with refused(f"{name}.too_long = 'cut'; choose one of error, truncate...",
                  errors.ConfigError):  # fmt: skip
@@ -883,33 +877,33 @@ def test_more_arguments():
     '64]',
     errors.ConfigError,
   ):
-    tftrain.inputs.Bucketed([4, 2])
+    tftrain.data.Bucketed([4, 2])
   with refused(
     'Packed(length=0, window=1000); both must be at least 1', errors.ConfigError
   ):
-    tftrain.inputs.Packed(0)
+    tftrain.data.Packed(0)
 
 
 def test_what_cannot_be_shared_or_held_out():
-  source = tftrain.inputs.Generator(lambda: range(3))
+  source = tftrain.data.Generator(lambda: range(3))
   with refused(
     'Generator cannot be dealt to 2 hosts; give each host a source of its own'
   ):
-    tftrain.inputs.Examples(source, 2, shard=(0, 2))
+    tftrain.data.Examples(source, 2, shard=(0, 2))
   with refused(
     'Generator cannot hold examples out; give training and evaluation a source '
     'each'
   ):
-    tftrain.inputs.Examples(source, 2, holdout=0.5)
+    tftrain.data.Examples(source, 2, holdout=0.5)
   with refused('InMemory: none of its 3 examples are left; hold out another '
                'share, or take fewer hosts'):  # fmt: skip
-    tftrain.inputs.Examples(
-      tftrain.inputs.InMemory(np.arange(3)), 2, holdout=1e-6, subset='holdout'
+    tftrain.data.Examples(
+      tftrain.data.InMemory(np.arange(3)), 2, holdout=1e-6, subset='holdout'
     )
 
 
 def test_an_intact_source_has_nothing_to_say(tmp_path):
   path = write(tmp_path / 'a.rec', 5)
-  source = tftrain.inputs.TFRecords(path, _SPEC)
+  source = tftrain.data.TFRecords(path, _SPEC)
   assert source.diagnose() is None
-  assert len(list(source.chunks(2, orders.Order()))) == 3
+  assert len(list(source.chunks(2, shuffle_lib.Order()))) == 3

@@ -66,7 +66,7 @@ def test_data_of_the_wrong_kind():
     trainer(tf.data.Dataset.from_tensor_slices((x, y)))
   with refused(errors.InputError, 'only once', 'function'):
     trainer(iter([(x, y)]))
-  with refused(errors.InputError, 'ndarray', 'tftrain.inputs.Arrays'):
+  with refused(errors.InputError, 'ndarray', 'tftrain.data.Arrays'):
     trainer(x)
   with refused(errors.InputError, '67, 66 rows'):
     tftrain.Arrays((x, y[1:]), 8)

@@ -50,7 +50,7 @@ def test_what_is_beside_a_passage_does_not_change_its_logits():
     np.arange(begin, begin + count, dtype='int32')[None]
     for begin, count in ((40, 12), (80, 15), (60, 15))
   )
-  packed = tftrain.inputs.Packed(32)
+  packed = tftrain.data.Packed(32)
 
   def logits(*passages):
     ragged = tf.ragged.constant(
@@ -71,7 +71,7 @@ def test_what_is_beside_a_passage_does_not_change_its_logits():
 def test_the_first_of_a_passage_is_not_asked_for():
   task = small_language()
   ids = tf.ragged.constant([[1, 2, 3], [4, 5]], row_splits_dtype=tf.int64)
-  batch = tftrain.inputs.Packed(8).collate({'ids': ids})
+  batch = tftrain.data.Packed(8).collate({'ids': ids})
   assert task.loss(batch, training=False).weights.numpy().tolist() == [2 + 1]
 
 

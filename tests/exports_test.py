@@ -206,8 +206,8 @@ def _write(directory, rows=20):
     {'raw': (r * 10).astype('float32'), 'label': n}
     for r, n in zip(x, y, strict=True)
   ]
-  tftrain.inputs.write_records(directory / 'train', rows, shards=2)
-  return tftrain.inputs.TFRecords(directory / 'train-*')
+  tftrain.data.write_records(directory / 'train', rows, shards=2)
+  return tftrain.data.TFRecords(directory / 'train-*')
 
 
 def _scaled(example):
@@ -241,7 +241,7 @@ def assert_records_are_served(data, directory, factor):
 @pytest.mark.parametrize('mapped', [_scaled, None])
 def test_records_are_served_as_they_were_trained(mapped, tmp_path):
   names = ('image', 'label') if mapped else ('raw', 'label')
-  data = tftrain.inputs.Examples(
+  data = tftrain.data.Examples(
     _write(tmp_path / 'data'), 8, map=mapped, select=names, training=False
   )
   loaded = assert_records_are_served(data, tmp_path, 1 if mapped else 10)
@@ -258,7 +258,7 @@ def test_a_map_by_chance_and_map_batch_are_in_it_too(tmp_path):
   def finish(batch):
     return batch['image'] * 2.0 + 0.0 * batch['noise'], batch['label']
 
-  data = tftrain.inputs.Examples(
+  data = tftrain.data.Examples(
     _write(tmp_path / 'data'), 8, map=noisy, map_batch=finish, training=False
   )
   assert_records_are_served(data, tmp_path, 2)

@@ -39,8 +39,8 @@ def make_task(host_metrics=None):
 
 def columns(remainder):
   x, y = cases.arrays(67)
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory((x, y)), 8, training=False, remainder=remainder
+  return tftrain.data.Examples(
+    tftrain.data.InMemory((x, y)), 8, training=False, remainder=remainder
   )
 
 

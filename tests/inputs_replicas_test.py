@@ -16,7 +16,7 @@ def files(tmp_path_factory):
   """67 records in 3 files, and two epochs of 67 are no whole batches."""
   folder = tmp_path_factory.mktemp('records')
   x, y = cases.arrays()
-  tftrain.inputs.write_records(
+  tftrain.data.write_records(
     folder / 'train',
     ({'x': one, 'y': label} for one, label in zip(x, y, strict=True)),
     shards=3,
@@ -75,8 +75,8 @@ def packed_task():
 
 
 def records(files):
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(files), _BATCH, select=('x', 'y'), shuffle=8
+  return tftrain.data.Examples(
+    tftrain.data.TFRecords(files), _BATCH, select=('x', 'y'), shuffle=8
   )
 
 
@@ -84,8 +84,8 @@ def mapped(files):
   def noisy(one, seed):
     return {**one, 'x': one['x'] + tf.random.stateless_normal([6], seed)}
 
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(files),
+  return tftrain.data.Examples(
+    tftrain.data.TFRecords(files),
     _BATCH,
     map=noisy,
     select=('x', 'y'),
@@ -94,8 +94,8 @@ def mapped(files):
 
 
 def filtered(files):
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(files),
+  return tftrain.data.Examples(
+    tftrain.data.TFRecords(files),
     _BATCH,
     filter=lambda one: one['x'][0] > -0.8,
     select=('x', 'y'),
@@ -115,11 +115,11 @@ def packed(files):
     weights = tf.cast(batch['ids_segment_ids'] > 0, tf.float32)
     return batch['ids'], batch['ids'] % 3, weights
 
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'ids': ids}),
+  return tftrain.data.Examples(
+    tftrain.data.InMemory({'ids': ids}),
     _BATCH,
     filter=lambda one: tf.size(one['ids']) > 2,
-    batcher=tftrain.inputs.Packed(16, window=13),
+    batcher=tftrain.data.Packed(16, window=13),
     map_batch=split,
   )
 
@@ -286,8 +286,8 @@ def test_an_evaluation_is_exact_whatever_its_remainder(filtering):
     for remainder in ('pad', 'keep'):
       # `keep` leaves no weights, so they are given.
       arrays = (x,) if remainder == 'pad' else (x, np.ones(67, np.float32))
-      source = tftrain.inputs.InMemory(arrays)
-      data = tftrain.inputs.Examples(
+      source = tftrain.data.InMemory(arrays)
+      data = tftrain.data.Examples(
         source, 8, training=False, remainder=remainder, filter=keep
       )
       evaluator = tftrain.Evaluator(measured, data, strategy=strategy)

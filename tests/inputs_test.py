@@ -18,9 +18,9 @@ import tensorflow as tf
 
 import tftrain
 from tftrain import errors
-from tftrain.inputs import __main__ as command
-from tftrain.inputs import orders
-from tftrain.inputs import specs
+from tftrain.data import __main__
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import shuffle as shuffle_lib
 
 _SIZE, _BATCH, _WINDOW = 37, 5, 8
 _SPEC = {'number': 'int64', 'x': 'float32[2]', 'ids': 'int64[?]'}
@@ -71,7 +71,7 @@ def flat(batches):
 def run(pipeline, count=None, *, seed=1, step=0, cursor=None):
   """(batch, cursor) of each step from `step` on."""
   where = {} if cursor is None else {'cursor': cursor}
-  with tftrain.inputs.explained(pipeline):
+  with tftrain.data.explained(pipeline):
     dataset = pipeline.dataset(seed, step, **where)
     found = list(dataset if count is None else dataset.take(count))
   if pipeline.has_cursor:
@@ -122,17 +122,17 @@ def write_bare(path, examples, compression=''):
 
 def make_records(folder, compression=''):
   found = all_examples()
-  tftrain.inputs.write_records(
+  tftrain.data.write_records(
     folder / 'train', found, _SPEC, shards=3, compression=compression
   )
-  return tftrain.inputs.TFRecords(folder / 'train-*'), dealt(found, 3)
+  return tftrain.data.TFRecords(folder / 'train-*'), dealt(found, 3)
 
 
 def make_bare(folder, compression=''):
   found = all_examples()
   write_bare(folder / 'a.rec', found[:10], compression)
   write_bare(folder / 'b.rec', found[10:], compression)
-  return tftrain.inputs.TFRecords(folder / '*.rec', _SPEC), found
+  return tftrain.data.TFRecords(folder / '*.rec', _SPEC), found
 
 
 def make_csv(folder):
@@ -148,7 +148,7 @@ def make_csv(folder):
     lines = [f'{r["number"]},{r["ratio"]},"n,{r["number"]}"' for r in part]
     text = '\n'.join(['number,ratio,name', *lines])
     (folder / f'{name}.csv').write_text(text)
-  return tftrain.inputs.Csv(folder / '*.csv'), found
+  return tftrain.data.Csv(folder / '*.csv'), found
 
 
 def make_json(folder):
@@ -158,7 +158,7 @@ def make_json(folder):
       json.dumps({n: v.tolist() for n, v in one.items()}) for one in part
     ]
     (folder / f'{name}.jsonl').write_text('\n'.join(lines) + '\n')
-  return tftrain.inputs.JsonLines(folder / '*.jsonl', _SPEC), found
+  return tftrain.data.JsonLines(folder / '*.jsonl', _SPEC), found
 
 
 def make_lines(folder, opened=open):
@@ -166,14 +166,14 @@ def make_lines(folder, opened=open):
     with opened(folder / f'{name}.txt', 'wb') as file:
       file.write('\n'.join(f'line {n} é' for n in part).encode())
   found = [{'text': f'line {n} é'.encode()} for n in range(_SIZE)]
-  return tftrain.inputs.TextLines(folder / '*.txt'), found
+  return tftrain.data.TextLines(folder / '*.txt'), found
 
 
 def make_texts(folder):
   for n in range(_SIZE):
     (folder / f'{n:03d}.txt').write_text(f'two\nlines {n}')
   found = [{'text': f'two\nlines {n}'.encode()} for n in range(_SIZE)]
-  return tftrain.inputs.TextFiles(folder / '*.txt'), found
+  return tftrain.data.TextFiles(folder / '*.txt'), found
 
 
 def tiles():
@@ -196,7 +196,7 @@ def make_images(folder):
       data = tf.io.encode_png(piece).numpy()
       (folder / 'ab'[label] / f'{n:02d}.png').write_bytes(data)
       found.append({'image': piece, 'label': np.int64(label)})
-  source = tftrain.inputs.ImageFolder(folder)
+  source = tftrain.data.ImageFolder(folder)
   assert source.class_names == ['a', 'b']
   return source, found
 
@@ -213,7 +213,7 @@ def make_memory(folder):
   ids = tf.ragged.constant(
     [one['ids'].tolist() for one in found], tf.int64, row_splits_dtype=tf.int64
   )
-  return tftrain.inputs.InMemory(
+  return tftrain.data.InMemory(
     {**stacked(all_examples(_DENSE)), 'ids': ids}
   ), found
 
@@ -221,12 +221,12 @@ def make_memory(folder):
 def make_npz(folder):
   found = all_examples(_DENSE)
   np.savez(folder / 'arrays.npz', **stacked(found))
-  return tftrain.inputs.Npz(folder / 'arrays.npz'), found
+  return tftrain.data.Npz(folder / 'arrays.npz'), found
 
 
 def make_access(folder):
   del folder
-  return tftrain.inputs.RandomAccess(all_examples(), _SPEC), all_examples()
+  return tftrain.data.RandomAccess(all_examples(), _SPEC), all_examples()
 
 
 def make_generator(folder):
@@ -236,7 +236,7 @@ def make_generator(folder):
     for number in range(_SIZE):
       yield example(number)
 
-  return tftrain.inputs.Generator(read, _SPEC), all_examples()
+  return tftrain.data.Generator(read, _SPEC), all_examples()
 
 
 def negated(one):
@@ -245,7 +245,7 @@ def negated(one):
 
 def make_mapped(folder):
   source, found = make_records(folder)
-  return tftrain.inputs.Mapped(source, negated), [negated(one) for one in found]
+  return tftrain.data.Mapped(source, negated), [negated(one) for one in found]
 
 
 def make_parquet(folder):
@@ -257,7 +257,7 @@ def make_parquet(folder):
       {n: v.tolist() for n, v in one.items()} for one in part
     ])  # fmt: skip
     parquet.write_table(table, folder / f'{name}.parquet', row_group_size=6)
-  return tftrain.inputs.Parquet(folder / '*.parquet', features=_SPEC), found
+  return tftrain.data.Parquet(folder / '*.parquet', features=_SPEC), found
 
 
 def make_array_record(folder):
@@ -269,7 +269,7 @@ def make_array_record(folder):
     for one in part:
       writer.write(serialized(one))
     writer.close()
-  return tftrain.inputs.ArrayRecord(folder / '*.array_record', _SPEC), found
+  return tftrain.data.ArrayRecord(folder / '*.array_record', _SPEC), found
 
 
 def make_tfds(folder):
@@ -297,7 +297,7 @@ def make_tfds(folder):
 
   builder = Tiny(data_dir=str(folder), file_format='array_record')
   builder.download_and_prepare()
-  source = tftrain.inputs.Tfds('tiny', 'train', data_dir=str(folder))
+  source = tftrain.data.Tfds('tiny', 'train', data_dir=str(folder))
   return source, all_examples(_DENSE)
 
 
@@ -307,10 +307,10 @@ def opposite(one):
 
 def make_mixture(folder):
   large, found = make_records(folder)
-  small = tftrain.inputs.InMemory(stacked(all_examples(_DENSE, 7)))
-  large = tftrain.inputs.Mapped(large, lambda one: {n: one[n] for n in _DENSE})
-  small = tftrain.inputs.Mapped(small, opposite)
-  return tftrain.inputs.Mixture(
+  small = tftrain.data.InMemory(stacked(all_examples(_DENSE, 7)))
+  large = tftrain.data.Mapped(large, lambda one: {n: one[n] for n in _DENSE})
+  small = tftrain.data.Mapped(small, opposite)
+  return tftrain.data.Mixture(
     {'large': large, 'small': small}, {'large': 2, 'small': 1}
   ), found
 
@@ -369,10 +369,10 @@ class Stored:
   def pipeline(self, **options):
     options = {
       'shuffle': _WINDOW,
-      'batcher': tftrain.inputs.Ragged(),
+      'batcher': tftrain.data.Ragged(),
       **options,
     }
-    return tftrain.inputs.Examples(self.source, _BATCH, **options)
+    return tftrain.data.Examples(self.source, _BATCH, **options)
 
 
 @pytest.fixture(scope='module', params=some_slow(_SOURCES, _SLOW))
@@ -452,9 +452,9 @@ def test_the_seed_of_an_order_may_be_any_that_an_experiment_takes(records):
 
 def test_a_shuffle_window_moves_records_no_further_than_that(tmp_path):
   write_bare(tmp_path / 'a.rec', all_examples(size=40))
-  source = tftrain.inputs.TFRecords(tmp_path / 'a.rec', _SPEC)
-  (batch,) = tftrain.inputs.Examples(
-    source, 40, shuffle=8, batcher=tftrain.inputs.Ragged()
+  source = tftrain.data.TFRecords(tmp_path / 'a.rec', _SPEC)
+  (batch,) = tftrain.data.Examples(
+    source, 40, shuffle=8, batcher=tftrain.data.Ragged()
   ).peek()
   numbers = batch['number'].reshape(5, 8)
   for index, window in enumerate(numbers):
@@ -465,8 +465,8 @@ def test_a_shuffle_window_moves_records_no_further_than_that(tmp_path):
 @pytest.mark.parametrize('kind', ['records', 'memory'])
 def test_without_a_shuffle_training_repeats_what_is_stored(kind, tmp_path):
   source, found = _SOURCES[kind](tmp_path)
-  pipeline = tftrain.inputs.Examples(
-    source, 5, shuffle=0, batcher=tftrain.inputs.Ragged()
+  pipeline = tftrain.data.Examples(
+    source, 5, shuffle=0, batcher=tftrain.data.Ragged()
   )
   expected = [key(one) for one in found]
   assert flat(only_batches(pipeline, 15)) == (3 * expected)[:75]
@@ -487,13 +487,13 @@ def test_epochs_end_the_data_and_batches_run_on_over_their_ends(
 ):
   source, found = _SOURCES[name](tmp_path)
   for function in (None, lambda one: one):
-    pipeline = tftrain.inputs.Examples(
+    pipeline = tftrain.data.Examples(
       source,
       5,
       epochs=2,
       remainder=remainder,
       map=function,
-      batcher=tftrain.inputs.Ragged(),
+      batcher=tftrain.data.Ragged(),
     )
     batches = only_batches(pipeline)
     sizes = [len(rows(batch)) for batch in batches]
@@ -520,8 +520,8 @@ def test_the_seed_of_a_map_is_another_in_each_epoch_and_always_the_same(
   kind, tmp_path
 ):
   source, _ = _SOURCES[kind](tmp_path)
-  pipeline = tftrain.inputs.Examples(
-    source, 5, map=shaken, shuffle=_WINDOW, batcher=tftrain.inputs.Ragged()
+  pipeline = tftrain.data.Examples(
+    source, 5, map=shaken, shuffle=_WINDOW, batcher=tftrain.data.Ragged()
   )
   batches = only_batches(pipeline, 15)
   noise = np.concatenate([batch['noise'] for batch in batches])
@@ -540,8 +540,8 @@ def test_a_map_may_be_python_with_ifs():
       x = one['x']
     return {'x': x, 'number': one['number']}
 
-  source = tftrain.inputs.InMemory(stacked(all_examples(_DENSE)))
-  pipeline = tftrain.inputs.Examples(source, 37, map=function, training=False)
+  source = tftrain.data.InMemory(stacked(all_examples(_DENSE)))
+  pipeline = tftrain.data.Examples(source, 37, map=function, training=False)
   (batch,) = pipeline.peek()
   expected = stacked(all_examples(_DENSE))['x']
   expected[::2] += 100
@@ -550,12 +550,12 @@ def test_a_map_may_be_python_with_ifs():
 
 def test_maps_and_mapped_of_tuples_are_given_the_tuple():
   x, number = np.arange(6.0), np.arange(6)
-  source = tftrain.inputs.InMemory((x, number))
+  source = tftrain.data.InMemory((x, number))
   swapped = lambda pair: (pair[1], pair[0])
   for pipeline in (
-    tftrain.inputs.Examples(source, 6, map=swapped, training=False),
-    tftrain.inputs.Examples(
-      tftrain.inputs.Mapped(source, swapped), 6, training=False
+    tftrain.data.Examples(source, 6, map=swapped, training=False),
+    tftrain.data.Examples(
+      tftrain.data.Mapped(source, swapped), 6, training=False
     ),
   ):
     ((first, second),) = pipeline.peek()
@@ -564,8 +564,8 @@ def test_maps_and_mapped_of_tuples_are_given_the_tuple():
 
 
 def test_select_makes_a_tuple_and_map_batch_comes_last():
-  source = tftrain.inputs.InMemory(stacked(all_examples(_DENSE)))
-  pipeline = tftrain.inputs.Examples(
+  source = tftrain.data.InMemory(stacked(all_examples(_DENSE)))
+  pipeline = tftrain.data.Examples(
     source,
     5,
     training=False,
@@ -590,16 +590,16 @@ def long_enough(one):
 _COMBINATIONS = {
   'filter': {'filter': long_enough},
   'map and filter': {'filter': long_enough, 'map': shaken},
-  'bucketed': {'batcher': tftrain.inputs.Bucketed([2, 4, 7], window=3)},
-  'packed': {'batcher': tftrain.inputs.Packed(16, window=11)},
+  'bucketed': {'batcher': tftrain.data.Bucketed([2, 4, 7], window=3)},
+  'packed': {'batcher': tftrain.data.Packed(16, window=11)},
   'filter and bucketed': {
     'filter': long_enough,
-    'batcher': tftrain.inputs.Bucketed([4, 7], window=2),
+    'batcher': tftrain.data.Bucketed([4, 7], window=2),
   },
   'map, filter and packed': {
     'filter': long_enough,
     'map': lambda one: {'ids': one['ids']},
-    'batcher': tftrain.inputs.Packed(16, window=11),
+    'batcher': tftrain.data.Packed(16, window=11),
   },
 }
 
@@ -668,7 +668,7 @@ def in_memory(found, **others):
   ids = tf.RaggedTensor.from_row_lengths(
     np.concatenate(found), np.array([len(one) for one in found], np.int64)
   )
-  return tftrain.inputs.InMemory({'ids': ids, **others})
+  return tftrain.data.InMemory({'ids': ids, **others})
 
 
 _LENGTHS = np.random.RandomState(0).randint(1, 17, 120)
@@ -677,8 +677,8 @@ _LENGTHS = np.random.RandomState(0).randint(1, 17, 120)
 def test_bucketed_pads_to_boundaries_and_has_each_example_once_per_epoch():
   found = sequences(_LENGTHS)
   source = in_memory(found, length=np.asarray(_LENGTHS))
-  batcher = tftrain.inputs.Bucketed([4, 8, 16], window=5, value=-1)
-  pipeline = tftrain.inputs.Examples(source, 8, batcher=batcher)
+  batcher = tftrain.data.Bucketed([4, 8, 16], window=5, value=-1)
+  pipeline = tftrain.data.Examples(source, 8, batcher=batcher)
   batches = only_batches(pipeline, 30)
   seen = []
   for batch in batches:
@@ -698,8 +698,8 @@ def test_bucketed_pads_to_boundaries_and_has_each_example_once_per_epoch():
 
 def test_bucketed_cuts_what_is_longer_where_it_is_told_to():
   found = sequences([3, 20, 5, 9])
-  batcher = tftrain.inputs.Bucketed([4, 8], window=1, too_long='truncate')
-  pipeline = tftrain.inputs.Examples(
+  batcher = tftrain.data.Bucketed([4, 8], window=1, too_long='truncate')
+  pipeline = tftrain.data.Examples(
     in_memory(found), 4, batcher=batcher, training=False
   )
   (batch,) = pipeline.peek()
@@ -715,10 +715,10 @@ def test_bucketed_goes_by_the_feature_it_is_told():
     [[1.0], [2.0], [3.0] * 4, [4.0] * 4], row_splits_dtype=tf.int64
   )
   for by, wanted in (('ids', [[0, 2], [1, 3]]), ('y', [[0, 1], [2, 3]])):
-    pipeline = tftrain.inputs.Examples(
+    pipeline = tftrain.data.Examples(
       in_memory(x, y=y, number=np.arange(4)),
       2,
-      batcher=tftrain.inputs.Bucketed([2, 8], by=by),
+      batcher=tftrain.data.Bucketed([2, 8], by=by),
       training=False,
     )
     assert [b['number'].tolist() for b in pipeline.peek(2)] == wanted
@@ -727,10 +727,10 @@ def test_bucketed_goes_by_the_feature_it_is_told():
 @pytest.mark.parametrize('remainder', ['keep', 'drop', 'pad'])
 def test_a_bucketed_evaluation_loses_no_more_than_remainder_says(remainder):
   found = sequences(_LENGTHS[:37])
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found, number=np.arange(37)),
     5,
-    batcher=tftrain.inputs.Bucketed([4, 8, 16], window=3),
+    batcher=tftrain.data.Bucketed([4, 8, 16], window=3),
     remainder=remainder,
     training=False,
   )
@@ -787,10 +787,10 @@ def pieces(found, length, too_long):
 def test_packed_rows_hold_every_sequence_exactly_once(training, too_long):
   length = 16 if too_long == 'error' else 11
   found = sequences(_LENGTHS)
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found),
     4,
-    batcher=tftrain.inputs.Packed(length, window=30, too_long=too_long),
+    batcher=tftrain.data.Packed(length, window=30, too_long=too_long),
     training=training,
     epochs=1,
   )
@@ -812,10 +812,10 @@ def test_packed_keeps_the_features_of_an_example_together():
   weights = tf.RaggedTensor.from_row_lengths(
     np.concatenate(found) / 2, np.asarray(_LENGTHS, np.int64)
   )
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found, weights=weights),
     4,
-    batcher=tftrain.inputs.Packed(16, window=30),
+    batcher=tftrain.data.Packed(16, window=30),
   )
   for batch in pipeline.peek(3):
     np.testing.assert_array_equal(batch['ids'] / 2, batch['weights'])
@@ -826,10 +826,10 @@ def test_packed_keeps_the_features_of_an_example_together():
 
 def test_empty_sequences_take_no_place_in_packed_rows():
   found = sequences([0, 3, 0, 0, 4, 0])
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found),
     2,
-    batcher=tftrain.inputs.Packed(8, window=3),
+    batcher=tftrain.data.Packed(8, window=3),
     training=False,
   )
   batches = only_batches(pipeline)
@@ -840,10 +840,10 @@ def test_empty_sequences_take_no_place_in_packed_rows():
 @pytest.mark.parametrize('length', [None, 9])
 def test_padded_fills_up_at_the_end(length):
   found = sequences([3, 7, 1, 5, 2])
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found),
     2,
-    batcher=tftrain.inputs.Padded(length, value=-1),
+    batcher=tftrain.data.Padded(length, value=-1),
     training=False,
   )
   batches = [batch['ids'] for batch in pipeline.peek(3)]
@@ -860,10 +860,10 @@ def test_padded_fills_up_at_the_end(length):
 
 def test_padded_truncates_where_it_is_told_to():
   found = sequences([3, 7])
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found),
     2,
-    batcher=tftrain.inputs.Padded(4, too_long='truncate'),
+    batcher=tftrain.data.Padded(4, too_long='truncate'),
     training=False,
   )
   (batch,) = pipeline.peek()
@@ -877,10 +877,10 @@ def test_padded_fills_texts_and_steps_of_vectors():
   steps = tf.RaggedTensor.from_row_lengths(
     np.arange(8.0).reshape(4, 2), np.array([2, 0, 2], np.int64)
   )
-  pipeline = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'texts': texts, 'steps': steps}),
+  pipeline = tftrain.data.Examples(
+    tftrain.data.InMemory({'texts': texts, 'steps': steps}),
     3,
-    batcher=tftrain.inputs.Padded(3),
+    batcher=tftrain.data.Padded(3),
     training=False,
   )
   (batch,) = pipeline.peek()
@@ -895,8 +895,8 @@ def test_padded_fills_texts_and_steps_of_vectors():
 
 def test_ragged_leaves_lengths_as_they_are():
   found = sequences([3, 0, 2])
-  (batch,) = tftrain.inputs.Examples(
-    in_memory(found), 3, batcher=tftrain.inputs.Ragged(), training=False
+  (batch,) = tftrain.data.Examples(
+    in_memory(found), 3, batcher=tftrain.data.Ragged(), training=False
   ).peek()
   assert isinstance(batch['ids'], tf.RaggedTensor)
   assert batch['ids'].to_list() == [one.tolist() for one in found]
@@ -906,12 +906,12 @@ def test_ragged_leaves_lengths_as_they_are():
 
 
 def numbered(begin, size):
-  return tftrain.inputs.InMemory({'number': np.arange(begin, begin + size)})
+  return tftrain.data.InMemory({'number': np.arange(begin, begin + size)})
 
 
 def drawn_from(mixture, count, *, bounds, seed=1, step=0):
   """How many of `count` examples are of each part."""
-  pipeline = tftrain.inputs.Examples(mixture, 8)
+  pipeline = tftrain.data.Examples(mixture, 8)
   batches = only_batches(pipeline, count // 8, seed=seed, step=step)
   numbers = np.concatenate([batch['number'] for batch in batches])
   return np.histogram(numbers, bounds)[0]
@@ -925,7 +925,7 @@ def test_a_mixture_resumes_anywhere_and_each_seed_is_another(mixture):
     assert list(map(rows, again)) == list(map(rows, mixture.batches[step:]))
   other = only_batches(mixture.training, 24, seed=2)
   assert flat(other) != flat(mixture.batches)
-  far = tftrain.inputs.Examples(mixture.source, 5, shuffle=_WINDOW)
+  far = tftrain.data.Examples(mixture.source, 5, shuffle=_WINDOW)
   whole = only_batches(far, 70)  # beyond a round of 256
   tail = only_batches(far, 9, step=61)
   assert list(map(rows, tail)) == list(map(rows, whole[61:]))
@@ -934,7 +934,7 @@ def test_a_mixture_resumes_anywhere_and_each_seed_is_another(mixture):
 @pytest.mark.slow
 def test_a_mixture_has_its_proportions_in_every_round_to_one_example():
   parts = {'a': numbered(0, 1000), 'b': numbered(1000, 10)}
-  mixture = tftrain.inputs.Mixture(parts, {'a': 3, 'b': 1})
+  mixture = tftrain.data.Mixture(parts, {'a': 3, 'b': 1})
   # Rounds are of 256 examples. `b` ends 25 times meanwhile.
   for number in range(4):
     counts = drawn_from(mixture, 256, bounds=[0, 1000, 1010], step=32 * number)
@@ -945,8 +945,8 @@ def test_a_mixture_has_its_proportions_in_every_round_to_one_example():
 
 def test_a_mixture_has_each_example_of_a_part_once_per_pass_of_that_part():
   parts = {'a': numbered(0, 1000), 'b': numbered(1000, 10)}
-  pipeline = tftrain.inputs.Examples(
-    tftrain.inputs.Mixture(parts, {'a': 3, 'b': 1}), 8
+  pipeline = tftrain.data.Examples(
+    tftrain.data.Mixture(parts, {'a': 3, 'b': 1}), 8
   )
   batches = only_batches(pipeline, 128)
   numbers = np.concatenate([batch['number'] for batch in batches])
@@ -961,27 +961,27 @@ def test_a_mixture_has_each_example_of_a_part_once_per_pass_of_that_part():
 def test_a_mixture_without_weights_takes_as_many_as_there_are():
   parts = {'a': numbered(0, 96), 'b': numbered(100, 32)}
   bounds = [0, 100, 200]
-  mixture = tftrain.inputs.Mixture(parts)
+  mixture = tftrain.data.Mixture(parts)
   assert drawn_from(mixture, 256, bounds=bounds).tolist() == [192, 64]
   # 96 ** 0.5 : 32 ** 0.5 is 1 : 0.577
-  flat_mixture = tftrain.inputs.Mixture(parts, temperature=2)
+  flat_mixture = tftrain.data.Mixture(parts, temperature=2)
   counts = drawn_from(flat_mixture, 256, bounds=bounds)
   assert counts.tolist() == [162, 94]
-  alike = tftrain.inputs.Mixture(parts, temperature=1e6)
+  alike = tftrain.data.Mixture(parts, temperature=1e6)
   assert drawn_from(alike, 256, bounds=bounds).tolist() == [128, 128]
 
 
 def test_a_part_of_weight_zero_is_left_out():
   parts = {'a': numbered(0, 9), 'b': numbered(100, 9)}
-  mixture = tftrain.inputs.Mixture(parts, {'a': 0, 'b': 1})
+  mixture = tftrain.data.Mixture(parts, {'a': 0, 'b': 1})
   assert drawn_from(mixture, 64, bounds=[0, 100, 200]).tolist() == [0, 64]
 
 
 @pytest.mark.slow
 def test_a_mixture_may_be_filtered_and_resumed():
   parts = {'a': numbered(0, 30), 'b': numbered(100, 9)}
-  pipeline = tftrain.inputs.Examples(
-    tftrain.inputs.Mixture(parts),
+  pipeline = tftrain.data.Examples(
+    tftrain.data.Mixture(parts),
     4,
     filter=lambda one: one['number'] % 3 == 0,
     shuffle=_WINDOW,
@@ -1011,10 +1011,10 @@ def test_what_is_held_out_is_disjoint_complete_and_the_same_each_time(
   options = {
     'training': False,
     'holdout': 0.3,
-    'batcher': tftrain.inputs.Ragged(),
+    'batcher': tftrain.data.Ragged(),
   }
   parts = {
-    subset: tftrain.inputs.Examples(source, 5, subset=subset, **options)
+    subset: tftrain.data.Examples(source, 5, subset=subset, **options)
     for subset in ('train', 'holdout')
   }
   train, held_out = (numbers_of(parts[s]) for s in ('train', 'holdout'))
@@ -1023,15 +1023,15 @@ def test_what_is_held_out_is_disjoint_complete_and_the_same_each_time(
   assert len({key(one) for one in found}) == _SIZE
   assert parts['train'].num_examples == len(train)
   assert parts['holdout'].num_examples == len(held_out)
-  again = tftrain.inputs.Examples(source, 5, subset='holdout', **options)
+  again = tftrain.data.Examples(source, 5, subset='holdout', **options)
   assert numbers_of(again) == held_out
-  training = tftrain.inputs.Examples(
+  training = tftrain.data.Examples(
     source,
     5,
     holdout=0.3,
     epochs=2,
     shuffle=_WINDOW,
-    batcher=tftrain.inputs.Ragged(),
+    batcher=tftrain.data.Ragged(),
   )
   assert sorted(numbers_of(training)) == sorted(2 * train)
 
@@ -1040,11 +1040,11 @@ def test_what_is_held_out_is_disjoint_complete_and_the_same_each_time(
 def test_who_is_held_out_does_not_depend_on_the_other_examples(kind, tmp_path):
   def held_out(size, folder):
     if kind == 'memory':
-      source = tftrain.inputs.InMemory(stacked(all_examples(_DENSE, size)))
+      source = tftrain.data.InMemory(stacked(all_examples(_DENSE, size)))
     else:
       write_bare(tmp_path / f'{folder}.rec', all_examples(_DENSE, size))
-      source = tftrain.inputs.TFRecords(tmp_path / f'{folder}.rec', _DENSE)
-    pipeline = tftrain.inputs.Examples(
+      source = tftrain.data.TFRecords(tmp_path / f'{folder}.rec', _DENSE)
+    pipeline = tftrain.data.Examples(
       source, 5, training=False, holdout=0.3, subset='holdout'
     )
     return set(numbers_of(pipeline))
@@ -1058,7 +1058,7 @@ def test_who_is_held_out_does_not_depend_on_the_other_examples(kind, tmp_path):
 def test_the_share_held_out_is_the_one_asked_for():
   source = numbered(0, 20_000)
   for share in (0.01, 0.2, 0.5):
-    pipeline = tftrain.inputs.Examples(
+    pipeline = tftrain.data.Examples(
       source, 100, holdout=share, subset='holdout'
     )
     expected = 20_000 * share
@@ -1080,16 +1080,16 @@ def test_hosts_share_all_examples_without_overlap(
   kind, hosts, holdout, tmp_path
 ):
   source, _ = _SOURCES[kind](tmp_path)
-  options = {'batcher': tftrain.inputs.Ragged(), 'holdout': holdout}
-  whole = tftrain.inputs.Examples(source, 10, training=False, **options)
+  options = {'batcher': tftrain.data.Ragged(), 'holdout': holdout}
+  whole = tftrain.data.Examples(source, 10, training=False, **options)
   parts, shuffled = [], []
   for host in range(hosts):
     share = {'shard': (host, hosts), **options}
-    part = tftrain.inputs.Examples(source, 10, training=False, **share)
+    part = tftrain.data.Examples(source, 10, training=False, **share)
     numbers = numbers_of(part)
     assert part.num_examples == len(numbers)
     parts += numbers
-    training = tftrain.inputs.Examples(source, 10, epochs=1, shuffle=8, **share)
+    training = tftrain.data.Examples(source, 10, epochs=1, shuffle=8, **share)
     batches = only_batches(training)
     assert len(rows(batches[0])) == 10 // hosts
     shuffled += [int(n) for batch in batches for n in batch['number']]
@@ -1100,20 +1100,20 @@ def test_hosts_share_all_examples_without_overlap(
 
 def test_an_epoch_takes_as_many_steps_on_each_of_two_hosts_as_on_one():
   source = numbered(0, 40)
-  alone = tftrain.inputs.Examples(source, 10)
-  host = tftrain.inputs.Examples(source, 10, shard=(1, 2))
+  alone = tftrain.data.Examples(source, 10)
+  host = tftrain.data.Examples(source, 10, shard=(1, 2))
   assert alone.steps_per_epoch == host.steps_per_epoch == 4
 
 
 @pytest.mark.slow
 def test_a_host_resumes_its_share(records):
   for hosts in (3, 5):
-    pipeline = tftrain.inputs.Examples(
+    pipeline = tftrain.data.Examples(
       records.source,
       15,
       shard=(1, hosts),
       shuffle=_WINDOW,
-      batcher=tftrain.inputs.Ragged(),
+      batcher=tftrain.data.Ragged(),
     )
     assert_resumes(pipeline, [2, 5, 9], 12)
 
@@ -1121,9 +1121,9 @@ def test_a_host_resumes_its_share(records):
 @pytest.mark.parametrize('kind', ['records', 'gzip lines', 'memory'])
 def test_a_cache_holds_the_same_examples(kind, tmp_path):
   source, found = _SOURCES[kind](tmp_path)
-  options = {'batcher': tftrain.inputs.Ragged(), 'training': False}
+  options = {'batcher': tftrain.data.Ragged(), 'training': False}
   expected = [key(one) for one in found]
-  cached = tftrain.inputs.Examples(source, 5, cache=True, **options)
+  cached = tftrain.data.Examples(source, 5, cache=True, **options)
   for path in tmp_path.iterdir():
     path.unlink()  # nothing is read again
   assert flat(only_batches(cached)) == expected
@@ -1134,8 +1134,8 @@ def test_a_cache_of_what_is_found_by_index_changes_no_batch(kind, tmp_path):
   source, _ = _SOURCES[kind](tmp_path)
   found = [
     flat(only_batches(
-      tftrain.inputs.Examples(
-        source, 5, cache=cache, map=shaken, batcher=tftrain.inputs.Ragged()
+      tftrain.data.Examples(
+        source, 5, cache=cache, map=shaken, batcher=tftrain.data.Ragged()
       ),
       12,
     ))
@@ -1164,24 +1164,22 @@ def test_padding_has_weight_zero_in_tuples_and_dictionaries(mapped):
   x = np.arange(1.0, 38.0).astype('float32')
   given = np.random.RandomState(0).randint(1, 4, 37).astype('float32')
   options = {'training': False, 'remainder': 'pad'}
-  pair = tftrain.inputs.Examples(tftrain.inputs.InMemory((x, x)), 5, **options)
+  pair = tftrain.data.Examples(tftrain.data.InMemory((x, x)), 5, **options)
   assert weighted_rows(pair, lambda b: (b[0], b[2])) == (37, x.sum())
-  one = tftrain.inputs.Examples(tftrain.inputs.InMemory(x), 5, **options)
+  one = tftrain.data.Examples(tftrain.data.InMemory(x), 5, **options)
   assert weighted_rows(one, lambda b: b) == (37, x.sum())
-  triple = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory((x, x, given)), 5, **options
+  triple = tftrain.data.Examples(
+    tftrain.data.InMemory((x, x, given)), 5, **options
   )
   sums = given.sum(), (x * given).sum()
   assert weighted_rows(triple, lambda b: (b[0], b[2])) == sums
-  names = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'x': x}), 5, **options
-  )
+  names = tftrain.data.Examples(tftrain.data.InMemory({'x': x}), 5, **options)
   assert weighted_rows(names, lambda b: (b['x'], b['weights'])) == (
     37,
     x.sum(),
   )
-  own = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'x': x, 'weights': given}), 5, **options
+  own = tftrain.data.Examples(
+    tftrain.data.InMemory({'x': x, 'weights': given}), 5, **options
   )
   assert weighted_rows(own, lambda b: (b['x'], b['weights'])) == sums
   for pipeline in (pair, triple, names):
@@ -1193,11 +1191,16 @@ def test_padding_has_weight_zero_in_tuples_and_dictionaries(mapped):
 def test_padding_works_on_every_dtype_and_on_texts():
   arrays = {
     name: np.ones([3, 2], tf.as_dtype(name).as_numpy_dtype)
-    for name in (*specs._AS_INT64, *specs._AS_BYTES, 'int64', 'float32')
+    for name in (
+      *feature_spec._AS_INT64,
+      *feature_spec._AS_BYTES,
+      'int64',
+      'float32',
+    )
   }
   texts = np.array(['a', 'b', 'c'])
-  pipeline = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({**arrays, 'texts': texts}),
+  pipeline = tftrain.data.Examples(
+    tftrain.data.InMemory({**arrays, 'texts': texts}),
     2,
     remainder='pad',
     training=False,
@@ -1211,11 +1214,11 @@ def test_padding_works_on_every_dtype_and_on_texts():
 
 def test_padding_goes_with_a_filter_and_with_padded_sequences():
   found = sequences([3, 7, 1, 5, 2])
-  pipeline = tftrain.inputs.Examples(
+  pipeline = tftrain.data.Examples(
     in_memory(found),
     3,
     filter=lambda one: tf.size(one['ids']) > 1,
-    batcher=tftrain.inputs.Padded(7),
+    batcher=tftrain.data.Padded(7),
     remainder='pad',
     training=False,
   )
@@ -1264,7 +1267,12 @@ def test_threads_memory_and_prefetch_change_no_batch(records):
 def test_every_dtype_comes_back_bit_by_bit(compression, tmp_path):
   drawn = np.random.RandomState(0)
   spec, examples = {}, [{} for _ in range(5)]
-  for name in (*specs._AS_INT64, *specs._AS_BYTES, 'int64', 'float32'):
+  for name in (
+    *feature_spec._AS_INT64,
+    *feature_spec._AS_BYTES,
+    'int64',
+    'float32',
+  ):
     kind = tf.as_dtype(name)
     numpy = kind.as_numpy_dtype
     for suffix, shape in (('', ()), ('[2,3]', (2, 3))):
@@ -1289,11 +1297,11 @@ def test_every_dtype_comes_back_bit_by_bit(compression, tmp_path):
     one['float32[3]'] = np.array([np.nan, np.inf, -0.0], 'float32')
     one['text'] = f'é{number}'
     one['texts'] = [b'\x00\xff', b'']
-  tftrain.inputs.write_records(
+  tftrain.data.write_records(
     tmp_path / 'all', examples, spec, shards=1, compression=compression
   )
-  pipeline = tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(tmp_path / 'all-*'), 5, training=False
+  pipeline = tftrain.data.Examples(
+    tftrain.data.TFRecords(tmp_path / 'all-*'), 5, training=False
   )
   (batch,) = pipeline.peek()
   assert set(batch) == set(spec)
@@ -1323,11 +1331,11 @@ def test_lengths_that_vary_come_back(tmp_path):
     }
     for n in (3, 0, 5, 1)
   ]
-  tftrain.inputs.write_records(tmp_path / 'all', examples, spec, shards=1)
-  (batch,) = tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(tmp_path / 'all-*'),
+  tftrain.data.write_records(tmp_path / 'all', examples, spec, shards=1)
+  (batch,) = tftrain.data.Examples(
+    tftrain.data.TFRecords(tmp_path / 'all-*'),
     4,
-    batcher=tftrain.inputs.Ragged(),
+    batcher=tftrain.data.Ragged(),
     training=False,
   ).peek()
   assert batch['small'].dtype == tf.int16
@@ -1341,7 +1349,7 @@ def test_lengths_that_vary_come_back(tmp_path):
 
 def test_written_features_are_those_of_the_first_example(tmp_path):
   image = np.zeros([4, 4, 1], 'uint8')
-  paths = tftrain.inputs.write_records(
+  paths = tftrain.data.write_records(
     tmp_path / 'train',
     ({'image': image + n, 'label': n, 'name': 'a'} for n in range(9)),
     shards=2,
@@ -1364,31 +1372,31 @@ def test_written_features_are_those_of_the_first_example(tmp_path):
 
 def test_a_dataset_may_be_written_and_other_files_stay_known(tmp_path):
   dataset = tf.data.Dataset.from_tensor_slices({'number': np.arange(6)})
-  tftrain.inputs.write_records(tmp_path / 'train', dataset, shards=2)
-  tftrain.inputs.write_records(tmp_path / 'test', dataset.take(3), shards=1)
+  tftrain.data.write_records(tmp_path / 'train', dataset, shards=2)
+  tftrain.data.write_records(tmp_path / 'test', dataset.take(3), shards=1)
   said = json.loads((tmp_path / 'features.json').read_text())
   assert len(said['files']) == 3
-  assert tftrain.inputs.TFRecords(tmp_path / 'train-*').num_examples == 6
-  assert tftrain.inputs.TFRecords(tmp_path / 'test-*').num_examples == 3
+  assert tftrain.data.TFRecords(tmp_path / 'train-*').num_examples == 6
+  assert tftrain.data.TFRecords(tmp_path / 'test-*').num_examples == 3
   assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')]
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
   examples = [{'x': [1, 2]}, {'x': [1, 2, 3]}]
   with pytest.raises(errors.InputError, match='example 1: x is int64.3., exp'):
-    tftrain.inputs.write_records(tmp_path / 'train', examples, shards=1)
+    tftrain.data.write_records(tmp_path / 'train', examples, shards=1)
   assert not list(tmp_path.glob('*train*'))
   with pytest.raises(errors.InputError, match='0 examples to write'):
-    tftrain.inputs.write_records(tmp_path / 'train', [])
+    tftrain.data.write_records(tmp_path / 'train', [])
   with pytest.raises(errors.InputError, match='do not fill 8 shards.*shards=2'):
-    tftrain.inputs.write_records(tmp_path / 'train', examples[:1] * 2)
+    tftrain.data.write_records(tmp_path / 'train', examples[:1] * 2)
   assert not list(tmp_path.glob('*train*'))
-  tftrain.inputs.write_records(tmp_path / 'a', examples[:1], shards=1)
+  tftrain.data.write_records(tmp_path / 'a', examples[:1], shards=1)
   with pytest.raises(errors.InputError, match='another directory'):
-    tftrain.inputs.write_records(tmp_path / 'b', [{'y': 1}], shards=1)
+    tftrain.data.write_records(tmp_path / 'b', [{'y': 1}], shards=1)
   for wrong in ({'shards': 0}, {'compression': 'ZIP'}):
     with pytest.raises(errors.ConfigError, match=next(iter(wrong))):
-      tftrain.inputs.write_records(tmp_path / 'a', examples[:1], **wrong)
+      tftrain.data.write_records(tmp_path / 'a', examples[:1], **wrong)
 
 
 # Specs.
@@ -1408,7 +1416,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
   ],
 )
 def test_a_spec_is_read_as_it_is_written(text, dtype, shape):
-  (feature,) = specs.parse({'x': text}).values()
+  (feature,) = feature_spec.parse({'x': text}).values()
   assert (feature.dtype, feature.shape) == (dtype, shape)
   assert str(feature) == text.replace(' ', '')
 
@@ -1437,7 +1445,7 @@ def test_a_spec_is_read_as_it_is_written(text, dtype, shape):
 )
 def test_a_bad_spec_is_refused_with_its_name(text):
   with pytest.raises(errors.ConfigError) as info:
-    specs.parse({'height': text})
+    feature_spec.parse({'height': text})
   assert f"features['height'] = {text!r}; " in str(info.value)
   assert '\n' not in str(info.value)
 
@@ -1445,7 +1453,7 @@ def test_a_bad_spec_is_refused_with_its_name(text):
 @pytest.mark.parametrize('features', [{}, None, 'int64', ['int64']])
 def test_features_that_are_no_mapping_are_refused(features):
   with pytest.raises(errors.ConfigError, match=r'^features = .*\{name: spec\}'):
-    specs.parse(features)
+    feature_spec.parse(features)
 
 
 # tf.data service.
@@ -1512,7 +1520,7 @@ def written(tmp_path):
 
 def test_inspect_shows_the_first_record(written, capsys):
   good, _, _ = written
-  assert command.main(['inspect', str(good)]) == 0
+  assert __main__.main(['inspect', str(good)]) == 0
   lines = capsys.readouterr().out.splitlines()
   assert lines == [
     f'{good}: 20 records',
@@ -1523,14 +1531,14 @@ def test_inspect_shows_the_first_record(written, capsys):
 
 def test_check_names_the_damaged_record(written, capsys):
   good, bad, byte = written
-  assert command.main(['check', str(good.parent / '*.rec')]) == 1
+  assert __main__.main(['check', str(good.parent / '*.rec')]) == 1
   assert capsys.readouterr().out.splitlines() == [
     f'{good}: 20 records',
     f'{bad}: 19 intact records; damaged:',
     f'  record 7 (byte {byte}): the checksum of its data is wrong',
     '1 of 2 files are damaged',
   ]
-  assert command.main(['check', str(good)]) == 0
+  assert __main__.main(['check', str(good)]) == 0
   assert capsys.readouterr().out.endswith('0 of 1 files are damaged\n')
 
 
@@ -1541,9 +1549,9 @@ def test_repair_writes_what_is_intact(compression, written, tmp_path, capsys):
     write_bare(bad, all_examples(_DENSE, 20), compression)
     bad.write_bytes(bad.read_bytes()[:-30])
   to = tmp_path / 'new' / 'repaired'
-  assert command.main(['repair', str(bad), str(good), '--to', str(to)]) == 0
+  assert __main__.main(['repair', str(bad), str(good), '--to', str(to)]) == 0
   assert f'What is intact is in {to}' in capsys.readouterr().out
-  assert command.main(['check', str(to / '*.rec')]) == 0
+  assert __main__.main(['check', str(to / '*.rec')]) == 0
   found = tf.data.TFRecordDataset(str(to / bad.name), compression or None)
   found = list(found.as_numpy_iterator())
   expected = [serialized(one) for one in all_examples(_DENSE, 20)]
@@ -1559,14 +1567,14 @@ def test_the_command_says_what_is_wrong_with_what_it_is_given(
   written, tmp_path, capsys
 ):
   good, _, _ = written
-  assert command.main(['inspect', str(tmp_path / 'none*')]) == 2
+  assert __main__.main(['inspect', str(tmp_path / 'none*')]) == 2
   assert capsys.readouterr().err.startswith('no file matches ')
-  assert command.main(['repair', str(good), '--to', str(tmp_path)]) == 2
+  assert __main__.main(['repair', str(good), '--to', str(tmp_path)]) == 2
   assert 'repair writes to another directory' in capsys.readouterr().err
   assert good.read_bytes()
   other = tmp_path / 'other.txt'
   other.write_text('no records at all, but text')
-  assert command.main(['check', str(other)]) == 2
+  assert __main__.main(['check', str(other)]) == 2
   assert capsys.readouterr().err.startswith(f'{other} is no TFRecord file')
 
 
@@ -1575,7 +1583,7 @@ def test_permutations_hit_every_index_once():
     index = tf.range(size, dtype=tf.int64)
     seen = set()
     for epoch in range(3):
-      found = orders.permuted(index, [1, 2, epoch], size).numpy()
+      found = shuffle_lib.permuted(index, [1, 2, epoch], size).numpy()
       assert sorted(found) == list(range(size))
       seen.add(tuple(found.tolist()))
     assert len(seen) == 3 or size <= 2
@@ -1591,11 +1599,11 @@ def test_pipelines_describe_themselves(records):
 
 def test_a_mixture_may_be_mapped():
   parts = {
-    'a': tftrain.inputs.InMemory(np.zeros(9)),
-    'b': tftrain.inputs.InMemory(np.ones(9)),
+    'a': tftrain.data.InMemory(np.zeros(9)),
+    'b': tftrain.data.InMemory(np.ones(9)),
   }
-  data = tftrain.inputs.Examples(
-    tftrain.inputs.Mixture(parts), 8, map=lambda x: x + 1
+  data = tftrain.data.Examples(
+    tftrain.data.Mixture(parts), 8, map=lambda x: x + 1
   )
   (batch,) = data.peek(1)
   assert set(batch) == {1.0, 2.0}

@@ -70,8 +70,8 @@ def arrays(examples, batch_size=8):
 
 def examples(count, **options):
   x, y = cases.arrays(count)
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'x': x, 'y': y}),
+  return tftrain.data.Examples(
+    tftrain.data.InMemory({'x': x, 'y': y}),
     8,
     training=False,
     select=('x', 'y'),
@@ -134,10 +134,10 @@ def test_fillers_are_told_from_weights_where_the_number_is_unknown(
 
 def test_rows_of_weight_zero_are_examples(task, tmp_path):
   x, y = cases.arrays(11)
-  source = tftrain.inputs.InMemory(
+  source = tftrain.data.InMemory(
     {'x': x, 'y': y, 'w': np.zeros(11, np.float32)}
   )
-  data = tftrain.inputs.Examples(
+  data = tftrain.data.Examples(
     source, 8, training=False, select=('x', 'y', 'w'), remainder='pad'
   )
   assert_predicts(task, data, tmp_path / 'a.jsonl', 11)
@@ -409,11 +409,11 @@ def test_a_task_that_is_not_built(tmp_path):
     (lambda: tftrain.Arrays(cases.arrays(), 8), 'never ends'),
     (lambda: examples(11, remainder='drop'), 'the last 3 examples'),
     (
-      lambda: tftrain.inputs.Examples(
-        tftrain.inputs.InMemory({'x': tf.ragged.constant([[1], [1, 2]])}),
+      lambda: tftrain.data.Examples(
+        tftrain.data.InMemory({'x': tf.ragged.constant([[1], [1, 2]])}),
         2,
         training=False,
-        batcher=tftrain.inputs.Bucketed([2]),
+        batcher=tftrain.data.Bucketed([2]),
       ),
       'do not keep the order',
     ),
@@ -473,9 +473,9 @@ def like(tmp_path):
   """Training data of columns, with a map, shuffled and repeated."""
   x, y = cases.arrays(30, seed=3)
   rows = [{'x': a, 'y': b} for a, b in zip(x, y, strict=True)]
-  tftrain.inputs.write_records(tmp_path / 'train', rows, shards=2)
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(tmp_path / 'train-*'),
+  tftrain.data.write_records(tmp_path / 'train', rows, shards=2)
+  return tftrain.data.Examples(
+    tftrain.data.TFRecords(tmp_path / 'train-*'),
     8,
     map=doubled,
     select=('x', 'y'),
@@ -486,7 +486,7 @@ def like(tmp_path):
 
 def write_records(path, x, y):
   rows = [{'x': a, 'y': b} for a, b in zip(x, y, strict=True)]
-  tftrain.inputs.write_records(path / 'other' / 'new', rows, shards=1)
+  tftrain.data.write_records(path / 'other' / 'new', rows, shards=1)
   return path / 'other' / 'new-*.tfrecord'
 
 
@@ -514,7 +514,7 @@ def write_npz(path, x, y):
 )
 def test_files_are_read_like_the_data_of_the_run(task, like, write, tmp_path):
   x, y = cases.arrays(19)
-  data = tftrain.inputs.open_input(write(tmp_path, x, y), like)
+  data = tftrain.data.open_input(write(tmp_path, x, y), like)
   assert data.num_examples == 19 and not data.repeats
   output = tmp_path / 'a.npz'
   assert predictors.predict(task, data, output) == 19
@@ -538,10 +538,10 @@ def test_csv_is_read_like_the_data_of_the_run(task, tmp_path):
 
   write('train.csv', 30, 1)
   features = {**dict.fromkeys('abcdef', 'float32'), 'y': 'int64'}
-  source = tftrain.inputs.Csv(tmp_path / 'train.csv', features)
-  like = tftrain.inputs.Examples(source, 8, map_batch=stacked)
+  source = tftrain.data.Csv(tmp_path / 'train.csv', features)
+  like = tftrain.data.Examples(source, 8, map_batch=stacked)
   x = write('new.csv', 11, 2)
-  data = tftrain.inputs.open_input(tmp_path / 'new.csv', like)
+  data = tftrain.data.open_input(tmp_path / 'new.csv', like)
   predictors.predict(task, data, tmp_path / 'a.npz')
   np.testing.assert_allclose(
     read(tmp_path / 'a.npz')['outputs'],
@@ -555,18 +555,18 @@ def test_csv_is_read_like_the_data_of_the_run(task, tmp_path):
 def test_arrays_are_read_like_arrays(task, write, tmp_path):
   x, y = cases.arrays(19)
   like = tftrain.Arrays(cases.arrays(), 8)
-  data = tftrain.inputs.open_input(write(tmp_path, x, y), like)
+  data = tftrain.data.open_input(write(tmp_path, x, y), like)
   assert_predicts(task, data, tmp_path / 'a.jsonl', 19)
 
 
 def test_buckets_become_padded_batches(tmp_path):
   ids = tf.ragged.constant([[1] * n for n in (3, 1, 2, 1)], dtype=tf.int64)
-  like = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'ids': ids}),
+  like = tftrain.data.Examples(
+    tftrain.data.InMemory({'ids': ids}),
     2,
-    batcher=tftrain.inputs.Bucketed([2, 4]),
+    batcher=tftrain.data.Bucketed([2, 4]),
   )
-  batches = like.over(tftrain.inputs.InMemory({'ids': ids})).peek(9)
+  batches = like.over(tftrain.data.InMemory({'ids': ids})).peek(9)
   assert [batch['ids'].tolist() for batch in batches] == [
     [[1, 1, 1], [1, 0, 0]],
     [[1, 1], [1, 0]],
@@ -575,7 +575,7 @@ def test_buckets_become_padded_batches(tmp_path):
 
 def test_over_leaves_the_other_as_it_was(like):
   other = like.over(
-    tftrain.inputs.InMemory(dict(zip('xy', cases.arrays(5), strict=True)))
+    tftrain.data.InMemory(dict(zip('xy', cases.arrays(5), strict=True)))
   )
   assert other.num_examples == 5 and other.num_steps == 1
   assert like.repeats and like.num_examples != 5
@@ -604,12 +604,12 @@ def test_files_that_do_not_do(like, name, content, text, tmp_path):
   elif content is not None:
     path.write_bytes(content)
   with refused(errors.InputError, text):
-    tftrain.inputs.open_input(path, like)
+    tftrain.data.open_input(path, like)
 
 
 def test_records_need_examples_to_be_read_like(like, tmp_path):
   with refused(errors.InputError, 'Arrays, which does not say how to read'):
-    tftrain.inputs.open_input(
+    tftrain.data.open_input(
       tmp_path / 'train-*.tfrecord', tftrain.Arrays(cases.arrays(), 8)
     )
 
@@ -618,4 +618,4 @@ def test_kinds_are_not_mixed(like, tmp_path):
   write_npy(tmp_path, *cases.arrays(5))
   write_npz(tmp_path, *cases.arrays(5))
   with refused(errors.InputError, 'are of different kinds, .npy and .npz'):
-    tftrain.inputs.open_input(tmp_path / 'new.*', like)
+    tftrain.data.open_input(tmp_path / 'new.*', like)

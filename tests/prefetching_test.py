@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain.inputs import prefetching
+from tftrain.data import device_prefetch
 
 _STEPS = 13
 
@@ -20,7 +20,7 @@ def copied(monkeypatch):
   """Where batches of a run without strategy are copied to; those seen."""
   seen = []
 
-  def note(dataset, device, iterator=prefetching.iterator):
+  def note(dataset, device, iterator=device_prefetch.iterator):
     made = iterator(dataset, device)
     seen.append(made)
     return made
@@ -29,7 +29,7 @@ def copied(monkeypatch):
   monkeypatch.setattr(
     tf.config, 'list_logical_devices', lambda kind=None: devices[1:2]
   )
-  monkeypatch.setattr(prefetching, 'iterator', note)
+  monkeypatch.setattr(device_prefetch, 'iterator', note)
   return seen
 
 
@@ -38,10 +38,10 @@ def data(kind):
   if kind == 'arrays':  # too large to be gathered in the graph
     wide = np.repeat(x, 600, 1)[:, :6], y
     pipeline = tftrain.Arrays((*wide, np.zeros([len(x), 3000], np.float32)), 8)
-    return tftrain.inputs.FirstBatches(pipeline, _STEPS)
+    return tftrain.data.FirstBatches(pipeline, _STEPS)
   keep = (lambda pair: pair[0][0] > -9) if kind == 'filtered' else None
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory((x, y)), 8, epochs=2, shuffle=8, filter=keep,
+  return tftrain.data.Examples(
+    tftrain.data.InMemory((x, y)), 8, epochs=2, shuffle=8, filter=keep,
     map=lambda pair, seed: (
       pair[0] + tf.random.stateless_normal([6], seed), pair[1]
     ),
@@ -93,20 +93,20 @@ def test_copied_batches_change_nothing_and_stop_and_resume_anywhere(
 
 @pytest.mark.usefixtures('copied')
 def test_what_the_host_has_to_read_stays_there(monkeypatch):
-  assert prefetching.device_for(data('filtered')) is None
+  assert device_prefetch.device_for(data('filtered')) is None
   x, y = cases.arrays()
   kept = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
   assert (
-    prefetching.device_for(tftrain.inputs.as_pipeline(kept, training=True))
+    device_prefetch.device_for(tftrain.data.as_pipeline(kept, training=True))
     is None
   )
-  texts = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'t': np.array(['a', 'b'])}), 2
+  texts = tftrain.data.Examples(
+    tftrain.data.InMemory({'t': np.array(['a', 'b'])}), 2
   )
-  assert prefetching.device_for(texts) is None
+  assert device_prefetch.device_for(texts) is None
   plain = data('examples')
-  assert prefetching.device_for(plain).endswith('CPU:1')
+  assert device_prefetch.device_for(plain).endswith('CPU:1')
   with tf.distribute.OneDeviceStrategy('CPU:0').scope():
-    assert prefetching.device_for(plain) is None
+    assert device_prefetch.device_for(plain) is None
   monkeypatch.setenv('TFTRAIN_DEVICE_PREFETCH', '0')
-  assert prefetching.device_for(plain) is None
+  assert device_prefetch.device_for(plain) is None

@@ -37,7 +37,7 @@ def eval_data():
 
 @gin.register(module='preflights_test')
 def no_data():
-  return tftrain.inputs.Examples(tftrain.inputs.TFRecords('/nowhere/*'), 8)
+  return tftrain.data.Examples(tftrain.data.TFRecords('/nowhere/*'), 8)
 
 
 def checked(commands, tmp_path, more=''):

@@ -62,7 +62,7 @@ def bad_row(batch=13, row=7, batch_size=8, value=np.nan):
   index = np.arange(64 * batch_size) % len(x)
   features = x[index].copy()
   features[batch * batch_size + row] = value
-  return tftrain.inputs.InMemory((features, y[index]))
+  return tftrain.data.InMemory((features, y[index]))
 
 
 @gin.register(module='recipes')
@@ -136,7 +136,7 @@ def examples(training=True, filtered=False):
   x, y = cases.arrays(seed=0 if training else 1)
   if not training:
     x, y = x[:65], y[:65]
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory((x, y)), 8, training=training, map=noisy,
+  return tftrain.data.Examples(
+    tftrain.data.InMemory((x, y)), 8, training=training, map=noisy,
     filter=(lambda pair: pair[0][0] > -9) if filtered else None,
   )  # fmt: skip

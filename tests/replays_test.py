@@ -137,11 +137,11 @@ def test_a_bad_batch_and_bad_weights_are_named(tmp_path):
 def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
   x, y = arrays(-1.0)
   rows = [{'x': a, 'y': b} for a, b in zip(x, y, strict=True)]
-  tftrain.inputs.write_records(tmp_path / 'data', rows)
+  tftrain.data.write_records(tmp_path / 'data', rows)
 
   def data():
-    return tftrain.inputs.Examples(
-      tftrain.inputs.TFRecords(tmp_path / 'data*'),
+    return tftrain.data.Examples(
+      tftrain.data.TFRecords(tmp_path / 'data*'),
       8,
       select=('x', 'y'),
       shuffle=50,
@@ -161,7 +161,7 @@ def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
 def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
   def data():
     dataset = tf.data.Dataset.from_tensor_slices(arrays(-1.0))
-    return tftrain.inputs.Batches(
+    return tftrain.data.Batches(
       lambda: dataset.repeat().batch(8, drop_remainder=True), resume='state'
     )
 

@@ -31,8 +31,8 @@ def sampled():
 
 
 def selected():
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'x': X, 'y': Y}),
+  return tftrain.data.Examples(
+    tftrain.data.InMemory({'x': X, 'y': Y}),
     8,
     filter=lambda example: example['x'][0] > 0,
     select=('x', 'y'),
@@ -127,8 +127,8 @@ def test_a_list_goes_on_by_skipping():
 
 def test_inspecting_shows_examples_and_stages():
   def data():
-    source = tftrain.inputs.InMemory({'x': X, 'y': Y})
-    return tftrain.inputs.Examples(source, 8, map=dict, select=('x', 'y'))
+    source = tftrain.data.InMemory({'x': X, 'y': Y})
+    return tftrain.data.Examples(source, 8, map=dict, select=('x', 'y'))
 
   lines = inspections.inspect(experiment(data, 5), seconds=0.1).splitlines()
   assert lines[0] == 'train:'
@@ -155,13 +155,13 @@ def test_data_that_ends_before_the_run_is_told_of_before_step_1(
 
 def test_records_that_are_left_out_are_reported(tmp_path):
   examples = ({'x': x, 'y': y} for x, y in zip(X, Y, strict=True))
-  tftrain.inputs.write_records(tmp_path / 'a', examples, shards=1)
+  tftrain.data.write_records(tmp_path / 'a', examples, shards=1)
   (path,) = tmp_path.glob('*.tfrecord')
   damaged = bytearray(path.read_bytes())
   damaged[len(damaged) // 2] ^= 1
   path.write_bytes(damaged)
-  source = tftrain.inputs.TFRecords(path, on_corrupt='skip')
+  source = tftrain.data.TFRecords(path, on_corrupt='skip')
   assert source.num_examples == 66
-  data = tftrain.inputs.Examples(source, 8, select=('x', 'y'))
+  data = tftrain.data.Examples(source, 8, select=('x', 'y'))
   report = tftrain.Trainer(cases.supervised(), data).train(3)
   assert report.scalars['lost_records'] == 1

@@ -272,8 +272,8 @@ def test_a_run_that_goes_back_takes_its_digests_back(tmp_path):
 
 def cursor_data():
   x, y = cases.arrays()
-  return tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'x': x, 'y': y}),
+  return tftrain.data.Examples(
+    tftrain.data.InMemory({'x': x, 'y': y}),
     8,
     filter=lambda example: example['x'][0] > 0,
     select=('x', 'y'),
@@ -567,8 +567,8 @@ def same_batches(one, other):
 
 @pytest.mark.parametrize('data', [train_data, cursor_data, dataset])
 def test_the_first_batches_come_again_from_any_step(data):
-  whole = tftrain.inputs.as_pipeline(data, training=True)
-  few = tftrain.inputs.FirstBatches(whole, 3, repeat=True)
+  whole = tftrain.data.as_pipeline(data, training=True)
+  few = tftrain.data.FirstBatches(whole, 3, repeat=True)
   first = whole.peek(3)
   expected = [first[step % 3] for step in range(8)]
   same_batches(few.peek(8), expected)
@@ -579,7 +579,7 @@ def test_the_first_batches_come_again_from_any_step(data):
 
 
 def test_batches_within_the_graph_repeat_too():
-  few = tftrain.inputs.FirstBatches(train_data(), 2, repeat=True)
+  few = tftrain.data.FirstBatches(train_data(), 2, repeat=True)
   found = [few.batch(0, tf.constant(step, tf.int64)) for step in range(5)]
   first = train_data().peek(2)
   same_batches(found, [first[step % 2] for step in range(5)])
@@ -588,7 +588,7 @@ def test_batches_within_the_graph_repeat_too():
 def test_data_shorter_than_asked_for_repeat_what_there_is():
   parts = [(np.full([2, 1], i, 'float32'),) for i in range(2)]
   short = tftrain.Batches(parts, repeat=False)
-  few = tftrain.inputs.FirstBatches(short, 5, repeat=True)
+  few = tftrain.data.FirstBatches(short, 5, repeat=True)
   found = [int(b[0][0, 0]) for b in few.dataset(0, 5).take(4)]
   assert found == [1, 0, 1, 0]
 
@@ -611,7 +611,7 @@ def test_a_limited_evaluation_is_that_of_its_first_batches(tmp_path):
 def test_data_without_end_can_be_evaluated_on_when_limited(tmp_path):
   run = experiment(eval_data=train_data, limit_eval_batches=2, steps=1)
   assert 'eval/test/loss' in run.train(tmp_path / 'run').scalars
-  made = tftrain.inputs.limited(train_data(), 3, 'eval')
+  made = tftrain.data.limited(train_data(), 3, 'eval')
   assert made.num_steps == 3 and made.num_examples == 24
 
 
@@ -646,14 +646,14 @@ def test_batches_below_one_and_another_value_are_refused(commands, tmp_path):
 def test_prediction_reads_files_whole_where_evaluation_is_limited(tmp_path):
   x, y = cases.arrays(20)
   np.savez(tmp_path / 'x.npz', x=x, y=y)
-  like = tftrain.inputs.Examples(
-    tftrain.inputs.InMemory({'x': x, 'y': y}),
+  like = tftrain.data.Examples(
+    tftrain.data.InMemory({'x': x, 'y': y}),
     8,
     training=False,
     select=('x', 'y'),
   )
-  few = tftrain.inputs.FirstBatches(like, 1)
-  found = tftrain.inputs.open_input(tmp_path / 'x.npz', few)
+  few = tftrain.data.FirstBatches(like, 1)
+  found = tftrain.data.open_input(tmp_path / 'x.npz', few)
   assert found.num_examples == 20 and len(found.peek(9)) == 3
 
 

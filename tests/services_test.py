@@ -15,7 +15,7 @@ import pytest
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain.inputs import services
+from tftrain.data import _data_service
 
 _BATCH = 8
 
@@ -37,7 +37,7 @@ class Servers:
 
   def _start(self, *arguments):
     process = subprocess.Popen(
-      [sys.executable, '-m', 'tftrain.inputs.servers', *arguments],
+      [sys.executable, '-m', 'tftrain.data.data_service_server', *arguments],
       stdout=subprocess.PIPE, stderr=self._log, text=True,
     )  # fmt: skip
     self._all.append(process)
@@ -74,8 +74,8 @@ def servers(tmp_path):
 
 
 def data(service=None, **options):
-  source = tftrain.inputs.InMemory({'n': np.arange(1000)})
-  return tftrain.inputs.Examples(source, _BATCH, service=service, **options)
+  source = tftrain.data.InMemory({'n': np.arange(1000)})
+  return tftrain.data.Examples(source, _BATCH, service=service, **options)
 
 
 @pytest.mark.slow
@@ -113,10 +113,10 @@ def test_batches_stay_the_same_whoever_of_a_service_dies(servers):
 def test_training_goes_on_whoever_of_a_service_dies(servers):
   def trainer(service):
     keras.utils.set_random_seed(0)
-    source = tftrain.inputs.InMemory(cases.arrays())
+    source = tftrain.data.InMemory(cases.arrays())
     return tftrain.Trainer(
       cases.supervised(keras.optimizers.Adam(0.01)),
-      tftrain.inputs.Examples(source, _BATCH, service=service),
+      tftrain.data.Examples(source, _BATCH, service=service),
     )
 
   dispatcher, one, two = (
@@ -148,14 +148,14 @@ def test_data_that_end_are_refused(options):
 def test_a_dispatcher_without_a_worker_is_an_error_in_time(
   servers, monkeypatch
 ):
-  monkeypatch.setattr(services, '_WORKER_SECONDS', 1.0)
+  monkeypatch.setattr(_data_service, '_WORKER_SECONDS', 1.0)
   servers.wait_for(servers.dispatcher())
   address = f'grpc://localhost:{servers.port}'
   with pytest.raises(errors.InputError) as raised:
     data(address)
   assert str(raised.value) == (
     f'the tf.data service at {address} has no worker that serves: no answer '
-    'within 1 s; start one (python -m tftrain.inputs.servers worker), and see '
+    'within 1 s; start one (python -m tftrain.data.data_service_server worker), and see '
     'that it can be reached from here'
   )
   servers.wait_for(servers.worker())
@@ -164,7 +164,7 @@ def test_a_dispatcher_without_a_worker_is_an_error_in_time(
 
 @pytest.mark.parametrize('says', [b'', b'HTTP/1.1 400 Bad Request\r\n\r\n'])
 def test_what_is_no_service_is_an_error_in_time(says, monkeypatch):
-  monkeypatch.setattr(services, '_SECONDS', 0.5)
+  monkeypatch.setattr(_data_service, '_SECONDS', 0.5)
   with contextlib.closing(socket.create_server(('localhost', 0))) as server:
     port = server.getsockname()[1]
     began = time.monotonic()

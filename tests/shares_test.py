@@ -64,7 +64,7 @@ def test_a_worker_s_rows_dealt_again_are_those_of_its_replicas(
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   directory = tmp_path_factory.mktemp('data')
-  tftrain.inputs.write_records(
+  tftrain.data.write_records(
     directory / 'train',
     ({'x': np.float32([i, -i]), 'n': np.int64(i)} for i in range(_EXAMPLES)),
     shards=2,
@@ -89,7 +89,7 @@ def array_record(folder):
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     writer.write(example.SerializeToString())
   writer.close()
-  return tftrain.inputs.ArrayRecord(path, {'n': 'int64', 'x': 'float32[2]'})
+  return tftrain.data.ArrayRecord(path, {'n': 'int64', 'x': 'float32[2]'})
 
 
 def varying():
@@ -98,21 +98,21 @@ def varying():
 
 
 _SOURCES = {
-  'memory': lambda folder: tftrain.inputs.InMemory(
+  'memory': lambda folder: tftrain.data.InMemory(
     {'x': np.arange(2.0 * _EXAMPLES).reshape(-1, 2), 'n': np.arange(_EXAMPLES)}
   ),
-  'ragged': lambda folder: tftrain.inputs.InMemory(
+  'ragged': lambda folder: tftrain.data.InMemory(
     {'x': varying(), 'n': np.arange(_EXAMPLES)}
   ),
-  'python': lambda folder: tftrain.inputs.RandomAccess(
+  'python': lambda folder: tftrain.data.RandomAccess(
     [{'x': np.float32([i]), 'n': i} for i in range(_EXAMPLES)]
   ),
   'array_record': array_record,
-  'records': lambda folder: tftrain.inputs.TFRecords(folder / 'train-*'),
-  'held out': lambda folder: tftrain.inputs.InMemory({
+  'records': lambda folder: tftrain.data.TFRecords(folder / 'train-*'),
+  'held out': lambda folder: tftrain.data.InMemory({
     'x': np.arange(2.0 * 40).reshape(-1, 2), 'n': np.arange(40)
   }).split(0.4, 'train'),
-  'images': lambda folder: tftrain.inputs.ImageFolder(folder / 'images'),
+  'images': lambda folder: tftrain.data.ImageFolder(folder / 'images'),
 }  # fmt: skip
 
 
@@ -162,9 +162,9 @@ _SLOWLY = [
 
 @pytest.mark.parametrize(('function', 'kind'), [(noisy, 'memory'), *_SLOWLY])
 def test_parts_of_a_last_batch_that_is_not_full(function, kind, folder):
-  batcher = tftrain.inputs.Padded(3) if kind == 'ragged' else None
+  batcher = tftrain.data.Padded(3) if kind == 'ragged' else None
   # Batches of 7: the last has 2 rows, less than there are workers.
-  data = tftrain.inputs.Examples(
+  data = tftrain.data.Examples(
     _SOURCES[kind](folder), 7, training=False, batcher=batcher, map=function
   )
   assert_parts_are_whole(data, [(3, 1)], (2,))
@@ -175,7 +175,7 @@ def test_parts_of_a_last_batch_that_is_not_full(function, kind, folder):
 @pytest.mark.parametrize('remainder', ['keep', 'drop', 'pad'])
 @pytest.mark.parametrize('function', [None, noisy])
 def test_parts_whatever_the_remainder(kind, remainder, function, folder):
-  data = tftrain.inputs.Examples(
+  data = tftrain.data.Examples(
     _SOURCES[kind](folder), 8, epochs=3, shuffle=5,
     map=function, remainder=remainder,
   )  # fmt: skip
@@ -188,7 +188,7 @@ def test_parts_whatever_the_remainder(kind, remainder, function, folder):
   [('drop', 'memory'), ('pad', 'records')],
 )
 def test_parts_of_a_batch_dropped_or_filled_up(remainder, kind, folder):
-  data = tftrain.inputs.Examples(  # the last batch has 2 rows
+  data = tftrain.data.Examples(  # the last batch has 2 rows
     _SOURCES[kind](folder), 7, epochs=1, map=noisy, remainder=remainder
   )
   assert_parts_are_whole(data, [(3, 1)], (2,))
@@ -197,9 +197,7 @@ def test_parts_of_a_batch_dropped_or_filled_up(remainder, kind, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['memory', 'records'])
 def test_parts_of_what_goes_on_for_ever(kind, folder):
-  data = tftrain.inputs.Examples(
-    _SOURCES[kind](folder), 4, map=noisy, shuffle=4
-  )
+  data = tftrain.data.Examples(_SOURCES[kind](folder), 4, map=noisy, shuffle=4)
   assert_parts_are_whole(data, [(2, 1)], (11,), n=3)
   part = data.part(row_sharding.Share(1, 2, 2))
   assert {leaf.shape[0] for leaf in tf.nest.flatten(part.element_spec)} == {2}
@@ -217,7 +215,7 @@ def test_parts_of_what_goes_on_for_ever(kind, folder):
 )
 def test_parts_of_arrays_in_the_graph_and_out_of_it(options):
   x = np.arange(2 * _EXAMPLES).reshape(-1, 2)
-  data = tftrain.inputs.Arrays((x, x[:, 0]), 6, **options)
+  data = tftrain.data.Arrays((x, x[:, 0]), 6, **options)
   n = 99 if data.num_steps else 5
   assert_parts_are_whole(data, [(2, 1), (3, 2)], (3,), n=n)
   for start_step in (0, 3):
@@ -232,9 +230,9 @@ def test_parts_of_arrays_in_the_graph_and_out_of_it(options):
 
 @pytest.mark.slow
 def test_parts_of_the_first_batches(folder):
-  data = tftrain.inputs.Examples(_SOURCES['memory'](folder), 6, map=noisy)
+  data = tftrain.data.Examples(_SOURCES['memory'](folder), 6, map=noisy)
   for repeat in (False, True):
-    first = tftrain.inputs.FirstBatches(data, 3, repeat=repeat)
+    first = tftrain.data.FirstBatches(data, 3, repeat=repeat)
     assert_parts_are_whole(first, [(2, 1)], (2,), n=3)
 
 
@@ -257,8 +255,8 @@ def test_other_rows_are_neither_looked_up_nor_mapped():
     n = tf.numpy_function(call, [example['n']], tf.int64, stateful=False)
     return {'n': tf.ensure_shape(n, [])}
 
-  data = tftrain.inputs.Examples(
-    tftrain.inputs.RandomAccess(Data()), 6, training=False, map=note
+  data = tftrain.data.Examples(
+    tftrain.data.RandomAccess(Data()), 6, training=False, map=note
   )
   part = data.part(row_sharding.Share(1, 2, 3))
   looked_up.clear()
@@ -272,7 +270,7 @@ def test_other_rows_are_neither_looked_up_nor_mapped():
   'training', [pytest.param(False, marks=pytest.mark.slow), True]
 )
 def test_other_records_are_not_decoded(folder, training):
-  source = tftrain.inputs.TFRecords(folder / 'train-*')
+  source = tftrain.data.TFRecords(folder / 'train-*')
   counts = []
   plain = source.decode
 
@@ -285,7 +283,7 @@ def test_other_records_are_not_decoded(folder, training):
     return plain(tf.ensure_shape(noted, records.shape))
 
   source.decode = decode
-  data = tftrain.inputs.Examples(source, 6, training=training)
+  data = tftrain.data.Examples(source, 6, training=training)
   part = data.part(row_sharding.Share(0, 1, 2))
   counts.clear()
   rows = [len(batch[0]) for batch in batches_of(part, 0, 4)]
@@ -293,7 +291,7 @@ def test_other_records_are_not_decoded(folder, training):
   assert set(counts) == {3}
 
 
-class Custom(tftrain.inputs.InMemory):
+class Custom(tftrain.data.InMemory):
   def chunks(self, size, order, start=0):
     return super().chunks(size, order, start).map(lambda batch: batch)
 
@@ -302,29 +300,29 @@ class Custom(tftrain.inputs.InMemory):
 def test_what_cannot_be_made_in_parts_is_read_whole(folder):
   source = _SOURCES['ragged'](folder)
   share = row_sharding.Share(0, 1, 2)
-  padded = tftrain.inputs.Padded(3)
+  padded = tftrain.data.Padded(3)
   whole = {
     'filter': {'filter': lambda one: one['n'] > 2, 'batcher': padded},
-    'longest': {'batcher': tftrain.inputs.Padded()},
-    'ragged': {'batcher': tftrain.inputs.Ragged()},
-    'bucketed': {'batcher': tftrain.inputs.Bucketed([3])},
+    'longest': {'batcher': tftrain.data.Padded()},
+    'ragged': {'batcher': tftrain.data.Ragged()},
+    'bucketed': {'batcher': tftrain.data.Bucketed([3])},
     'mixes': {'batcher': padded, 'map_batch': lambda batch: batch},
     'shard': {'batcher': padded, 'shard': (0, 2)},
   }
   for options in whole.values():
-    assert tftrain.inputs.Examples(source, 6, **options).part(share) is None
-  assert tftrain.inputs.Examples(source, 6, batcher=padded).part(share)
-  one = tftrain.inputs.Examples(source, 1, training=False, batcher=padded)
+    assert tftrain.data.Examples(source, 6, **options).part(share) is None
+  assert tftrain.data.Examples(source, 6, batcher=padded).part(share)
+  one = tftrain.data.Examples(source, 1, training=False, batcher=padded)
   assert one.part(share) is None  # somebody would never have a row
   arrays = {'n': np.arange(9)}
   for other in (
     Custom(arrays),
-    tftrain.inputs.Generator(lambda: [{'n': n} for n in range(9)]),
-    tftrain.inputs.Mixture({'a': tftrain.inputs.InMemory(arrays)}),
+    tftrain.data.Generator(lambda: [{'n': n} for n in range(9)]),
+    tftrain.data.Mixture({'a': tftrain.data.InMemory(arrays)}),
   ):
-    assert tftrain.inputs.Examples(other, 6).part(share) is None
+    assert tftrain.data.Examples(other, 6).part(share) is None
   dataset = tf.data.Dataset.range(9).batch(3)
-  assert tftrain.inputs.as_pipeline(dataset, training=True).part(share) is None
+  assert tftrain.data.as_pipeline(dataset, training=True).part(share) is None
 
 
 def test_a_step_deals_what_it_holds_among_its_own_replicas():

@@ -1,6 +1,6 @@
 __version__: str
 
-from . import inputs as inputs
+from . import data as data
 from . import launch as launch
 from . import testing as testing
 from .actions import EarlyStopping as EarlyStopping
@@ -11,6 +11,9 @@ from .artifacts import Histogram as Histogram
 from .artifacts import PrCurve as PrCurve
 from .artifacts import Table as Table
 from .checkpoints import Checkpointer as Checkpointer
+from .data import Arrays as Arrays
+from .data import Batches as Batches
+from .data import Pipeline as Pipeline
 from .digests import Digests as Digests
 from .distribute.strategy import make_strategy as make_strategy
 from .errors import Error as Error
@@ -20,9 +23,6 @@ from .experiments import Experiment as Experiment
 from .exporters import Export as Export
 from .exports import export_model as export_model
 from .histograms import Histograms as Histograms
-from .inputs import Arrays as Arrays
-from .inputs import Batches as Batches
-from .inputs import Pipeline as Pipeline
 from .losses import Loss as Loss
 from .platform.signals import stop_on_signal as stop_on_signal
 from .profiles import Profile as Profile

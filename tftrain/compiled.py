@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import flops
-from tftrain.inputs import pipelines
+from tftrain.data import pipeline as pipeline_lib
 
 _RANDOM = {
   'RandomStandardNormal',
@@ -143,9 +143,7 @@ def changed(old: Any, new: Any) -> str:
     return f'a batch {" and ".join(parts)}; give each batch the same structure'
   name = next(name for name in after if before[name] != after[name])
   was, now = before[name], after[name]
-  what = (
-    f'{name} was {pipelines.described(was)} and is {pipelines.described(now)}'
-  )
+  what = f'{name} was {pipeline_lib.described(was)} and is {pipeline_lib.described(now)}'
   if getattr(was, 'dtype', None) != getattr(now, 'dtype', None):
     return f'{what}; cast it where the data is made (tf.cast)'
   return (

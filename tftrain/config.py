@@ -38,18 +38,18 @@ from tftrain import statements
 from tftrain import supervised
 from tftrain import updates
 from tftrain import warmstarts
-from tftrain.inputs import arrays
-from tftrain.inputs import batchers
-from tftrain.inputs import batches
-from tftrain.inputs import examples
-from tftrain.inputs import folders
-from tftrain.inputs import generators
-from tftrain.inputs import libraries
-from tftrain.inputs import limits
-from tftrain.inputs import lines as lines_lib
-from tftrain.inputs import memory
-from tftrain.inputs import mixtures
-from tftrain.inputs import records
+from tftrain.data import arrays
+from tftrain.data import batching
+from tftrain.data import dataset_pipeline
+from tftrain.data import example_pipeline
+from tftrain.data import limit
+from tftrain.data.sources import folders
+from tftrain.data.sources import generator
+from tftrain.data.sources import in_memory
+from tftrain.data.sources import mixture
+from tftrain.data.sources import text
+from tftrain.data.sources import tfrecord
+from tftrain.data.sources import third_party
 from tftrain.platform import redaction
 
 _PUBLIC = (
@@ -59,29 +59,29 @@ _PUBLIC = (
   experiments.Experiment,
   exporters.Export,
   histograms.Histograms,
-  libraries.ArrayRecord,
+  third_party.ArrayRecord,
   arrays.Arrays,
-  batches.Batches,
-  batchers.Bucketed,
-  lines_lib.Csv,
-  examples.Examples,
-  limits.FirstBatches,
-  generators.Generator,
+  dataset_pipeline.Batches,
+  batching.Bucketed,
+  text.Csv,
+  example_pipeline.Examples,
+  limit.FirstBatches,
+  generator.Generator,
   folders.ImageFolder,
-  memory.InMemory,
-  lines_lib.JsonLines,
-  mixtures.Mapped,
-  mixtures.Mixture,
-  memory.Npz,
-  batchers.Packed,
-  batchers.Padded,
-  libraries.Parquet,
-  batchers.Ragged,
-  memory.RandomAccess,
-  records.TFRecords,
+  in_memory.InMemory,
+  text.JsonLines,
+  mixture.Mapped,
+  mixture.Mixture,
+  in_memory.Npz,
+  batching.Packed,
+  batching.Padded,
+  third_party.Parquet,
+  batching.Ragged,
+  in_memory.RandomAccess,
+  tfrecord.TFRecords,
   folders.TextFiles,
-  lines_lib.TextLines,
-  libraries.Tfds,
+  text.TextLines,
+  third_party.Tfds,
   profiles.Profile,
   retention.Best,
   rewinds.Rewind,

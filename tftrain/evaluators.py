@@ -17,9 +17,9 @@ from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
 from tftrain import tasks
+from tftrain.data import dataset_pipeline
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
-from tftrain.inputs import batches as batches_lib
-from tftrain.inputs import pipelines
 from tftrain.platform import goodput
 
 _ALL = tf.int64.max
@@ -60,7 +60,7 @@ class Evaluator:
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
     self.workers = coordinator.of(self._strategy).joined(self)
-    self._pipeline = batches_lib.as_pipeline(data, training=False)
+    self._pipeline = dataset_pipeline.as_pipeline(data, training=False)
     self._actions = tuple(actions)
     if self._pipeline.repeats:
       raise errors.InputError(
@@ -97,7 +97,7 @@ class Evaluator:
     return self._task.features(self.example_batch)
 
   @property
-  def pipeline(self) -> pipelines.Pipeline:
+  def pipeline(self) -> pipeline_lib.Pipeline:
     """Where its batches come from."""
     return self._pipeline
 
@@ -153,7 +153,7 @@ class Evaluator:
   def _measure_on_host(self) -> dict[str, float]:
     with (
       builds.explained(lambda: f'evaluation {self.name!r}: collect() failed'),
-      pipelines.explained(self._pipeline),
+      pipeline_lib.explained(self._pipeline),
     ):
       return self._host_metrics.read(self._counters.stop)
 
@@ -168,7 +168,7 @@ class Evaluator:
   def _run(self, n: tf.Tensor) -> None:
     with (
       builds.explained(self._what_failed),
-      pipelines.explained(self._pipeline),
+      pipeline_lib.explained(self._pipeline),
     ):
       try:
         iterator = self._feed.iterator(0)

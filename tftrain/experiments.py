@@ -32,11 +32,11 @@ from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
 from tftrain import warmstarts
+from tftrain.data import dataset_pipeline
+from tftrain.data import limit
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
-from tftrain.inputs import batches
-from tftrain.inputs import limits
-from tftrain.inputs import pipelines
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
@@ -145,11 +145,11 @@ class Experiment:
     """Exports a checkpoint in `model_dir`; returns where it went."""
     return self.prepare(model_dir).export(checkpoint)
 
-  def all_data(self) -> Iterator[tuple[str, pipelines.Pipeline]]:
+  def all_data(self) -> Iterator[tuple[str, pipeline_lib.Pipeline]]:
     """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
     yield 'train', self._train_data()
     for name, make in self._eval_data().items():
-      yield f'eval/{name}', batches.as_pipeline(make, training=False)
+      yield f'eval/{name}', dataset_pipeline.as_pipeline(make, training=False)
 
   def prepare(
     self,
@@ -212,7 +212,7 @@ class Experiment:
     )
 
   def _last_step(
-    self, trainer: trainers.Trainer, data: pipelines.Pipeline
+    self, trainer: trainers.Trainer, data: pipeline_lib.Pipeline
   ) -> int:
     """Where the run ends; says now if the data ends before that."""
     asked = intervals.last_step(self.steps, self.epochs, data.steps_per_epoch)
@@ -361,7 +361,7 @@ class Experiment:
     self,
     started: float | None = None,
     recipe: Mapping[str, Any] | None = None,
-  ) -> tuple[trainers.Trainer, pipelines.Pipeline]:
+  ) -> tuple[trainers.Trainer, pipeline_lib.Pipeline]:
     ledger = goodput.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategy_lib.make_strategy(
@@ -427,11 +427,11 @@ class Experiment:
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:
     given = self.eval_data or {}
     named = given if isinstance(given, Mapping) else {'test': given}
-    return limits.all_limited(named, self.limit_eval_batches)
+    return limit.all_limited(named, self.limit_eval_batches)
 
-  def _train_data(self) -> pipelines.Pipeline:
-    data = batches.as_pipeline(self.train_data, training=True)
-    return limits.limited(data, self.overfit_batches, 'train', repeat=True)
+  def _train_data(self) -> pipeline_lib.Pipeline:
+    data = dataset_pipeline.as_pipeline(self.train_data, training=True)
+    return limit.limited(data, self.overfit_batches, 'train', repeat=True)
 
 
 def _publishers(

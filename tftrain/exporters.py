@@ -16,8 +16,8 @@ from tftrain import formats
 from tftrain import reports
 from tftrain import retention
 from tftrain import tasks
-from tftrain.inputs import decoders
-from tftrain.inputs import pipelines
+from tftrain.data import pipeline as pipeline_lib
+from tftrain.data import serving_decoder
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 
@@ -65,7 +65,7 @@ class Samples(Protocol):
   """A Trainer or an Evaluator: where real data are."""
 
   @property
-  def pipeline(self) -> pipelines.Pipeline: ...
+  def pipeline(self) -> pipeline_lib.Pipeline: ...
 
   def example_features(self) -> Any: ...
 
@@ -167,7 +167,7 @@ class Exporter:
   def write_state(self, state: Mapping[str, Any]) -> None:
     self._best = float(state['best'])
 
-  def _decoder(self, samples: Samples) -> decoders.Decoder | None:
+  def _decoder(self, samples: Samples) -> serving_decoder.Decoder | None:
     return samples.pipeline.decoder() if self.options.records else None
 
   def _interruptible(self, step: int) -> reports.Signal | None:

@@ -18,7 +18,7 @@ from tftrain import formats as formats_lib
 from tftrain import modelcards
 from tftrain import signatures as signatures_lib
 from tftrain import tasks
-from tftrain.inputs import decoders
+from tftrain.data import serving_decoder
 from tftrain.interop import tracking
 from tftrain.platform import files
 
@@ -33,7 +33,7 @@ def export_model(
   *,
   part: Any = None,
   formats: Sequence[str] = (),
-  decoder: decoders.Decoder | None = None,
+  decoder: serving_decoder.Decoder | None = None,
   fresh: bool = False,
   about: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
@@ -129,7 +129,9 @@ def _write_and_compare(
 
 
 def check_serve(
-  task: tasks.Task, features: Any, decoder: decoders.Decoder | None = None
+  task: tasks.Task,
+  features: Any,
+  decoder: serving_decoder.Decoder | None = None,
 ) -> None:
   """Raises ExportError now where an export could only fail at the end."""
   _traced(task, _offered(task, features, None, decoder))
@@ -142,7 +144,10 @@ def _traced(
 
 
 def _offered(
-  task: tasks.Task, features: Any, part: Any, decoder: decoders.Decoder | None
+  task: tasks.Task,
+  features: Any,
+  part: Any,
+  decoder: serving_decoder.Decoder | None,
 ) -> dict[str, signatures_lib.Signature]:
   if part is not None:
     return signatures_lib.of_part(part, features)

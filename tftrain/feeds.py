@@ -10,17 +10,17 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.data import device_prefetch
+from tftrain.data import iterator_state
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import row_sharding
 from tftrain.distribute import strategy as strategy_lib
-from tftrain.inputs import iterators
-from tftrain.inputs import pipelines
-from tftrain.inputs import prefetching
 
 
 class Feed:
   """An iterator, or the graph itself; and how it is found again at a step."""
 
-  def __init__(self, pipeline: pipelines.Pipeline, seed: int):
+  def __init__(self, pipeline: pipeline_lib.Pipeline, seed: int):
     self._pipeline = pipeline
     # What a loop takes: the same, or of each batch only this worker's rows.
     self._taken = pipeline
@@ -54,7 +54,7 @@ class Feed:
       share: This worker's; None where it is the only one.
       whole: Whether the step may look at all of a batch.
     """
-    self._device = prefetching.device_for(self._pipeline)
+    self._device = device_prefetch.device_for(self._pipeline)
     part = None if share is None or whole else self._pipeline.part(share)
     if part is not None:
       assert share is not None
@@ -80,10 +80,10 @@ class Feed:
     with tf.device('CPU:0'):
       dataset = self._taken.dataset(self._seed, start_step, **where)
       if self._device is not None:
-        return prefetching.iterator(dataset, self._device)
+        return device_prefetch.iterator(dataset, self._device)
       iterator = iter(dataset)
       if self._saved is not None and start_step:
-        iterators.load_iterator(iterator, self._saved)
+        iterator_state.load_iterator(iterator, self._saved)
     return iterator
 
   def mark(self, step: int) -> None:
@@ -118,9 +118,9 @@ class Feed:
     if iterator is None:  # not read from since it was restored, or at all
       saved = self._saved
       if saved is None:
-        saved = iterators.save_iterator(self.iterator(0))
+        saved = iterator_state.save_iterator(self.iterator(0))
       return {'iterator': tf.constant(saved)}
-    return {'iterator': iterators.save_iterator(iterator)}
+    return {'iterator': iterator_state.save_iterator(iterator)}
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     if self._cursor is not None:
@@ -182,7 +182,7 @@ class Feed:
   def first_batch(self) -> Any:
     """The whole of it, whatever a loop takes."""
     try:
-      with pipelines.explained(self._pipeline):
+      with pipeline_lib.explained(self._pipeline):
         whole = copy.copy(self)
         whole._taken, whole._device = self._pipeline, None
         return whole.take(whole.iterator(0), tf.constant(0, tf.int64))

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import experiments
-from tftrain.inputs import pipelines
+from tftrain.data import pipeline as pipeline_lib
 
 _EXAMPLES = 3
 _CHARACTERS = 60
@@ -39,7 +39,7 @@ def inspect(experiment: experiments.Experiment, seconds: float = 1.0) -> str:
   return '\n'.join(parts)
 
 
-def _first_examples(pipeline: pipelines.Pipeline) -> Iterator[str]:
+def _first_examples(pipeline: pipeline_lib.Pipeline) -> Iterator[str]:
   batches = pipeline.peek(1)
   if not batches:
     return
@@ -50,7 +50,9 @@ def _first_examples(pipeline: pipelines.Pipeline) -> Iterator[str]:
         yield f'  {name}{_shown(leaf[row])}'
 
 
-def _stage_lines(pipeline: pipelines.Pipeline, seconds: float) -> Iterator[str]:
+def _stage_lines(
+  pipeline: pipeline_lib.Pipeline, seconds: float
+) -> Iterator[str]:
   """A line for each stage."""
   total, own = _stage_times(pipeline, seconds)
   slowest = max(own, key=lambda name: own[name])
@@ -63,7 +65,7 @@ def _stage_lines(pipeline: pipelines.Pipeline, seconds: float) -> Iterator[str]:
     )
 
 
-def slowest_stage(pipeline: pipelines.Pipeline, seconds: float = 0.3) -> str:
+def slowest_stage(pipeline: pipeline_lib.Pipeline, seconds: float = 0.3) -> str:
   """Names the stage that takes most of the input's time, and what helps.
 
   Args:
@@ -77,10 +79,10 @@ def slowest_stage(pipeline: pipelines.Pipeline, seconds: float = 0.3) -> str:
 
 
 def _stage_times(
-  pipeline: pipelines.Pipeline, seconds: float
+  pipeline: pipeline_lib.Pipeline, seconds: float
 ) -> tuple[dict[str, float], dict[str, float]]:
   """(seconds per example up to each stage, of each what it adds)."""
-  with pipelines.explained(pipeline):
+  with pipeline_lib.explained(pipeline):
     total = {
       name: _seconds_per_example(dataset, seconds)
       for name, dataset in pipeline.stages(0)

@@ -11,8 +11,8 @@ from tftrain import compiled
 from tftrain import errors
 from tftrain import signatures
 from tftrain import tasks
-from tftrain.inputs import orders
-from tftrain.inputs import pipelines
+from tftrain.data import pipeline as pipeline_lib
+from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.interop import autograph
 
 
@@ -33,7 +33,7 @@ class Outputs:
   def __init__(
     self,
     task: tasks.Task,
-    pipeline: pipelines.Pipeline,
+    pipeline: pipeline_lib.Pipeline,
     compute: Callable[[Any], Any],
     what: str,
   ):
@@ -99,7 +99,7 @@ class Outputs:
     return named
 
 
-def served(task: tasks.Task, pipeline: pipelines.Pipeline) -> Outputs:
+def served(task: tasks.Task, pipeline: pipeline_lib.Pipeline) -> Outputs:
   """What `serve` gives for each example."""
 
   def compute(batch: Any) -> Any:
@@ -109,8 +109,8 @@ def served(task: tasks.Task, pipeline: pipelines.Pipeline) -> Outputs:
   return Outputs(task, pipeline, compute, f'serve() of {type(task).__name__}')
 
 
-def _count_rows(pipeline: pipelines.Pipeline, batch: Any) -> tf.Tensor:
-  rows = orders.count(batch)
+def _count_rows(pipeline: pipeline_lib.Pipeline, batch: Any) -> tf.Tensor:
+  rows = shuffle_lib.count(batch)
   if not pipeline.pads or pipeline.num_examples is not None:
     return rows  # of a known number of examples the host knows which are left
   weights = batch['weights'] if isinstance(batch, dict) else batch[2]

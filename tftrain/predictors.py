@@ -20,8 +20,8 @@ from tftrain import loops
 from tftrain import outputs as outputs_lib
 from tftrain import rows as rows_lib
 from tftrain import tasks
-from tftrain.inputs import batches as batches_lib
-from tftrain.inputs import pipelines
+from tftrain.data import dataset_pipeline
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
 
 
@@ -69,7 +69,7 @@ def predict(
   """
   output = pathlib.Path(output)
   rows_lib.store_for(output)  # refuses its name now
-  pipeline = batches_lib.as_pipeline(data, training=False)
+  pipeline = dataset_pipeline.as_pipeline(data, training=False)
   _check(task, pipeline)
   strategy = strategy or tf.distribute.get_strategy()
   parts = _parts_of(output)
@@ -86,7 +86,7 @@ def predict(
 
 def _write(
   task: tasks.Task,
-  pipeline: pipelines.Pipeline,
+  pipeline: pipeline_lib.Pipeline,
   output: pathlib.Path,
   made_of: Mapping[str, Any],
   stop: tf.Variable | None,
@@ -112,7 +112,7 @@ def _parts_of(output: pathlib.Path) -> pathlib.Path:
   return output.with_name(f'{output.name}.parts')
 
 
-def _check(task: tasks.Task, pipeline: pipelines.Pipeline) -> None:
+def _check(task: tasks.Task, pipeline: pipeline_lib.Pipeline) -> None:
   """Raises now what would come to light late, or never."""
   if not task.is_built:
     raise errors.TaskError(
@@ -141,7 +141,7 @@ def _check(task: tasks.Task, pipeline: pipelines.Pipeline) -> None:
   pipeline.check_resumable()
 
 
-def _rows_of(pipeline: pipelines.Pipeline) -> int | None:
+def _rows_of(pipeline: pipeline_lib.Pipeline) -> int | None:
   """Examples in each batch but the last, where the steps say which they are."""
   if pipeline.has_cursor or pipeline.keeps_iterator:
     return None
@@ -235,7 +235,10 @@ class _Run:
   """
 
   def __init__(
-    self, task: tasks.Task, pipeline: pipelines.Pipeline, store: rows_lib.Store
+    self,
+    task: tasks.Task,
+    pipeline: pipeline_lib.Pipeline,
+    store: rows_lib.Store,
   ):
     self._task = task
     self._pipeline = pipeline
@@ -247,7 +250,7 @@ class _Run:
     """Whether it came to the end of the data, before a stop."""
     with (
       builds.explained(self._what_failed),
-      pipelines.explained(self._pipeline),
+      pipeline_lib.explained(self._pipeline),
     ):
       batches, position = self._start()
       try:

@@ -10,7 +10,7 @@ from tftrain import errors
 from tftrain import experiments
 from tftrain import metrics
 from tftrain import runs
-from tftrain.inputs import pipelines
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
 from tftrain.platform import process_memory
 
@@ -47,7 +47,7 @@ def check(experiment: experiments.Experiment) -> Iterator[str]:
 def _described(run: runs.Run) -> Iterator[str]:
   """What was already done to prepare it."""
   trainer = run.trainer
-  batch = pipelines.described(trainer.example_batch)
+  batch = pipeline_lib.described(trainer.example_batch)
   yield _line('data', f'a batch is {batch}')
   count = sum(
     int(np.prod(v.shape)) for v in trainer.task.all_variables() if v.trainable

@@ -14,8 +14,8 @@ from tftrain import loops
 from tftrain import metrics
 from tftrain import tasks
 from tftrain import updates
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
-from tftrain.inputs import pipelines
 from tftrain.interop import tracking
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
@@ -41,7 +41,7 @@ class Readings:
     task: tasks.Task,
     means: metrics.Means,
     counters: loops.Counters,
-    pipeline: pipelines.Pipeline,
+    pipeline: pipeline_lib.Pipeline,
     log_every: int,
     ledger: goodput.Ledger,
   ):

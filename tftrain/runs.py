@@ -31,8 +31,8 @@ from tftrain import rewinds
 from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
+from tftrain.data import open_files
 from tftrain.distribute import devices
-from tftrain.inputs import opening
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 
@@ -316,7 +316,7 @@ class Run:
         'predict reads files as the evaluation does, and there is none; give '
         'Experiment.eval_data'
       )
-    data = opening.open_input(given, like=self.evaluators[0].pipeline)
+    data = open_files.open_input(given, like=self.evaluators[0].pipeline)
     step = self.restore(which)
     with self._stopper() as stopper:
       examples = predictors.predict(
@@ -325,7 +325,7 @@ class Run:
         output,
         strategy=self.trainer.strategy,
         stop=self.trainer.stop_variable,
-        origin={'step': step, 'files': opening.stamps(given)},
+        origin={'step': step, 'files': open_files.stamps(given)},
       )
     code = stopper.exit_code if examples is None else 0
     return Prediction(step, examples or 0, code)

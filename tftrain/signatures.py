@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import tasks
-from tftrain.inputs import decoders
+from tftrain.data import serving_decoder
 
 SERVE = 'serving_default'
 """What `Task.serve` is called in an export."""
@@ -61,7 +61,7 @@ def of_part(part: Any, features: Any) -> dict[str, Signature]:
   return {SERVE: Signature(serve, named('inputs', features))}
 
 
-def of_records(task: tasks.Task, decoder: decoders.Decoder) -> Signature:
+def of_records(task: tasks.Task, decoder: serving_decoder.Decoder) -> Signature:
   """`serve` of serialized tf.train.Examples, decoded and mapped as the
   pipeline does it. Features that do not matter for it need not be there."""
 

@@ -22,8 +22,8 @@ from tftrain import groups
 from tftrain import tasks
 from tftrain import trainers
 from tftrain import updates
+from tftrain.data import dataset_pipeline
 from tftrain.distribute import strategy as strategy_lib
-from tftrain.inputs import batches as batches_lib
 from tftrain.interop import tracking
 
 
@@ -289,7 +289,7 @@ def _switch_off(layer: Any) -> bool:
 
 def _batches(data: Any) -> list[Any]:
   """The first of what a Trainer takes, and the same without its last row."""
-  pipeline = batches_lib.as_pipeline(data, training=True)
+  pipeline = dataset_pipeline.as_pipeline(data, training=True)
   batch = feeds.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)

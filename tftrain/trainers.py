@@ -24,10 +24,10 @@ from tftrain import supervised
 from tftrain import tasks
 from tftrain import tpuchecks
 from tftrain import updates as updates_lib
+from tftrain.data import dataset_pipeline
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
-from tftrain.inputs import batches
-from tftrain.inputs import pipelines
 from tftrain.platform import goodput
 
 
@@ -80,7 +80,9 @@ class Trainer:
     self.ledger = ledger or goodput.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
     self.workers = coordinator.of(self.strategy).joined(self)
-    self.pipeline: pipelines.Pipeline = batches.as_pipeline(data, training=True)
+    self.pipeline: pipeline_lib.Pipeline = dataset_pipeline.as_pipeline(
+      data, training=True
+    )
     self._steps_per_loop = steps_per_loop
     self._seed = seed
     tpuchecks.check(self.strategy, self.pipeline, task, steps_per_loop)
@@ -347,9 +349,7 @@ class Trainer:
 
   def _build(self, update: updates_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
-    what = (
-      f'the model or loss cannot take a batch of {pipelines.described(batch)}'
-    )
+    what = f'the model or loss cannot take a batch of {pipeline_lib.described(batch)}'
     with self.strategy.scope(), builds.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
@@ -396,7 +396,7 @@ class Trainer:
     with (
       self.strategy.scope(),
       builds.explained(self._what_failed),
-      pipelines.explained(self.pipeline),
+      pipeline_lib.explained(self.pipeline),
     ):
       if self.loop.compile_seconds is None:
         with self.ledger.part('compile'):

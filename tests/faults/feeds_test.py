@@ -19,7 +19,7 @@ def records(tmp_path):
     }
     for number in range(64)
   ]
-  paths = tftrain.inputs.write_records(
+  paths = tftrain.data.write_records(
     tmp_path / 'data' / 'train', examples, shards=4
   )
   assert len(paths) == 4
@@ -87,7 +87,7 @@ def test_a_filter_that_drops_everything_is_said_before_step_1(run, records):
 
 def test_a_record_of_another_shape_is_named(run, records, file):
   odd = {'features': np.zeros(5, 'float32'), 'label': np.int64(0)}
-  path = tftrain.inputs.write_records(
+  path = tftrain.data.write_records(
     records.parent / 'odd' / 'train', [odd] * 16, shards=1
   )[0]
   file.write_bytes(path.read_bytes())
@@ -135,8 +135,8 @@ def test_files_that_changed_between_two_lives_are_refused(
 def test_a_window_of_large_rows_takes_no_more_than_its_budget(run, tmp_path):
   """10,000 rows of 100 KB would be a gigabyte; a quarter is what it may be."""
   rows = ({'x': np.zeros(25_000, 'float32')} for _ in range(600))
-  tftrain.inputs.write_records(tmp_path / 'large', rows, shards=1)
-  pipeline = tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(tmp_path / 'large-*'), 8, ram_budget_gb=0.01
+  tftrain.data.write_records(tmp_path / 'large', rows, shards=1)
+  pipeline = tftrain.data.Examples(
+    tftrain.data.TFRecords(tmp_path / 'large-*'), 8, ram_budget_gb=0.01
   )
   assert pipeline.fingerprint()['shuffle'] <= 100

@@ -160,8 +160,8 @@ def train_data(
     if bad_row is not None:
       x[bad_row] = np.nan
     return tftrain.Arrays((x, y), batch_size)
-  return tftrain.inputs.Examples(
-    tftrain.inputs.TFRecords(pattern, _SPEC if typed else None),
+  return tftrain.data.Examples(
+    tftrain.data.TFRecords(pattern, _SPEC if typed else None),
     batch_size,
     filter=(lambda example: example['label'] > 99) if filtered else None,
     select=('features', 'label'),

@@ -9,13 +9,13 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import sources
-from tftrain.inputs import streams
+from tftrain.data.sources import file_source
+from tftrain.data.sources import source as source_lib
 
 _IMAGES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
 
 
-class _Files(sources.Indexed):
+class _Files(source_lib.Indexed):
   """Whole files, by index."""
 
   def __init__(self, paths: list[str]):
@@ -53,8 +53,8 @@ class TextFiles(_Files):
     paths: A glob, a path or a list of them.
   """
 
-  def __init__(self, paths: streams.Paths):
-    super().__init__(streams.find(paths))
+  def __init__(self, paths: file_source.Paths):
+    super().__init__(file_source.find(paths))
     self.element_spec = {'text': tf.TensorSpec([], tf.string)}
 
   def _read(self, index: tf.Tensor) -> Any:

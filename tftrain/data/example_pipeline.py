@@ -10,17 +10,17 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.data import _cursor
+from tftrain.data import _data_service
+from tftrain.data import _host_rows
+from tftrain.data import _splits
+from tftrain.data import batching
+from tftrain.data import pipeline as pipeline_lib
+from tftrain.data import serving_decoder
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import source as source_lib
+from tftrain.data.sources import transforms
 from tftrain.distribute import row_sharding
-from tftrain.inputs import batchers
-from tftrain.inputs import cursors
-from tftrain.inputs import decoders
-from tftrain.inputs import maps
-from tftrain.inputs import orders
-from tftrain.inputs import ownrows
-from tftrain.inputs import parts
-from tftrain.inputs import pipelines
-from tftrain.inputs import services
-from tftrain.inputs import sources
 from tftrain.interop import autograph
 
 # Examples decoded together before they are taken one by one.
@@ -29,7 +29,7 @@ _CHUNK = 256
 _WINDOW, _MANY = 10_000, 100_000
 
 
-class Examples(pipelines.Pipeline):
+class Examples(pipeline_lib.Pipeline):
   """Batches of the examples of a source: held out, shuffled, mapped, filtered.
 
   >>> Examples(TFRecords('/data/train-*'), 128, select=('image', 'label'))
@@ -79,7 +79,7 @@ class Examples(pipelines.Pipeline):
 
   def __init__(
     self,
-    source: sources.Source,
+    source: source_lib.Source,
     batch_size: int,
     *,
     training: bool = True,
@@ -87,7 +87,7 @@ class Examples(pipelines.Pipeline):
     map: Callable[..., Any] | None = None,
     filter: Callable[..., Any] | None = None,
     select: Sequence[str] | None = None,
-    batcher: batchers.Batcher | None = None,
+    batcher: batching.Batcher | None = None,
     map_batch: Callable[..., Any] | None = None,
     shuffle: int | None = None,
     holdout: float | None = None,
@@ -100,16 +100,16 @@ class Examples(pipelines.Pipeline):
     ram_budget_gb: float = 0.25,
     service: str | None = None,
   ):
-    pipelines.check_count('batch_size', batch_size)
+    pipeline_lib.check_count('batch_size', batch_size)
     if epochs is not None:
-      pipelines.check_count('epochs', epochs)
+      pipeline_lib.check_count('epochs', epochs)
     if remainder not in ('keep', 'drop', 'pad'):
       raise errors.ConfigError(
         f"Examples.remainder = {remainder!r}; give 'keep', 'drop' or 'pad'"
       )
-    self.source = parts.part_of(source, holdout, subset, shard, cache)
+    self.source = _splits.part_of(source, holdout, subset, shard, cache)
     self.batch_size = self._size = batch_size
-    self._rows = self._full = parts.share_of(batch_size, shard)
+    self._rows = self._full = _splits.share_of(batch_size, shard)
     self._cut: row_sharding.Cut | None = None
     self._training = training
     self._epochs = epochs if training else 1
@@ -127,7 +127,7 @@ class Examples(pipelines.Pipeline):
     self._prefetch = prefetch
     self._options = _options(threads)
     self._service = service
-    services.check(service, self._epochs)
+    _data_service.check(service, self._epochs)
     self.repeats = self._epochs is None
     self.pads = remainder == 'pad'
     self._note_batcher()
@@ -135,7 +135,7 @@ class Examples(pipelines.Pipeline):
     self._check()
     self._count_steps()
 
-  def over(self, source: sources.Source) -> 'Examples':
+  def over(self, source: source_lib.Source) -> 'Examples':
     """The same batches of other examples: all of them, once, in order.
 
     What is done to an example stays (`map`, `select`, `map_batch`, the
@@ -144,17 +144,17 @@ class Examples(pipelines.Pipeline):
     ones, as those have the examples in their order.
     """
     other = copy.copy(self)
-    other.source = parts.part_of(source, None, 'train', (0, 1), False)
+    other.source = _splits.part_of(source, None, 'train', (0, 1), False)
     other.lost = other.source.lost
     other._rows = other._full = self._size
     other._training, other._epochs, other._shuffle = False, 1, 0
     other._filter = other._service = None
-    if isinstance(self._batcher, batchers.Bucketed):
+    if isinstance(self._batcher, batching.Bucketed):
       given = self._batcher
       too_long, length = given.too_long, None
       if too_long == 'truncate':  # only a fixed length truncates
         length = given.boundaries[-1]
-      other._batcher = batchers.Padded(
+      other._batcher = batching.Padded(
         length, value=given.value, too_long=too_long
       )
     if self._remainder == 'drop':
@@ -167,13 +167,13 @@ class Examples(pipelines.Pipeline):
 
   def _note_batcher(self) -> None:
     self.rearranges = isinstance(
-      self._batcher, batchers.Bucketed | batchers.Packed
+      self._batcher, batching.Bucketed | batching.Packed
     )
     self.has_cursor = self._filter is not None or self.rearranges
 
   def _check(self) -> None:
     """Finds now what would fail later; sets `element_spec`."""
-    with pipelines.explained(self):
+    with pipeline_lib.explained(self):
       self._refuse_random()
       if self._filter is not None:
         self._find_one()
@@ -191,26 +191,26 @@ class Examples(pipelines.Pipeline):
   def _refuse_random(self) -> None:
     spec = self.source.element_spec
     if self._map is not None:
-      maps.refuse_random('Examples.map', spec, self._map)
-      chunks = self._chunks(orders.Order(epochs=self._epochs))
+      transforms.refuse_random('Examples.map', spec, self._map)
+      chunks = self._chunks(shuffle_lib.Order(epochs=self._epochs))
       spec = self._numbered(chunks).element_spec[1]
     if self._filter is not None:
-      maps.refuse_random('Examples.filter', spec, self._filter)
+      transforms.refuse_random('Examples.filter', spec, self._filter)
     if self._map_batch is not None:
       plain = copy.copy(self)
       plain._map_batch, plain._service, plain._remainder = None, None, 'keep'
       spec = plain.dataset(0).element_spec
       spec = spec[0] if self.has_cursor else spec
-      maps.refuse_random('Examples.map_batch', spec, self._map_batch)
+      transforms.refuse_random('Examples.map_batch', spec, self._map_batch)
 
   def _find_one(self) -> None:
     endless = self.source.endless
-    order = orders.Order(epochs=None if endless else 1)
+    order = shuffle_lib.Order(epochs=None if endless else 1)
     looked_at = self._numbered(self._chunks(order))
     count: Any = self.source.num_examples or 'all'
     if endless:
       looked_at, count = looked_at.take(_MANY), f'the first {_MANY}'
-    kept = orders.untuned(self._filtered(looked_at).take(1))
+    kept = shuffle_lib.untuned(self._filtered(looked_at).take(1))
     if next(iter(kept), None) is None:
       raise errors.InputError(
         f'Examples.filter keeps 0 of {count} examples; correct it, or the '
@@ -218,7 +218,7 @@ class Examples(pipelines.Pipeline):
       )
 
   def _count_steps(self) -> None:
-    packed = isinstance(self._batcher, batchers.Packed)
+    packed = isinstance(self._batcher, batching.Packed)
     if self._filter is not None or packed:
       return
     self.num_examples = self.source.num_examples
@@ -236,18 +236,18 @@ class Examples(pipelines.Pipeline):
   ) -> tf.data.Dataset:
     *_, (_, dataset) = self.stages(seed, start_step, cursor)
     if self._service is not None:
-      dataset = services.distributed(
+      dataset = _data_service.distributed(
         dataset, self._service, [self.fingerprint(), seed, start_step, cursor]
       )
     ahead = dataset.prefetch(self._prefetch).with_options(self._options)
-    return orders.untuned(ahead)
+    return shuffle_lib.untuned(ahead)
 
   @autograph.unconverted
   def stages(
     self, seed: int, start_step: int = 0, cursor: Sequence[int] | None = None
   ) -> list[tuple[str, tf.data.Dataset]]:
     """Name -> what comes out of it, from reading to whole batches."""
-    order = orders.Order(
+    order = shuffle_lib.Order(
       seed=seed if self._shuffle else None,
       epochs=self._epochs,
       window=self._shuffle or _CHUNK,
@@ -262,7 +262,7 @@ class Examples(pipelines.Pipeline):
       dataset = self.source.chunks(self._rows, order, begin)
       found.append(('read', dataset))
       if self._remainder == 'drop' and self._epochs is not None:
-        dataset = dataset.filter(lambda *b: orders.count(b) == self._rows)
+        dataset = dataset.filter(lambda *b: shuffle_lib.count(b) == self._rows)
     else:
       dataset = self._chunks(order, begin)
       found.append(('read', dataset))
@@ -279,7 +279,9 @@ class Examples(pipelines.Pipeline):
     found.append(('batch', dataset))
     return found
 
-  def _chunks(self, order: orders.Order, begin: int = 0) -> tf.data.Dataset:
+  def _chunks(
+    self, order: shuffle_lib.Order, begin: int = 0
+  ) -> tf.data.Dataset:
     """Examples that will be taken one by one."""
     return self.source.chunks(min(_CHUNK, self._rows), order, begin)
 
@@ -293,12 +295,12 @@ class Examples(pipelines.Pipeline):
   def _mapped(self, numbered: tf.data.Dataset, seed: int) -> tf.data.Dataset:
     assert self._map is not None
     function = self._map
-    seeded = maps.takes_seed(function)
+    seeded = transforms.takes_seed(function)
 
     def apply(position: tf.Tensor, example: Any) -> Any:
       convert = autograph.converted(function)
       if seeded:
-        return position, convert(example, orders.seed_of(seed, position))
+        return position, convert(example, shuffle_lib.seed_of(seed, position))
       return position, convert(example)
 
     return numbered.map(
@@ -318,23 +320,23 @@ class Examples(pipelines.Pipeline):
     """Batches that are not collated yet; with a cursor, if there is one."""
     drop = self._remainder == 'drop' or self._epochs is None
     order_seed = seed if self._shuffle else None
-    if isinstance(self._batcher, batchers.Bucketed):
-      return cursors.bucketed(
+    if isinstance(self._batcher, batching.Bucketed):
+      return _cursor.bucketed(
         numbered, self._batcher, self._rows, order_seed, skipped, drop=drop
       )
-    if isinstance(self._batcher, batchers.Packed):
-      return cursors.packed(
+    if isinstance(self._batcher, batching.Packed):
+      return _cursor.packed(
         numbered, self._batcher, self._rows, order_seed, skipped, drop=drop
       )
     batches = numbered.ragged_batch(self._rows, drop_remainder=drop)
     if self.has_cursor:
-      return cursors.filtered(batches)
+      return _cursor.filtered(batches)
     return batches.map(lambda _, examples: examples)
 
   # One worker's rows of each batch.
 
   def part(self, share: row_sharding.Share) -> 'Examples | None':
-    fixed = isinstance(self._batcher, batchers.Padded) and self._batcher.length
+    fixed = isinstance(self._batcher, batching.Padded) and self._batcher.length
     if (
       self.has_cursor
       or not (self._batcher is None or fixed)
@@ -349,16 +351,16 @@ class Examples(pipelines.Pipeline):
     other._full = end - first
     pads = self._remainder == 'pad'
     other._cut = share.of_filled(self._size) if pads else share.of
-    if other._own_rows(orders.Order(), 0, 0) is None:
+    if other._own_rows(shuffle_lib.Order(), 0, 0) is None:
       return None
     other.element_spec = other.dataset(0).element_spec
     return other
 
   def _own_rows(
-    self, order: orders.Order, start_step: int, seed: int
+    self, order: shuffle_lib.Order, start_step: int, seed: int
   ) -> tf.data.Dataset | None:
     assert self._cut is not None
-    return ownrows.batches(
+    return _host_rows.batches(
       self.source,
       self._size,
       order,
@@ -376,26 +378,28 @@ class Examples(pipelines.Pipeline):
     """A batch as the Task gets it."""
     if not self.has_cursor and cursor:  # tf.data has taken a tuple apart
       batch, cursor = (batch, *cursor), ()
-    done = isinstance(self._batcher, batchers.Bucketed | batchers.Packed)
+    done = isinstance(self._batcher, batching.Bucketed | batching.Packed)
     if self._batcher is not None and not done:
       batch = self._batcher.collate(batch)
     if self.select is not None:
-      batch = maps.selected(batch, self.select)
+      batch = transforms.selected(batch, self.select)
     if self._map_batch is not None:
       batch = autograph.converted(self._map_batch)(batch)
     if self._remainder == 'pad':
-      batch = maps.filled(batch, self._full)
+      batch = transforms.filled(batch, self._full)
     return (batch, *cursor) if self.has_cursor else batch
 
   # What others want to know.
 
-  def decoder(self) -> decoders.Decoder | None:
+  def decoder(self) -> serving_decoder.Decoder | None:
     if self._batcher is not None:
       return None
     plain = copy.copy(self)
     plain._remainder, plain.has_cursor = 'keep', False
-    one = self._numbered(self._chunks(orders.Order(epochs=1))).element_spec[1]
-    return decoders.make(self.source, self._map, one, plain._finished)
+    one = self._numbered(
+      self._chunks(shuffle_lib.Order(epochs=1))
+    ).element_spec[1]
+    return serving_decoder.make(self.source, self._map, one, plain._finished)
 
   @property
   def steps_per_epoch(self) -> float | None:
@@ -418,7 +422,7 @@ class Examples(pipelines.Pipeline):
     }
 
   def explain(self, error: BaseException) -> str | None:
-    return batchers.explain(str(error)) or self.source.diagnose()
+    return batching.explain(str(error)) or self.source.diagnose()
 
 
 def _options(threads: int | None) -> tf.data.Options:
@@ -444,7 +448,7 @@ def _named(spec: Any) -> Iterator[tuple[str, Any]]:
     yield 'it', spec
 
 
-def _described(batcher: batchers.Batcher | None) -> Any:
+def _described(batcher: batching.Batcher | None) -> Any:
   if batcher is None:
     return None
   return [type(batcher).__name__, dict(vars(batcher))]

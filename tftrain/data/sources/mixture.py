@@ -9,15 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import maps
-from tftrain.inputs import orders
-from tftrain.inputs import sources
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import source as source_lib
+from tftrain.data.sources import transforms
 from tftrain.interop import autograph
 
 _CHUNK = 64
 
 
-class Mapped(sources.Source):
+class Mapped(source_lib.Source):
   """A source whose examples went through a function, one example to one.
 
   Args:
@@ -25,8 +25,8 @@ class Mapped(sources.Source):
     function: From one example to another; not random, see `Examples.map`.
   """
 
-  def __init__(self, source: sources.Source, function: Callable[[Any], Any]):
-    maps.refuse_random('Mapped.function', source.element_spec, function)
+  def __init__(self, source: source_lib.Source, function: Callable[[Any], Any]):
+    transforms.refuse_random('Mapped.function', source.element_spec, function)
     self._source = source
     self._function = function
     self._name = getattr(function, '__qualname__', type(function).__name__)
@@ -34,10 +34,12 @@ class Mapped(sources.Source):
     self.lost = source.lost
     self.endless = source.endless
     self.record_bytes = source.record_bytes
-    self.element_spec = self.chunks(1, orders.Order()).unbatch().element_spec
+    self.element_spec = (
+      self.chunks(1, shuffle_lib.Order()).unbatch().element_spec
+    )
 
   def chunks(
-    self, size: int, order: orders.Order, start: int = 0
+    self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
     examples = self._source.chunks(_CHUNK, order, start).unbatch()
     return examples.map(
@@ -60,14 +62,14 @@ class Mapped(sources.Source):
   def diagnose(self) -> str | None:
     return self._source.diagnose()
 
-  def _of(self, source: sources.Source) -> 'Mapped':
+  def _of(self, source: source_lib.Source) -> 'Mapped':
     part = copy.copy(self)
     part._source = source
     part.num_examples = source.num_examples
     return part
 
 
-class Mixture(sources.Source):
+class Mixture(source_lib.Source):
   """Examples of several sources, in fixed proportions and for ever.
 
   Each part is repeated on its own, so the proportions stay when a small one has
@@ -93,7 +95,7 @@ class Mixture(sources.Source):
 
   def __init__(
     self,
-    parts: Mapping[str, sources.Source],
+    parts: Mapping[str, source_lib.Source],
     weights: Mapping[str, float] | None = None,
     *,
     temperature: float | None = None,
@@ -112,14 +114,14 @@ class Mixture(sources.Source):
       if part.element_spec != spec:
         raise errors.InputError(
           f'Mixture: examples of {name!r} are {part.element_spec}, those of '
-          f'{first!r} {spec}; make them alike with tftrain.inputs.Mapped'
+          f'{first!r} {spec}; make them alike with tftrain.data.Mapped'
         )
     self.element_spec = spec
     self.record_bytes = sum(part.record_bytes for part in self._parts.values())
     self.lost = sum(part.lost for part in self._parts.values())
 
   def chunks(
-    self, size: int, order: orders.Order, start: int = 0
+    self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
     if order.epochs is not None:
       raise errors.InputError(
@@ -135,7 +137,7 @@ class Mixture(sources.Source):
       for part, at in zip(self._parts.values(), starts, strict=True)
     ]
     choices = (
-      tf.data.Dataset.range(begin, sources.FOR_EVER)
+      tf.data.Dataset.range(begin, source_lib.FOR_EVER)
       .map(lambda number: self._choices(number, order))
       .unbatch()
       .skip(inside)
@@ -169,7 +171,7 @@ class Mixture(sources.Source):
     ends = np.floor(number * self._round * self._bounds + 0.5)
     return np.diff(ends).astype(np.int64)
 
-  def _choices(self, number: tf.Tensor, order: orders.Order) -> tf.Tensor:
+  def _choices(self, number: tf.Tensor, order: shuffle_lib.Order) -> tf.Tensor:
     """Which part each example of a round is from, int64 `[round]`."""
 
     def before(rounds: tf.Tensor) -> tf.Tensor:
@@ -181,8 +183,8 @@ class Mixture(sources.Source):
     sorted_choices = tf.repeat(
       tf.range(len(self._rates), dtype=tf.int64), quotas
     )
-    seed = orders.seed_of(order.seed or 0, number)
-    index = orders.permuted(
+    seed = shuffle_lib.seed_of(order.seed or 0, number)
+    index = shuffle_lib.permuted(
       tf.range(self._round, dtype=tf.int64),
       tf.concat([seed, [0]], 0),
       self._round,
@@ -191,7 +193,7 @@ class Mixture(sources.Source):
 
 
 def _shares(
-  parts: Mapping[str, sources.Source],
+  parts: Mapping[str, source_lib.Source],
   weights: Mapping[str, float] | None,
   temperature: float | None,
 ) -> dict[str, float]:

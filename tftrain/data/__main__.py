@@ -1,8 +1,8 @@
 """python -m tftrain.inputs: looks at TFRecord files, checks and repairs them.
 
-python -m tftrain.inputs inspect '/data/train-*'
-python -m tftrain.inputs check '/data/train-*'
-python -m tftrain.inputs repair '/data/train-*' --to /data/repaired
+python -m tftrain.data inspect '/data/train-*'
+python -m tftrain.data check '/data/train-*'
+python -m tftrain.data repair '/data/train-*' --to /data/repaired
 """
 
 import argparse
@@ -14,9 +14,9 @@ import sys
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import recordfiles
-from tftrain.inputs import records
-from tftrain.inputs import streams
+from tftrain.data.sources import file_source
+from tftrain.data.sources import tfrecord
+from tftrain.data.sources import tfrecord_io
 from tftrain.platform import files
 
 _SHOWN = 70
@@ -25,7 +25,7 @@ _SHOWN = 70
 def main(arguments: Sequence[str]) -> int:
   """Returns 0, 1 if a file is damaged, 2 if what was asked for is wrong."""
   parser = argparse.ArgumentParser(
-    prog='python -m tftrain.inputs', description=__doc__.partition('\n')[0]
+    prog='python -m tftrain.data', description=__doc__.partition('\n')[0]
   )
   commands = parser.add_subparsers(dest='command', required=True)
   for name, explanation in (
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
       command.add_argument('--to', required=True, help='that directory')
   given = parser.parse_args(arguments)
   try:
-    paths = streams.find(given.paths)
+    paths = file_source.find(given.paths)
     if given.command == 'inspect':
       return _inspect(paths)
     if given.command == 'check':
@@ -53,13 +53,13 @@ def main(arguments: Sequence[str]) -> int:
 def _inspect(paths: Sequence[str]) -> int:
   damaged = False
   for path in paths:
-    content = recordfiles.count(path)
+    content = tfrecord_io.count(path)
     damaged |= bool(content.damages)
     print(f'{path}: {_summary(content)}')
-    record = next(records.intact(path, content.compression), None)
+    record = next(tfrecord.intact(path, content.compression), None)
     if record is None:
       continue
-    for name, (kind, values) in (records.values_of(record) or {}).items():
+    for name, (kind, values) in (tfrecord.values_of(record) or {}).items():
       shown = repr(list(values[:8]))
       if len(shown) > _SHOWN:
         shown = f'{shown[:_SHOWN]}...'
@@ -70,7 +70,7 @@ def _inspect(paths: Sequence[str]) -> int:
 def _check(paths: Sequence[str]) -> int:
   damaged = 0
   for path in paths:
-    content = recordfiles.check(path)
+    content = tfrecord_io.check(path)
     print(f'{path}: {_summary(content)}')
     damaged += bool(content.damages)
   print(f'{damaged} of {len(paths)} files are damaged')
@@ -86,13 +86,13 @@ def _repair(paths: Sequence[str], directory: pathlib.Path) -> int:
       )
   with files.staged_files(directory) as staged:
     for path in paths:
-      content = recordfiles.repair(path, str(staged / os.path.basename(path)))
+      content = tfrecord_io.repair(path, str(staged / os.path.basename(path)))
       print(f'{path}: {_summary(content)}')
   print(f'What is intact is in {directory}')
   return 0
 
 
-def _summary(content: recordfiles.Content) -> str:
+def _summary(content: tfrecord_io.Content) -> str:
   kind = f', {content.compression}' if content.compression else ''
   if not content.damages:
     return f'{content.records} records{kind}'

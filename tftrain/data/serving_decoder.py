@@ -8,10 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain.inputs import maps
-from tftrain.inputs import orders
-from tftrain.inputs import records as records_lib
-from tftrain.inputs import specs
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import tfrecord
+from tftrain.data.sources import transforms
 from tftrain.interop import autograph
 
 
@@ -27,7 +27,7 @@ class Decoder:
     finish: From mapped examples, `[n, ...]`, to what the Task gets.
   """
 
-  features: Mapping[str, specs.Feature]
+  features: Mapping[str, feature_spec.Feature]
   records: tuple[bytes, ...]
   map: Callable[[Any], Any]
   mapped_spec: Any
@@ -55,7 +55,7 @@ class Decoder:
     # The order of tf.nest, in which features and leaves were counted.
     names = sorted(self.features)
     read = {names[index]: self.features[names[index]] for index in needed}
-    found = records_lib.decoded(serialized, read)
+    found = tfrecord.decoded(serialized, read)
     rows = tf.shape(serialized)[0]
     leaves = tf.nest.flatten(self.mapped_spec)
 
@@ -93,15 +93,15 @@ def make(
     spec: Of one mapped example.
     finish: From mapped examples, `[n, ...]`, to what the Task gets.
   """
-  if not isinstance(source, records_lib.TFRecords):
+  if not isinstance(source, tfrecord.TFRecords):
     return None
 
   def mapped(example: Any) -> Any:
     if function is None:
       return example
     convert = autograph.converted(function)
-    if maps.takes_seed(function):  # chance is none here
-      return convert(example, orders.seed_of(0, tf.constant(0, tf.int64)))
+    if transforms.takes_seed(function):  # chance is none here
+      return convert(example, shuffle_lib.seed_of(0, tf.constant(0, tf.int64)))
     return convert(example)
 
   batched = tf.nest.map_structure(

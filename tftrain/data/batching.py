@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import orders
+from tftrain.data.sources import shuffle as shuffle_lib
 
 
 class Batcher(abc.ABC):
@@ -136,7 +136,7 @@ class Bucketed(Batcher):
 
     def batch(number: tf.Tensor) -> Any:
       if seed is not None:
-        number = orders.permuted(number, tf.concat([seed, [1]], 0), count)
+        number = shuffle_lib.permuted(number, tf.concat([seed, [1]], 0), count)
       begin = tf.cast(number, tf.int32) * batch_size
       index = sorted_index[begin : begin + batch_size]
       return self.collate(

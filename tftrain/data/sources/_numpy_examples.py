@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import specs
+from tftrain.data.sources import feature_spec
 
 
 def varies(leaf: tf.TensorSpec) -> bool:
@@ -26,13 +26,13 @@ def spec_of(example: Any) -> Any:
   if isinstance(example, tuple):
     return tuple(spec_of(part) for part in example)
   array = np.asarray(example)
-  return tf.TensorSpec(array.shape, specs.dtype_of(array))
+  return tf.TensorSpec(array.shape, feature_spec.dtype_of(array))
 
 
 def spec_for(features: Mapping[str, str] | None, first: Any) -> Any:
   """The spec that the user gives, or that of the first example."""
   if features:
-    return specs.element_spec(specs.parse(features))
+    return feature_spec.element_spec(feature_spec.parse(features))
   return spec_of(first)
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import columns as columns_lib
-from tftrain.inputs import memory
-from tftrain.inputs import records
-from tftrain.inputs import sources
-from tftrain.inputs import specs
-from tftrain.inputs import streams
+from tftrain.data.sources import _numpy_examples
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import file_source
+from tftrain.data.sources import in_memory
+from tftrain.data.sources import source as source_lib
+from tftrain.data.sources import tfrecord
 
 
-class Tfds(memory.RandomAccess):
+class Tfds(in_memory.RandomAccess):
   """A data set of tensorflow_datasets, by index.
 
   It must be prepared in a format that is found by index: `tfds build
@@ -56,7 +56,7 @@ class Tfds(memory.RandomAccess):
     super().__init__(data, features, name=f'{name}/{split}')
 
 
-class ArrayRecord(sources.Indexed):
+class ArrayRecord(source_lib.Indexed):
   """Examples (tf.train.Example) in ArrayRecord files, by index.
 
   Args:
@@ -64,18 +64,18 @@ class ArrayRecord(sources.Indexed):
     features: Name -> spec, as in `TFRecords`.
   """
 
-  def __init__(self, paths: streams.Paths, features: Mapping[str, str]):
+  def __init__(self, paths: file_source.Paths, features: Mapping[str, str]):
     module = _imported(
       'array_record.python.array_record_data_source', 'arrayrecord'
     )
-    self._paths = streams.find(paths)
+    self._paths = file_source.find(paths)
     self._data = module.ArrayRecordDataSource(self._paths)
     self._size = len(self._data)
     if not self._size:
       raise errors.InputError(f'{self._paths[0]} holds 0 records')
-    self.features = specs.parse(features)
-    self.element_spec = specs.element_spec(self.features)
-    wrong = records.mismatch(self._data[0], self.features)
+    self.features = feature_spec.parse(features)
+    self.element_spec = feature_spec.element_spec(self.features)
+    wrong = tfrecord.mismatch(self._data[0], self.features)
     if wrong:
       raise errors.InputError(f'{self._paths[0]} record 0 {wrong}')
 
@@ -86,20 +86,20 @@ class ArrayRecord(sources.Indexed):
 
     found = tf.numpy_function(fetch, [index], tf.string, stateful=False)
     found.set_shape(index.shape)
-    return records.decoded(found, self.features)
+    return tfrecord.decoded(found, self.features)
 
   def fingerprint(self) -> Mapping[str, Any]:
     return _fingerprint('array record', self._paths, self._size)
 
   def diagnose(self) -> str | None:
     for number in range(self._size):
-      wrong = records.mismatch(self._data[number], self.features)
+      wrong = tfrecord.mismatch(self._data[number], self.features)
       if wrong:
         return f'{self._paths[0]} and others, record {number} {wrong}'
     return None
 
 
-class Parquet(sources.Indexed):
+class Parquet(source_lib.Indexed):
   """Rows of Parquet files, by index; a row group is read at a time.
 
   Shuffled reading touches many row groups: keep them small, or set
@@ -114,12 +114,12 @@ class Parquet(sources.Indexed):
 
   def __init__(
     self,
-    paths: streams.Paths,
+    paths: file_source.Paths,
     columns: Sequence[str] | None = None,
     features: Mapping[str, str] | None = None,
   ):
     parquet = _imported('pyarrow.parquet', 'parquet')
-    self._paths = streams.find(paths)
+    self._paths = file_source.find(paths)
     self._columns = None if columns is None else list(columns)
     self._files = [_parquet_file(parquet, path) for path in self._paths]
     # Each row group, and the number of its first row in all files.
@@ -138,12 +138,14 @@ class Parquet(sources.Indexed):
     self._latest: tuple[int, list[Any]] = (-1, [])
     self._failure: str | None = None
     first = self._rows(0)[0]
-    self.element_spec = specs.element_spec(
-      specs.parse(features) if features else specs.of_example(first)
+    self.element_spec = feature_spec.element_spec(
+      feature_spec.parse(features)
+      if features
+      else feature_spec.of_example(first)
     )
 
   def lookup(self, index: tf.Tensor) -> Any:
-    return columns_lib.lookup(self._fetch, index, self.element_spec)
+    return _numpy_examples.lookup(self._fetch, index, self.element_spec)
 
   def fingerprint(self) -> Mapping[str, Any]:
     return _fingerprint('parquet', self._paths, self._size)
@@ -166,7 +168,7 @@ class Parquet(sources.Indexed):
       group = bisect.bisect_right(self._starts, number) - 1
       row = self._rows(group)[number - self._starts[group]]
       try:
-        found.append(columns_lib.fitted(row, self.element_spec))
+        found.append(_numpy_examples.fitted(row, self.element_spec))
       except errors.InputError as error:
         path = self._paths[self._groups[group][0]]
         self._failure = f'{path} row {number} of all files: {error}'

@@ -5,13 +5,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain.inputs import pipelines
+from tftrain.data import pipeline as pipeline_lib
 
 # So many lie there: one in use, one on its way.
 _AHEAD = 2
 
 
-def device_for(pipeline: pipelines.Pipeline) -> str | None:
+def device_for(pipeline: pipeline_lib.Pipeline) -> str | None:
   """Where its batches are to be copied; None leaves them on the host.
 
   That is the one GPU of a run without a strategy: of several replicas each

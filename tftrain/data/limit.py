@@ -9,12 +9,12 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
+from tftrain.data import dataset_pipeline
+from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import row_sharding
-from tftrain.inputs import batches as batches_lib
-from tftrain.inputs import pipelines
 
 
-class FirstBatches(pipelines.Pipeline):
+class FirstBatches(pipeline_lib.Pipeline):
   """The first batches of `data`, and nothing after them.
 
   Repeated, they show whether a model can learn anything at all: a few it should
@@ -34,9 +34,9 @@ class FirstBatches(pipelines.Pipeline):
   """
 
   def __init__(
-    self, data: pipelines.Pipeline, batches: int, *, repeat: bool = False
+    self, data: pipeline_lib.Pipeline, batches: int, *, repeat: bool = False
   ):
-    pipelines.check_count('FirstBatches.batches', batches)
+    pipeline_lib.check_count('FirstBatches.batches', batches)
     self.data = data
     self._batches = batches
     self._repeat = repeat
@@ -112,12 +112,12 @@ class FirstBatches(pipelines.Pipeline):
 
 
 def limited(
-  data: pipelines.Pipeline,
+  data: pipeline_lib.Pipeline,
   batches: int | None,
   what: str,
   *,
   repeat: bool = False,
-) -> pipelines.Pipeline:
+) -> pipeline_lib.Pipeline:
   """`data` where `batches` is None, else its first batches; says so."""
   if batches is None:
     return data
@@ -134,8 +134,8 @@ def all_limited(
   if batches is None:
     return data
 
-  def make(name: str) -> pipelines.Pipeline:
-    given = batches_lib.as_pipeline(data[name], training=False)
+  def make(name: str) -> pipeline_lib.Pipeline:
+    given = dataset_pipeline.as_pipeline(data[name], training=False)
     return limited(given, batches, f'eval/{name}')
 
   return {name: functools.partial(make, name) for name in data}

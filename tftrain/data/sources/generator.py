@@ -10,12 +10,12 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import columns
-from tftrain.inputs import orders
-from tftrain.inputs import sources
+from tftrain.data.sources import _numpy_examples
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import source as source_lib
 
 
-class Generator(sources.Source):
+class Generator(source_lib.Source):
   """What a function yields, one example after the other.
 
   It must yield the same whenever it is called: a resumed run calls it again and
@@ -52,19 +52,19 @@ class Generator(sources.Source):
         f'{self._name}() yields nothing the second time; make what it reads '
         'inside of it'
       )
-    self.element_spec = columns.spec_for(features, first)
+    self.element_spec = _numpy_examples.spec_for(features, first)
     self._failure: str | None = None
 
   def chunks(
-    self, size: int, order: orders.Order, start: int = 0
+    self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
     examples = tf.data.Dataset.from_generator(
       self._examples, output_signature=self.element_spec
     )
     windows = examples.ragged_batch(order.window)
-    last = sources.FOR_EVER if order.epochs is None else order.epochs
+    last = source_lib.FOR_EVER if order.epochs is None else order.epochs
     whole = tf.data.Dataset.range(last).flat_map(
-      lambda epoch: orders.shuffled(windows, order, epoch)
+      lambda epoch: shuffle_lib.shuffled(windows, order, epoch)
     )
     if start:
       logging.info(
@@ -84,7 +84,7 @@ class Generator(sources.Source):
     number = 0
     try:
       for example in self._make():
-        yield columns.fitted(example, self.element_spec)
+        yield _numpy_examples.fitted(example, self.element_spec)
         number += 1
     except Exception as error:  # kept: what comes back from a graph is a dump
       said = errors.one_line(error)

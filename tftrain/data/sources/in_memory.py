@@ -12,15 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import columns
-from tftrain.inputs import orders
-from tftrain.inputs import sources
+from tftrain.data.sources import _numpy_examples
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import source as source_lib
 
 # So much is digested at a time, on all cores.
 _DIGEST_BYTES = 1 << 25
 
 
-class InMemory(sources.Indexed):
+class InMemory(source_lib.Indexed):
   """Arrays as a source, to be mapped, filtered, mixed or packed.
 
   For plain batches there is `Arrays`, which is faster.
@@ -84,7 +84,7 @@ class Npz(InMemory):
     super().__init__(arrays)
 
 
-class RandomAccess(sources.Indexed):
+class RandomAccess(source_lib.Indexed):
   """Any Python object with `len(data)` and `data[index]`.
 
   For an index it must always return the same, from whatever thread. Python
@@ -119,10 +119,10 @@ class RandomAccess(sources.Indexed):
     if not self._size:
       raise errors.InputError(f'{self._name} has 0 examples')
     self._failure: str | None = None
-    self.element_spec = columns.spec_for(features, data[0])
+    self.element_spec = _numpy_examples.spec_for(features, data[0])
 
   def lookup(self, index: tf.Tensor) -> Any:
-    return columns.lookup(self._fetch, index, self.element_spec)
+    return _numpy_examples.lookup(self._fetch, index, self.element_spec)
 
   def fingerprint(self) -> Mapping[str, Any]:
     return {'kind': 'random access', 'name': self._name, 'size': self._size}
@@ -135,15 +135,15 @@ class RandomAccess(sources.Indexed):
 
   def _example(self, index: int) -> Any:
     try:
-      return columns.fitted(self._data[index], self.element_spec)
+      return _numpy_examples.fitted(self._data[index], self.element_spec)
     except Exception as error:  # kept: what comes back from a graph is a dump
       self._failure = f'{self._name}[{index}]: {errors.one_line(error)}'
       raise
 
 
-def read_all(source: sources.Source) -> Any:
+def read_all(source: source_lib.Source) -> Any:
   """All examples of a source, as they are stored: a nest of arrays."""
-  chunks = list(orders.untuned(source.chunks(1024, orders.Order())))
+  chunks = list(shuffle_lib.untuned(source.chunks(1024, shuffle_lib.Order())))
   return tf.nest.map_structure(
     lambda *leaves: _settled(tf.concat(leaves, 0)), *chunks
   )

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import columns
-from tftrain.inputs import records
-from tftrain.inputs import specs
+from tftrain.data.sources import _numpy_examples
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import tfrecord
 from tftrain.platform import files
 
 
@@ -50,7 +50,9 @@ def write_records(
   rows = iter(examples)
   if (first := next(rows, None)) is None:
     raise errors.InputError(f'{prefix}: there are 0 examples to write')
-  wanted = specs.parse(features) if features else specs.of_example(first)
+  wanted = (
+    feature_spec.parse(features) if features else feature_spec.of_example(first)
+  )
   sidecar = _sidecar(prefix.parent, wanted)
   files.make_directory(prefix.parent)
   names = [
@@ -74,7 +76,7 @@ def write_records(
   for path, n in zip(written, counts, strict=True):
     known = {'records': n, 'bytes': path.stat().st_size}
     sidecar['files'][path.name] = known
-  files.write_json(prefix.parent / records.SIDECAR, sidecar)
+  files.write_json(prefix.parent / tfrecord.SIDECAR, sidecar)
   return written
 
 
@@ -104,25 +106,27 @@ def _write_all(
 
 
 def _sidecar(
-  directory: pathlib.Path, features: Mapping[str, specs.Feature]
+  directory: pathlib.Path, features: Mapping[str, feature_spec.Feature]
 ) -> dict[str, Any]:
   """What features.json says already, of other files."""
-  said = specs.texts(features)
-  sidecar = records.read_sidecar(str(directory / records.SIDECAR))
+  said = feature_spec.texts(features)
+  sidecar = tfrecord.read_sidecar(str(directory / tfrecord.SIDECAR))
   if sidecar.get('features', said) != said:
     raise errors.InputError(
-      f'{directory / records.SIDECAR} has the features {sidecar["features"]}, '
+      f'{directory / tfrecord.SIDECAR} has the features {sidecar["features"]}, '
       f'these are {said}; write them to another directory'
     )
   return {'features': said, 'files': sidecar.get('files', {})}
 
 
 def _encoded(
-  example: Mapping[str, Any], features: Mapping[str, specs.Feature], number: int
+  example: Mapping[str, Any],
+  features: Mapping[str, feature_spec.Feature],
+  number: int,
 ) -> bytes:
-  spec = specs.element_spec(features)
+  spec = feature_spec.element_spec(features)
   try:
-    fitted = columns.fitted(dict(example), spec)
+    fitted = _numpy_examples.fitted(dict(example), spec)
   except errors.InputError as error:
     raise errors.InputError(f'example {number}: {error}') from error
   encoded = {name: _list(fitted[name], f) for name, f in features.items()}
@@ -130,7 +134,7 @@ def _encoded(
   return bytes(message.SerializeToString(deterministic=True))
 
 
-def _list(value: np.ndarray, feature: specs.Feature) -> tf.train.Feature:
+def _list(value: np.ndarray, feature: feature_spec.Feature) -> tf.train.Feature:
   if feature.is_raw:
     raw = tf.train.BytesList(value=[value.tobytes()])
     return tf.train.Feature(bytes_list=raw)

@@ -98,7 +98,7 @@ def _try_worker(address: str) -> None:
   except (TimeoutError, tf.errors.OpError) as error:
     raise errors.InputError(
       f'the tf.data service at {address} has no worker that serves: '
-      f'{errors.one_line(error)}; start one (python -m tftrain.inputs.servers '
+      f'{errors.one_line(error)}; start one (python -m tftrain.data.data_service_server '
       'worker), and see that it can be reached from here'
     ) from error
 

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.distribute import row_sharding
-from tftrain.inputs import orders
 
 FOR_EVER = np.iinfo(np.int64).max
 
@@ -37,7 +37,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def chunks(
-    self, size: int, order: orders.Order, start: int = 0
+    self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
     """Examples from position `start` on, `size` at a time.
 
@@ -46,7 +46,7 @@ class Source(abc.ABC):
     """
 
   def own(
-    self, size: int, order: orders.Order, start: int, cut: row_sharding.Cut
+    self, size: int, order: shuffle_lib.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
     """The same chunks, of each only the rows that `cut` says.
 
@@ -107,14 +107,14 @@ class Indexed(Source):
     """The examples of these indices: int64 `[n]` to `[n, ...]`, in a graph."""
 
   def chunks(
-    self, size: int, order: orders.Order, start: int = 0
+    self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
     return self._mapped(
       size, order, start, lambda index: self.lookup(self._chosen_of(index))
     )
 
   def own(
-    self, size: int, order: orders.Order, start: int, cut: row_sharding.Cut
+    self, size: int, order: shuffle_lib.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
     if type(self).chunks is not Indexed.chunks:
       return None
@@ -123,13 +123,13 @@ class Indexed(Source):
       return self.lookup(self._chosen_of(index))
 
     return self._mapped(
-      size, order, start, lambda index: orders.cut_out(index, look_up, cut)
+      size, order, start, lambda index: shuffle_lib.cut_out(index, look_up, cut)
     )
 
   def _mapped(
     self,
     size: int,
-    order: orders.Order,
+    order: shuffle_lib.Order,
     start: int,
     function: Callable[[tf.Tensor], Any],
   ) -> tf.data.Dataset:
@@ -140,8 +140,8 @@ class Indexed(Source):
     full = stop == FOR_EVER or (stop - start) % size == 0
 
     def chunk(begin: tf.Tensor) -> Any:
-      position = orders.positions(begin, size, None if full else stop)
-      return function(orders.index_of(position, order, self.num_examples))
+      position = shuffle_lib.positions(begin, size, None if full else stop)
+      return function(shuffle_lib.index_of(position, order, self.num_examples))
 
     return tf.data.Dataset.range(start, stop, size).map(
       chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -155,7 +155,7 @@ class Indexed(Source):
 
   def split(self, holdout: float, subset: str) -> 'Indexed':
     index = np.arange(self._size) if self._chosen is None else self._chosen
-    out = orders.held_out(index, holdout)
+    out = shuffle_lib.held_out(index, holdout)
     return self._only(np.flatnonzero(out == (subset == 'holdout')))
 
   def _only(self, positions: np.ndarray) -> 'Indexed':

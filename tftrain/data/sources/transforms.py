@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import orders
+from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.interop import autograph
 
 _RANDOM = re.compile(r'\b(Random\w+|TruncatedNormal|Multinomial|Rng\w+)\b')
@@ -83,7 +83,7 @@ def filled(batch: Any, rows: int) -> Any:
       "Examples.remainder = 'pad' needs Padded or Bucketed: rows of ragged "
       'tensors cannot be filled up'
     )
-  missing = rows - tf.cast(orders.count(batch), tf.int32)
+  missing = rows - tf.cast(shuffle_lib.count(batch), tf.int32)
 
   def fill(leaf: tf.Tensor) -> tf.Tensor:
     paddings = [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1)

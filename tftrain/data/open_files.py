@@ -10,31 +10,31 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import arrays as arrays_lib
-from tftrain.inputs import examples as examples_lib
-from tftrain.inputs import limits
-from tftrain.inputs import lines
-from tftrain.inputs import memory
-from tftrain.inputs import pipelines
-from tftrain.inputs import records
-from tftrain.inputs import sources
-from tftrain.inputs import specs
-from tftrain.inputs import streams
+from tftrain.data import arrays
+from tftrain.data import example_pipeline
+from tftrain.data import limit
+from tftrain.data import pipeline as pipeline_lib
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import file_source
+from tftrain.data.sources import in_memory
+from tftrain.data.sources import source as source_lib
+from tftrain.data.sources import text
+from tftrain.data.sources import tfrecord
 
 # What is read where the batches of `like` have no size of their own.
 _BATCH_SIZE = 128
 
-_FILES: Mapping[str, Callable[[Any, Any], sources.Source]] = {
-  '.tfrecord': records.TFRecords,
-  '.csv': lines.Csv,
-  '.jsonl': lines.JsonLines,
+_FILES: Mapping[str, Callable[[Any, Any], source_lib.Source]] = {
+  '.tfrecord': tfrecord.TFRecords,
+  '.csv': text.Csv,
+  '.jsonl': text.JsonLines,
 }
 _ARRAYS = ('.npy', '.npz')
 
 
 def open_input(
-  path: str | pathlib.Path, like: pipelines.Pipeline
-) -> pipelines.Pipeline:
+  path: str | pathlib.Path, like: pipeline_lib.Pipeline
+) -> pipeline_lib.Pipeline:
   """Makes evaluation data of files: each example once, in order.
 
   `*.tfrecord*`, `.csv` and `.jsonl` hold the features that the source of `like`
@@ -51,11 +51,11 @@ def open_input(
     InputError: Files of an unknown kind or of several, or what they hold is not
       what `like` takes.
   """
-  if isinstance(like, limits.FirstBatches):
+  if isinstance(like, limit.FirstBatches):
     like = like.data  # files are read whole
-  kind = _kind_of(streams.find(path))
+  kind = _kind_of(file_source.find(path))
   if kind in _FILES:
-    if not isinstance(like, examples_lib.Examples):
+    if not isinstance(like, example_pipeline.Examples):
       raise errors.InputError(
         f'{path}: the data of this run is {type(like).__name__}, which does '
         f'not say how to read {kind}; give .npy or .npz'
@@ -63,10 +63,10 @@ def open_input(
     source = _FILES[kind](path, _features_of(like))
     return like.over(source)
   found = _read_arrays(path)
-  if isinstance(like, examples_lib.Examples):
+  if isinstance(like, example_pipeline.Examples):
     given = _as_examples(path, found, like)
-    return like.over(memory.InMemory(given))
-  return arrays_lib.Arrays(
+    return like.over(in_memory.InMemory(given))
+  return arrays.Arrays(
     _as_batches(path, found, like),
     like.batch_size or _BATCH_SIZE,
     training=False,
@@ -75,7 +75,7 @@ def open_input(
 
 def stamps(path: str | pathlib.Path) -> list[list[Any]]:
   """[name, bytes, time] of each file: whether they are what they were."""
-  found = [(name, os.stat(name)) for name in streams.find(path)]
+  found = [(name, os.stat(name)) for name in file_source.find(path)]
   return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
 
 
@@ -103,7 +103,7 @@ def _kind_of_one(path: str) -> str:
   return suffix
 
 
-def _features_of(like: examples_lib.Examples) -> dict[str, str]:
+def _features_of(like: example_pipeline.Examples) -> dict[str, str]:
   spec = like.source.element_spec
   if not isinstance(spec, Mapping):
     raise errors.InputError(
@@ -111,15 +111,15 @@ def _features_of(like: examples_lib.Examples) -> dict[str, str]:
       'cannot be read like them; give .npy or .npz'
     )
   features = {
-    name: specs.Feature(leaf.dtype, tuple(leaf.shape.as_list()))
+    name: feature_spec.Feature(leaf.dtype, tuple(leaf.shape.as_list()))
     for name, leaf in spec.items()
   }
-  return specs.texts(features)
+  return feature_spec.texts(features)
 
 
 def _read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """Name -> array; that of an .npy is called ''."""
-  first, *more = streams.find(path)
+  first, *more = file_source.find(path)
   if more:
     raise errors.InputError(
       f'{path} matches {1 + len(more)} files; give one .npy or .npz at a time'
@@ -130,7 +130,7 @@ def _read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
       return {'': found}
     with found:
       return {name: found[name] for name in found.files}
-  except memory.UNREADABLE as error:
+  except in_memory.UNREADABLE as error:
     raise errors.InputError(
       f'{first} cannot be read: {errors.one_line(error)}; write it with '
       'np.save or np.savez(path, name=array)'
@@ -140,7 +140,7 @@ def _read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 def _as_examples(
   path: str | pathlib.Path,
   found: Mapping[str, np.ndarray],
-  like: examples_lib.Examples,
+  like: example_pipeline.Examples,
 ) -> Any:
   """What a source like that of `like` would have in memory."""
   spec = like.source.element_spec
@@ -165,7 +165,7 @@ def _as_examples(
     for name, leaf in spec.items()
     if name in found
   }
-  rows = memory.count_rows(list(given.values()))
+  rows = in_memory.count_rows(list(given.values()))
   for name in spec:
     if name not in given:
       given[name] = _zeros(rows, spec[name])
@@ -183,7 +183,7 @@ def _zeros(rows: int, leaf: tf.TensorSpec) -> np.ndarray:
 def _as_batches(
   path: str | pathlib.Path,
   found: Mapping[str, np.ndarray],
-  like: pipelines.Pipeline,
+  like: pipeline_lib.Pipeline,
 ) -> Any:
   """The features of a batch: its first part, or all of it."""
   spec = like.element_spec
@@ -244,7 +244,7 @@ def _checked(
       f'{shape.as_list()}, so give [examples, '
       f'{", ".join(map(str, shape.as_list()))}]'
     )
-  dtype = specs.dtype_of(array)
+  dtype = feature_spec.dtype_of(array)
   if dtype != leaf.dtype:
     raise errors.InputError(
       f'{what} has dtype {dtype.name}, in this run it is {leaf.dtype.name}; '

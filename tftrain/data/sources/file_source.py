@@ -17,9 +17,9 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import source as source_lib
 from tftrain.distribute import row_sharding
-from tftrain.inputs import orders
-from tftrain.inputs import sources
 
 # Files read at a time, and records of one before the next has its turn; part
 # of the order.
@@ -42,7 +42,7 @@ class File(NamedTuple):
   byte: int = 0
 
 
-class Stream(sources.Source):
+class Stream(source_lib.Source):
   """Records of files, shuffled file by file and within windows.
 
   Subclasses set `element_spec`, and say how a file is read and decoded.
@@ -71,11 +71,11 @@ class Stream(sources.Source):
   def num_examples(self) -> int:  # type: ignore[override]
     if self._count is None:
       logging.info('Counting what is left of %s.', self._what())
-      whole = orders.Order()
+      whole = shuffle_lib.Order()
       sizes = self._epoch(whole, tf.constant(0, tf.int64), 0).map(
         lambda records: tf.size(records, tf.int64)
       )
-      sizes = orders.untuned(sizes)
+      sizes = shuffle_lib.untuned(sizes)
       self._count = int(sizes.reduce(tf.constant(0, tf.int64), tf.add))
       if not self._count:
         raise errors.InputError(
@@ -85,29 +85,32 @@ class Stream(sources.Source):
     return self._count
 
   def chunks(
-    self, size: int, order: orders.Order, start: int = 0
+    self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
     return self._mapped(size, order, start, self.decode)
 
   def own(
-    self, size: int, order: orders.Order, start: int, cut: row_sharding.Cut
+    self, size: int, order: shuffle_lib.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
     if type(self).chunks is not Stream.chunks:
       return None
     return self._mapped(
-      size, order, start, lambda text: orders.cut_out(text, self.decode, cut)
+      size,
+      order,
+      start,
+      lambda text: shuffle_lib.cut_out(text, self.decode, cut),
     )
 
   def _mapped(
     self,
     size: int,
-    order: orders.Order,
+    order: shuffle_lib.Order,
     start: int,
     function: Callable[[tf.Tensor], Any],
   ) -> tf.data.Dataset:
     """What is made of the records of each chunk, strings `[n]`."""
     first, offset = divmod(start, self.num_examples) if start else (0, 0)
-    last = sources.FOR_EVER if order.epochs is None else order.epochs
+    last = source_lib.FOR_EVER if order.epochs is None else order.epochs
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
       skipped = tf.where(number == first, tf.constant(offset, tf.int64), 0)
@@ -169,17 +172,19 @@ class Stream(sources.Source):
     return f'{self.files[0].path}{more}'
 
   def _epoch(
-    self, order: orders.Order, epoch: tf.Tensor, skipped: Any
+    self, order: shuffle_lib.Order, epoch: tf.Tensor, skipped: Any
   ) -> tf.data.Dataset:
     """One epoch in chunks of any size, without its first `skipped` records."""
     files = tf.range(len(self.files), dtype=tf.int64)
     cycle = 1
     if order.seed is not None:
-      keys = tf.stack([*orders.words(order.seed), tf.cast(epoch, tf.int32)])
-      files = orders.permuted(files, keys, len(self.files))
+      keys = tf.stack(
+        [*shuffle_lib.words(order.seed), tf.cast(epoch, tf.int32)]
+      )
+      files = shuffle_lib.permuted(files, keys, len(self.files))
       cycle = min(_CYCLE, len(self.files))
     windows = self._records(files, cycle).rebatch(order.window)
-    return orders.shuffled(windows, order, epoch, skipped)
+    return shuffle_lib.shuffled(windows, order, epoch, skipped)
 
   def _records(self, files: tf.Tensor, cycle: int) -> tf.data.Dataset:
     """The records of all files, `_BLOCK` of one and then of the next."""
@@ -194,7 +199,7 @@ class Stream(sources.Source):
       share, subset = self._held_out
 
       def keep(texts: tf.Tensor) -> tf.Tensor:
-        out = orders.text_held_out(texts, share)
+        out = shuffle_lib.text_held_out(texts, share)
         return tf.boolean_mask(texts, out if subset == 'holdout' else ~out)
 
       blocks = blocks.map(keep).filter(lambda texts: tf.size(texts) > 0)

@@ -11,15 +11,15 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import recordfiles
-from tftrain.inputs import specs
-from tftrain.inputs import streams
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import file_source
+from tftrain.data.sources import tfrecord_io
 
 # Features and counts of the files it lies beside.
 SIDECAR = 'features.json'
 
 
-class TFRecords(streams.Stream):
+class TFRecords(file_source.Stream):
   """Examples in TFRecord files, compressed or not.
 
   What `write_records` wrote needs no more than its path: features and counts
@@ -43,7 +43,7 @@ class TFRecords(streams.Stream):
 
   def __init__(
     self,
-    paths: streams.Paths,
+    paths: file_source.Paths,
     features: Mapping[str, str] | None = None,
     *,
     on_corrupt: str = 'stop',
@@ -52,18 +52,18 @@ class TFRecords(streams.Stream):
       raise errors.ConfigError(
         f"TFRecords.on_corrupt = {on_corrupt!r}; give 'stop' or 'skip'"
       )
-    self._paths = streams.find(paths)
+    self._paths = file_source.find(paths)
     self._compression = _common_compression(self._paths)
     folder = os.path.dirname(self._paths[0])
     sidecar = read_sidecar(os.path.join(folder, SIDECAR))
     if on_corrupt == 'skip':
-      contents = {path: recordfiles.check(path) for path in self._paths}
+      contents = {path: tfrecord_io.check(path) for path in self._paths}
       self._note_lost(contents)
     else:
       contents = {path: _counted(path, sidecar) for path in self._paths}
     super().__init__(
       [
-        streams.File(path, piece.records, piece.byte)
+        file_source.File(path, piece.records, piece.byte)
         for path, content in contents.items()
         for piece in content.pieces
         if piece.records
@@ -76,8 +76,8 @@ class TFRecords(streams.Stream):
         f'{self._paths[0]}: it is not known what its records hold; give '
         f'TFRecords(features={suggested(first or b"")}'
       )
-    self.features = specs.parse(given)
-    self.element_spec = specs.element_spec(self.features)
+    self.features = feature_spec.parse(given)
+    self.element_spec = feature_spec.element_spec(self.features)
     wrong = None if first is None else mismatch(first, self.features)
     if wrong:
       raise errors.InputError(f'{self.files[0].path} record 0 {wrong}')
@@ -92,7 +92,7 @@ class TFRecords(streams.Stream):
       return tf.data.TFRecordDataset(path)
     begins = [file.byte for file in self.files]
     byte = tf.gather(tf.constant(begins, tf.int64), number)
-    return recordfiles.records_at(path, byte).take(count)
+    return tfrecord_io.records_at(path, byte).take(count)
 
   def first(self, count: int) -> tuple[bytes, ...]:
     """Some records as they are stored."""
@@ -105,22 +105,22 @@ class TFRecords(streams.Stream):
     return decoded(records, self.features)
 
   def fingerprint(self) -> Mapping[str, Any]:
-    features = specs.texts(self.features)
+    features = feature_spec.texts(self.features)
     return {**super().fingerprint(), 'features': features, 'lost': self.lost}
 
   def diagnose(self) -> str | None:
-    for path in streams.in_time(self._paths):
-      damages = recordfiles.check(path).damages
+    for path in file_source.in_time(self._paths):
+      damages = tfrecord_io.check(path).damages
       if damages and not self.lost:
         return _damaged(path, damages)
       readable = intact(path, self._compression)
-      for number, record in enumerate(streams.in_time(readable)):
+      for number, record in enumerate(file_source.in_time(readable)):
         wrong = mismatch(record, self.features)
         if wrong:
           return f'{path} record {number} {wrong}'
     return None
 
-  def _note_lost(self, contents: Mapping[str, recordfiles.Content]) -> None:
+  def _note_lost(self, contents: Mapping[str, tfrecord_io.Content]) -> None:
     damaged = {path: c.damages for path, c in contents.items() if c.damages}
     self.lost = sum(len(damages) for damages in damaged.values())
     if len(damaged) == len(contents) and not any(
@@ -140,7 +140,7 @@ class TFRecords(streams.Stream):
 
 
 def _common_compression(paths: Sequence[str]) -> str:
-  kinds = {path: recordfiles.compression_of(path) for path in paths}
+  kinds = {path: tfrecord_io.compression_of(path) for path in paths}
   for path, kind in kinds.items():
     if kind != kinds[paths[0]]:
       raise errors.InputError(
@@ -150,32 +150,32 @@ def _common_compression(paths: Sequence[str]) -> str:
   return kinds[paths[0]]
 
 
-def _counted(path: str, sidecar: Mapping[str, Any]) -> recordfiles.Content:
+def _counted(path: str, sidecar: Mapping[str, Any]) -> tfrecord_io.Content:
   """What is in a file, by its features.json or by counting."""
   known = sidecar.get('files', {}).get(os.path.basename(path))
   if known:
     size = tf.io.gfile.stat(path).length
     if size == known['bytes']:
-      piece = recordfiles.Piece(0, known['records'])
-      return recordfiles.Content('', (piece,), ())
+      piece = tfrecord_io.Piece(0, known['records'])
+      return tfrecord_io.Content('', (piece,), ())
     if size < known['bytes']:
       raise errors.InputError(
         f'{path} has {size} bytes, {SIDECAR} says {known["bytes"]}: it was cut '
         f'off; write it again, {_OR_SALVAGE}'
       )
-  content = recordfiles.count(path)
+  content = tfrecord_io.count(path)
   if content.damages:
     raise errors.InputError(_damaged(path, content.damages))
   return content
 
 
 _OR_SALVAGE = (
-  "salvage it with 'python -m tftrain.inputs repair', or set "
+  "salvage it with 'python -m tftrain.data repair', or set "
   "TFRecords(on_corrupt='skip')"
 )
 
 
-def _damaged(path: str, damages: Sequence[recordfiles.Damage]) -> str:
+def _damaged(path: str, damages: Sequence[tfrecord_io.Damage]) -> str:
   more = f' and {len(damages) - 1} more' if len(damages) > 1 else ''
   return f'{path} {damages[0]}{more}; {_OR_SALVAGE}'
 
@@ -188,7 +188,7 @@ def read_sidecar(sidecar: str) -> dict[str, Any]:
     text = file.read()
   try:
     found = json.loads(text)
-    specs.parse(found['features'])
+    feature_spec.parse(found['features'])
     for known in found['files'].values():
       int(known['records']), int(known['bytes'])
     return dict(found)
@@ -233,7 +233,7 @@ def values_of(record: bytes) -> dict[str, tuple[str, Sequence[Any]]] | None:
 
 
 def mismatch(
-  record: bytes, features: Mapping[str, specs.Feature]
+  record: bytes, features: Mapping[str, feature_spec.Feature]
 ) -> str | None:
   """What of a record does not fit, for a sentence that names it."""
   values = values_of(record)
@@ -260,7 +260,9 @@ def mismatch(
 _SHORT = {'bytes_list': 'bytes', 'int64_list': 'int64', 'float_list': 'float32'}
 
 
-def _wrong_size(feature: specs.Feature, found: Sequence[Any]) -> str | None:
+def _wrong_size(
+  feature: feature_spec.Feature, found: Sequence[Any]
+) -> str | None:
   inner = feature.inner
   if feature.is_raw:
     wanted = inner * feature.dtype.size
@@ -285,7 +287,7 @@ def suggested(record: bytes) -> str:
 
 
 def decoded(
-  records: tf.Tensor, features: Mapping[str, specs.Feature]
+  records: tf.Tensor, features: Mapping[str, feature_spec.Feature]
 ) -> dict[str, Any]:
   """From tf.train.Examples, strings `[n]`, to features, `[n, ...]`."""
   parsed = tf.io.parse_example(
@@ -294,7 +296,7 @@ def decoded(
   return {name: _decoded(parsed[name], f) for name, f in features.items()}
 
 
-def _io(feature: specs.Feature) -> Any:
+def _io(feature: feature_spec.Feature) -> Any:
   """How `tf.io.parse_example` is to read a feature."""
   if feature.varies:
     return tf.io.RaggedFeature(feature.stored, row_splits_dtype=tf.int64)
@@ -302,7 +304,7 @@ def _io(feature: specs.Feature) -> Any:
   return tf.io.FixedLenFeature(shape, feature.stored)
 
 
-def _decoded(parsed: Any, feature: specs.Feature) -> Any:
+def _decoded(parsed: Any, feature: feature_spec.Feature) -> Any:
   """What was parsed, in the feature's own dtype and shape, `[n, ...]`."""
   if feature.is_raw:
     size = feature.inner * feature.dtype.size

@@ -13,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import columns
-from tftrain.inputs import specs
-from tftrain.inputs import streams
+from tftrain.data.sources import _numpy_examples
+from tftrain.data.sources import feature_spec
+from tftrain.data.sources import file_source
 
 _BLOCK_BYTES = 1 << 24
 _LOOKED_AT = 100
 
 
-class TextLines(streams.Stream):
+class TextLines(file_source.Stream):
   """Lines of text files, as `{'text': string}`; plain or gzip.
 
   They are counted first, at about a second for a gigabyte.
@@ -32,8 +32,8 @@ class TextLines(streams.Stream):
 
   _header = 0
 
-  def __init__(self, paths: streams.Paths):
-    found = streams.find(paths)
+  def __init__(self, paths: file_source.Paths):
+    found = file_source.find(paths)
     self._compressed = {_is_gzip(path) for path in found}
     if len(self._compressed) > 1:
       raise errors.InputError(
@@ -44,7 +44,7 @@ class TextLines(streams.Stream):
     for path, count in counts.items():
       if count < 1:
         raise errors.InputError(f'{path}: there is no line below the header')
-    super().__init__([streams.File(path, n) for path, n in counts.items()])
+    super().__init__([file_source.File(path, n) for path, n in counts.items()])
     self.element_spec = {'text': tf.TensorSpec([], tf.string)}
 
   def read(self, number: tf.Tensor) -> tf.data.Dataset:
@@ -58,14 +58,17 @@ class TextLines(streams.Stream):
 class _Parsed(TextLines):
   """Lines that are taken apart into features, and may be wrong."""
 
-  features: Mapping[str, specs.Feature]
+  features: Mapping[str, feature_spec.Feature]
 
   def fingerprint(self) -> Mapping[str, Any]:
-    return {**super().fingerprint(), 'features': specs.texts(self.features)}
+    return {
+      **super().fingerprint(),
+      'features': feature_spec.texts(self.features),
+    }
 
   def diagnose(self) -> str | None:
     for file in self.files:
-      for number, line in streams.in_time(_lines(file.path, self._header)):
+      for number, line in file_source.in_time(_lines(file.path, self._header)):
         wrong = self._wrong(line)
         if wrong:
           return f'{file.path} line {number}: {wrong}'
@@ -96,7 +99,7 @@ class Csv(_Parsed):
 
   def __init__(
     self,
-    paths: streams.Paths,
+    paths: file_source.Paths,
     features: Mapping[str, str] | None = None,
     *,
     delimiter: str = ',',
@@ -105,7 +108,7 @@ class Csv(_Parsed):
     self._delimiter = delimiter
     self._columns = _header_of(self.files, delimiter)
     given = features or self._narrowest()
-    self.features = specs.parse(given)
+    self.features = feature_spec.parse(given)
     for name, feature in self.features.items():
       if name not in self._columns:
         raise errors.InputError(
@@ -117,7 +120,7 @@ class Csv(_Parsed):
           f"Csv.features[{name!r}] = '{feature}'; give 'int64', 'float32' or "
           "'string'"
         )
-    self.element_spec = specs.element_spec(self.features)
+    self.element_spec = feature_spec.element_spec(self.features)
 
   def decode(self, records: tf.Tensor) -> dict[str, Any]:
     # All columns, or decode_csv would not see that a row has too many.
@@ -176,7 +179,7 @@ class JsonLines(_Parsed):
   """
 
   def __init__(
-    self, paths: streams.Paths, features: Mapping[str, str] | None = None
+    self, paths: file_source.Paths, features: Mapping[str, str] | None = None
   ):
     super().__init__(paths)
     path = self.files[0].path
@@ -186,9 +189,11 @@ class JsonLines(_Parsed):
     except ValueError as error:
       raise errors.InputError(f'{path} line 1: {error}') from error
     self.features = (
-      specs.parse(features) if features else specs.of_example(found)
+      feature_spec.parse(features)
+      if features
+      else feature_spec.of_example(found)
     )
-    self.element_spec = specs.element_spec(self.features)
+    self.element_spec = feature_spec.element_spec(self.features)
     wrong = self._wrong(first)
     if wrong:
       raise errors.InputError(f'{path} line 1: {wrong}')
@@ -197,7 +202,7 @@ class JsonLines(_Parsed):
     def parse(lines: np.ndarray) -> list[Any]:
       return [self._parsed(line) for line in lines]
 
-    return dict(columns.lookup(parse, records, self.element_spec))
+    return dict(_numpy_examples.lookup(parse, records, self.element_spec))
 
   def _parsed(self, line: bytes | str) -> Any:
     found = _object_of(line)
@@ -207,7 +212,7 @@ class JsonLines(_Parsed):
         f'has no {missing[0]!r}; it has {", ".join(sorted(found))}'
       )
     chosen = {name: found[name] for name in self.features}
-    return columns.fitted(chosen, self.element_spec)
+    return _numpy_examples.fitted(chosen, self.element_spec)
 
   def _wrong(self, line: str) -> str | None:
     try:

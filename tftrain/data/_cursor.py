@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain.inputs import batchers
-from tftrain.inputs import orders
+from tftrain.data import batching
+from tftrain.data.sources import shuffle as shuffle_lib
 
 
 def filtered(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -26,7 +26,7 @@ def filtered(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 def bucketed(
   numbered: tf.data.Dataset,
-  batcher: batchers.Bucketed,
+  batcher: batching.Bucketed,
   rows: int,
   seed: int | None,
   skipped: int,
@@ -49,19 +49,19 @@ def bucketed(
       batcher.split(
         examples,
         rows,
-        None if seed is None else orders.seed_of(seed, positions[0]),
+        None if seed is None else shuffle_lib.seed_of(seed, positions[0]),
       ),
       positions,
     )
   ).skip(skipped)
   if drop:
-    return batches.filter(lambda batch, _: orders.count(batch) == rows)
+    return batches.filter(lambda batch, _: shuffle_lib.count(batch) == rows)
   return batches
 
 
 def packed(
   numbered: tf.data.Dataset,
-  batcher: batchers.Packed,
+  batcher: batching.Packed,
   rows: int,
   seed: int | None,
   skipped: int,
@@ -73,7 +73,9 @@ def packed(
   def pack(positions: tf.Tensor, examples: Any) -> tf.data.Dataset:
     found = batcher.collate(examples)
     if seed is not None:  # else pieces of one text follow each other
-      found = orders.permuted_rows(found, orders.seed_of(seed, positions[0]))
+      found = shuffle_lib.permuted_rows(
+        found, shuffle_lib.seed_of(seed, positions[0])
+      )
     return _with_cursor(tf.data.Dataset.from_tensor_slices(found), positions)
 
   return (

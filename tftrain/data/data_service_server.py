@@ -1,7 +1,7 @@
 """python -m tftrain.inputs.servers: a tf.data service, for Examples.service.
 
-python -m tftrain.inputs.servers dispatcher --port=5050 --work_dir=/data/service
-python -m tftrain.inputs.servers worker --dispatcher=host0:5050
+python -m tftrain.data.data_service_server dispatcher --port=5050 --work_dir=/data/service
+python -m tftrain.data.data_service_server worker --dispatcher=host0:5050
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog='python -m tftrain.inputs.servers',
+    prog='python -m tftrain.data.data_service_server',
     description=__doc__.partition('\n')[0],
   )
   roles = parser.add_subparsers(dest='role', required=True)

@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.inputs import iterators
-from tftrain.inputs import orders
-from tftrain.inputs import pipelines
+from tftrain.data import iterator_state
+from tftrain.data import pipeline as pipeline_lib
+from tftrain.data.sources import shuffle as shuffle_lib
 
 
-class Batches(pipelines.Pipeline):
+class Batches(pipeline_lib.Pipeline):
   """Batches that the user makes.
 
   How a stopped run goes on is up to `resume`:
@@ -74,7 +74,7 @@ class Batches(pipelines.Pipeline):
   def check_resumable(self) -> None:
     if not self.keeps_iterator or self._checked:
       return
-    reason = iterators.why_not_saved(lambda: self.dataset(0))
+    reason = iterator_state.why_not_saved(lambda: self.dataset(0))
     if reason:
       raise errors.InputError(
         f'a stopped run could not go on with this dataset: {reason}. Seed its '
@@ -94,10 +94,10 @@ class Batches(pipelines.Pipeline):
     return {'kind': 'batches', 'spec': str(self.element_spec)}
 
 
-def as_pipeline(data: Any, *, training: bool) -> pipelines.Pipeline:
+def as_pipeline(data: Any, *, training: bool) -> pipeline_lib.Pipeline:
   """Takes what a user has for data, or a function that makes it."""
   made = data() if callable(data) else data
-  if isinstance(made, pipelines.Pipeline):
+  if isinstance(made, pipeline_lib.Pipeline):
     return made
   # A dataset's factory is kept: called again under the same seed it shuffles
   # the same way, which the dataset itself does not.
@@ -117,7 +117,7 @@ def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
   if isinstance(data, np.ndarray) or not hasattr(data, '__iter__'):
     raise errors.InputError(
       f'{type(data).__name__} is not training data; give a tf.data.Dataset of '
-      'batches, a list of batches, or tftrain.inputs.Arrays(arrays, batch_size)'
+      'batches, a list of batches, or tftrain.data.Arrays(arrays, batch_size)'
     )
   if isinstance(data, Iterator):
     raise errors.InputError(
@@ -130,7 +130,7 @@ def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
   signature = tf.nest.map_structure(_open_spec, _as_tuple(first))
 
   def make() -> tf.data.Dataset:
-    return orders.untuned(
+    return shuffle_lib.untuned(
       tf.data.Dataset.from_generator(
         lambda: map(_as_tuple, data), output_signature=signature
       )

@@ -3,8 +3,8 @@
 from typing import Any
 
 from tftrain import errors
-from tftrain.inputs import memory
-from tftrain.inputs import sources
+from tftrain.data.sources import in_memory
+from tftrain.data.sources import source as source_lib
 
 
 def part_of(
@@ -13,9 +13,9 @@ def part_of(
   subset: str,
   shard: tuple[int, int],
   cache: bool,
-) -> sources.Source:
+) -> source_lib.Source:
   """What one host's `Examples` reads of a source; see there."""
-  if not isinstance(source, sources.Source):
+  if not isinstance(source, source_lib.Source):
     raise errors.InputError(
       f'Examples takes a source such as TFRecords or InMemory, got '
       f'{type(source).__name__}; arrays go into Arrays, a dataset of batches '
@@ -41,7 +41,7 @@ def part_of(
     source = source.split(holdout, subset)
   if shard[1] > 1:
     source = source.shard(*shard)
-  return memory.InMemory(memory.read_all(source)) if cache else source
+  return in_memory.InMemory(in_memory.read_all(source)) if cache else source
 
 
 def share_of(batch_size: int, shard: tuple[int, int]) -> int:

@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import source as source_lib
 from tftrain.distribute import row_sharding
-from tftrain.inputs import orders
-from tftrain.inputs import sources
 
 Mapped = Callable[[tf.data.Dataset], tf.data.Dataset]
 """From (position, example), one by one, to (position, mapped example)."""
 
 
 def batches(
-  source: sources.Source,
+  source: source_lib.Source,
   size: int,
-  order: orders.Order,
+  order: shuffle_lib.Order,
   start_step: int,
   cut: row_sharding.Cut,
   *,
@@ -47,7 +47,10 @@ def batches(
     return chunks
   # Positions are those of the whole batch: a map's seed is made of them.
   numbered = chunks.enumerate(start_step).map(
-    lambda step, own: (orders.positions(step * size, size, total, cut), own)
+    lambda step, own: (
+      shuffle_lib.positions(step * size, size, total, cut),
+      own,
+    )
   )
   first, end = cut(size)
   made = mapped(numbered.unbatch()).ragged_batch(
@@ -60,9 +63,9 @@ def batches(
   return made.map(lambda _, examples: examples)
 
 
-def _no_rows(source: sources.Source, mapped: Mapped) -> tf.data.Dataset:
+def _no_rows(source: source_lib.Source, mapped: Mapped) -> tf.data.Dataset:
   """A batch of no example."""
-  one = source.chunks(1, orders.Order()).unbatch().enumerate().take(1)
+  one = source.chunks(1, shuffle_lib.Order()).unbatch().enumerate().take(1)
   return (
     mapped(one)
     .ragged_batch(1)

@@ -1,0 +1,1 @@
+"""Sources: read single examples from files, memory and generators."""
