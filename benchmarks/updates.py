@@ -62,9 +62,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import steps as engine
 from examples import digits
 import tftrain
-from tftrain import buckets
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import patching
+from tftrain.step import fused_variables
 
 SECTIONS = ('compile', 'step', 'accumulate', 'features', 'buckets')
 
@@ -361,7 +361,7 @@ def buckets_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
     workload = dense(8, width, steps)
 
     def ours(small: int, workload: engine.Workload) -> engine.Contestant:
-      with patching.overridden([(buckets, 'SMALL', small)]):
+      with patching.overridden([(fused_variables, 'SMALL', small)]):
         return tftrain_loop(workload, arrays, strategy)
 
     yield Case(

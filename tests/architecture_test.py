@@ -22,7 +22,7 @@ _LAYERS = (
   'errors platform._filesystem platform.files reports platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
   'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
   'interop.patching interop.mixed_precision distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
-  'interop.autograph stepsummaries flops platform.process_memory '
+  'interop.autograph step.step_summary flops platform.process_memory '
   'data.pipeline data.sources.shuffle data.sources.feature_spec data.sources._numpy_examples data.sources.source '
   'data.sources.in_memory data.sources.file_source data.sources.tfrecord_io data.sources.tfrecord '
   'data.sources.tfrecord_writer data.sources.text data.sources.third_party data.sources.folders '
@@ -31,8 +31,8 @@ _LAYERS = (
   'data.example_pipeline data.device_prefetch data.data_service_server '
   'data.arrays data.iterator_state '
   'data.dataset_pipeline data.limit data.open_files data.__main__ '
-  'losses interop.tracking buckets updates schedules groups clipping scales averages '
-  'interop.rng remats interop.check_numerics gradients interop.keras_optimizer targets appliers engines '
+  'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
+  'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
   'builds tasks supervised metrics actions artifacts summaries histograms '
   'overviews hparams sinks bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
@@ -100,8 +100,8 @@ _COMPILES = (
   'signatures',
   'formats',
   'metrics',
-  'gradients',
-  'engines',
+  'step.gradients',
+  'step.step_runner',
   'distribute.coordinator',
 )
 _WRITES = (
@@ -300,20 +300,20 @@ def _functions(
 
 _LAWS = {
   _imports_go_down: [
-    ('losses', 'from tftrain import trainers'),
-    ('losses', 'import tftrain'),
-    ('losses', 'from tftrain import Trainer'),
+    ('step.loss', 'from tftrain import trainers'),
+    ('step.loss', 'import tftrain'),
+    ('step.loss', 'from tftrain import Trainer'),
     ('data.arrays', 'from tftrain.data import dataset_pipeline'),
   ],
-  _no_relative_import: [('losses', 'from . import errors')],
+  _no_relative_import: [('step.loss', 'from . import errors')],
   _no_private_tensorflow: [
-    ('losses', 'from tensorflow.python.ops import array_ops'),
-    ('losses', 'from tensorflow import python'),
-    ('losses', 'import tensorflow.python'),
+    ('step.loss', 'from tensorflow.python.ops import array_ops'),
+    ('step.loss', 'from tensorflow import python'),
+    ('step.loss', 'import tensorflow.python'),
   ],
   _no_lazy_import: [
-    ('losses', 'def f():\n  import tensorflow'),
-    ('losses', 'importlib.import_module("tensorflow")'),
+    ('step.loss', 'def f():\n  import tensorflow'),
+    ('step.loss', 'importlib.import_module("tensorflow")'),
     ('launch', 'def f():\n  import gin\ndef g():\n  import keras'),
   ],
   _gin_and_flags_at_the_edge: [
@@ -351,8 +351,8 @@ _LAWS = {
     ('checkpoints', 'keras.models.load_model(path)'),
   ],
   _stays_small: [
-    ('losses', 'x = 1\n' * (_MAX_LINES + 1)),
-    ('losses', 'def f():\n' + '  x = 1\n' * _MAX_FUNCTION_LINES),
+    ('step.loss', 'x = 1\n' * (_MAX_LINES + 1)),
+    ('step.loss', 'def f():\n' + '  x = 1\n' * _MAX_FUNCTION_LINES),
   ],
 }
 _BROKEN = [(law, *case) for law, cases in _LAWS.items() for case in cases]

@@ -9,11 +9,11 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import gradients
 from tftrain import reruns
 from tftrain.distribute import all_reduce as all_reduce_lib
 from tftrain.distribute import devices
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.step import gradients as gradients_lib
 
 _GIN = """
 import tests.recipes
@@ -128,7 +128,7 @@ def collectives(bucket_mb):
   def step(kernel):
     def reduce():
       packed = [kernel * i for i in range(3)]
-      return gradients._all_reduce(packed, kernel[0, 0], {})
+      return gradients_lib._all_reduce(packed, kernel[0, 0], {})
 
     return strategy.run(reduce)
 

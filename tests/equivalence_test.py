@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import buckets
+from tftrain.step import fused_variables
 
 
 def train(task_factory, data, steps, strategy='one_device', **options):
@@ -159,7 +159,7 @@ def test_a_bucket_gives_the_same_bits_as_variables_apart(
   data = tftrain.Arrays(cases.arrays(), 8)
   make = lambda: cases.supervised(optimizer())
   together, report = train(make, data, 60)
-  monkeypatch.setattr(buckets, 'is_small', lambda *_: False)
+  monkeypatch.setattr(fused_variables, 'is_small', lambda *_: False)
   apart, _ = train(make, data, 60)
   one, other = cases.state_of(together), cases.state_of(apart)
   # Only the reported norm of the gradient sums in another order.

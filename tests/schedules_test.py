@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import schedules
+from tftrain.step import schedules
 
 keras_schedules = keras.optimizers.schedules
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import buckets
+from tftrain.step import fused_variables
 
 STRATEGIES = ('one_device', 'mirrored')
 MIRRORED_SLOW = ('one_device', pytest.param('mirrored', marks=pytest.mark.slow))
@@ -223,7 +223,7 @@ def test_weights_assigned_in_a_step_are_kept_with_buckets_and_without(
   kind, strategy, monkeypatch
 ):
   together, _ = train(of(kind), 12, strategy, ema=0.9)
-  monkeypatch.setattr(buckets, 'is_small', lambda *_: False)
+  monkeypatch.setattr(fused_variables, 'is_small', lambda *_: False)
   apart, _ = train(of(kind), 12, strategy, ema=0.9)
   # SAM divides by the norm, which sums in another order.
   cases.assert_close(*states([together, apart]), 1e-6)
@@ -277,7 +277,7 @@ def test_buckets_keep_groups_apart(strategy, monkeypatch):
   }
   make = lambda: cases.supervised(keras.optimizers.AdamW(0.01, 0.1))
   together, report = train(make, 30, strategy, **options)
-  monkeypatch.setattr(buckets, 'is_small', lambda *_: False)
+  monkeypatch.setattr(fused_variables, 'is_small', lambda *_: False)
   apart, _ = train(make, 30, strategy, **options)
   cases.assert_same_bits(*states([together, apart]))
   assert report.scalars['learning_rate/dense_1'] == pytest.approx(0.1)
@@ -296,7 +296,7 @@ def test_a_run_saved_with_buckets_goes_on_without_and_back(
   first, _ = train(make, 10, ema=0.9)
   tftrain.Checkpointer(tmp_path, first)(cases.report(10))
   with monkeypatch.context() as patch:
-    patch.setattr(buckets, 'is_small', lambda *_: False)
+    patch.setattr(fused_variables, 'is_small', lambda *_: False)
     second, _ = train(make, 0, ema=0.9)
     assert tftrain.Checkpointer(tmp_path, second).restore() == 10
     cases.assert_same_bits(cases.state_of(first), cases.state_of(second))

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import stepsummaries
+from tftrain.step import step_summary
 
 
 class Telling(tftrain.SupervisedTask):
@@ -89,7 +89,7 @@ def warned(caplog):
 @pytest.fixture(autouse=True)
 def forgetful():
   """What is said once is said once in each test."""
-  stepsummaries._say.cache_clear()
+  step_summary._say.cache_clear()
 
 
 @pytest.mark.parametrize('log_every', [1, 3])

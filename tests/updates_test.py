@@ -12,7 +12,7 @@ from tests import cases
 from tests import oracle
 import tftrain
 from tftrain import errors
-from tftrain import scales
+from tftrain.step import _loss_scale
 
 _on_one_and_two = pytest.mark.parametrize(
   'strategy', ['one_device', 'mirrored']
@@ -461,7 +461,7 @@ def _overflowing_task():
 
 @_on_one_and_two
 def test_a_step_that_overflows_changes_only_the_scale(strategy, monkeypatch):
-  monkeypatch.setattr(scales, 'GROWTH_STEPS', 4)
+  monkeypatch.setattr(_loss_scale, 'GROWTH_STEPS', 4)
   update = tftrain.Update(loss_scale='dynamic', ema=0.9)
   data = _overflowing(12, bad=[2, 8])
   trainer = _trainer(_overflowing_task, data, strategy, update, log_every=1)
@@ -481,7 +481,7 @@ def test_a_step_that_overflows_changes_only_the_scale(strategy, monkeypatch):
   assert seen('trainer/updates') == seen('optimizer/iterations') == taken
   assert seen('trainer/skipped_steps') == skipped
   assert [s['skipped_steps'] for s in scalars] == skipped
-  scale = [scales.INITIAL * factor for factor in scale]
+  scale = [_loss_scale.INITIAL * factor for factor in scale]
   assert seen('optimizer/loss_scale/scale') == scale
   assert [s['loss_scale'] for s in scalars] == scale
   kept = [

@@ -10,19 +10,19 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import appliers
-from tftrain import buckets
-from tftrain import engines
 from tftrain import errors
-from tftrain import gradients as gradients_lib
-from tftrain import groups
-from tftrain import remats
-from tftrain import updates
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import check_numerics
 from tftrain.interop import keras_optimizer
 from tftrain.interop import patching
 from tftrain.interop import tracking
+from tftrain.step import apply_gradients
+from tftrain.step import fused_variables
+from tftrain.step import gradients as gradients_lib
+from tftrain.step import parameter_groups
+from tftrain.step import remat as remat_lib
+from tftrain.step import step_runner
+from tftrain.step import update as update_lib
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     ) from error
 
 
-def prepare(owned: tracking.Owned, options: updates.Update) -> None:
+def prepare(owned: tracking.Owned, options: update_lib.Update) -> None:
   """Checks what can be checked once all variables are there.
 
   Raises:
@@ -63,17 +63,17 @@ def prepare(owned: tracking.Owned, options: updates.Update) -> None:
   """
   strategy = tf.distribute.get_strategy()
   for name, variable in owned.variables.items():
-    raw = buckets.raw(variable)
+    raw = fused_variables.raw(variable)
     if not strategy.extended.variable_created_in_scope(raw):
       raise errors.TaskError(
         f'variable {name} was created outside the strategy; build the model '
         'inside `with strategy.scope():` (or pass Experiment a function that '
         'builds it)'
       )
-  groups.check_patterns(options, owned.trainable, owned.sublayers)
-  remats.check(remats.chosen(owned, options.remat))
+  parameter_groups.check_patterns(options, owned.trainable, owned.sublayers)
+  remat_lib.check(remat_lib.chosen(owned, options.remat))
   if options.jit and strategy.num_replicas_in_sync > 1:
-    for name in engines.synchronized(owned, options):
+    for name in step_runner.synchronized(owned, options):
       raise errors.ConfigError(
         f'Update.jit: XLA cannot hold the all-reduce of {name} on several '
         'replicas; set jit=False, or sync_batch_norm=False'
@@ -96,7 +96,7 @@ class Recorder:
     self,
     owner: str,
     regularization: Callable[[], Any],
-    options: updates.Update,
+    options: update_lib.Update,
     *,
     recomputed: Sequence[Any] = (),
     strict: bool,
@@ -106,7 +106,7 @@ class Recorder:
     self._recomputed = recomputed
     self._regularization = regularization
     self._strict = strict
-    self._calls: list[tuple[Any, buckets.Packing]] = []
+    self._calls: list[tuple[Any, fused_variables.Packing]] = []
     self._updates = 0
     self._read: dict[int, Any] = {}
 
@@ -127,7 +127,7 @@ class Recorder:
         self._read[id(_container(variable))] = _container(variable)
       return result
 
-    packing = buckets.Packing(variables)
+    packing = fused_variables.Packing(variables)
     found = gradients_lib.compute(
       watched,
       strategy_lib.first_part(batch, self._options.accumulate),
@@ -140,11 +140,11 @@ class Recorder:
     self._calls.append((optimizer, packing))
     return found
 
-  def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
+  def apply(self, gradients: gradients_lib.Gradients) -> update_lib.Step:
     """Applies nothing."""
     self._updates += 1
     zero = tf.zeros([])
-    return updates.Step(
+    return update_lib.Step(
       finite=tf.constant(True),
       skipped=tf.constant(False),
       loss=gradients.loss,
@@ -159,15 +159,15 @@ class Recorder:
     variables: Sequence[Any],
     optimizer: Any,
     when: Any = None,
-  ) -> updates.Step:
+  ) -> update_lib.Step:
     del when
     return self.apply(self.gradients(loss, batch, variables, optimizer))
 
   @contextlib.contextmanager
-  def step(self, measure: updates.Measure) -> Iterator[None]:
+  def step(self, measure: update_lib.Measure) -> Iterator[None]:
     del measure
     with patching.overridden(
-      (layer, 'call', remats.recomputed(layer, layer.call))
+      (layer, 'call', remat_lib.recomputed(layer, layer.call))
       for layer in self._recomputed
     ):
       yield
@@ -178,7 +178,7 @@ class Recorder:
   def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
     del finite, before
 
-  def make_engine(self, owned: tracking.Owned) -> engines.Engine:
+  def make_engine(self, owned: tracking.Owned) -> step_runner.Engine:
     """The Engine for what was recorded; builds the optimizers."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
@@ -194,7 +194,7 @@ class Recorder:
         for own, packing in self._calls
         if own is optimizer
       ]
-      made[id(optimizer)] = appliers.Applier(
+      made[id(optimizer)] = apply_gradients.Applier(
         optimizer,
         {names[id(variable)]: variable for variable in found},
         self._options,
@@ -205,7 +205,7 @@ class Recorder:
       )
     self._name_untrained(owned)
     _check_decay(self._options, made)
-    return engines.Engine(
+    return step_runner.Engine(
       owned,
       made,
       self._options,
@@ -242,13 +242,14 @@ class Recorder:
       name
       for name, variable in owned.trainable.items()
       if id(variable) not in reached
-      and not groups.matches(self._options.freeze, name)
+      and not parameter_groups.matches(self._options.freeze, name)
     ]
     if untrained:
       logging.warning(
-        'No gradient reaches %s; nothing trains them.', groups.some(untrained)
+        'No gradient reaches %s; nothing trains them.',
+        parameter_groups.some(untrained),
       )
-    known = {id(buckets.raw(v)) for v in owned.variables.values()}
+    known = {id(fused_variables.raw(v)) for v in owned.variables.values()}
     hidden = [v.name for key, v in self._read.items() if key not in known]
     if hidden:
       logging.warning(
@@ -256,7 +257,7 @@ class Recorder:
         'trained nor saved. Make what holds them an attribute of the Task or '
         'of its model.',
         self._owner,
-        groups.some(hidden),
+        parameter_groups.some(hidden),
       )
 
 
@@ -270,7 +271,7 @@ def _container(variable: Any) -> Any:
 
 
 def _nothing_reached(variables: Sequence[Any]) -> str:
-  names = groups.some(v.name for v in variables)
+  names = parameter_groups.some(v.name for v in variables)
   cause = (
     f' ({names})'
     if names
@@ -283,7 +284,7 @@ def _nothing_reached(variables: Sequence[Any]) -> str:
 
 
 def _loss_scale(
-  options: updates.Update, owned: tracking.Owned
+  options: update_lib.Update, owned: tracking.Owned
 ) -> str | float | None:
   if options.loss_scale != 'auto':
     return options.loss_scale
@@ -293,12 +294,12 @@ def _loss_scale(
 
 
 def _check_decay(
-  options: updates.Update, made: Mapping[int, appliers.Applier]
+  options: update_lib.Update, made: Mapping[int, apply_gradients.Applier]
 ) -> None:
   decays = [applier.optimizer.weight_decay for applier in made.values()]
   if options.no_decay and not any(decays):
     names = {type(applier.optimizer).__name__ for applier in made.values()}
     raise errors.ConfigError(
-      f'Update.no_decay = {options.no_decay!r}, but {groups.some(names)} has '
+      f'Update.no_decay = {options.no_decay!r}, but {parameter_groups.some(names)} has '
       'no weight_decay; give the optimizer one, or leave no_decay out'
     )

@@ -9,9 +9,9 @@ from tftrain import exporters
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import tasks
-from tftrain import updates
 from tftrain import warmstarts
 from tftrain.platform import files
+from tftrain.step import update as update_lib
 
 _CALLED = {'init_from': 'WarmStart', 'export': 'Export'}
 _PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
@@ -66,7 +66,7 @@ def check(recipe: Any, names: Iterable[str]) -> None:
 
 def _check_kinds(recipe: Any) -> None:
   for name, kind in (
-    ('update', updates.Update),
+    ('update', update_lib.Update),
     ('best', retention.Best),
     ('rewind', rewinds.Rewind),
     ('export', exporters.Export | bool),

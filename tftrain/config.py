@@ -31,12 +31,10 @@ from tftrain import recipes
 from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
-from tftrain import schedules
 from tftrain import sinks
 from tftrain import spikes
 from tftrain import statements
 from tftrain import supervised
-from tftrain import updates
 from tftrain import warmstarts
 from tftrain.data import arrays
 from tftrain.data import batching
@@ -51,6 +49,8 @@ from tftrain.data.sources import text
 from tftrain.data.sources import tfrecord
 from tftrain.data.sources import third_party
 from tftrain.platform import redaction
+from tftrain.step import schedules
+from tftrain.step import update as update_lib
 
 _PUBLIC = (
   actions.EarlyStopping,
@@ -91,7 +91,7 @@ _PUBLIC = (
   sinks.CsvSink,
   spikes.LossSpike,
   supervised.SupervisedTask,
-  updates.Update,
+  update_lib.Update,
   warmstarts.WarmStart,
 )
 

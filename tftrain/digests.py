@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import buckets
 from tftrain import errors
 from tftrain import reports
 from tftrain import runs
 from tftrain import summaries
 from tftrain.interop import tracking
 from tftrain.platform import files
+from tftrain.step import fused_variables
 
 _FILE = 'digests.jsonl'
 
@@ -110,7 +110,7 @@ def weights_digest(task: Any) -> str:
   """SHA-256 of all variables of a Task: what is trained, and what is not."""
   owned = tracking.owned_by(task).variables
   return _digest(
-    (name, buckets.raw(owned[name]).read_value().numpy())
+    (name, fused_variables.raw(owned[name]).read_value().numpy())
     for name in sorted(owned)
   )
 

@@ -30,7 +30,6 @@ from tftrain import runs
 from tftrain import summaries
 from tftrain import tasks
 from tftrain import trainers
-from tftrain import updates
 from tftrain import warmstarts
 from tftrain.data import dataset_pipeline
 from tftrain.data import limit
@@ -40,6 +39,7 @@ from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
+from tftrain.step import update as update_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Experiment:
   strategy: str = 'auto'
   all_reduce: str = 'auto'
   bucket_mb: float | None = None
-  update: updates.Update = updates.Update()
+  update: update_lib.Update = update_lib.Update()
   precision: str = 'float32'
   actions: Sequence[reports.Action] = ()
   overfit_batches: int | None = None

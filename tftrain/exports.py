@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import buckets
 from tftrain import elsewhere
 from tftrain import errors
 from tftrain import formats as formats_lib
@@ -21,6 +20,7 @@ from tftrain import tasks
 from tftrain.data import serving_decoder
 from tftrain.interop import tracking
 from tftrain.platform import files
+from tftrain.step import fused_variables
 
 COMPARISON = 'comparison.json'
 CARD = 'model.md'
@@ -177,7 +177,9 @@ def _variables(owner: Any) -> list[tf.Variable]:
     return owner.all_variables()
   owned = tracking.Owned()
   owned.visit('part', owner)
-  return [buckets.raw(variable) for variable in owned.variables.values()]
+  return [
+    fused_variables.raw(variable) for variable in owned.variables.values()
+  ]
 
 
 def _tensors(given: Mapping[str, Any]) -> dict[str, tf.Tensor]:

@@ -7,13 +7,13 @@ import tensorflow as tf
 
 from tftrain import actions
 from tftrain import artifacts
-from tftrain import buckets
 from tftrain import errors
 from tftrain import reports
 from tftrain import summaries
 from tftrain import tasks
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
+from tftrain.step import fused_variables
 
 
 class Histograms:
@@ -77,7 +77,7 @@ class Histograms:
     assert self._writer is not None
     owned = tracking.owned_by(self._trainer.task)
     shown = {
-      f'weights/{name}': buckets.raw(variable)
+      f'weights/{name}': fused_variables.raw(variable)
       for name, variable in owned.trainable.items()
     }
     if self._gradients:

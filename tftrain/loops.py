@@ -10,12 +10,12 @@ import tensorflow as tf
 from tftrain import compiled
 from tftrain import feeds
 from tftrain import metrics
-from tftrain import stepsummaries
 from tftrain import tasks
-from tftrain import updates
 from tftrain.distribute import coordinator
 from tftrain.distribute import devices
 from tftrain.interop import patching
+from tftrain.step import step_summary
+from tftrain.step import update as update_lib
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -100,7 +100,7 @@ def train_loop(
   feed: feeds.Feed,
   counters: Counters,
   means: metrics.Means,
-  measured: Callable[[tf.Tensor], updates.Measure],
+  measured: Callable[[tf.Tensor], update_lib.Measure],
   max_traces: int | None = None,
 ) -> compiled.Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
@@ -134,7 +134,7 @@ def train_loop(
       with tf.control_dependencies(tf.nest.flatten(batch)):
         now = counters.step.read_value()
         measure = measured(now)
-        with stepsummaries.recorded(now, measure.report), feed.held():
+        with step_summary.recorded(now, measure.report), feed.held():
           step = task.run_train_step(batch, measure)
       counters.updates.assign_add(
         tf.cast(step.finite, tf.int64), read_value=False
@@ -158,7 +158,7 @@ def train_loop(
 
 
 def _is_skipped(
-  task: tasks.Task, step: updates.Step, counters: Counters
+  task: tasks.Task, step: update_lib.Step, counters: Counters
 ) -> tf.Tensor:
   """Whether a step that was not finite is left out and the run goes on."""
   if not task.engine.may_skip:
@@ -190,7 +190,7 @@ def single_step(
     graph = tf.compat.v1.get_default_graph()
     apply = task.engine.apply
 
-    def noting(gradients: Any) -> updates.Step:
+    def noting(gradients: Any) -> update_lib.Step:
       if tf.compat.v1.get_default_graph() is graph:  # no branch, no XLA
         found = zip(gradients.variables, gradients.values, strict=True)
         for variable, value in found:
@@ -218,7 +218,7 @@ def eval_loop(
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
-      with stepsummaries.silent('in an evaluation'), feed.held():
+      with step_summary.silent('in an evaluation'), feed.held():
         means.add(task.eval_step(batch))
       return (done + 1,)
 

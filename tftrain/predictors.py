@@ -12,7 +12,6 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import buckets
 from tftrain import builds
 from tftrain import bundles
 from tftrain import errors
@@ -23,6 +22,7 @@ from tftrain import tasks
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
+from tftrain.step import fused_variables
 
 
 def predict(
@@ -154,7 +154,7 @@ def _digest(task: tasks.Task) -> str:
   """SHA-256 of the weights as they are now."""
   found = hashlib.sha256()
   for variable in task.all_variables():
-    value = buckets.raw(variable).read_value().numpy()
+    value = fused_variables.raw(variable).read_value().numpy()
     found.update(f'{value.dtype} {value.shape} '.encode())
     found.update(bundles.sha256(value).encode())
   return found.hexdigest()

@@ -9,16 +9,16 @@ import tensorflow as tf
 
 from tftrain import compiled
 from tftrain import flops
-from tftrain import groups
 from tftrain import loops
 from tftrain import metrics
 from tftrain import tasks
-from tftrain import updates
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
+from tftrain.step import parameter_groups
+from tftrain.step import update as update_lib
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -75,11 +75,11 @@ class Readings:
     report = (step // self._log_every + 1) * self._log_every
     return [report, *(at for at in _INSPECTED if at > step)]
 
-  def is_measured(self, step: tf.Tensor) -> updates.Measure:
+  def is_measured(self, step: tf.Tensor) -> update_lib.Measure:
     """What to look at in a step; traceable."""
     report = step % self._log_every == 0
     inspected = [step == at for at in _INSPECTED]
-    return updates.Measure(
+    return update_lib.Measure(
       tf.reduce_any(tf.stack([report, *inspected])), report
     )
 
@@ -115,7 +115,7 @@ class Readings:
         'Step %d: the gradient of %s is zero. Dead units, or a part of the '
         'model that the loss does not depend on?',
         step,
-        groups.some(silent),
+        parameter_groups.some(silent),
       )
 
   def _timing(self, step: int, start_step: int) -> dict[str, float]:

@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import losses
 from tftrain import tasks
 from tftrain.interop import autograph
 from tftrain.interop import mixed_precision
+from tftrain.step import loss as loss_lib
 
 
 class SupervisedTask(tasks.Task):
@@ -58,7 +58,7 @@ class SupervisedTask(tasks.Task):
       else:
         self._means[name] = metric
 
-  def loss(self, batch: Any, training: bool) -> losses.Loss:
+  def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
     features, labels, weights = self._unpack(batch)
     model = autograph.converted(self.model)
     outputs = model(features, training=training)
@@ -72,7 +72,7 @@ class SupervisedTask(tasks.Task):
       for name, function in self._means.items()
     }
     values = _per_example_loss(self._loss, labels, predictions)  # [batch]
-    return losses.Loss(values, weights, **means)
+    return loss_lib.Loss(values, weights, **means)
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
     features, labels, _ = self._unpack(batch)

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import buckets
 from tftrain import builds
-from tftrain import engines
 from tftrain import errors
-from tftrain import gradients as gradients_lib
-from tftrain import groups
-from tftrain import losses
-from tftrain import remats
-from tftrain import stepsummaries
-from tftrain import updates
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import autograph
 from tftrain.interop import tracking
+from tftrain.step import fused_variables
+from tftrain.step import gradients as gradients_lib
+from tftrain.step import loss as loss_lib
+from tftrain.step import parameter_groups
+from tftrain.step import remat as remat_lib
+from tftrain.step import step_runner
+from tftrain.step import step_summary
+from tftrain.step import update as update_lib
 
 
 class Task:
@@ -46,25 +46,25 @@ class Task:
   def __init__(self, model: Any = None, optimizer: Any = None):
     self.model = model
     self.optimizer = optimizer
-    self._options = updates.Update()
-    self._engine: engines.Engine | None = None
+    self._options = update_lib.Update()
+    self._engine: step_runner.Engine | None = None
     # The Engine, or a Recorder while building.
-    self._runner: engines.Engine | builds.Recorder = self._recorder()
+    self._runner: step_runner.Engine | builds.Recorder = self._recorder()
     self._built: tracking.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
     self._tags: tuple[str, ...] = ()
     self._graph: Any = None
     self._strategy: Any = None
-    self._steps: list[updates.Step] = []
+    self._steps: list[update_lib.Step] = []
 
-  def loss(self, batch: Any, training: bool) -> losses.Loss:
+  def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
     """The loss of each example of a batch, `[batch]`, as a `Loss`."""
     raise errors.TaskError(
       f'{type(self).__name__} has no loss(batch, training); write one that '
       'returns tftrain.Loss(values), or override train_step'
     )
 
-  def train_step(self, batch: Any) -> updates.Step:
+  def train_step(self, batch: Any) -> update_lib.Step:
     """Trains on one global batch; the escape hatch for GANs and the like.
 
     It runs compiled, once for all replicas. Call `minimize`, or `gradients` and
@@ -76,13 +76,13 @@ class Task:
   @autograph.unconverted
   def minimize(
     self,
-    loss: Callable[..., losses.Loss],
+    loss: Callable[..., loss_lib.Loss],
     batch: Any,
     variables: Any = None,
     optimizer: Any = None,
     name: str = '',
     when: Any = None,
-  ) -> updates.Step:
+  ) -> update_lib.Step:
     """Moves `variables` one step down the gradient of `loss`.
 
     Args:
@@ -102,7 +102,7 @@ class Task:
   @autograph.unconverted
   def gradients(
     self,
-    loss: Callable[..., losses.Loss],
+    loss: Callable[..., loss_lib.Loss],
     batch: Any,
     variables: Any = None,
     optimizer: Any = None,
@@ -124,7 +124,7 @@ class Task:
   @autograph.unconverted
   def apply(
     self, gradients: gradients_lib.Gradients, name: str = ''
-  ) -> updates.Step:
+  ) -> update_lib.Step:
     """The second half of `minimize`: clips, checks, applies."""
     return self._note(self._runner.apply(gradients), name)
 
@@ -133,7 +133,7 @@ class Task:
 
     def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       result = autograph.converted(self.loss)(rows, training=False)
-      sums = losses.add_up(
+      sums = loss_lib.add_up(
         result, strategy_lib.batch_size(rows), self._regularization()
       )
       return sums.weight, dict(sums.metrics)
@@ -207,7 +207,7 @@ class Task:
   # What Trainers, Evaluators and exports use.
 
   def build(
-    self, batch: Any, options: updates.Update | None = None
+    self, batch: Any, options: update_lib.Update | None = None
   ) -> tuple[str, ...]:
     """Creates and checks everything that depends on data; called once.
 
@@ -227,14 +227,14 @@ class Task:
     if self._engine:  # an Evaluator came before, or another Trainer
       self._check_same(options)
       return self._tags
-    self._options = options or updates.Update()
+    self._options = options or update_lib.Update()
     self._strategy = tf.distribute.get_strategy()
     with self._strategy.scope():
       self._create_variables(batch)
       owned = tracking.owned_by(self)
       builds.prepare(owned, self._options)
       self._trainable = frozenset(owned.trainable)
-      again = remats.chosen(owned, self._options.remat)
+      again = remat_lib.chosen(owned, self._options.remat)
       recorder = self._recorder(recomputed=list(again.values()))
       step = self._try_step(batch, recorder)
       self._built = owned
@@ -243,7 +243,7 @@ class Task:
     self._tags = tuple(step.sums)
     return self._tags
 
-  def _check_same(self, options: updates.Update | None) -> None:
+  def _check_same(self, options: update_lib.Update | None) -> None:
     """Raises if it was built for another strategy or with other options."""
     name = type(self).__name__
     if tf.distribute.get_strategy() is not self._strategy:
@@ -262,7 +262,7 @@ class Task:
     return self._engine is not None
 
   @property
-  def engine(self) -> engines.Engine:
+  def engine(self) -> step_runner.Engine:
     assert self._engine is not None, 'build comes first'
     return self._engine
 
@@ -271,8 +271,8 @@ class Task:
     return self._engine.calls() if self._engine else contextlib.nullcontext()
 
   def run_train_step(
-    self, batch: Any, measure: updates.Measure | None = None
-  ) -> updates.Step:
+    self, batch: Any, measure: update_lib.Measure | None = None
+  ) -> update_lib.Step:
     """`train_step`, by way of AutoGraph if it is the user's own.
 
     Args:
@@ -284,7 +284,7 @@ class Task:
     if not tf.executing_eagerly():
       self._graph = tf.compat.v1.get_default_graph()
     before = self._runner.moving()
-    with self._runner.step(measure or updates.Measure()):
+    with self._runner.step(measure or update_lib.Measure()):
       last = autograph.converted(self.train_step)(batch)
     step = _combined(last, self._steps)
     self._steps = []
@@ -306,7 +306,7 @@ class Task:
   def untouched(self) -> Iterator[None]:
     """Puts every variable back to its value: for trying things out."""
     owned = tracking.owned_by(self)
-    everything = [buckets.raw(v) for v in owned.saved.values()]
+    everything = [fused_variables.raw(v) for v in owned.saved.values()]
     before = [(v, tf.identity(v.read_value())) for v in everything]
 
     def create(next_creator: Any, **kwargs: Any) -> Any:
@@ -315,7 +315,7 @@ class Task:
       return variable
 
     try:
-      with stepsummaries.silent(), tf.variable_creator_scope(create):
+      with step_summary.silent(), tf.variable_creator_scope(create):
         yield
     finally:
       for variable, value in before:
@@ -335,13 +335,15 @@ class Task:
   def all_variables(self) -> list[tf.Variable]:
     """Every variable of the models, as TensorFlow sees it."""
     owned = self._owned().variables
-    return [buckets.raw(variable) for variable in owned.values()]
+    return [fused_variables.raw(variable) for variable in owned.values()]
 
   # State: name -> value. Whoever saves needs to know nothing else of a Task.
 
   def read_state(self) -> dict[str, tf.Tensor]:
     saved = self._owned().saved
-    state = {name: buckets.raw(v).read_value() for name, v in saved.items()}
+    state = {
+      name: fused_variables.raw(v).read_value() for name, v in saved.items()
+    }
     for name, applier in self.engine.appliers().items():
       for key, value in applier.read_state().items():
         state[f'{name}/{key}'] = value
@@ -349,7 +351,7 @@ class Task:
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     for name, variable in self._owned().saved.items():
-      buckets.raw(variable).assign(state[name], read_value=False)
+      fused_variables.raw(variable).assign(state[name], read_value=False)
     for name, applier in self.engine.appliers().items():
       prefix = f'{name}/'
       applier.write_state(
@@ -372,11 +374,13 @@ class Task:
     chosen = [
       variable
       for variable in given
-      if not groups.matches(self._options.freeze, names.get(id(variable), ''))
+      if not parameter_groups.matches(
+        self._options.freeze, names.get(id(variable), '')
+      )
     ]
     return chosen, self.optimizer if optimizer is None else optimizer
 
-  def _note(self, step: updates.Step, name: str) -> updates.Step:
+  def _note(self, step: update_lib.Step, name: str) -> update_lib.Step:
     if not tf.executing_eagerly() and step.finite.graph is not self._graph:
       raise errors.TaskError(
         f'train_step of {type(self).__name__} updates inside an `if` or a '
@@ -411,7 +415,7 @@ class Task:
     self.loss(rows, training=False)
     return tf.zeros([])
 
-  def _try_step(self, batch: Any, recorder: builds.Recorder) -> updates.Step:
+  def _try_step(self, batch: Any, recorder: builds.Recorder) -> update_lib.Step:
     self._runner = recorder
     with self.untouched():
       return self.run_train_step(batch)
@@ -428,9 +432,9 @@ class Task:
     return tf.add_n(terms) if terms else 0.0
 
 
-def _combined(last: Any, steps: Sequence[updates.Step]) -> updates.Step:
+def _combined(last: Any, steps: Sequence[update_lib.Step]) -> update_lib.Step:
   """One Step for all that a train_step took."""
-  if not isinstance(last, updates.Step):
+  if not isinstance(last, update_lib.Step):
     raise errors.TaskError(
       f'train_step returned {type(last).__name__}; return what minimize() '
       'returned'
@@ -446,5 +450,5 @@ def _combined(last: Any, steps: Sequence[updates.Step]) -> updates.Step:
   for step in reversed(steps):  # those of the first that failed, if one did
     loss = tf.where(step.finite, loss, step.loss)
     norm = tf.where(step.finite, norm, step.gradient_norm)
-  sums = updates.counted_if(finite, sums)  # all of them count, or none
-  return updates.Step(finite, skipped, loss, norm, sums)
+  sums = update_lib.counted_if(finite, sums)  # all of them count, or none
+  return update_lib.Step(finite, skipped, loss, norm, sums)

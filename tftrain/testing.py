@@ -18,20 +18,20 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import feeds
-from tftrain import groups
 from tftrain import tasks
 from tftrain import trainers
-from tftrain import updates
 from tftrain.data import dataset_pipeline
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import tracking
+from tftrain.step import parameter_groups
+from tftrain.step import update as update_lib
 
 
 def assert_learns(
   task: Callable[[], tasks.Task],
   data: Any,
   *,
-  update: updates.Update | None = None,
+  update: update_lib.Update | None = None,
   steps: int = 100,
   factor: float = 0.5,
   metric: str = 'loss',
@@ -70,7 +70,7 @@ def assert_learns(
   bound = first - (1 - factor) * abs(first)
   if not last < bound:
     advice = 'Try another learning rate; look at the loss and the labels'
-    silent = groups.some(trainer.task.engine.without_gradient())
+    silent = parameter_groups.some(trainer.task.engine.without_gradient())
     if silent:
       advice = f'The gradient of {silent} is zero'
     raise AssertionError(
@@ -84,7 +84,7 @@ def assert_replica_invariant(
   task: Callable[[], tasks.Task],
   data: Any,
   *,
-  update: updates.Update | None = None,
+  update: update_lib.Update | None = None,
   replicas: Sequence[int] = (1, 2, 4),
   accumulate: Sequence[int] = (1, 2, 4),
   tolerance: float | None = None,
@@ -117,7 +117,7 @@ def assert_replica_invariant(
     StrategyError: There are not even two devices.
   """
   # Whether a scaled loss overflows depends on the cut.
-  options = dataclasses.replace(update or updates.Update(), loss_scale=None)
+  options = dataclasses.replace(update or update_lib.Update(), loss_scale=None)
   whole = dataclasses.replace(options, accumulate=1)
   usable, lines = _usable(replicas)
   reference = _Trial(task, _batches(data), whole)
@@ -147,7 +147,7 @@ class _Trial:
     self,
     make_task: Callable[[], tasks.Task],
     batches: list[Any],
-    options: updates.Update,
+    options: update_lib.Update,
     replicas: int = 1,
     start: Mapping[str, np.ndarray] | None = None,
   ):
@@ -202,7 +202,7 @@ class _Trial:
         self.drawers[names[id(seed.state)]] = name
         if _switch_off(layer):
           self.switched_off.append(name)
-    self.norms = groups.some(norms)
+    self.norms = parameter_groups.some(norms)
     self.coarsest = max(rounded & {*_EPS}, key=_EPS.__getitem__)
 
   def left_out(self) -> list[str]:
@@ -214,7 +214,7 @@ class _Trial:
       )
     lines = [f'dropout: {name} is switched off' for name in self.switched_off]
     if still:
-      lines.append(f'weights: {groups.some(still)} did not move')
+      lines.append(f'weights: {parameter_groups.some(still)} did not move')
     if len(self.batches) == 1:
       lines.append('uneven parts: no batch of one row less can be taken')
     if self.coarsest != 'float32':
@@ -243,7 +243,9 @@ class _Trial:
     draw = [who for x, who in self.drawers.items() if x in self.moved]
     draw = [who for who in draw if who not in self.switched_off]
     if draw:
-      return f'{groups.some(draw)} draws random numbers: test without that'
+      return (
+        f'{parameter_groups.some(draw)} draws random numbers: test without that'
+      )
     if self.norms and not self.options.sync_batch_norm:
       return f'Leave Update.sync_batch_norm on, for {self.norms}'
     if name in self.start or name.endswith('gradient_norm'):

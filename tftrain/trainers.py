@@ -23,12 +23,12 @@ from tftrain import requests
 from tftrain import supervised
 from tftrain import tasks
 from tftrain import tpuchecks
-from tftrain import updates as updates_lib
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import goodput
+from tftrain.step import update as update_lib
 
 
 class Trainer:
@@ -68,7 +68,7 @@ class Trainer:
     steps_per_loop: int = 100,
     log_every: int = 100,
     seed: int = 0,
-    update: updates_lib.Update | None = None,
+    update: update_lib.Update | None = None,
     ledger: goodput.Ledger | None = None,
     max_traces: int | None = None,
   ):
@@ -89,7 +89,7 @@ class Trainer:
     strategy_lib.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = feeds.Feed(self.pipeline, seed)
     self._counters = loops.Counters.make(self.workers)
-    means = metrics.Means(self._build(update or updates_lib.Update()))
+    means = metrics.Means(self._build(update or update_lib.Update()))
     self._readings = readings.Readings(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
@@ -347,7 +347,7 @@ class Trainer:
 
   # The engine.
 
-  def _build(self, update: updates_lib.Update) -> tuple[str, ...]:
+  def _build(self, update: update_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
     what = f'the model or loss cannot take a batch of {pipeline_lib.described(batch)}'
     with self.strategy.scope(), builds.explained(lambda: what):

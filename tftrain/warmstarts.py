@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
-from tftrain import buckets
 from tftrain import bundles
 from tftrain import comparisons
 from tftrain import errors
 from tftrain import tasks
-from tftrain import updates
 from tftrain.interop import tracking
+from tftrain.step import fused_variables
+from tftrain.step import update as update_lib
 
 _TF_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _TF_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
@@ -53,8 +53,8 @@ class WarmStart:
 
   def __post_init__(self) -> None:
     for pattern in self.mapping:
-      updates.check_pattern('WarmStart.mapping', pattern)
-    updates.check_pattern('WarmStart.exclude', self.exclude or '')
+      update_lib.check_pattern('WarmStart.mapping', pattern)
+    update_lib.check_pattern('WarmStart.exclude', self.exclude or '')
 
 
 def load(task: tasks.Task, start: WarmStart) -> None:
@@ -87,7 +87,7 @@ def _weights(task: tasks.Task, start: WarmStart) -> dict[str, tf.Variable]:
   owned = tracking.owned_by(task)
   seeds = {id(generator.state) for generator in owned.seeds}
   return {
-    name: buckets.raw(variable)
+    name: fused_variables.raw(variable)
     for name, variable in owned.variables.items()
     if id(variable) not in seeds
     and not (start.exclude and re.search(start.exclude, name))

@@ -312,7 +312,7 @@ GUARDS = (
     (
       'another_number_of_replicas_goes_on_at_the_same_example',
       'gradients of the replicas are added up',
-      'gradients.py',
+      'step/gradients.py',
       'tf.distribute.ReduceOp.SUM,\n    [*packed, vector],',
       'tf.distribute.ReduceOp.MEAN,\n    [*packed, vector[:0], vector * 3.0],',
     ),
@@ -409,7 +409,7 @@ GUARDS = (
     (
       'what_is_not_finite_ends_the_run_at_its_step[nan_loss-loss nan]',
       'a step that is not finite changes nothing',
-      'appliers.py',
+      'step/apply_gradients.py',
       'finite = tf.math.is_finite(gradients.loss + gradients.norm)',
       'finite = tf.math.is_finite(gradients.loss) | True',
     ),
@@ -451,7 +451,7 @@ GUARDS = (
     (
       'a_metric_that_is_none_is_named_before_step_1',
       'metrics are one number per example',
-      'losses.py',
+      'step/loss.py',
       'if values.shape.rank not in (0, 1):',
       'if False:',
     ),
@@ -627,7 +627,7 @@ GUARDS = (
     (
       'infinities_on_one_replica_skip_the_step_on_both[mixed_float16]',
       'a scale is lowered by half',
-      'scales.py',
+      'step/_loss_scale.py',
       'self._scale.assign(tf.where(finite, grown, lowered))',
       'self._scale.assign(tf.where(finite, grown, lowered / 2.0))',
     ),

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tftrain import buckets
-from tftrain import clipping
-from tftrain import losses
-from tftrain import stepsummaries
 from tftrain.distribute import all_reduce as all_reduce_lib
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import mixed_precision
+from tftrain.step import clipping
+from tftrain.step import fused_variables
+from tftrain.step import loss as loss_lib
+from tftrain.step import step_summary
 
 Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
@@ -43,7 +43,7 @@ class Gradients(NamedTuple):
   norm: tf.Tensor
   sums: Scalars
   packed: Sequence[Any]
-  packing: buckets.Packing
+  packing: fused_variables.Packing
   optimizer: Any
 
 
@@ -57,7 +57,7 @@ class Way(NamedTuple):
     jit: Whether XLA compiles the forward and backward pass.
   """
 
-  packing: buckets.Packing
+  packing: fused_variables.Packing
   accumulate: int = 1
   scale: tf.Tensor | None = None
   jit: bool = False
@@ -105,7 +105,7 @@ class _Backward:
     way: Way,
   ):
     self._loss = loss
-    self._sources = [buckets.raw(v) for v in way.packing.variables]
+    self._sources = [fused_variables.raw(v) for v in way.packing.variables]
     self._regularization = regularization
     self._way = way
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -137,7 +137,7 @@ class _Backward:
     # XLA slices in a loop have no fixed size.
     parts = self._way.accumulate
     passes = [self._one_pass(_slice(rows, 0, parts))]
-    with stepsummaries.silent(_LATER):
+    with step_summary.silent(_LATER):
       passes += [
         self._one_pass(_slice(rows, index, parts)) for index in range(1, parts)
       ]
@@ -151,7 +151,7 @@ class _Backward:
     first = self._one_pass(_slice(rows, 0, parts))
 
     def add(index: tf.Tensor, *so_far: tf.Tensor) -> Any:
-      with stepsummaries.silent(_LATER):
+      with step_summary.silent(_LATER):
         share = self._one_pass(_slice(rows, index, parts))
       added = tf.nest.flatten(share)
       return index + 1, *(a + b for a, b in zip(so_far, added, strict=True))
@@ -169,7 +169,7 @@ class _Backward:
     count = strategy_lib.batch_size(rows)
     with tf.GradientTape() as tape:
       result = self._loss(rows, training=True)
-      sums = losses.add_up(result, count, self._regularization())
+      sums = loss_lib.add_up(result, count, self._regularization())
     seed, factor = None, None
     if self._divides:
       seed = 1.0 / sums.weight
@@ -177,7 +177,7 @@ class _Backward:
       # In float16 a mean overflows later than a sum.
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
       seed = self._way.scale / factor
-    with stepsummaries.silent():  # what is computed again was written before
+    with step_summary.silent():  # what is computed again was written before
       found = tape.gradient(
         sums.objective, self._sources, output_gradients=seed
       )
@@ -195,7 +195,7 @@ class _Backward:
 
 def in_xla(function: Callable[..., Any]) -> Any:
   """The function compiled by XLA, which knows no tf.summary."""
-  silent = stepsummaries.silent('where XLA compiles the step (Update.jit)')
+  silent = step_summary.silent('where XLA compiles the step (Update.jit)')
   return tf.function(silent(function), jit_compile=True, autograph=False)
 
 

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from tftrain import errors
-from tftrain import updates
+from tftrain.step import update as update_lib
 
 
 class Group(NamedTuple):
@@ -25,7 +25,7 @@ class Group(NamedTuple):
   decays: bool = True
 
 
-def group_of(options: updates.Update, name: str) -> Group:
+def group_of(options: update_lib.Update, name: str) -> Group:
   """The group of the variable called `name`."""
   decays = not matches(options.no_decay, name)
   for pattern, factor in options.rates.items():
@@ -39,7 +39,7 @@ def matches(pattern: str | None, name: str) -> bool:
 
 
 def check_patterns(
-  options: updates.Update, variables: Iterable[str], layers: Iterable[str]
+  options: update_lib.Update, variables: Iterable[str], layers: Iterable[str]
 ) -> None:
   """Raises ConfigError for a pattern that matches nothing, or freezes all."""
   variables, layers = list(variables), list(layers)

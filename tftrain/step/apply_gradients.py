@@ -8,18 +8,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import averages
-from tftrain import buckets
-from tftrain import clipping
 from tftrain import errors
-from tftrain import gradients as gradients_lib
-from tftrain import groups
-from tftrain import scales
-from tftrain import targets as targets_lib
-from tftrain import updates
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import keras_optimizer
 from tftrain.interop import tracking
+from tftrain.step import _ema
+from tftrain.step import _loss_scale
+from tftrain.step import clipping
+from tftrain.step import fused_variables
+from tftrain.step import gradients as gradients_lib
+from tftrain.step import parameter_groups
+from tftrain.step import update as update_lib
+from tftrain.step import update_targets
 
 
 class Applier:
@@ -37,7 +37,7 @@ class Applier:
     self,
     optimizer: Any,
     trained: Mapping[str, Any],
-    options: updates.Update,
+    options: update_lib.Update,
     *,
     bucketed: bool,
     loss_scale: str | float | None = None,
@@ -45,7 +45,7 @@ class Applier:
     self.optimizer = optimizer
     self.options = options
     self.trained = dict(trained)
-    self._targets = targets_lib.make_targets(
+    self._targets = update_targets.make_targets(
       optimizer, trained, options, bucketed=bucketed
     )
     self._buckets = [target.bucket for target in self._targets if target.bucket]
@@ -56,11 +56,13 @@ class Applier:
       for target in self._targets
     )
     self._rate = getattr(optimizer, '_learning_rate', None)
-    self.configured_rate = float(buckets.value(optimizer.learning_rate))
-    self.scale = None if loss_scale is None else scales.LossScale(loss_scale)
-    self.average: averages.Average | None = None
+    self.configured_rate = float(fused_variables.value(optimizer.learning_rate))
+    self.scale = (
+      None if loss_scale is None else _loss_scale.LossScale(loss_scale)
+    )
+    self.average: _ema.Average | None = None
     if options.ema is not None:
-      self.average = averages.Average(options.ema, variables)
+      self.average = _ema.Average(options.ema, variables)
     # What the last measured step found; see `updates.Step` and `_measured`.
     self._zero = tf.Variable(tf.zeros([len(trained)], tf.bool), trainable=False)
     self._stale = False
@@ -80,7 +82,7 @@ class Applier:
     """Takes over weights that were assigned since the last block of steps."""
     self._refresh_buckets()
     if self.average:
-      new = buckets.raw(self.optimizer.iterations).read_value() < 1
+      new = fused_variables.raw(self.optimizer.iterations).read_value() < 1
       tf.cond(new, self._start_average, lambda: tf.constant(False))
 
   def _start_average(self) -> tf.Tensor:
@@ -97,7 +99,7 @@ class Applier:
 
     self._stale = False
     members = [v for bucket in self._buckets for v in bucket.variables]
-    with buckets.assignments_seen(members, seen):
+    with fused_variables.assignments_seen(members, seen):
       yield
       self._refresh_if_stale()
 
@@ -117,18 +119,18 @@ class Applier:
     for bucket in self._buckets:
       bucket.refresh()
 
-  def packing(self, variables: Sequence[Any]) -> buckets.Packing:
+  def packing(self, variables: Sequence[Any]) -> fused_variables.Packing:
     """For gradients of those of `variables` that this optimizer trains."""
     own = {id(variable) for variable in self.trained.values()}
-    return buckets.Packing(
+    return fused_variables.Packing(
       [v for v in variables if id(v) in own], self._buckets
     )
 
   # One update, in cross-replica context.
 
   def apply(
-    self, gradients: gradients_lib.Gradients, measure: updates.Measure
-  ) -> updates.Step:
+    self, gradients: gradients_lib.Gradients, measure: update_lib.Measure
+  ) -> update_lib.Step:
     """Applies gradients if loss and gradients are finite.
 
     The decision is made outside the replicas, where a condition is allowed to
@@ -156,11 +158,15 @@ class Applier:
       # nothing was updated this writes what is there.
       tf.distribute.get_strategy().run(self._scatter)
     reported = finite & measure.report
-    moved = updates.counted_if(reported, {'update_ratio': (ratio, tf.ones([]))})
+    moved = update_lib.counted_if(
+      reported, {'update_ratio': (ratio, tf.ones([]))}
+    )
     sums = {**gradients.sums, **moved}
     if self.scale or self.options.max_skips:  # what is skipped is not counted
-      sums = updates.counted_if(finite, sums)
-    return updates.Step(finite, skipped, gradients.loss, gradients.norm, sums)
+      sums = update_lib.counted_if(finite, sums)
+    return update_lib.Step(
+      finite, skipped, gradients.loss, gradients.norm, sums
+    )
 
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
     """Updates; the norm of what the weights moved by, over their norm."""
@@ -177,11 +183,11 @@ class Applier:
       tf.stack([zero.get(i, tf.constant(False)) for i in range(len(names))])
     )
     targets = gradients.packing.targets()
-    before = [buckets.raw(target).read_value() for target in targets]
+    before = [fused_variables.raw(target).read_value() for target in targets]
     norm = clipping.global_norm(before)
     self._update(gradients)
     moved = [
-      buckets.raw(target).read_value() - value
+      fused_variables.raw(target).read_value() - value
       for target, value in zip(targets, before, strict=True)
     ]
     return tf.math.divide_no_nan(clipping.global_norm(moved), norm)
@@ -196,7 +202,9 @@ class Applier:
 
     def apply(packed: Sequence[tf.Tensor]) -> None:
       if clipping.is_asked(self.options):
-        weights = [buckets.raw(target).read_value() for target in targets]
+        weights = [
+          fused_variables.raw(target).read_value() for target in targets
+        ]
         packed = clipping.clip(self.options, packed, weights, gradients.norm)
       self.optimizer.apply(packed, targets)
       if self.average:
@@ -215,11 +223,13 @@ class Applier:
     return tf.zeros([])
 
   def _decay(
-    self, targets: Sequence[tuple[Any, groups.Group]], decay: float
+    self, targets: Sequence[tuple[Any, parameter_groups.Group]], decay: float
   ) -> None:
     """Decoupled weight decay, as Keras has it, but by group."""
     strategy = tf.distribute.get_strategy()
-    rate = tf.convert_to_tensor(buckets.raw(self.optimizer.learning_rate))
+    rate = tf.convert_to_tensor(
+      fused_variables.raw(self.optimizer.learning_rate)
+    )
     for target, group in targets:
       if group.decays and self.optimizer._use_weight_decay(target):
 
@@ -228,7 +238,9 @@ class Applier:
           part *= tf.cast(rate, variable.dtype)
           variable.assign_sub(part if factor == 1.0 else part * factor)
 
-        strategy.extended.update(buckets.raw(target), shrink, group=False)
+        strategy.extended.update(
+          fused_variables.raw(target), shrink, group=False
+        )
 
   def _scatter(self) -> None:
     for bucket in self._buckets:
@@ -239,13 +251,13 @@ class Applier:
     targets = [target.variable for target in self._targets]
     weights = [*self.trained.values(), *targets, self.optimizer.iterations]
     slots = [variable for _, _, variable in self._slots()]
-    return [*map(buckets.raw, weights), *slots]
+    return [*map(fused_variables.raw, weights), *slots]
 
   # What is reported.
 
   def rates(self) -> dict[str, float]:
     """Learning rate by pattern of `Update.rates`; '' is the optimizer's own."""
-    rate = float(buckets.value(self.optimizer.learning_rate))
+    rate = float(fused_variables.value(self.optimizer.learning_rate))
     used = {t.group.pattern: t.group.factor for t in self._targets}
     return {'': rate, **{p: rate * f for p, f in used.items() if p}}
 
@@ -257,11 +269,11 @@ class Applier:
   @contextlib.contextmanager
   def averaged(self) -> Iterator[None]:
     """Puts the averages in the place of the weights, for a while."""
-    started = buckets.value(self.optimizer.iterations) > 0
+    started = fused_variables.value(self.optimizer.iterations) > 0
     if self.average is None or not started:
       yield
       return
-    members = [buckets.raw(v) for v in self.trained.values()]
+    members = [fused_variables.raw(v) for v in self.trained.values()]
     before = [tf.identity(v.read_value()) for v in members]
     average = {
       name: part
@@ -280,12 +292,12 @@ class Applier:
 
   def read_state(self) -> dict[str, tf.Tensor]:
     state = {
-      'iterations': buckets.raw(self.optimizer.iterations).read_value(),
+      'iterations': fused_variables.raw(self.optimizer.iterations).read_value(),
       'configured_learning_rate': tf.constant(self.configured_rate),
     }
     rate = getattr(self.optimizer, '_learning_rate', None)
-    if isinstance(rate, buckets.VARIABLE):
-      state['learning_rate'] = buckets.raw(rate).read_value()
+    if isinstance(rate, fused_variables.VARIABLE):
+      state['learning_rate'] = fused_variables.raw(rate).read_value()
     for slot, target, variable in self._slots():
       value = variable.read_value()
       if isinstance(target, str):
@@ -299,11 +311,11 @@ class Applier:
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
-    buckets.raw(self.optimizer.iterations).assign(state['iterations'])
+    fused_variables.raw(self.optimizer.iterations).assign(state['iterations'])
     rate = getattr(self.optimizer, '_learning_rate', None)
     unchanged = state.get('configured_learning_rate') == self.configured_rate
-    if isinstance(rate, buckets.VARIABLE) and unchanged:
-      buckets.raw(rate).assign(state['learning_rate'])
+    if isinstance(rate, fused_variables.VARIABLE) and unchanged:
+      fused_variables.raw(rate).assign(state['learning_rate'])
     for slot, target, variable in self._slots():
       if isinstance(target, str):
         variable.assign(state[f'{slot}/{target}'])
@@ -315,16 +327,16 @@ class Applier:
         {name: state[f'loss_scale/{name}'] for name in self.scale.read_state()}
       )
 
-  def _slots(self) -> Iterator[tuple[str, targets_lib.Target | str, Any]]:
+  def _slots(self) -> Iterator[tuple[str, update_targets.Target | str, Any]]:
     """(slot, the target it belongs to or a name, variable) of the state."""
     labels = {f'({i})': target for i, target in enumerate(self._targets)}
     references = [(label, target.variable) for label, target in labels.items()]
     found = tracking.optimizer_slots(self.optimizer, references)
     for slot, label, variable in found:
-      yield slot, labels.get(label, label), buckets.raw(variable)
+      yield slot, labels.get(label, label), fused_variables.raw(variable)
     for target, variable in self._averages():
       yield 'ema', target, variable
 
-  def _averages(self) -> Iterator[tuple[targets_lib.Target, Any]]:
+  def _averages(self) -> Iterator[tuple[update_targets.Target, Any]]:
     if self.average:
       yield from zip(self._targets, self.average.variables, strict=True)

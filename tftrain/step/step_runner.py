@@ -10,16 +10,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tftrain import appliers
-from tftrain import buckets
-from tftrain import gradients as gradients_lib
-from tftrain import groups
-from tftrain import remats
-from tftrain import updates
 from tftrain.interop import autograph
 from tftrain.interop import patching
 from tftrain.interop import rng
 from tftrain.interop import tracking
+from tftrain.step import apply_gradients
+from tftrain.step import fused_variables
+from tftrain.step import gradients as gradients_lib
+from tftrain.step import parameter_groups
+from tftrain.step import remat as remat_lib
+from tftrain.step import update as update_lib
 
 
 class Engine:
@@ -36,8 +36,8 @@ class Engine:
   def __init__(
     self,
     owned: tracking.Owned,
-    made: Mapping[int, appliers.Applier],
-    options: updates.Update,
+    made: Mapping[int, apply_gradients.Applier],
+    options: update_lib.Update,
     regularization: Callable[[], Any],
     *,
     several: bool = False,
@@ -46,9 +46,9 @@ class Engine:
     self._owned = owned
     self._appliers = dict(made)
     self._regularization = regularization
-    self._measure = updates.Measure()
+    self._measure = update_lib.Measure()
     self._moving = [
-      buckets.raw(v)
+      fused_variables.raw(v)
       for v in owned.saved.values()
       if not v.trainable and tf.as_dtype(v.dtype) != tf.string
     ]
@@ -58,7 +58,7 @@ class Engine:
       {id(v): v for applier in undone for v in applier.variables()}.values()
     )
 
-  def appliers(self) -> dict[str, appliers.Applier]:
+  def appliers(self) -> dict[str, apply_gradients.Applier]:
     """By the name of the optimizer."""
     return {
       name: self._appliers[id(optimizer)]
@@ -108,7 +108,7 @@ class Engine:
       loss, batch, variables, optimizer, jit=self.options.jit
     )
 
-  def apply(self, gradients: gradients_lib.Gradients) -> updates.Step:
+  def apply(self, gradients: gradients_lib.Gradients) -> update_lib.Step:
     applier = self._appliers[id(gradients.optimizer)]
     return applier.apply(gradients, self._measure)
 
@@ -119,11 +119,11 @@ class Engine:
     variables: Sequence[Any],
     optimizer: Any,
     when: Any = None,
-  ) -> updates.Step:
+  ) -> update_lib.Step:
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     whole_in_xla = self.options.jit and alone
 
-    def take(batch: Any) -> updates.Step:
+    def take(batch: Any) -> update_lib.Step:
       jit = self.options.jit and not whole_in_xla
       found = self._gradients(loss, batch, variables, optimizer, jit=jit)
       return self.apply(found)
@@ -161,11 +161,11 @@ class Engine:
     They are changed while a function is traced, and put back: Keras offers no
     other place for it.
     """
-    chosen = remats.chosen(self._owned, self.options.remat) if remat else {}
+    chosen = remat_lib.chosen(self._owned, self.options.remat) if remat else {}
     again = {id(layer) for layer in chosen.values()}
 
     def wrap(layer: Any, call: Any) -> Any:
-      return remats.recomputed(layer, call) if id(layer) in again else call
+      return remat_lib.recomputed(layer, call) if id(layer) in again else call
 
     layers = list(self._owned.sublayers.values())
     norms = synchronized(self._owned, self.options).values()
@@ -179,7 +179,7 @@ class Engine:
       yield
 
   @contextlib.contextmanager
-  def step(self, measure: updates.Measure) -> Iterator[None]:
+  def step(self, measure: update_lib.Measure) -> Iterator[None]:
     """What surrounds a training step while it is traced."""
     self._measure = measure
     with contextlib.ExitStack() as stack:
@@ -231,7 +231,7 @@ class Engine:
 
 
 def synchronized(
-  owned: tracking.Owned, options: updates.Update
+  owned: tracking.Owned, options: update_lib.Update
 ) -> dict[str, Any]:
   """Name -> layer of the batch normalization that sees all replicas."""
   several = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -244,12 +244,12 @@ def synchronized(
   }
 
 
-def _frozen(owned: tracking.Owned, options: updates.Update) -> list[Any]:
+def _frozen(owned: tracking.Owned, options: update_lib.Update) -> list[Any]:
   """Layers all of whose variables are frozen: Keras lets them rest."""
   frozen = {
     id(variable)
     for name, variable in owned.variables.items()
-    if groups.matches(options.freeze, name)
+    if parameter_groups.matches(options.freeze, name)
   }
   return [
     layer
@@ -260,16 +260,16 @@ def _frozen(owned: tracking.Owned, options: updates.Update) -> list[Any]:
 
 def _take_when(when: Any, take: Callable[[Any], Any], batch: Any) -> Any:
   """Takes the step if `when` holds; else one that did nothing."""
-  shape: list[updates.Step] = []
+  shape: list[update_lib.Step] = []
 
-  def taken() -> updates.Step:
+  def taken() -> update_lib.Step:
     shape.append(take(batch))
     return shape[0]
 
-  def left_out() -> updates.Step:
+  def left_out() -> update_lib.Step:
     sums = shape[0].sums if shape else {}
     zero = tf.zeros([])
-    return updates.Step(
+    return update_lib.Step(
       finite=tf.constant(True),
       skipped=tf.constant(False),
       loss=zero,

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tftrain import buckets
-from tftrain import groups
-from tftrain import updates
+from tftrain.step import fused_variables
+from tftrain.step import parameter_groups
+from tftrain.step import update as update_lib
 
 
 class Target(NamedTuple):
@@ -21,9 +21,9 @@ class Target(NamedTuple):
   """
 
   variable: Any
-  group: groups.Group
+  group: parameter_groups.Group
   names: tuple[str, ...]
-  bucket: buckets.Bucket | None = None
+  bucket: fused_variables.Bucket | None = None
 
   def split(self, value: tf.Tensor) -> dict[str, tf.Tensor]:
     """A value of this target as values of the variables it stands for."""
@@ -41,7 +41,7 @@ class Target(NamedTuple):
 def make_targets(
   optimizer: Any,
   trained: Mapping[str, Any],
-  options: updates.Update,
+  options: update_lib.Update,
   *,
   bucketed: bool,
 ) -> list[Target]:
@@ -53,20 +53,20 @@ def make_targets(
     options: How they are updated.
     bucketed: Whether small variables may be updated as one.
   """
-  by_group: dict[groups.Group, list[str]] = {}
+  by_group: dict[parameter_groups.Group, list[str]] = {}
   if bucketed and options.clip_adaptive is None:
     for name, variable in trained.items():
-      if buckets.is_small(optimizer, variable):
-        group = groups.group_of(options, name)
+      if fused_variables.is_small(optimizer, variable):
+        group = parameter_groups.group_of(options, name)
         by_group.setdefault(group, []).append(name)
   found, inside = [], set()
   for group, names in by_group.items():
     if len(names) > 1:
       inside.update(names)
-      bucket = buckets.Bucket([trained[name] for name in names])
+      bucket = fused_variables.Bucket([trained[name] for name in names])
       found.append(Target(bucket.flat, group, tuple(names), bucket))
   return found + [
-    Target(variable, groups.group_of(options, name), (name,))
+    Target(variable, parameter_groups.group_of(options, name), (name,))
     for name, variable in trained.items()
     if name not in inside
   ]

@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import buckets
 from tftrain.interop import mixed_precision
+from tftrain.step import fused_variables
 
 
 class Average:
@@ -38,7 +38,7 @@ class Average:
 
   def _pairs(self) -> list[tuple[Any, Any]]:
     return [
-      (average, buckets.raw(variable))
+      (average, fused_variables.raw(variable))
       for average, variable in zip(self.variables, self._followed, strict=True)
     ]
 

@@ -15,10 +15,10 @@ from keras.src.backend.common import global_state  # there is no public way
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import groups
 from tftrain.interop import patching
 from tftrain.interop import rng
 from tftrain.interop import tracking
+from tftrain.step import parameter_groups
 
 
 def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +64,7 @@ def chosen(owned: tracking.Owned, pattern: str | None) -> dict[str, Any]:
   matched = {
     name: layer
     for name, layer in owned.sublayers.items()
-    if groups.matches(pattern, name)
+    if parameter_groups.matches(pattern, name)
   }
   inner = {
     id(part)

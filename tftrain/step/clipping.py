@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tftrain import updates
 from tftrain.interop import mixed_precision
+from tftrain.step import update as update_lib
 
 # Weights that start at zero may move at all (Brock et al. 2021, section 4.1).
 _SMALLEST_WEIGHT = 1e-3
 
 
 def clip(
-  options: updates.Update,
+  options: update_lib.Update,
   gradients: Sequence[tf.Tensor],
   weights: Sequence[tf.Tensor],
   norm: tf.Tensor,
@@ -42,7 +42,7 @@ def clip(
   return clipped
 
 
-def is_asked(options: updates.Update) -> bool:
+def is_asked(options: update_lib.Update) -> bool:
   limits = (options.clip_norm, options.clip_value, options.clip_adaptive)
   return any(limit is not None for limit in limits)
 

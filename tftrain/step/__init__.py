@@ -1,0 +1,1 @@
+"""One training step: gradients, clipping, loss scale, update and EMA."""
