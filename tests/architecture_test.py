@@ -33,7 +33,7 @@ _LAYERS = (
   'data.dataset_pipeline data.limit data.open_files data.__main__ '
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
-  'builds tasks supervised metrics actions artifacts summaries histograms '
+  'task.build task.task task.supervised_task metrics actions artifacts summaries histograms '
   'overviews hparams sinks bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
   'exports platform.signals intervals exporters progress spikes rows provenance '
@@ -323,8 +323,8 @@ _LAWS = {
     ('experiments', 'from absl import flags'),
   ],
   _compiles_in_few_places: [
-    ('tasks', '@tf.function\ndef f(): pass'),
-    ('tasks', 'f = tf.function(g, jit_compile=True)'),
+    ('task.task', '@tf.function\ndef f(): pass'),
+    ('task.task', 'f = tf.function(g, jit_compile=True)'),
   ],
   _writes_through_files: [
     ('runs', 'open(path, "w")'),

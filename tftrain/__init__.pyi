@@ -43,7 +43,7 @@ from .step.schedules import WarmUp as WarmUp
 from .step.update import Update as Update
 from .summaries import MetricsFile as MetricsFile
 from .summaries import SummaryWriter as SummaryWriter
-from .supervised import SupervisedTask as SupervisedTask
-from .tasks import Task as Task
+from .task.supervised_task import SupervisedTask as SupervisedTask
+from .task.task import Task as Task
 from .trainers import Trainer as Trainer
 from .warmstarts import WarmStart as WarmStart

@@ -8,10 +8,10 @@ from tftrain import errors
 from tftrain import exporters
 from tftrain import retention
 from tftrain import rewinds
-from tftrain import tasks
 from tftrain import warmstarts
 from tftrain.platform import files
 from tftrain.step import update as update_lib
+from tftrain.task import task as task_lib
 
 _CALLED = {'init_from': 'WarmStart', 'export': 'Export'}
 _PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
@@ -25,7 +25,7 @@ def check(recipe: Any, names: Iterable[str]) -> None:
     names: What its evaluation data are called.
   """
   for name, value in (('task', recipe.task), ('train_data', recipe.train_data)):
-    if not callable(value) or isinstance(value, tasks.Task):
+    if not callable(value) or isinstance(value, task_lib.Task):
       raise errors.ConfigError(
         f'Experiment.{name} is a {type(value).__name__}; give the function '
         'that makes it (in gin: @name, without parentheses)'

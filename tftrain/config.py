@@ -34,7 +34,6 @@ from tftrain import rewinds
 from tftrain import sinks
 from tftrain import spikes
 from tftrain import statements
-from tftrain import supervised
 from tftrain import warmstarts
 from tftrain.data import arrays
 from tftrain.data import batching
@@ -51,6 +50,7 @@ from tftrain.data.sources import third_party
 from tftrain.platform import redaction
 from tftrain.step import schedules
 from tftrain.step import update as update_lib
+from tftrain.task import supervised_task
 
 _PUBLIC = (
   actions.EarlyStopping,
@@ -90,7 +90,7 @@ _PUBLIC = (
   schedules.WarmUp,
   sinks.CsvSink,
   spikes.LossSpike,
-  supervised.SupervisedTask,
+  supervised_task.SupervisedTask,
   update_lib.Update,
   warmstarts.WarmStart,
 )

@@ -9,18 +9,18 @@ import tensorflow as tf
 
 from tftrain import actions as actions_lib
 from tftrain import artifacts
-from tftrain import builds
 from tftrain import errors
 from tftrain import feeds
 from tftrain import hostmetrics
 from tftrain import loops
 from tftrain import metrics
 from tftrain import reports
-from tftrain import tasks
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.platform import goodput
+from tftrain.task import build as build_lib
+from tftrain.task import task as task_lib
 
 _ALL = tf.int64.max
 
@@ -46,7 +46,7 @@ class Evaluator:
 
   def __init__(
     self,
-    task: tasks.Task,
+    task: task_lib.Task,
     data: Any,
     *,
     strategy: tf.distribute.Strategy | None = None,
@@ -152,7 +152,9 @@ class Evaluator:
 
   def _measure_on_host(self) -> dict[str, float]:
     with (
-      builds.explained(lambda: f'evaluation {self.name!r}: collect() failed'),
+      build_lib.explained(
+        lambda: f'evaluation {self.name!r}: collect() failed'
+      ),
       pipeline_lib.explained(self._pipeline),
     ):
       return self._host_metrics.read(self._counters.stop)
@@ -161,13 +163,13 @@ class Evaluator:
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():
-      with builds.explained(lambda: what):
+      with build_lib.explained(lambda: what):
         shown = self._task.artifacts(self.example_batch)
     return artifacts.prepared(type(self._task).__name__, shown)
 
   def _run(self, n: tf.Tensor) -> None:
     with (
-      builds.explained(self._what_failed),
+      build_lib.explained(self._what_failed),
       pipeline_lib.explained(self._pipeline),
     ):
       try:
@@ -189,7 +191,7 @@ class Evaluator:
     """Runs one batch without effect, to find wrong data before step 1."""
     self.example_batch = batch = self._feed.first_batch()
     what = f'evaluation {self.name!r}: the model or loss cannot take its data'
-    with self._strategy.scope(), builds.explained(lambda: what):
+    with self._strategy.scope(), build_lib.explained(lambda: what):
       if not self._task.is_built:
         self._task.build(batch)
       with self._task.untouched():

@@ -28,7 +28,6 @@ from tftrain import retention
 from tftrain import rewinds
 from tftrain import runs
 from tftrain import summaries
-from tftrain import tasks
 from tftrain import trainers
 from tftrain import warmstarts
 from tftrain.data import dataset_pipeline
@@ -40,6 +39,7 @@ from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
 from tftrain.step import update as update_lib
+from tftrain.task import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Experiment:
       error; None means as often as need be, with a warning.
   """
 
-  task: Callable[[], tasks.Task]
+  task: Callable[[], task_lib.Task]
   train_data: Callable[[], Any]
   eval_data: Callable[[], Any] | Mapping[str, Callable[[], Any]] | None = None
   _: dataclasses.KW_ONLY
@@ -387,7 +387,7 @@ class Experiment:
     digests.check_same_data(trainer.workers, 'its data', trainer)
     return trainer, data
 
-  def _make_task(self, strategy: Any) -> tasks.Task:
+  def _make_task(self, strategy: Any) -> task_lib.Task:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(self.precision)
     try:
@@ -395,7 +395,7 @@ class Experiment:
         task = self.task()
     finally:
       keras.config.set_dtype_policy(before)
-    if not isinstance(task, tasks.Task):
+    if not isinstance(task, task_lib.Task):
       raise errors.TaskError(
         f'Experiment.task made a {type(task).__name__}; let it return a '
         'tftrain.Task'

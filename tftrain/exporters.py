@@ -15,11 +15,11 @@ from tftrain import exports
 from tftrain import formats
 from tftrain import reports
 from tftrain import retention
-from tftrain import tasks
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data import serving_decoder
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
+from tftrain.task import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Exporter:
   def __init__(
     self,
     model_dir: str | pathlib.Path,
-    task: tasks.Task,
+    task: task_lib.Task,
     samples: Callable[[], Samples],
     options: Export,
     *,

@@ -16,18 +16,18 @@ from tftrain import errors
 from tftrain import formats as formats_lib
 from tftrain import modelcards
 from tftrain import signatures as signatures_lib
-from tftrain import tasks
 from tftrain.data import serving_decoder
 from tftrain.interop import tracking
 from tftrain.platform import files
 from tftrain.step import fused_variables
+from tftrain.task import task as task_lib
 
 COMPARISON = 'comparison.json'
 CARD = 'model.md'
 
 
 def export_model(
-  task: tasks.Task,
+  task: task_lib.Task,
   features: Any,
   directory: str | pathlib.Path,
   *,
@@ -108,7 +108,7 @@ def _explained(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _write_and_compare(
-  task: tasks.Task,
+  task: task_lib.Task,
   module: Any,
   given: Mapping[str, Mapping[str, tf.Tensor]],
   staged: pathlib.Path,
@@ -129,7 +129,7 @@ def _write_and_compare(
 
 
 def check_serve(
-  task: tasks.Task,
+  task: task_lib.Task,
   features: Any,
   decoder: serving_decoder.Decoder | None = None,
 ) -> None:
@@ -138,13 +138,13 @@ def check_serve(
 
 
 def _traced(
-  task: tasks.Task, offered: Mapping[str, signatures_lib.Signature]
+  task: task_lib.Task, offered: Mapping[str, signatures_lib.Signature]
 ) -> dict[str, Any]:
   return {n: signatures_lib.trace(task, n, one) for n, one in offered.items()}
 
 
 def _offered(
-  task: tasks.Task,
+  task: task_lib.Task,
   features: Any,
   part: Any,
   decoder: serving_decoder.Decoder | None,
@@ -173,7 +173,7 @@ class _Exported(tf.Module):  # type: ignore[misc]
 
 def _variables(owner: Any) -> list[tf.Variable]:
   """Every variable of a Task or of one of its models."""
-  if isinstance(owner, tasks.Task):
+  if isinstance(owner, task_lib.Task):
     return owner.all_variables()
   owned = tracking.Owned()
   owned.visit('part', owner)
@@ -209,7 +209,7 @@ def _compared_signatures(
 
 def _compared_format(
   one: formats_lib.Format,
-  task: tasks.Task,
+  task: task_lib.Task,
   staged: pathlib.Path,
   given: Mapping[str, Any],
   live: Mapping[str, Any],

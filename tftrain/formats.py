@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import signatures
-from tftrain import tasks
 from tftrain.platform import files
+from tftrain.task import task as task_lib
 
 Outputs = dict[str, Any]
 
@@ -32,7 +32,7 @@ class Format:
 
   file: str
   tolerance: float
-  write: Callable[[tasks.Task, pathlib.Path, pathlib.Path], None]
+  write: Callable[[task_lib.Task, pathlib.Path, pathlib.Path], None]
   run: Callable[[pathlib.Path, Mapping[str, Any]], Outputs]
 
 
@@ -52,7 +52,9 @@ def of_name(name: str) -> Format:
 
 
 def _tflite(quantize: str = '') -> Callable[..., None]:
-  def write(task: tasks.Task, saved: pathlib.Path, path: pathlib.Path) -> None:
+  def write(
+    task: task_lib.Task, saved: pathlib.Path, path: pathlib.Path
+  ) -> None:
     del task
     converter = tf.lite.TFLiteConverter.from_saved_model(
       str(saved), signature_keys=[signatures.SERVE]
@@ -83,10 +85,10 @@ def _run_tflite(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
 
 
 def _write_keras(
-  task: tasks.Task, saved: pathlib.Path, path: pathlib.Path
+  task: task_lib.Task, saved: pathlib.Path, path: pathlib.Path
 ) -> None:
   del saved
-  plain = type(task).serve is tasks.Task.serve
+  plain = type(task).serve is task_lib.Task.serve
   if not plain or not isinstance(task.model, keras.Model):
     raise errors.ConfigError(
       f'export format keras: {type(task).__name__} '
@@ -122,7 +124,7 @@ def _import_onnx() -> tuple[Any, Any]:
 
 
 def _write_onnx(
-  task: tasks.Task, saved: pathlib.Path, path: pathlib.Path
+  task: task_lib.Task, saved: pathlib.Path, path: pathlib.Path
 ) -> None:
   del task
   tf2onnx, _ = _import_onnx()

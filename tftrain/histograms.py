@@ -10,10 +10,10 @@ from tftrain import artifacts
 from tftrain import errors
 from tftrain import reports
 from tftrain import summaries
-from tftrain import tasks
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.step import fused_variables
+from tftrain.task import task as task_lib
 
 
 class Histograms:
@@ -102,7 +102,7 @@ class Histograms:
 
   def _check_gradients(self) -> None:
     task = self._trainer.task
-    if type(task).loss is tasks.Task.loss or task.optimizer is None:
+    if type(task).loss is task_lib.Task.loss or task.optimizer is None:
       raise errors.ConfigError(
         f'Histograms(gradients=True): {type(task).__name__} has no '
         'loss(batch, training) of its own with one optimizer; leave '

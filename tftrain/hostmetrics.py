@@ -10,9 +10,9 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain import loops
 from tftrain import outputs
-from tftrain import tasks
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.interop import autograph
+from tftrain.task import task as task_lib
 
 
 class HostMetrics:
@@ -26,7 +26,7 @@ class HostMetrics:
     pipeline: The evaluation's data.
   """
 
-  def __init__(self, task: tasks.Task, pipeline: pipeline_lib.Pipeline):
+  def __init__(self, task: task_lib.Task, pipeline: pipeline_lib.Pipeline):
     self._owner = type(task).__name__
     self._functions = dict(task.host_metrics())
     for name, function in self._functions.items():

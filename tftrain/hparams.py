@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams import summary_v2
 import tensorflow as tf
 
 from tftrain import gintexts
-from tftrain import tasks
+from tftrain.task import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class HParams:
 
 
 def of_run(
-  task: tasks.Task,
+  task: task_lib.Task,
   facts: Mapping[str, Any],
   bindings: Sequence[str],
   name: str,

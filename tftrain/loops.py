@@ -10,12 +10,12 @@ import tensorflow as tf
 from tftrain import compiled
 from tftrain import feeds
 from tftrain import metrics
-from tftrain import tasks
 from tftrain.distribute import coordinator
 from tftrain.distribute import devices
 from tftrain.interop import patching
 from tftrain.step import step_summary
 from tftrain.step import update as update_lib
+from tftrain.task import task as task_lib
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -86,17 +86,17 @@ class Counters:
 _TRAINING = ('train_step', 'minimize', 'gradients')
 
 
-def _is_own(task: tasks.Task, *names: str) -> bool:
+def _is_own(task: task_lib.Task, *names: str) -> bool:
   """Whether one of these methods is the user's."""
   return any(
     getattr(getattr(task, name), '__func__', None)
-    is not getattr(tasks.Task, name)
+    is not getattr(task_lib.Task, name)
     for name in names
   )
 
 
 def train_loop(
-  task: tasks.Task,
+  task: task_lib.Task,
   feed: feeds.Feed,
   counters: Counters,
   means: metrics.Means,
@@ -158,7 +158,7 @@ def train_loop(
 
 
 def _is_skipped(
-  task: tasks.Task, step: update_lib.Step, counters: Counters
+  task: task_lib.Task, step: update_lib.Step, counters: Counters
 ) -> tf.Tensor:
   """Whether a step that was not finite is left out and the run goes on."""
   if not task.engine.may_skip:
@@ -175,7 +175,7 @@ def _is_skipped(
 
 
 def single_step(
-  task: tasks.Task,
+  task: task_lib.Task,
 ) -> Callable[[Any], tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, Any]]]:
   """Compiles `run(batch)`: one training step, to be looked at.
 
@@ -206,7 +206,10 @@ def single_step(
 
 
 def eval_loop(
-  task: tasks.Task, feed: feeds.Feed, counters: Counters, means: metrics.Means
+  task: task_lib.Task,
+  feed: feeds.Feed,
+  counters: Counters,
+  means: metrics.Means,
 ) -> compiled.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
 

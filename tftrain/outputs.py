@@ -10,10 +10,10 @@ import tensorflow as tf
 from tftrain import compiled
 from tftrain import errors
 from tftrain import signatures
-from tftrain import tasks
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.interop import autograph
+from tftrain.task import task as task_lib
 
 
 class Outputs:
@@ -32,7 +32,7 @@ class Outputs:
 
   def __init__(
     self,
-    task: tasks.Task,
+    task: task_lib.Task,
     pipeline: pipeline_lib.Pipeline,
     compute: Callable[[Any], Any],
     what: str,
@@ -99,7 +99,7 @@ class Outputs:
     return named
 
 
-def served(task: tasks.Task, pipeline: pipeline_lib.Pipeline) -> Outputs:
+def served(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> Outputs:
   """What `serve` gives for each example."""
 
   def compute(batch: Any) -> Any:

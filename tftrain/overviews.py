@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tftrain import artifacts
 from tftrain import errors
-from tftrain import tasks
 from tftrain.interop import tracking
+from tftrain.task import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Graph:
     tf.summary.graph(self.nodes)
 
 
-def of_task(task: tasks.Task) -> dict[str, artifacts.Artifact]:
+def of_task(task: task_lib.Task) -> dict[str, artifacts.Artifact]:
   """Tag -> what to show of a built Task: its parameters and its models."""
   owned = tracking.owned_by(task)
   shown: dict[str, artifacts.Artifact] = {'parameters': _parameters(owned)}

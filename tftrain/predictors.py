@@ -12,21 +12,21 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import builds
 from tftrain import bundles
 from tftrain import errors
 from tftrain import loops
 from tftrain import outputs as outputs_lib
 from tftrain import rows as rows_lib
-from tftrain import tasks
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
 from tftrain.step import fused_variables
+from tftrain.task import build as build_lib
+from tftrain.task import task as task_lib
 
 
 def predict(
-  task: tasks.Task,
+  task: task_lib.Task,
   data: Any,
   output: str | os.PathLike[str],
   *,
@@ -85,7 +85,7 @@ def predict(
 
 
 def _write(
-  task: tasks.Task,
+  task: task_lib.Task,
   pipeline: pipeline_lib.Pipeline,
   output: pathlib.Path,
   made_of: Mapping[str, Any],
@@ -112,7 +112,7 @@ def _parts_of(output: pathlib.Path) -> pathlib.Path:
   return output.with_name(f'{output.name}.parts')
 
 
-def _check(task: tasks.Task, pipeline: pipeline_lib.Pipeline) -> None:
+def _check(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> None:
   """Raises now what would come to light late, or never."""
   if not task.is_built:
     raise errors.TaskError(
@@ -150,7 +150,7 @@ def _rows_of(pipeline: pipeline_lib.Pipeline) -> int | None:
   return round(pipeline.num_examples / pipeline.steps_per_epoch)
 
 
-def _digest(task: tasks.Task) -> str:
+def _digest(task: task_lib.Task) -> str:
   """SHA-256 of the weights as they are now."""
   found = hashlib.sha256()
   for variable in task.all_variables():
@@ -236,7 +236,7 @@ class _Run:
 
   def __init__(
     self,
-    task: tasks.Task,
+    task: task_lib.Task,
     pipeline: pipeline_lib.Pipeline,
     store: rows_lib.Store,
   ):
@@ -249,7 +249,7 @@ class _Run:
   def to_end(self, stop: tf.Variable | None) -> bool:
     """Whether it came to the end of the data, before a stop."""
     with (
-      builds.explained(self._what_failed),
+      build_lib.explained(self._what_failed),
       pipeline_lib.explained(self._pipeline),
     ):
       batches, position = self._start()

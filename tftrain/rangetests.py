@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import experiments
-from tftrain import tasks
 from tftrain import trainers
 from tftrain.platform import files
+from tftrain.task import task as task_lib
 
 _SMOOTHING = 0.9
 _AROUND = 4
@@ -100,9 +100,9 @@ def of_experiment(experiment: experiments.Experiment) -> RangeTest:
   Where its optimizer has a schedule, the test has the plain rate instead.
   """
 
-  def make_task() -> tasks.Task:
+  def make_task() -> task_lib.Task:
     task = experiment.task()
-    if isinstance(task, tasks.Task):  # else prepare says what it is
+    if isinstance(task, task_lib.Task):  # else prepare says what it is
       _without_schedule(task)
     return task
 
@@ -158,7 +158,7 @@ def find(
     trainer.write_state({k: tf.constant(v) for k, v in before.items()})
 
 
-def _only_optimizer(task: tasks.Task) -> Any:
+def _only_optimizer(task: task_lib.Task) -> Any:
   if len(task.optimizers) != 1:
     raise errors.ConfigError(
       f'lr_find changes the rate of one optimizer; {type(task).__name__} has '
@@ -178,7 +178,7 @@ def _has_schedule(optimizer: Any) -> bool:
   return not isinstance(config.get('learning_rate'), int | float)
 
 
-def _without_schedule(task: tasks.Task) -> None:
+def _without_schedule(task: task_lib.Task) -> None:
   for name, optimizer in task.optimizers.items():
     if isinstance(optimizer, keras.Optimizer) and _has_schedule(optimizer):
       config = {**optimizer.get_config(), 'learning_rate': 1.0}

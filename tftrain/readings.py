@@ -11,7 +11,6 @@ from tftrain import compiled
 from tftrain import flops
 from tftrain import loops
 from tftrain import metrics
-from tftrain import tasks
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
@@ -19,6 +18,7 @@ from tftrain.platform import goodput
 from tftrain.platform import process_memory
 from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
+from tftrain.task import task as task_lib
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -38,7 +38,7 @@ class Readings:
 
   def __init__(
     self,
-    task: tasks.Task,
+    task: task_lib.Task,
     means: metrics.Means,
     counters: loops.Counters,
     pipeline: pipeline_lib.Pipeline,

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import tasks
 from tftrain.data import serving_decoder
+from tftrain.task import task as task_lib
 
 SERVE = 'serving_default'
 """What `Task.serve` is called in an export."""
@@ -42,7 +42,7 @@ class Signature:
   specs: Mapping[str, tf.TensorSpec] = dataclasses.field(default_factory=dict)
 
 
-def of_task(task: tasks.Task, features: Any) -> dict[str, Signature]:
+def of_task(task: task_lib.Task, features: Any) -> dict[str, Signature]:
   """`serve`, and what else the Task offers."""
 
   def serve(**given: Any) -> Any:
@@ -61,7 +61,9 @@ def of_part(part: Any, features: Any) -> dict[str, Signature]:
   return {SERVE: Signature(serve, named('inputs', features))}
 
 
-def of_records(task: tasks.Task, decoder: serving_decoder.Decoder) -> Signature:
+def of_records(
+  task: task_lib.Task, decoder: serving_decoder.Decoder
+) -> Signature:
   """`serve` of serialized tf.train.Examples, decoded and mapped as the
   pipeline does it. Features that do not matter for it need not be there."""
 
@@ -92,7 +94,7 @@ def named(prefix: str, value: Any) -> dict[str, Any]:
   return {f'{prefix}_{index}': leaf for index, leaf in enumerate(leaves)}
 
 
-def trace(task: tasks.Task, name: str, signature: Signature) -> Any:
+def trace(task: task_lib.Task, name: str, signature: Signature) -> Any:
   """Its ConcreteFunction, with a free batch size.
 
   Raises:

@@ -18,17 +18,17 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import feeds
-from tftrain import tasks
 from tftrain import trainers
 from tftrain.data import dataset_pipeline
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import tracking
 from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
+from tftrain.task import task as task_lib
 
 
 def assert_learns(
-  task: Callable[[], tasks.Task],
+  task: Callable[[], task_lib.Task],
   data: Any,
   *,
   update: update_lib.Update | None = None,
@@ -81,7 +81,7 @@ def assert_learns(
 
 
 def assert_replica_invariant(
-  task: Callable[[], tasks.Task],
+  task: Callable[[], task_lib.Task],
   data: Any,
   *,
   update: update_lib.Update | None = None,
@@ -145,7 +145,7 @@ class _Trial:
 
   def __init__(
     self,
-    make_task: Callable[[], tasks.Task],
+    make_task: Callable[[], task_lib.Task],
     batches: list[Any],
     options: update_lib.Update,
     replicas: int = 1,
@@ -184,7 +184,7 @@ class _Trial:
     first, start = self.steps[0], self.start
     self.moved = {name for name in start if np.any(start[name] != first[name])}
 
-  def _prepare(self, task: tasks.Task) -> None:
+  def _prepare(self, task: task_lib.Task) -> None:
     """Switches noise off: lazy layers are there by now, and nothing traced."""
     owned = tracking.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}
@@ -298,5 +298,5 @@ def _batches(data: Any) -> list[Any]:
   return [whole, less] if strategy_lib.batch_size(less) else [whole]
 
 
-def _arrays(task: tasks.Task) -> dict[str, np.ndarray]:
+def _arrays(task: task_lib.Task) -> dict[str, np.ndarray]:
   return {name: value.numpy() for name, value in task.read_state().items()}

@@ -11,7 +11,6 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import actions as actions_lib
-from tftrain import builds
 from tftrain import detours
 from tftrain import errors
 from tftrain import feeds
@@ -20,8 +19,6 @@ from tftrain import metrics
 from tftrain import readings
 from tftrain import reports
 from tftrain import requests
-from tftrain import supervised
-from tftrain import tasks
 from tftrain import tpuchecks
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
@@ -29,6 +26,9 @@ from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import goodput
 from tftrain.step import update as update_lib
+from tftrain.task import build as build_lib
+from tftrain.task import supervised_task
+from tftrain.task import task as task_lib
 
 
 class Trainer:
@@ -61,7 +61,7 @@ class Trainer:
 
   def __init__(
     self,
-    task: tasks.Task,
+    task: task_lib.Task,
     data: Any,
     *,
     strategy: tf.distribute.Strategy | None = None,
@@ -350,12 +350,12 @@ class Trainer:
   def _build(self, update: update_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
     what = f'the model or loss cannot take a batch of {pipeline_lib.described(batch)}'
-    with self.strategy.scope(), builds.explained(lambda: what):
+    with self.strategy.scope(), build_lib.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
       rows = strategy_lib.first_part(batch, replicas * update.accumulate)
       labels = self.pipeline.label_range()
-      if labels and isinstance(self.task, supervised.SupervisedTask):
+      if labels and isinstance(self.task, supervised_task.SupervisedTask):
         self.task.check_labels(*labels, rows)
     self.example_batch = batch
     return names
@@ -395,7 +395,7 @@ class Trainer:
     n = tf.constant(until - before, tf.int64)
     with (
       self.strategy.scope(),
-      builds.explained(self._what_failed),
+      build_lib.explained(self._what_failed),
       pipeline_lib.explained(self.pipeline),
     ):
       if self.loop.compile_seconds is None:

@@ -14,10 +14,10 @@ import tensorflow as tf
 from tftrain import bundles
 from tftrain import comparisons
 from tftrain import errors
-from tftrain import tasks
 from tftrain.interop import tracking
 from tftrain.step import fused_variables
 from tftrain.step import update as update_lib
+from tftrain.task import task as task_lib
 
 _TF_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _TF_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
@@ -57,7 +57,7 @@ class WarmStart:
     update_lib.check_pattern('WarmStart.exclude', self.exclude or '')
 
 
-def load(task: tasks.Task, start: WarmStart) -> None:
+def load(task: task_lib.Task, start: WarmStart) -> None:
   """Gives a built Task the weights that `start` describes.
 
   Raises:
@@ -82,7 +82,7 @@ def load(task: tasks.Task, start: WarmStart) -> None:
   logging.info('%d weights begin as in %s', len(values), start.path)
 
 
-def _weights(task: tasks.Task, start: WarmStart) -> dict[str, tf.Variable]:
+def _weights(task: task_lib.Task, start: WarmStart) -> dict[str, tf.Variable]:
   """Name -> variable of what is to get a value."""
   owned = tracking.owned_by(task)
   seeds = {id(generator.state) for generator in owned.seeds}
@@ -95,7 +95,7 @@ def _weights(task: tasks.Task, start: WarmStart) -> dict[str, tf.Variable]:
 
 
 def _read(
-  task: tasks.Task, start: WarmStart, ours: Mapping[str, tf.Variable]
+  task: task_lib.Task, start: WarmStart, ours: Mapping[str, tf.Variable]
 ) -> dict[str, np.ndarray]:
   """Name here -> value there."""
   path = pathlib.Path(start.path)
@@ -150,7 +150,7 @@ def _read_ours(
 
 
 def _read_tensorflow(
-  task: tasks.Task,
+  task: task_lib.Task,
   prefix: str,
   start: WarmStart,
   ours: Mapping[str, tf.Variable],
@@ -175,7 +175,7 @@ def _read_tensorflow(
 
 
 def _read_keras(
-  task: tasks.Task, start: WarmStart, ours: Mapping[str, tf.Variable]
+  task: task_lib.Task, start: WarmStart, ours: Mapping[str, tf.Variable]
 ) -> dict[str, np.ndarray]:
   if not pathlib.Path(start.path).exists():
     raise errors.CheckpointError(

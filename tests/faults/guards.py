@@ -437,7 +437,7 @@ GUARDS = (
     (
       'a_step_that_needs_more_memory_than_there_is',
       'a lack of memory is explained',
-      'builds.py',
+      'task/build.py',
       'except tf.errors.ResourceExhaustedError as error:',
       'except ZeroDivisionError as error:',
     ),

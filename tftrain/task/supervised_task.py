@@ -8,13 +8,13 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import tasks
 from tftrain.interop import autograph
 from tftrain.interop import mixed_precision
 from tftrain.step import loss as loss_lib
+from tftrain.task import task as task_lib
 
 
-class SupervisedTask(tasks.Task):
+class SupervisedTask(task_lib.Task):
   """The common case: batches of (features, labels[, weights]).
 
   Args:

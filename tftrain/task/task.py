@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import builds
 from tftrain import errors
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import autograph
@@ -23,6 +22,7 @@ from tftrain.step import remat as remat_lib
 from tftrain.step import step_runner
 from tftrain.step import step_summary
 from tftrain.step import update as update_lib
+from tftrain.task import build as build_lib
 
 
 class Task:
@@ -49,7 +49,7 @@ class Task:
     self._options = update_lib.Update()
     self._engine: step_runner.Engine | None = None
     # The Engine, or a Recorder while building.
-    self._runner: step_runner.Engine | builds.Recorder = self._recorder()
+    self._runner: step_runner.Engine | build_lib.Recorder = self._recorder()
     self._built: tracking.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
     self._tags: tuple[str, ...] = ()
@@ -232,7 +232,7 @@ class Task:
     with self._strategy.scope():
       self._create_variables(batch)
       owned = tracking.owned_by(self)
-      builds.prepare(owned, self._options)
+      build_lib.prepare(owned, self._options)
       self._trainable = frozenset(owned.trainable)
       again = remat_lib.chosen(owned, self._options.remat)
       recorder = self._recorder(recomputed=list(again.values()))
@@ -393,8 +393,8 @@ class Task:
 
   def _recorder(
     self, *, recomputed: Sequence[Any] = (), strict: bool = True
-  ) -> builds.Recorder:
-    return builds.Recorder(
+  ) -> build_lib.Recorder:
+    return build_lib.Recorder(
       type(self).__name__,
       self._regularization,
       self._options,
@@ -415,7 +415,9 @@ class Task:
     self.loss(rows, training=False)
     return tf.zeros([])
 
-  def _try_step(self, batch: Any, recorder: builds.Recorder) -> update_lib.Step:
+  def _try_step(
+    self, batch: Any, recorder: build_lib.Recorder
+  ) -> update_lib.Step:
     self._runner = recorder
     with self.untouched():
       return self.run_train_step(batch)

@@ -1,0 +1,1 @@
+"""Tasks: the models, losses and optimizers that a Trainer trains."""
