@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors platform._filesystem platform.files reports platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
+  'errors platform._filesystem platform.files report.report platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
   'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
   'interop.patching interop.mixed_precision distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
   'interop.autograph step.step_summary flops platform.process_memory '
@@ -33,10 +33,10 @@ _LAYERS = (
   'data.dataset_pipeline data.limit data.open_files data.__main__ '
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
-  'task.build task.task task.supervised_task metrics actions artifacts summaries histograms '
+  'task.build task.task task.supervised_task metrics report.every artifacts summaries histograms '
   'overviews hparams sinks bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
-  'exports platform.signals intervals exporters progress spikes rows provenance '
+  'exports platform.signals report.interval exporters progress spikes rows provenance '
   'records',
   'compiled feeds loops requests readings detours outputs hostmetrics',
   'tpuchecks trainers evaluators predictors',
@@ -57,7 +57,7 @@ _WITHOUT_TENSORFLOW = (
   'errors',
   'platform._filesystem',
   'platform.files',
-  'reports',
+  'report.report',
   'platform.goodput',
   'diff',
   'distribute.cluster_resolver',

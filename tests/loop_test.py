@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import actions
+from tftrain.report import every as every_lib
 
 
 def trainer(data=None, strategy='one_device', **options):
@@ -138,7 +138,7 @@ def test_early_stopping_waits_for_its_patience():
 
 def test_every_by_the_clock(monkeypatch):
   now = [0.0]
-  monkeypatch.setattr(actions.time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr(every_lib.time, 'monotonic', lambda: now[0])
   steps = Steps()
   every = tftrain.Every('10m', steps)
   for step in range(1, 8):
@@ -524,7 +524,7 @@ def test_a_stop_beside_an_interrupted_evaluation_is_remembered(tmp_path):
     return run, done, actions
 
   run, done, actions = prepare()
-  run.train(100, actions)
+  run.train(100, every_lib)
   assert run.step == 10 and done == []
   run, done, actions = prepare()
   run.train(100, actions)

@@ -13,9 +13,9 @@ import sys
 import time
 
 from tftrain import errors
-from tftrain import reports
 from tftrain import trials
 from tftrain.platform import files
+from tftrain.report import report as report_lib
 from tftrain.sweeps import plans
 from tftrain.sweeps import results
 
@@ -43,7 +43,7 @@ def work(trial):
     tag = 'loss' if values['DO'] == 'other metric' else 'accuracy'
     line = {'step': step, 'source': 'eval/test', tag: values['LR'] * step}
     files.append_line(path, json.dumps(line))
-    report = reports.Report(
+    report = report_lib.Report(
       source='eval/test',
       step=step,
       previous_step=step - 1,

@@ -15,12 +15,12 @@ import pytest
 from tests import sweeping
 from tftrain import errors
 from tftrain import gintexts
-from tftrain import reports
 from tftrain import trials
 from tftrain.distribute import cluster_resolver
 from tftrain.platform import _filesystem
 from tftrain.platform import files
 from tftrain.platform import resource_slots
+from tftrain.report import report as report_lib
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
@@ -640,7 +640,7 @@ def _write(directory, values):
 
 
 def _report(step, value):
-  return reports.Report(
+  return report_lib.Report(
     source='eval/test',
     step=step,
     previous_step=step - 10,
@@ -669,14 +669,14 @@ def test_a_trial_is_pruned_by_peers_at_equal_steps_and_stays_so(tmp_path):
   _write(plan.directory(mine), [(10, 0.1)])
   assert watch(_report(10, 0.1)) is None  # before min_steps
   _write(plan.directory(mine), [(20, 0.1)])
-  assert watch(_report(20, 0.1)) is reports.Signal.STOP
+  assert watch(_report(20, 0.1)) is report_lib.Signal.STOP
   assert json.loads((plan.directory(mine) / results.PRUNED).read_text()) == {
     'step': 20,
     'better': 1,
     'compared': 2,
   }  # `far` has no value at 20
   (plan.directory(peer) / 'metrics.jsonl').unlink()
-  assert watch(_report(20, 0.1)) is reports.Signal.STOP  # as it was decided
+  assert watch(_report(20, 0.1)) is report_lib.Signal.STOP  # as it was decided
   assert watch(_report(10, 0.1)) is None  # not before, when it is resumed
 
 

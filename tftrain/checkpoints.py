@@ -16,13 +16,13 @@ from typing import Any, Protocol
 from absl import logging
 import tensorflow as tf
 
-from tftrain import actions as actions_lib
 from tftrain import bundles
 from tftrain import comparisons
 from tftrain import errors
-from tftrain import reports
 from tftrain import retention
 from tftrain.platform import files
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 
 
 class Saveable(Protocol):
@@ -87,7 +87,7 @@ class Checkpointer:
     )
     self._durable = durable
     self._max_failures = max_failures
-    self._actions = actions_lib.stateful(actions)
+    self._actions = every_lib.stateful(actions)
     self._before_commit = before_commit or (lambda: None)
     self._writer: threading.Thread | None = None
     self._writing: int | None = None
@@ -100,19 +100,19 @@ class Checkpointer:
 
   # Actions.
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     self.save()
     if report.is_last or report.stopping:
       self.wait(last=True)
 
-  def measure(self, report: reports.Report) -> None:
+  def measure(self, report: report_lib.Report) -> None:
     """Notes what was measured at a step; the checkpoint of it will say so."""
     step, known = self._measured
     values = {f'{report.source}/{k}': v for k, v in report.scalars.items()}
     same = step == report.step
     self._measured = (report.step, {**known, **values} if same else values)
 
-  def save_if_best(self, report: reports.Report) -> None:
+  def save_if_best(self, report: report_lib.Report) -> None:
     """Saves if what was measured at this step is among the best."""
     score = self._score(report.step)
     if score is None or report.step in self.steps():

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tftrain import actions
 from tftrain import errors
 from tftrain import exporters
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import warmstarts
 from tftrain.platform import files
+from tftrain.report import every as every_lib
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 
@@ -55,7 +55,7 @@ def check(recipe: Any, names: Iterable[str]) -> None:
     )
   _check_kinds(recipe)
   if recipe.max_time is not None:
-    actions.seconds(recipe.max_time)
+    every_lib.seconds(recipe.max_time)
   for name in names:
     files.check_name(name, 'Experiment.eval_data: the name')
   if not isinstance(recipe.seed, int) or not 0 <= recipe.seed < 2**32:

@@ -16,7 +16,6 @@ import gin
 from gin import config as gin_config
 import keras
 
-from tftrain import actions
 from tftrain import bindings as bindings_lib
 from tftrain import descriptions
 from tftrain import digests
@@ -28,7 +27,6 @@ from tftrain import histograms
 from tftrain import permissions
 from tftrain import profiles
 from tftrain import recipes
-from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import sinks
@@ -48,13 +46,15 @@ from tftrain.data.sources import text
 from tftrain.data.sources import tfrecord
 from tftrain.data.sources import third_party
 from tftrain.platform import redaction
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 from tftrain.step import schedules
 from tftrain.step import update as update_lib
 from tftrain.task import supervised_task
 
 _PUBLIC = (
-  actions.EarlyStopping,
-  actions.Every,
+  every_lib.EarlyStopping,
+  every_lib.Every,
   digests.Digests,
   experiments.Experiment,
   exporters.Export,
@@ -202,7 +202,7 @@ def profiled(
 
 
 def watched(
-  experiment: experiments.Experiment, actions: Sequence[reports.Action]
+  experiment: experiments.Experiment, actions: Sequence[report_lib.Action]
 ) -> experiments.Experiment:
   """The same with further Actions, which are no part of its recipe."""
   return dataclasses.replace(

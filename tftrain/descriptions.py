@@ -9,11 +9,11 @@ from typing import Any
 from tftrain import errors
 from tftrain import experiments
 from tftrain import gintexts
-from tftrain import intervals
 from tftrain import parameters
 from tftrain import recipes
 from tftrain import statements
 from tftrain.platform import redaction
+from tftrain.report import interval
 
 
 class _Bare(str):
@@ -156,7 +156,7 @@ def steps(experiment: experiments.Experiment) -> int | None:
   _, data = next(experiment.all_data())
   if data.steps_per_epoch is None:
     return None
-  return intervals.last_step(None, experiment.epochs, data.steps_per_epoch)
+  return interval.last_step(None, experiment.epochs, data.steps_per_epoch)
 
 
 def as_json(recipe: recipes.Recipe, experiment: experiments.Experiment) -> str:

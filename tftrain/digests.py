@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import reports
 from tftrain import runs
 from tftrain import summaries
 from tftrain.interop import tracking
 from tftrain.platform import files
+from tftrain.report import report as report_lib
 from tftrain.step import fused_variables
 
 _FILE = 'digests.jsonl'
@@ -58,7 +58,7 @@ class Digests:
   def next_due(self, step: int) -> int:
     return (step // self._every + 1) * self._every
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     if self._run is None:
       raise errors.ConfigError(
         'Digests does not know its run; give it to Experiment.actions'

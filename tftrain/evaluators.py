@@ -7,18 +7,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import actions as actions_lib
 from tftrain import artifacts
 from tftrain import errors
 from tftrain import feeds
 from tftrain import hostmetrics
 from tftrain import loops
 from tftrain import metrics
-from tftrain import reports
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.platform import goodput
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 from tftrain.task import build as build_lib
 from tftrain.task import task as task_lib
 
@@ -51,7 +51,7 @@ class Evaluator:
     *,
     strategy: tf.distribute.Strategy | None = None,
     name: str = 'test',
-    actions: Sequence[reports.Action] = (),
+    actions: Sequence[report_lib.Action] = (),
     stop: tf.Variable | None = None,
     ledger: goodput.Ledger | None = None,
   ):
@@ -101,13 +101,13 @@ class Evaluator:
     """Where its batches come from."""
     return self._pipeline
 
-  def __call__(self, report: reports.Report) -> reports.Signal | None:
+  def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
     """Evaluates at a Trainer's Report; asks to stop if an Action does."""
     begun = time.perf_counter()
     scalars = self.evaluate()
     if scalars is None:
-      return reports.Signal.INTERRUPTED
-    own = reports.Report(
+      return report_lib.Signal.INTERRUPTED
+    own = report_lib.Report(
       source=f'eval/{self.name}',
       step=report.step,
       previous_step=self._previous(report),
@@ -119,10 +119,10 @@ class Evaluator:
       artifacts=self._artifacts(),
     )
     self._previous_step = report.step
-    signals = actions_lib.dispatch(self._actions, own, self._ledger)
-    return reports.Signal.STOP if reports.Signal.STOP in signals else None
+    signals = every_lib.dispatch(self._actions, own, self._ledger)
+    return report_lib.Signal.STOP if report_lib.Signal.STOP in signals else None
 
-  def _previous(self, report: reports.Report) -> int:
+  def _previous(self, report: report_lib.Report) -> int:
     known = self._previous_step
     if known > report.step:  # the run went back
       known = 0

@@ -12,7 +12,6 @@ from typing import Any
 from absl import logging
 import keras
 
-from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import checks
 from tftrain import digests
@@ -20,10 +19,8 @@ from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
 from tftrain import followers
-from tftrain import intervals
 from tftrain import metrics
 from tftrain import progress
-from tftrain import reports
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import runs
@@ -38,6 +35,9 @@ from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
+from tftrain.report import every as every_lib
+from tftrain.report import interval
+from tftrain.report import report as report_lib
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 
@@ -96,9 +96,9 @@ class Experiment:
   steps: int | None = None
   epochs: float | None = None
   steps_per_loop: int = 100
-  log_every: actions_lib.Interval = 100
-  eval_every: actions_lib.Interval = 1000
-  checkpoint_every: actions_lib.Interval | Sequence[actions_lib.Interval] = 1000
+  log_every: every_lib.Interval = 100
+  eval_every: every_lib.Interval = 1000
+  checkpoint_every: every_lib.Interval | Sequence[every_lib.Interval] = 1000
   keep: int = 3
   keep_every: int | None = None
   best: retention.Best | None = None
@@ -107,7 +107,7 @@ class Experiment:
   max_time: str | None = None
   init_from: warmstarts.WarmStart | str | None = None
   rewind: rewinds.Rewind | None = None
-  early_stop: actions_lib.EarlyStopping | None = None
+  early_stop: every_lib.EarlyStopping | None = None
   export: exporters.Export | bool = True
   seed: int = 0
   strategy: str = 'auto'
@@ -115,7 +115,7 @@ class Experiment:
   bucket_mb: float | None = None
   update: update_lib.Update = update_lib.Update()
   precision: str = 'float32'
-  actions: Sequence[reports.Action] = ()
+  actions: Sequence[report_lib.Action] = ()
   overfit_batches: int | None = None
   limit_eval_batches: int | None = None
   max_traces: int | None = None
@@ -172,7 +172,7 @@ class Experiment:
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
-    further, hear_all = actions_lib.own(self.actions)
+    further, hear_all = every_lib.own(self.actions)
     publish += [*([early_stop] if early_stop else []), *hear_all]
     measured: list[evaluators.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
@@ -192,10 +192,10 @@ class Experiment:
     if self.export:
       exporter.check()
     if exporter.options.every:
-      every = intervals.resolved('export', exporter.options.every, per_epoch)
-      further.append(actions_lib.Every(every, exporter))
-    eval_every = intervals.resolved('eval_every', self.eval_every, per_epoch)
-    timed = [actions_lib.Every(eval_every, e) for e in measured]
+      every = interval.resolved('export', exporter.options.every, per_epoch)
+      further.append(every_lib.Every(every, exporter))
+    eval_every = interval.resolved('eval_every', self.eval_every, per_epoch)
+    timed = [every_lib.Every(eval_every, e) for e in measured]
     return runs.Run(
       model_dir,
       trainer=trainer,
@@ -215,7 +215,7 @@ class Experiment:
     self, trainer: trainers.Trainer, data: pipeline_lib.Pipeline
   ) -> int:
     """Where the run ends; says now if the data ends before that."""
-    asked = intervals.last_step(self.steps, self.epochs, data.steps_per_epoch)
+    asked = interval.last_step(self.steps, self.epochs, data.steps_per_epoch)
     last = trainer.last_step(asked)
     if last < asked:
       logging.warning(
@@ -230,21 +230,21 @@ class Experiment:
   def _saves(
     self,
     checkpointer: checkpoints.Checkpointer,
-    eval_every: actions_lib.Interval,
+    eval_every: every_lib.Interval,
     per_epoch: float | None,
-  ) -> list[reports.Action]:
+  ) -> list[report_lib.Action]:
     """The Actions that save."""
-    every = intervals.all_resolved(
+    every = interval.all_resolved(
       'checkpoint_every', self.checkpoint_every, per_epoch
     )
-    saves: list[reports.Action] = [actions_lib.Every(every, checkpointer)]
+    saves: list[report_lib.Action] = [every_lib.Every(every, checkpointer)]
     if self.best:
-      saves.insert(0, actions_lib.Every(eval_every, checkpointer.save_if_best))
+      saves.insert(0, every_lib.Every(eval_every, checkpointer.save_if_best))
     return saves
 
   def _check_monitored(
     self,
-    early_stop: actions_lib.EarlyStopping | None,
+    early_stop: every_lib.EarlyStopping | None,
     trainer: trainers.Trainer,
     measured: Sequence[evaluators.Evaluator],
     evaluate: bool,
@@ -253,7 +253,7 @@ class Experiment:
       if monitor and (evaluate or not monitor.metric.startswith('eval/')):
         metrics.check_monitored(name, monitor.metric, trainer.tags, measured)
 
-  def _early_stop(self, evaluate: bool) -> actions_lib.EarlyStopping | None:
+  def _early_stop(self, evaluate: bool) -> every_lib.EarlyStopping | None:
     """A copy, as it has a state of its own; None if it would hear nothing."""
     given = self.early_stop
     if given and not evaluate and given.metric.startswith('eval/'):
@@ -326,7 +326,7 @@ class Experiment:
       start = warmstarts.WarmStart(start)
     return runs.Options(
       export=bool(self.export),
-      max_seconds=None if limit is None else actions_lib.seconds(limit),
+      max_seconds=None if limit is None else every_lib.seconds(limit),
       init_from=start,
       rewind=self.rewind,
       stop_signals=stop_signals,
@@ -376,7 +376,7 @@ class Experiment:
       data,
       strategy=strategy,
       steps_per_loop=self.steps_per_loop,
-      log_every=intervals.in_steps(
+      log_every=interval.in_steps(
         'log_every', self.log_every, data.steps_per_epoch
       ),
       seed=self.seed,
@@ -405,7 +405,7 @@ class Experiment:
   def _evaluators(
     self,
     trainer: trainers.Trainer,
-    actions: Sequence[reports.Action],
+    actions: Sequence[report_lib.Action],
   ) -> list[evaluators.Evaluator]:
     found = [
       evaluators.Evaluator(
@@ -437,7 +437,7 @@ class Experiment:
 def _publishers(
   model_dir: str | pathlib.Path, quiet: bool, name: str = 'metrics.jsonl'
 ) -> tuple[
-  summaries.SummaryWriter, summaries.MetricsFile, list[reports.Action]
+  summaries.SummaryWriter, summaries.MetricsFile, list[report_lib.Action]
 ]:
   """Who writes curves, who writes lines, and all who are to see each Report."""
   writer = summaries.SummaryWriter(model_dir)

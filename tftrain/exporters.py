@@ -9,16 +9,16 @@ import math
 import pathlib
 from typing import Any, Protocol
 
-from tftrain import actions as actions_lib
 from tftrain import errors
 from tftrain import exports
 from tftrain import formats
-from tftrain import reports
 from tftrain import retention
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data import serving_decoder
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 from tftrain.task import task as task_lib
 
 
@@ -42,7 +42,7 @@ class Export:
       of tftrain; that takes some seconds.
   """
 
-  every: actions_lib.Interval | None = None
+  every: every_lib.Interval | None = None
   on_best: bool = False
   keep: int = 3
   formats: Sequence[str] = ()
@@ -142,12 +142,12 @@ class Exporter:
 
   # Actions.
 
-  def __call__(self, report: reports.Report) -> reports.Signal | None:
+  def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
     if report.is_last:  # that one is exported when all is saved
       return None
     return self._interruptible(report.step)
 
-  def if_best(self, report: reports.Report) -> reports.Signal | None:
+  def if_best(self, report: report_lib.Report) -> report_lib.Signal | None:
     """Exports if a Report of an evaluation brings a new best value."""
     assert self._monitor is not None
     source, _, tag = self._monitor.metric.rpartition('/')
@@ -170,12 +170,12 @@ class Exporter:
   def _decoder(self, samples: Samples) -> serving_decoder.Decoder | None:
     return samples.pipeline.decoder() if self.options.records else None
 
-  def _interruptible(self, step: int) -> reports.Signal | None:
+  def _interruptible(self, step: int) -> report_lib.Signal | None:
     try:
       with self.interrupting():
         self.export(step)
     except signals_lib.Interrupted:
-      return reports.Signal.INTERRUPTED
+      return report_lib.Signal.INTERRUPTED
     return None
 
   def take_back(self, step: int) -> None:

@@ -12,11 +12,11 @@ from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import records
-from tftrain import reports
 from tftrain import summaries
 from tftrain import trainers
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
+from tftrain.report import report as report_lib
 
 METRICS = 'eval_metrics.jsonl'
 """Where the lines go; `metrics.jsonl` is the trainer's own."""
@@ -155,7 +155,7 @@ class Follower:
       logging.error('Not evaluated: %s', error)
       self._passed_over.add(step)
       return False
-    report = reports.Report(
+    report = report_lib.Report(
       source='train',
       step=step,
       previous_step=0,
@@ -164,4 +164,4 @@ class Follower:
     )
     signals = [evaluator(report) for evaluator in self._evaluators]
     self._summary_writer.flush()
-    return reports.Signal.INTERRUPTED not in signals
+    return report_lib.Signal.INTERRUPTED not in signals

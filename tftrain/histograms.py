@@ -5,13 +5,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import actions
 from tftrain import artifacts
 from tftrain import errors
-from tftrain import reports
 from tftrain import summaries
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 from tftrain.step import fused_variables
 from tftrain.task import task as task_lib
 
@@ -38,13 +38,13 @@ class Histograms:
 
   def __init__(
     self,
-    every: actions.Interval | Sequence[actions.Interval] = 1000,
+    every: every_lib.Interval | Sequence[every_lib.Interval] = 1000,
     *,
     gradients: bool = False,
   ):
     self._gradients = gradients
     self._interval = every
-    self._every = actions.Every(every, self._write)
+    self._every = every_lib.Every(every, self._write)
     self._trainer: Any = None
     self._writer: summaries.SummaryWriter | None = None
 
@@ -56,7 +56,7 @@ class Histograms:
     Raises:
       ConfigError: The Task's gradients cannot be had.
     """
-    self._every = actions.Every(self._interval, self._write)
+    self._every = every_lib.Every(self._interval, self._write)
     self._trainer, self._writer = run.trainer, run.summary_writer
     self.workers = run.trainer.workers.joined(self)
     if self._gradients:
@@ -65,7 +65,7 @@ class Histograms:
   def next_due(self, step: int) -> int | None:
     return self._every.next_due(step)
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     if self._writer is None:
       raise errors.ConfigError(
         'Histograms does not know whose weights to show; give it to '
@@ -73,7 +73,7 @@ class Histograms:
       )
     self._every(report)
 
-  def _write(self, report: reports.Report) -> None:
+  def _write(self, report: report_lib.Report) -> None:
     assert self._writer is not None
     owned = tracking.owned_by(self._trainer.task)
     shown = {

@@ -14,13 +14,13 @@ from absl import flags
 from tftrain import deviceflags
 from tftrain import errors
 from tftrain import modes
-from tftrain import reports
 from tftrain import reruns
 from tftrain import trials
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
 from tftrain.platform import files
 from tftrain.platform import goodput
+from tftrain.report import report as report_lib
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -315,7 +315,7 @@ def _run_trial(
 def _work(
   origins: dict[str, str],
   main: Callable[[modes.Job], int | None] | None,
-  watching: Sequence[reports.Action] = (),
+  watching: Sequence[report_lib.Action] = (),
 ) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   heavy = _import_heavy()

@@ -13,9 +13,9 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tftrain import errors
-from tftrain import reports
 from tftrain import runs
 from tftrain.platform import files
+from tftrain.report import report as report_lib
 
 _ROWS = 10
 
@@ -79,7 +79,7 @@ class Profile:
       return None
     return next((at for at in (self.first - 1, self.last) if at > step), None)
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     if self._run is None:
       raise errors.ConfigError(
         'Profile does not know its run; give it to Experiment.actions'

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 import tqdm
 
-from tftrain import reports
+from tftrain.report import report as report_lib
 
 _HIDDEN = ('gradient_norm', 'learning_rate', 'update_ratio', 'loss_scale')
 _MOST = 12  # metrics in a line
@@ -29,7 +29,7 @@ class Progress:
     self._stream = stream
     self._bar: Any = None
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     if not report.scalars:
       return
     stream = self._stream or sys.stderr
@@ -40,7 +40,7 @@ class Progress:
     else:
       tqdm.tqdm.write(_line(report), file=stream)
 
-  def _show(self, report: reports.Report, stream: TextIO) -> None:
+  def _show(self, report: report_lib.Report, stream: TextIO) -> None:
     """Draws the line anew; at the end it is left as it is."""
     if self._bar is None:
       self._bar = tqdm.tqdm(
@@ -59,7 +59,7 @@ class Progress:
       self._bar = None
 
 
-def _line(report: reports.Report) -> str:
+def _line(report: report_lib.Report) -> str:
   clock = time.strftime('%H:%M:%S')
   count = f'{report.step:,}/{report.last_step:,}'
   line = f'{clock}  {report.source:<10} {count:>15}  {_shown(report)}'
@@ -70,7 +70,7 @@ def _line(report: reports.Report) -> str:
   return line
 
 
-def _shown(report: reports.Report) -> str:
+def _shown(report: report_lib.Report) -> str:
   shown = [
     f'{tag} {value:.4g}'
     for tag, value in report.scalars.items()
@@ -80,7 +80,7 @@ def _shown(report: reports.Report) -> str:
   return '  '.join([*shown[:_MOST], *([f'+{more:,} more'] if more > 0 else [])])
 
 
-def _speed(report: reports.Report) -> str:
+def _speed(report: report_lib.Report) -> str:
   rate = report.timing.get('steps_per_second', 0.0)
   if not rate > 0:
     return ''

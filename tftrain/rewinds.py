@@ -8,8 +8,8 @@ from absl import logging
 
 from tftrain import checkpoints
 from tftrain import errors
-from tftrain import reports
 from tftrain import trainers
+from tftrain.report import report as report_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def train(
   rewind: Rewind,
   begin: Callable[[int], None],
   last_step: int,
-  actions: Sequence[reports.Action],
+  actions: Sequence[report_lib.Action],
 ) -> None:
   """Trains to `last_step`, going back where it must.
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tftrain import actions as actions_lib
 from tftrain import checkpoints
 from tftrain import crashes
 from tftrain import errors
@@ -26,7 +25,6 @@ from tftrain import overviews
 from tftrain import predictors
 from tftrain import provenance
 from tftrain import records
-from tftrain import reports
 from tftrain import rewinds
 from tftrain import summaries
 from tftrain import trainers
@@ -35,6 +33,8 @@ from tftrain.data import open_files
 from tftrain.distribute import devices
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,8 @@ class Run:
     summary_writer: summaries.SummaryWriter,
     metrics_file: summaries.MetricsFile,
     exporter: exporters.Exporter,
-    actions: Sequence[reports.Action],
-    checkpoint: Sequence[reports.Action],
+    actions: Sequence[report_lib.Action],
+    checkpoint: Sequence[report_lib.Action],
     options: Options,
     facts: Mapping[str, Any],
   ):
@@ -141,7 +141,7 @@ class Run:
     self._actions = (*actions, *checkpoint)
     self._options = options
     self._facts = dict(facts)
-    actions_lib.bind(self._actions, self)
+    every_lib.bind(self._actions, self)
 
   def train(
     self,

@@ -8,9 +8,9 @@ import pathlib
 from typing import Any
 
 from tftrain import errors
-from tftrain import reports
 from tftrain.platform import best_effort
 from tftrain.platform import files
+from tftrain.report import report as report_lib
 
 
 class Sink(abc.ABC):
@@ -32,10 +32,10 @@ class Sink(abc.ABC):
   _forgiving: best_effort.Forgiving | None = None
 
   @abc.abstractmethod
-  def write(self, report: reports.Report) -> None:
+  def write(self, report: report_lib.Report) -> None:
     """Writes one Report; its `scalars` are never empty."""
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     if not report.scalars:
       return
     if self._forgiving is None:  # made here: subclasses need not call __init__
@@ -65,7 +65,7 @@ class CsvSink(Sink):
   def bind(self, run: Any) -> None:
     self._path = run.model_dir / self._path
 
-  def write(self, report: reports.Report) -> None:
+  def write(self, report: report_lib.Report) -> None:
     # A run begins, or goes on from an earlier step than it had come to.
     if report.start_step != self._begun_at or report.step < self._last_step:
       self._begin(report.start_step)

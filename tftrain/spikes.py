@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from tftrain import errors
-from tftrain import reports
+from tftrain.report import report as report_lib
 
 
 class LossSpike:
@@ -45,7 +45,7 @@ class LossSpike:
     self._metric = metric
     self._last: list[float] = []
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     value = report.scalars.get(self._metric)
     if report.source != 'train' or value is None or not math.isfinite(value):
       return

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from tftrain import artifacts
 from tftrain import errors
-from tftrain import reports
 from tftrain.platform import best_effort
 from tftrain.platform import files
+from tftrain.report import report as report_lib
 
 
 class SummaryWriter:
@@ -58,14 +58,14 @@ class SummaryWriter:
     self._first_step = 0 if step is None else step + 1
     self._published = published
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     again = (report.step, report.source) in self._published
     if not report.scalars or again:
       return
     with self._forgiving():
       self._write(report)
 
-  def _write(self, report: reports.Report) -> None:
+  def _write(self, report: report_lib.Report) -> None:
     timing = {f'time/{tag}': value for tag, value in report.timing.items()}
     values = [_scalar(*item) for item in {**report.scalars, **timing}.items()]
     summary = tf.compat.v1.Summary(value=values)
@@ -200,7 +200,7 @@ class MetricsFile:
     """Makes what was written survive a power cut."""
     files.sync(self._metrics)
 
-  def __call__(self, report: reports.Report) -> None:
+  def __call__(self, report: report_lib.Report) -> None:
     if not report.scalars:
       return
     if self._written is None:

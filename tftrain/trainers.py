@@ -10,14 +10,12 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import actions as actions_lib
 from tftrain import detours
 from tftrain import errors
 from tftrain import feeds
 from tftrain import loops
 from tftrain import metrics
 from tftrain import readings
-from tftrain import reports
 from tftrain import requests
 from tftrain import tpuchecks
 from tftrain.data import dataset_pipeline
@@ -25,6 +23,8 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import goodput
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 from tftrain.step import update as update_lib
 from tftrain.task import build as build_lib
 from tftrain.task import supervised_task
@@ -176,8 +176,8 @@ class Trainer:
     return steps if ends is None else min(steps, ends)
 
   def train(
-    self, steps: int, actions: Sequence[reports.Action] = ()
-  ) -> reports.Report | None:
+    self, steps: int, actions: Sequence[report_lib.Action] = ()
+  ) -> report_lib.Report | None:
     """Trains until `steps` steps are done, counted from the run's beginning.
 
     Returns:
@@ -192,8 +192,8 @@ class Trainer:
     return last
 
   def steps(
-    self, steps: int, actions: Sequence[reports.Action] = ()
-  ) -> Iterator[reports.Report]:
+    self, steps: int, actions: Sequence[report_lib.Action] = ()
+  ) -> Iterator[report_lib.Report]:
     """The same engine in your own loop: yields a Report every `log_every`.
 
     >>> for report in trainer.steps(1000, [Every(100, checkpointer)]):
@@ -211,8 +211,8 @@ class Trainer:
         raise
 
   def _steps(
-    self, steps: int, actions: Sequence[reports.Action]
-  ) -> Iterator[reports.Report]:
+    self, steps: int, actions: Sequence[report_lib.Action]
+  ) -> Iterator[report_lib.Report]:
     last_step = self.last_step(steps)
     while self.workers.leads and not self.is_done(steps):
       ended = False
@@ -236,7 +236,7 @@ class Trainer:
     self._requests.clear()
 
   def _save_after(
-    self, error: Exception, actions: Sequence[reports.Action]
+    self, error: Exception, actions: Sequence[report_lib.Action]
   ) -> None:
     """Saves before an error ends the run, where there is a whole step to save.
 
@@ -260,17 +260,17 @@ class Trainer:
     return ended_early or self._step >= self.last_step(steps)
 
   def _dispatch(
-    self, actions: Sequence[reports.Action], report: reports.Report
-  ) -> set[reports.Signal | None]:
-    return actions_lib.dispatch(actions, report, self.ledger)
+    self, actions: Sequence[report_lib.Action], report: report_lib.Report
+  ) -> set[report_lib.Signal | None]:
+    return every_lib.dispatch(actions, report, self.ledger)
 
   def _tell(
     self,
-    actions: Sequence[reports.Action],
-    report: reports.Report,
+    actions: Sequence[report_lib.Action],
+    report: report_lib.Report,
     steps: int,
     ended: bool,
-  ) -> reports.Report:
+  ) -> report_lib.Report:
     """Gives a Report to the Actions; ends the run where it is to end."""
     previous = self._reported
     self._reported = report.step
@@ -281,13 +281,13 @@ class Trainer:
     except Exception:
       self._reported = previous  # the resumed run asks them all again
       raise
-    if reports.Signal.STOP in signals and not report.is_last:
+    if report_lib.Signal.STOP in signals and not report.is_last:
       self._ended = steps
       report = dataclasses.replace(report, last_step=report.step)
-      if reports.Signal.INTERRUPTED not in signals:
+      if report_lib.Signal.INTERRUPTED not in signals:
         last = dataclasses.replace(report, scalars={}, timing={})
         signals |= self._dispatch(actions, last)
-    if reports.Signal.INTERRUPTED in signals:
+    if report_lib.Signal.INTERRUPTED in signals:
       self._reported = previous
     return report
 
@@ -361,10 +361,10 @@ class Trainer:
     return names
 
   def _next_event(
-    self, step: int, last_step: int, actions: Sequence[reports.Action]
+    self, step: int, last_step: int, actions: Sequence[report_lib.Action]
   ) -> int:
     """Where the next block of steps ends."""
-    due = [actions_lib.due_steps(action, step) for action in actions]
+    due = [every_lib.due_steps(action, step) for action in actions]
     return min(
       last_step,
       step + self._steps_per_loop,
@@ -432,14 +432,14 @@ class Trainer:
 
   def _report(
     self, last_step: int, stopping: bool, saving: bool = False
-  ) -> reports.Report:
+  ) -> report_lib.Report:
     step, seconds = self.step, self._readings.seconds
     scalars: dict[str, float] = {}
     timing: dict[str, float] = {}
     if not stopping and self._readings.are_due(step, last_step):
       with self.strategy.scope():
         scalars, timing = self._readings.take(step, self._start_step, self.loop)
-    return reports.Report(
+    return report_lib.Report(
       source='train',
       step=step,
       previous_step=self._reported,

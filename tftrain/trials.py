@@ -17,13 +17,13 @@ import threading
 import time
 from typing import Any
 
-from tftrain import actions
 from tftrain import errors
-from tftrain import reports
 from tftrain.distribute import cluster_resolver
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
+from tftrain.report import every as every_lib
+from tftrain.report import report as report_lib
 from tftrain.sweeps import leases
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
@@ -53,7 +53,7 @@ class Trial:
     self._started = goodput.process_start()
     self._overdue = False
     limit = plan.settings['time_limit']
-    self._limit = actions.seconds(limit) if limit else None
+    self._limit = every_lib.seconds(limit) if limit else None
     self._watch = threading.Thread(
       target=self._beat, name='tftrain-heartbeat', daemon=True
     )
@@ -91,7 +91,7 @@ class Trial:
       'model_dir': str(self.directory),
     }
 
-  def actions(self) -> list[reports.Action]:
+  def actions(self) -> list[report_lib.Action]:
     """What a run must be given to be pruned, and to stop once it is lost."""
     return [Watch(self.plan, self._trial, self.check)]
 
@@ -204,7 +204,7 @@ class Watch:
     self._source, _, self._tag = plan.metric.rpartition('/')
     self._pruner = plan.pruner
 
-  def __call__(self, report: reports.Report) -> reports.Signal | None:
+  def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
     self._check()
     if self._pruner is None or report.source != self._source:
       return None
@@ -214,12 +214,12 @@ class Watch:
     with files.explained(path):
       if path.exists():  # decided in an earlier life, whatever peers did since
         decided = int(json.loads(path.read_text('utf-8'))['step'])
-        return reports.Signal.STOP if report.step >= decided else None
+        return report_lib.Signal.STOP if report.step >= decided else None
       reason = self._reason(self._pruner, report.step)
       if reason is None:
         return None
       files.write_json(path, reason)
-    return reports.Signal.STOP
+    return report_lib.Signal.STOP
 
   def _reason(
     self, pruner: pruning.Pruner, step: int

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from tftrain import actions
 from tftrain import errors
+from tftrain.report import every as every_lib
 
 SAMPLERS = ('tpe', 'gp', 'cmaes', 'qmc', 'nsgaii')
 """What Optuna offers: these look at what came of earlier trials."""
@@ -86,4 +86,4 @@ def check(sweep: Sweep) -> None:
         f'Sweep.{name} = {getattr(sweep, name)}; give at least 1'
       )
   if sweep.time_limit is not None:
-    actions.seconds(sweep.time_limit)
+    every_lib.seconds(sweep.time_limit)

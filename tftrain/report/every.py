@@ -11,8 +11,8 @@ import time
 from typing import Any, Protocol
 
 from tftrain import errors
-from tftrain import reports
 from tftrain.platform import goodput
+from tftrain.report import report as report_lib
 
 Interval = int | str
 """Steps, or a time such as '10m'."""
@@ -59,7 +59,7 @@ class Every:
   """
 
   def __init__(
-    self, interval: Interval | Sequence[Interval], action: reports.Action
+    self, interval: Interval | Sequence[Interval], action: report_lib.Action
   ):
     self._steps, self._seconds = _parse_all(interval)
     self.action = action
@@ -80,7 +80,7 @@ class Every:
       None if self._steps is None else (step // self._steps + 1) * self._steps
     )
 
-  def __call__(self, report: reports.Report) -> reports.Signal | None:
+  def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
     if report.step < self._last_step:  # the run went back
       self._last_step = -1
     asked = report.stopping or (report.saving and self.acts_on_stop)
@@ -89,11 +89,11 @@ class Every:
       return None
     signal = self.action(report)
     self._last_time = time.monotonic()
-    if signal is not reports.Signal.INTERRUPTED:
+    if signal is not report_lib.Signal.INTERRUPTED:
       self._last_step = report.step
     return signal
 
-  def _is_due(self, report: reports.Report) -> bool:
+  def _is_due(self, report: report_lib.Report) -> bool:
     if time.monotonic() - self._last_time >= self._seconds:
       return True
     if self._steps is None:
@@ -154,10 +154,10 @@ def _part_of(action: Any) -> str:
 
 
 def dispatch(
-  actions: Sequence[reports.Action],
-  report: reports.Report,
+  actions: Sequence[report_lib.Action],
+  report: report_lib.Report,
   ledger: goodput.Ledger | None = None,
-) -> set[reports.Signal | None]:
+) -> set[report_lib.Signal | None]:
   """Gives a Report to those Actions that it concerns.
 
   A plain Action gets the Reports with scalars, first; one that has an interval
@@ -187,14 +187,14 @@ def dispatch(
         ledger.part(_part_of(action)) if ledger else contextlib.nullcontext()
       ):
         signals.add(action(report))
-    if reports.Signal.INTERRUPTED in signals:
+    if report_lib.Signal.INTERRUPTED in signals:
       break
   return signals
 
 
 def own(
-  actions: Sequence[reports.Action],
-) -> tuple[list[reports.Action], list[reports.Action]]:
+  actions: Sequence[report_lib.Action],
+) -> tuple[list[report_lib.Action], list[report_lib.Action]]:
   """Copies of a recipe's Actions for one run, as they may have a state.
 
   Returns:
@@ -254,7 +254,7 @@ class EarlyStopping:
     self._waited = 0
     self._last_step = -1
 
-  def __call__(self, report: reports.Report) -> reports.Signal | None:
+  def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
     if report.source != self._source or not report.scalars:
       return None
     if self._tag not in report.scalars:
@@ -271,7 +271,7 @@ class EarlyStopping:
         self._best, self._waited = value, 0
       else:
         self._waited += 1
-    return reports.Signal.STOP if self._waited >= self._patience else None
+    return report_lib.Signal.STOP if self._waited >= self._patience else None
 
   def read_state(self) -> dict[str, Any]:
     # As a text, for JSON knows no infinity.

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 import re
 
-from tftrain import actions
 from tftrain import errors
+from tftrain.report import every as every_lib
 
 
 def resolved(
-  name: str, value: actions.Interval, per_epoch: float | None
-) -> actions.Interval:
+  name: str, value: every_lib.Interval, per_epoch: float | None
+) -> every_lib.Interval:
   """Steps or a time, as `Every` takes them.
 
   Args:
@@ -30,15 +30,15 @@ def resolved(
 
 def all_resolved(
   name: str,
-  value: actions.Interval | Sequence[actions.Interval],
+  value: every_lib.Interval | Sequence[every_lib.Interval],
   per_epoch: float | None,
-) -> list[actions.Interval]:
+) -> list[every_lib.Interval]:
   values = [value] if isinstance(value, int | str) else value
   return [resolved(name, one, per_epoch) for one in values]
 
 
 def in_steps(
-  name: str, value: actions.Interval, per_epoch: float | None
+  name: str, value: every_lib.Interval, per_epoch: float | None
 ) -> int:
   """For what must be a number of steps."""
   steps = resolved(name, value, per_epoch)
