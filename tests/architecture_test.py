@@ -33,10 +33,10 @@ _LAYERS = (
   'data.dataset_pipeline data.limit data.open_files data.__main__ '
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
-  'task.build task.task task.supervised_task metrics report.every artifacts summaries histograms '
-  'overviews hparams sinks bundles comparisons '
+  'task.build task.task task.supervised_task metrics report.every summary.artifacts summary.summary_writer histograms '
+  'overviews hparams summary.metric_writer bundles comparisons '
   'retention checkpoints warmstarts elsewhere signatures formats modelcards '
-  'exports platform.signals report.interval exporters progress spikes rows provenance '
+  'exports platform.signals report.interval exporters summary.progress_bar spikes rows provenance '
   'records',
   'compiled feeds loops requests readings detours outputs hostmetrics',
   'tpuchecks trainers evaluators predictors',

@@ -114,7 +114,7 @@ def test_what_takes_time_is_booked_where_it_belongs(part, clock, tmp_path):
 def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
   from tftrain import checkpoints
   from tftrain import exporters
-  from tftrain import summaries
+  from tftrain.summary import summary_writer as summary_writer_lib
 
   def slow(owner, name, seconds):
     method = getattr(owner, name)
@@ -126,7 +126,9 @@ def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(owner, name, slowly)
 
   slow(checkpoints.Checkpointer, 'save', 1.0)  # twice
-  slow(summaries.MetricsFile, '__call__', 0.1)  # four times, two evaluations
+  slow(
+    summary_writer_lib.MetricsFile, '__call__', 0.1
+  )  # four times, two evaluations
   slow(exporters.Exporter, 'export', 7.0)
   result = experiment(clock, {}, export=True).train(tmp_path)
   expected = dict.fromkeys(goodput.PARTS, 0.0)

@@ -12,7 +12,7 @@ import pytest
 
 from tests import cases
 import tftrain
-from tftrain import progress
+from tftrain.summary import progress_bar
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_elsewhere_each_report_is_a_line_with_the_time(capsys):
 
 
 def test_seconds_are_said_as_a_person_would():
-  said = [progress._duration(s) for s in (12.3, 600.0, 7200.0)]
+  said = [progress_bar._duration(s) for s in (12.3, 600.0, 7200.0)]
   assert said == ['12 s', '10 min', '2.0 h']
 
 
@@ -94,6 +94,6 @@ def test_quiet_shows_nothing(tmp_path, capfd):
 
 def test_of_many_metrics_a_line_shows_some(capsys):
   scalars = {f'metric_{i}': float(i) for i in range(10_000)}
-  progress.Progress()(cases.report(1, scalars=scalars))
+  progress_bar.Progress()(cases.report(1, scalars=scalars))
   line = capsys.readouterr().err
   assert 'metric_11 11  +9,988 more' in line and 'metric_12 ' not in line

@@ -17,15 +17,15 @@ import tensorflow as tf
 from tests import boards
 from tests import cases
 import tftrain
-from tftrain import artifacts
 from tftrain import config
 from tftrain import errors
 from tftrain import gintexts
 from tftrain import hparams
 from tftrain import overviews
-from tftrain import summaries
 from tftrain.platform import _filesystem
 from tftrain.platform import files
+from tftrain.summary import artifacts as artifacts_lib
+from tftrain.summary import summary_writer as summary_writer_lib
 
 
 def events(directory):
@@ -82,7 +82,7 @@ def shown_by(tmp_path, value):
 
 def refusal(shown):
   with pytest.raises(errors.TaskError) as raised:
-    artifacts.prepared('Shows', {'a': shown})
+    artifacts_lib.prepared('Shows', {'a': shown})
   (line,) = str(raised.value).splitlines()
   assert line.startswith("artifacts() of Shows returned 'a' ")
   return line
@@ -95,8 +95,8 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
   scalars = {
     name: odd[i % 7] if i % 7 < 6 else 1.0 + i for i, name in enumerate(names)
   }
-  writer = summaries.SummaryWriter(tmp_path)
-  metrics_file = summaries.MetricsFile(tmp_path)
+  writer = summary_writer_lib.SummaryWriter(tmp_path)
+  metrics_file = summary_writer_lib.MetricsFile(tmp_path)
   for take in (writer, metrics_file):
     take(cases.report(1, scalars=scalars))
   writer.close()
@@ -106,7 +106,7 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
     _, steps, value = written(tmp_path / 'train', name)
     assert steps == [1]
     np.testing.assert_array_equal(value, np.float32(scalars[name]))
-  (line,) = summaries.read_lines(tmp_path / 'metrics.jsonl')
+  (line,) = summary_writer_lib.read_lines(tmp_path / 'metrics.jsonl')
   assert {name: float(line[name]) for name in names if line[name] != 'nan'} == {
     name: value for name, value in scalars.items() if not np.isnan(value)
   }
@@ -158,7 +158,7 @@ def test_a_histogram_is_that_of_tensorflow(tmp_path, values):
 )
 def test_a_histogram_leaves_out_what_is_not_finite(tmp_path, values, count):
   with tf.summary.create_file_writer(str(tmp_path)).as_default(0):
-    artifacts.write('a', tftrain.Histogram(values))
+    artifacts_lib.write('a', tftrain.Histogram(values))
   _, _, value = written(tmp_path, 'a')
   assert value.shape == (30, 3)
   assert value[:, 2].sum() == count
@@ -180,7 +180,7 @@ def test_a_precision_recall_curve_is_that_of_tensorboard(tmp_path):
 def test_a_precision_recall_curve_by_hand(tmp_path):
   labels, scores = [1, 0, 1, 0, 1], [1.0, 0.6, 0.5, 0.0, np.nan]
   with tf.summary.create_file_writer(str(tmp_path)).as_default(0):
-    artifacts.write('a', tftrain.PrCurve(labels, scores))
+    artifacts_lib.write('a', tftrain.PrCurve(labels, scores))
   _, _, value = written(tmp_path, 'a')
   np.testing.assert_allclose(value[:, 0], [2, 2, 0, 0, 0.5, 1])
   np.testing.assert_allclose(value[:, 110], [1, 1, 1, 1, 0.5, 0.5])
@@ -206,7 +206,7 @@ def test_a_figure_is_drawn(tmp_path):
 def test_figures_of_pyplot_are_closed():
   before = plt.get_fignums()
   figure = plt.figure()
-  shown = artifacts.prepared('Shows', {'a': figure})
+  shown = artifacts_lib.prepared('Shows', {'a': figure})
   assert plt.get_fignums() == before
   assert shown['a'].png.startswith(b'\x89PNG')
 
@@ -214,7 +214,7 @@ def test_figures_of_pyplot_are_closed():
 def test_nothing_imports_matplotlib(monkeypatch):
   for name in [name for name in sys.modules if name.startswith('matplotlib')]:
     monkeypatch.delitem(sys.modules, name)
-  artifacts.prepared('Shows', {'a': np.zeros((1, 2, 2, 1))})
+  artifacts_lib.prepared('Shows', {'a': np.zeros((1, 2, 2, 1))})
   assert 'matplotlib' not in sys.modules
 
 
@@ -229,12 +229,12 @@ def test_a_confusion_matrix_counts(tmp_path):
     '| b | 0 | 1 | 0 |',
     '| c | 1 | 0 | 2 |',
   ]
-  assert artifacts.prepared('Shows', {'a': found}) == {'a': found}
+  assert artifacts_lib.prepared('Shows', {'a': found}) == {'a': found}
 
 
 def test_a_confusion_matrix_can_be_drawn():
   image = tftrain.confusion_matrix([0, 0, 1], [0, 1, 1], 'abc', image=True)
-  artifacts.prepared('Shows', {'a': image})
+  artifacts_lib.prepared('Shows', {'a': image})
   assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
   squares = image[0, 8::16, 8::16]
   assert squares[1, 1].tolist() == [8, 48, 107]  # all of them

@@ -29,7 +29,6 @@ from tftrain import profiles
 from tftrain import recipes
 from tftrain import retention
 from tftrain import rewinds
-from tftrain import sinks
 from tftrain import spikes
 from tftrain import statements
 from tftrain import warmstarts
@@ -50,6 +49,7 @@ from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
 from tftrain.step import schedules
 from tftrain.step import update as update_lib
+from tftrain.summary import metric_writer
 from tftrain.task import supervised_task
 
 _PUBLIC = (
@@ -88,7 +88,7 @@ _PUBLIC = (
   schedules.InverseSqrt,
   schedules.Joined,
   schedules.WarmUp,
-  sinks.CsvSink,
+  metric_writer.CsvSink,
   spikes.LossSpike,
   supervised_task.SupervisedTask,
   update_lib.Update,

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import runs
-from tftrain import summaries
 from tftrain.interop import tracking
 from tftrain.platform import files
 from tftrain.report import report as report_lib
 from tftrain.step import fused_variables
+from tftrain.summary import summary_writer as summary_writer_lib
 
 _FILE = 'digests.jsonl'
 
@@ -68,8 +68,10 @@ class Digests:
     # A run that goes back begins a life too, perhaps from the same step.
     life = report.start_step, trainer.detours.parts
     if life != self._life or step < self._last_step:
-      summaries.keep_until(path, report.start_step)
-      self._written = {line['step'] for line in summaries.read_lines(path)}
+      summary_writer_lib.keep_until(path, report.start_step)
+      self._written = {
+        line['step'] for line in summary_writer_lib.read_lines(path)
+      }
       self._life = life
     self._last_step = step
     due = step // self._every > report.previous_step // self._every

@@ -7,7 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import artifacts
 from tftrain import errors
 from tftrain import feeds
 from tftrain import hostmetrics
@@ -19,6 +18,7 @@ from tftrain.distribute import coordinator
 from tftrain.platform import goodput
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
+from tftrain.summary import artifacts as artifacts_lib
 from tftrain.task import build as build_lib
 from tftrain.task import task as task_lib
 
@@ -165,7 +165,7 @@ class Evaluator:
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():
       with build_lib.explained(lambda: what):
         shown = self._task.artifacts(self.example_batch)
-    return artifacts.prepared(type(self._task).__name__, shown)
+    return artifacts_lib.prepared(type(self._task).__name__, shown)
 
   def _run(self, n: tf.Tensor) -> None:
     with (

@@ -20,11 +20,9 @@ from tftrain import evaluators
 from tftrain import exporters
 from tftrain import followers
 from tftrain import metrics
-from tftrain import progress
 from tftrain import retention
 from tftrain import rewinds
 from tftrain import runs
-from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
 from tftrain.data import dataset_pipeline
@@ -39,6 +37,8 @@ from tftrain.report import every as every_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.step import update as update_lib
+from tftrain.summary import progress_bar
+from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
 
 
@@ -295,8 +295,8 @@ class Experiment:
     self,
     model_dir: str | pathlib.Path,
     trainer: trainers.Trainer,
-    writer: summaries.SummaryWriter,
-    metrics_file: summaries.MetricsFile,
+    writer: summary_writer_lib.SummaryWriter,
+    metrics_file: summary_writer_lib.MetricsFile,
     actions: Sequence[Any],
   ) -> checkpoints.Checkpointer:
     def before_commit() -> None:
@@ -437,10 +437,12 @@ class Experiment:
 def _publishers(
   model_dir: str | pathlib.Path, quiet: bool, name: str = 'metrics.jsonl'
 ) -> tuple[
-  summaries.SummaryWriter, summaries.MetricsFile, list[report_lib.Action]
+  summary_writer_lib.SummaryWriter,
+  summary_writer_lib.MetricsFile,
+  list[report_lib.Action],
 ]:
   """Who writes curves, who writes lines, and all who are to see each Report."""
-  writer = summaries.SummaryWriter(model_dir)
-  metrics_file = summaries.MetricsFile(model_dir, name)
-  shown = [] if quiet else [progress.Progress()]
+  writer = summary_writer_lib.SummaryWriter(model_dir)
+  metrics_file = summary_writer_lib.MetricsFile(model_dir, name)
+  shown = [] if quiet else [progress_bar.Progress()]
   return writer, metrics_file, [writer, metrics_file, *shown]

@@ -12,11 +12,11 @@ from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import records
-from tftrain import summaries
 from tftrain import trainers
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
+from tftrain.summary import summary_writer as summary_writer_lib
 
 METRICS = 'eval_metrics.jsonl'
 """Where the lines go; `metrics.jsonl` is the trainer's own."""
@@ -48,8 +48,8 @@ class Follower:
     trainer: trainers.Trainer,
     checkpointer: checkpoints.Checkpointer,
     evaluators: Sequence[evaluators.Evaluator],
-    summary_writer: summaries.SummaryWriter,
-    metrics_file: summaries.MetricsFile,
+    summary_writer: summary_writer_lib.SummaryWriter,
+    metrics_file: summary_writer_lib.MetricsFile,
     timeout: float = 600.0,
     stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     poll: float = 1.0,
@@ -99,7 +99,7 @@ class Follower:
   def _begin(self) -> set[int]:
     """The steps that need no evaluation any more."""
     names = {f'eval/{evaluator.name}' for evaluator in self._evaluators}
-    lines = summaries.read_lines(self.model_dir / METRICS)
+    lines = summary_writer_lib.read_lines(self.model_dir / METRICS)
     sources: dict[int, set[str]] = {}
     for line in lines:
       sources.setdefault(line['step'], set()).add(line['source'])

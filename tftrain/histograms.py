@@ -5,14 +5,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import artifacts
 from tftrain import errors
-from tftrain import summaries
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
 from tftrain.step import fused_variables
+from tftrain.summary import artifacts as artifacts_lib
+from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
 
 
@@ -46,7 +46,7 @@ class Histograms:
     self._interval = every
     self._every = every_lib.Every(every, self._write)
     self._trainer: Any = None
-    self._writer: summaries.SummaryWriter | None = None
+    self._writer: summary_writer_lib.SummaryWriter | None = None
 
   def bind(self, run: Any) -> None:
     """Says whose weights: those of `run.trainer`, to `run.summary_writer`.
@@ -84,7 +84,7 @@ class Histograms:
       shown.update(self._gradients_of())
     self._writer.show(
       report.step,
-      {tag: artifacts.Histogram(values) for tag, values in shown.items()},
+      {tag: artifacts_lib.Histogram(values) for tag, values in shown.items()},
     )
 
   @coordinator.together

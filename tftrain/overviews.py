@@ -10,9 +10,9 @@ import keras
 from tensorboard.plugins.graph import keras_util
 import tensorflow as tf
 
-from tftrain import artifacts
 from tftrain import errors
 from tftrain.interop import tracking
+from tftrain.summary import artifacts as artifacts_lib
 from tftrain.task import task as task_lib
 
 
@@ -35,10 +35,10 @@ class Graph:
     tf.summary.graph(self.nodes)
 
 
-def of_task(task: task_lib.Task) -> dict[str, artifacts.Artifact]:
+def of_task(task: task_lib.Task) -> dict[str, artifacts_lib.Artifact]:
   """Tag -> what to show of a built Task: its parameters and its models."""
   owned = tracking.owned_by(task)
-  shown: dict[str, artifacts.Artifact] = {'parameters': _parameters(owned)}
+  shown: dict[str, artifacts_lib.Artifact] = {'parameters': _parameters(owned)}
   graph = tf.compat.v1.GraphDef()
   for name, layer in owned.layers.items():
     graph.node.extend(_nodes(name, layer))
@@ -47,7 +47,7 @@ def of_task(task: task_lib.Task) -> dict[str, artifacts.Artifact]:
   return shown
 
 
-def _parameters(owned: tracking.Owned) -> artifacts.Table:
+def _parameters(owned: tracking.Owned) -> artifacts_lib.Table:
   """How many each layer has, in order, and all of them."""
   found: dict[str, list[int]] = {}
   for name, variable in owned.variables.items():
@@ -61,7 +61,7 @@ def _parameters(owned: tracking.Owned) -> artifacts.Table:
   ]
   totals = [sum(column) for column in zip(*found.values(), strict=True)]
   rows.append(['**all**', '', *map(_thousands, totals)])
-  return artifacts.Table(['layer', 'kind', 'parameters', 'trainable'], rows)
+  return artifacts_lib.Table(['layer', 'kind', 'parameters', 'trainable'], rows)
 
 
 def _size(variable: Any) -> int:

@@ -5,8 +5,8 @@ import math
 import pathlib
 from typing import Any
 
-from tftrain import summaries
 from tftrain.platform import files
+from tftrain.summary import summary_writer as summary_writer_lib
 
 NAME = 'run.json'
 
@@ -26,7 +26,7 @@ def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
 def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
   """The last value of each metric, by its full name."""
   scalars = {}
-  for values in summaries.read_lines(model_dir / 'metrics.jsonl'):
+  for values in summary_writer_lib.read_lines(model_dir / 'metrics.jsonl'):
     source = values.pop('source')
     values.pop('step')
     scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})

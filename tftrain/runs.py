@@ -26,7 +26,6 @@ from tftrain import predictors
 from tftrain import provenance
 from tftrain import records
 from tftrain import rewinds
-from tftrain import summaries
 from tftrain import trainers
 from tftrain import warmstarts
 from tftrain.data import open_files
@@ -35,6 +34,7 @@ from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
+from tftrain.summary import summary_writer as summary_writer_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class Run:
     last_step: int,
     evaluators: Sequence[evaluators.Evaluator],
     checkpointer: checkpoints.Checkpointer,
-    summary_writer: summaries.SummaryWriter,
-    metrics_file: summaries.MetricsFile,
+    summary_writer: summary_writer_lib.SummaryWriter,
+    metrics_file: summary_writer_lib.MetricsFile,
     exporter: exporters.Exporter,
     actions: Sequence[report_lib.Action],
     checkpoint: Sequence[report_lib.Action],

@@ -124,7 +124,7 @@ GUARDS = (
     (
       'lines_after_the_restored_step_are_taken_back',
       'lines after the restored step are taken back',
-      'summaries.py',
+      'summary/summary_writer.py',
       'keep_until(self._metrics, step)',
       'pass',
     ),
@@ -444,7 +444,7 @@ GUARDS = (
     (
       'a_metric_that_is_huge_or_nan_harms_nobody[nan]',
       'lines are strict JSON',
-      'summaries.py',
+      'summary/summary_writer.py',
       'if isinstance(value, float) and not math.isfinite(value)',
       'if False',
     ),
@@ -576,14 +576,14 @@ GUARDS = (
     (
       'each_step_is_on_the_charts_once_whatever_was_killed',
       'TensorBoard is told that a life begins',
-      'summaries.py',
+      'summary/summary_writer.py',
       '        _write_session_start(directory, self._first_step)\n',
       '        pass\n',
     ),
     (
       'summaries_that_are_removed_cost_no_step',
       'a line of metrics goes to its own file',
-      'summaries.py',
+      'summary/summary_writer.py',
       'self._metrics = files.run_directory(model_dir) / name',
       "self._metrics = files.run_directory(model_dir) / 'train' / name",
     ),

@@ -19,7 +19,7 @@ import tftrain
 from tftrain import exporters
 from tftrain import exports
 from tftrain import runs
-from tftrain import summaries
+from tftrain.summary import summary_writer as summary_writer_lib
 
 STEPS = 40
 SAVED = 20
@@ -138,7 +138,7 @@ def flush(gate):
   """Sweeps what a life from step 10 publishes until it saves step 20."""
   for directory in gate.directories():
     writer = tftrain.SummaryWriter(directory)
-    metrics = summaries.MetricsFile(directory)
+    metrics = summary_writer_lib.MetricsFile(directory)
 
     def publish(writer=writer, metrics=metrics):
       for step in (BEFORE + 5, SAVED):
@@ -163,7 +163,7 @@ def start(trainer, model_dir):
     evaluators=(),
     checkpointer=checkpointer,
     summary_writer=writer,
-    metrics_file=summaries.MetricsFile(model_dir),
+    metrics_file=summary_writer_lib.MetricsFile(model_dir),
     exporter=exporters.Exporter(
       model_dir, trainer.task, lambda: trainer, exporters.Export()
     ),

@@ -13,11 +13,11 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer import event_file_writer
 import tensorflow as tf
 
-from tftrain import artifacts
 from tftrain import errors
 from tftrain.platform import best_effort
 from tftrain.platform import files
 from tftrain.report import report as report_lib
+from tftrain.summary import artifacts as artifacts_lib
 
 
 class SummaryWriter:
@@ -72,7 +72,7 @@ class SummaryWriter:
     with self._writer(report.source).as_default(step=report.step):
       tf.summary.experimental.write_raw_pb(summary.SerializeToString())
       for tag, artifact in report.artifacts.items():
-        artifacts.write(tag, artifact)
+        artifacts_lib.write(tag, artifact)
     self._writer(report.source).flush()
 
   def show(
@@ -82,7 +82,7 @@ class SummaryWriter:
     with self._forgiving():
       with self._writer(source).as_default(step=step):
         for tag, artifact in shown.items():
-          artifacts.write(tag, artifact)
+          artifacts_lib.write(tag, artifact)
 
   def show_run(self, artifact: Any) -> None:
     """Writes what stands for all of the run, in model_dir itself."""

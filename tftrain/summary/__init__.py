@@ -1,0 +1,1 @@
+"""Metric writers: TensorBoard summaries, JSON lines, CSV and progress."""
