@@ -34,8 +34,8 @@ _LAYERS = (
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
   'task.build task.task task.supervised_task metrics report.every summary.artifacts summary.summary_writer histograms '
-  'overviews hparams summary.metric_writer bundles comparisons '
-  'retention checkpoints warmstarts elsewhere signatures formats modelcards '
+  'overviews hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
+  'checkpoint.retention checkpoint.checkpointer warmstarts elsewhere signatures formats modelcards '
   'exports platform.signals report.interval exporters summary.progress_bar spikes rows provenance '
   'records',
   'compiled feeds loops requests readings detours outputs hostmetrics',
@@ -347,8 +347,8 @@ _LAWS = {
     ('runs', 'yaml.load(text)'),
     ('runs', 'subprocess.run(text, shell=True)'),
     ('runs', 'np.load(path, allow_pickle=True)'),
-    ('checkpoints', 'tf.saved_model.load(path)'),
-    ('checkpoints', 'keras.models.load_model(path)'),
+    ('checkpoint.checkpointer', 'tf.saved_model.load(path)'),
+    ('checkpoint.checkpointer', 'keras.models.load_model(path)'),
   ],
   _stays_small: [
     ('step.loss', 'x = 1\n' * (_MAX_LINES + 1)),

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import errors
+from tftrain.checkpoint import format
 from tftrain.platform import files
 
 
@@ -163,14 +163,14 @@ def test_a_changed_learning_rate_is_taken_an_assigned_one_restored(tmp_path):
 def test_the_saved_values_are_those_of_their_step(tmp_path, monkeypatch):
   """A save that is slow to write must not see later steps."""
   run = trainer()
-  written = bundles.write_checkpoint
+  written = format.write_checkpoint
 
   def slow(directory, step, state, facts):
     run_on.wait(30)
     return written(directory, step, state, facts)
 
   run_on = threading.Event()
-  monkeypatch.setattr(bundles, 'write_checkpoint', slow)
+  monkeypatch.setattr(format, 'write_checkpoint', slow)
   checkpointer = tftrain.Checkpointer(tmp_path, run)
   run.train(10)
   moments = {k: v.copy() for k, v in cases.state_of(run).items()}
@@ -179,8 +179,8 @@ def test_the_saved_values_are_those_of_their_step(tmp_path, monkeypatch):
   assert checkpointer.steps() == []
   run_on.set()
   checkpointer.wait()
-  _, state = bundles.read_checkpoint(
-    bundles.checkpoint_path(checkpointer.directory, 10)
+  _, state = format.read_checkpoint(
+    format.checkpoint_path(checkpointer.directory, 10)
   )
   cases.assert_same_bits(moments, state)
 
@@ -210,7 +210,7 @@ def test_a_failed_save_is_raised_and_leaves_no_trace(tmp_path, monkeypatch):
   def full(*_):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(bundles, 'write_checkpoint', full)
+  monkeypatch.setattr(format, 'write_checkpoint', full)
   with pytest.raises(errors.CheckpointError, match='No space.*step 5.*again'):
     run.train(9, [checkpointer])
   assert checkpointer.steps() == [5]

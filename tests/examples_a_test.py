@@ -19,7 +19,7 @@ from examples import focal
 from examples import gan
 from tests import cases
 import tftrain
-from tftrain import bundles
+from tftrain.checkpoint import format
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _OWN_LOOP = str(_ROOT / 'examples' / 'own_loop.py')
@@ -225,9 +225,9 @@ def own_loop(monkeypatch):
 
 def newest(model_dir):
   directory = model_dir / 'checkpoints'
-  step = bundles.committed_steps(directory)[-1]
-  path = bundles.checkpoint_path(directory, step)
-  return bundles.read_checkpoint(path)[1]
+  step = format.committed_steps(directory)[-1]
+  path = format.checkpoint_path(directory, step)
+  return format.read_checkpoint(path)[1]
 
 
 @pytest.mark.slow

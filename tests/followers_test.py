@@ -7,8 +7,8 @@ import pytest
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import errors
+from tftrain.checkpoint import format
 from tftrain.platform import files
 
 
@@ -65,14 +65,14 @@ def test_what_was_missed_is_made_up_for(run_dir):
 def test_a_checkpoint_removed_while_it_is_read_is_passed_over(
   run_dir, monkeypatch
 ):
-  read = bundles.read_checkpoint
+  read = format.read_checkpoint
 
   def removed(path):
     if path.name == 'ckpt-00000020':
       shutil.rmtree(path, ignore_errors=True)
     return read(path)
 
-  monkeypatch.setattr(bundles, 'read_checkpoint', removed)
+  monkeypatch.setattr(format, 'read_checkpoint', removed)
   assert follow(run_dir) == ([10, 30, 40], 0)
 
 

@@ -28,8 +28,8 @@ import tensorflow as tf
 from tests import cases
 from tests import servers
 import tftrain
-from tftrain import bundles
-from tftrain import checkpoints
+from tftrain.checkpoint import checkpointer as checkpointer_lib
+from tftrain.checkpoint import format
 from tftrain.platform import files
 
 STEPS = 120
@@ -97,9 +97,9 @@ def mark_files(marks):
 
     setattr(owner, name, wrapped)
 
-  wrap(bundles, 'write_checkpoint', 'save', after=True)
-  wrap(bundles, 'read_checkpoint', 'save')
-  wrap(checkpoints.Checkpointer, '_remove_old', 'retention')
+  wrap(format, 'write_checkpoint', 'save', after=True)
+  wrap(format, 'read_checkpoint', 'save')
+  wrap(checkpointer_lib.Checkpointer, '_remove_old', 'retention')
   wrap(files, 'remove_directory', 'retention')
   wrap(files, '_remove_tree', 'retention')
 
@@ -140,7 +140,7 @@ def train(model_dir, mark, count):
   state = {name: v.numpy() for name, v in run.trainer.read_state().items()}
   tf.io.gfile.makedirs(str(model_dir))
   digests = {
-    name: bundles.sha256(value) for name, value in sorted(state.items())
+    name: format.sha256(value) for name, value in sorted(state.items())
   }
   pathlib.Path(model_dir, 'digests.json').write_text(json.dumps(digests))
   print('done', flush=True)

@@ -112,8 +112,8 @@ def test_what_takes_time_is_booked_where_it_belongs(part, clock, tmp_path):
 
 @pytest.mark.slow
 def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
-  from tftrain import checkpoints
   from tftrain import exporters
+  from tftrain.checkpoint import checkpointer as checkpointer_lib
   from tftrain.summary import summary_writer as summary_writer_lib
 
   def slow(owner, name, seconds):
@@ -125,7 +125,7 @@ def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
 
     monkeypatch.setattr(owner, name, slowly)
 
-  slow(checkpoints.Checkpointer, 'save', 1.0)  # twice
+  slow(checkpointer_lib.Checkpointer, 'save', 1.0)  # twice
   slow(
     summary_writer_lib.MetricsFile, '__call__', 0.1
   )  # four times, two evaluations

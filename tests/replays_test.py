@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import crashes
 from tftrain import errors
 from tftrain import replays
+from tftrain.checkpoint import format
 
 _BAD_ROW = 41
 
@@ -115,9 +115,9 @@ def test_the_state_before_a_failed_step_is_that_of_a_run_which_ended_there(
   """Seeds and batch statistics are not those that the step left."""
   step = failed(tmp_path / 'a', experiment())
   experiment(steps=step - 1).train(tmp_path / 'b')
-  _, crashed = bundles.read_checkpoint(crashes.path_of(tmp_path / 'a', step))
-  path = bundles.checkpoint_path(tmp_path / 'b' / 'checkpoints', step - 1)
-  _, ended = bundles.read_checkpoint(path)
+  _, crashed = format.read_checkpoint(crashes.path_of(tmp_path / 'a', step))
+  path = format.checkpoint_path(tmp_path / 'b' / 'checkpoints', step - 1)
+  _, ended = format.read_checkpoint(path)
   names = [name for name in ended if not name.startswith('trainer/')]
   assert len(names) > 10 and 'trainer/step' in crashed
   for name in names:
@@ -151,7 +151,7 @@ def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
   recipe = dataclasses.replace(experiment(), train_data=data)
   step = failed(tmp_path / 'run', recipe)
   path = crashes.path_of(tmp_path / 'run', step)
-  _, values = bundles.read_checkpoint(path)
+  _, values = format.read_checkpoint(path)
   assert (values['batch/0'] == -1.0).sum() == 1
   said = replays.replay(recipe.prepare(tmp_path / 'run'), step)
   assert 'first bad operation: Log made NaN' in said

@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import errors
 from tftrain import provenance
+from tftrain.checkpoint import format
 from tftrain.platform import files
 
 
@@ -39,8 +39,8 @@ def at(step, do):
 def train(model_dir, **options):
   """Trains; what ends up in the last checkpoint and in metrics.jsonl."""
   experiment(**options).train(model_dir)
-  path = bundles.checkpoint_path(model_dir / 'checkpoints', 60)
-  state = bundles.read_checkpoint(path)[1]
+  path = format.checkpoint_path(model_dir / 'checkpoints', 60)
+  state = format.read_checkpoint(path)[1]
   return state, (model_dir / 'metrics.jsonl').read_text()
 
 
@@ -113,7 +113,7 @@ def test_an_action_that_fails_costs_no_step(unbroken, tmp_path):
 
   with pytest.raises(RuntimeError, match='out of paper'):
     experiment(actions=[at(33, fail)]).train(tmp_path)
-  assert bundles.committed_steps(tmp_path / 'checkpoints') == [20, 33]
+  assert format.committed_steps(tmp_path / 'checkpoints') == [20, 33]
   assert_same(train(tmp_path), unbroken)
 
 
@@ -157,7 +157,7 @@ def test_each_step_is_on_the_charts_once(clock, tmp_path, monkeypatch):
   run._actions = (*run._actions, at(35, die))
   with pytest.raises(KeyboardInterrupt):
     run.train()
-  assert bundles.committed_steps(tmp_path / 'checkpoints') == [20]
+  assert format.committed_steps(tmp_path / 'checkpoints') == [20]
   now = time.time
   monkeypatch.setattr(time, 'time', lambda: now() + clock)
   experiment(eval_data=_eval_data).train(tmp_path)

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import errors
 from tftrain import inspections
+from tftrain.checkpoint import format
 
 X, Y = cases.arrays()
 
@@ -51,8 +51,8 @@ def experiment(data, steps):
 
 
 def end_of(model_dir, step):
-  path = bundles.checkpoint_path(model_dir / 'checkpoints', step)
-  _, state = bundles.read_checkpoint(path)
+  path = format.checkpoint_path(model_dir / 'checkpoints', step)
+  _, state = format.read_checkpoint(path)
   # Two iterators at the same place may be written differently.
   state.pop('trainer/iterator', None)
   return state

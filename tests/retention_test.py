@@ -8,9 +8,9 @@ import pytest
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import errors
-from tftrain import retention
+from tftrain.checkpoint import format
+from tftrain.checkpoint import retention
 from tftrain.platform import files
 
 NAN = math.nan
@@ -212,14 +212,14 @@ def test_patience_goes_on_in_the_next_life(tmp_path):
 
 def failing(monkeypatch, at):
   """Makes the saves of the steps `at` fail."""
-  write = bundles.write_checkpoint
+  write = format.write_checkpoint
 
   def maybe(directory, step, state, said):
     if step in at:
       raise OSError(28, 'No space left on device')
     write(directory, step, state, said)
 
-  monkeypatch.setattr(bundles, 'write_checkpoint', maybe)
+  monkeypatch.setattr(format, 'write_checkpoint', maybe)
 
 
 def test_a_failed_save_may_be_survived(tmp_path, monkeypatch, caplog):

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import errors
+from tftrain.checkpoint import format
 
 
 def bad_arrays(rows=(41,)):
@@ -171,8 +171,8 @@ def lines(model_dir):
 
 def final(model_dir):
   directory = model_dir / 'checkpoints'
-  path = bundles.checkpoint_path(directory, 60)
-  return bundles.read_checkpoint(path)
+  path = format.checkpoint_path(directory, 60)
+  return format.read_checkpoint(path)
 
 
 def test_a_rewind_passes_over_the_steps_before_and_at_the_bad_one(tmp_path):

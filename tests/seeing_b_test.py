@@ -17,12 +17,12 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tests import cases
 import tftrain
-from tftrain import bundles
 from tftrain import diff
 from tftrain import digests as digests_lib
 from tftrain import profiles
 from tftrain import provenance
 from tftrain import reruns
+from tftrain.checkpoint import format
 from tftrain.interop import tracking
 
 
@@ -693,7 +693,7 @@ def test_a_profile_is_of_exactly_its_steps(tmp_path, capsys):
 
 
 def test_a_save_is_waited_for_before_the_trace_begins(tmp_path, monkeypatch):
-  write, start = bundles.write_checkpoint, tf.profiler.experimental.start
+  write, start = format.write_checkpoint, tf.profiler.experimental.start
   run = experiment(actions=[tftrain.Profile(4, 5)]).prepare(tmp_path / 'run')
   writing = []
 
@@ -706,7 +706,7 @@ def test_a_save_is_waited_for_before_the_trace_begins(tmp_path, monkeypatch):
     start(directory)
 
   # The save of step 3 comes before the trace, which begins last.
-  monkeypatch.setattr(bundles, 'write_checkpoint', slowly)
+  monkeypatch.setattr(format, 'write_checkpoint', slowly)
   monkeypatch.setattr(tf.profiler.experimental, 'start', begin)
   run.train()
   assert writing == [False]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tftrain import bundles
+from tftrain.checkpoint import format
 from tftrain.distribute import local_launcher
 
 GIN = """
@@ -78,14 +78,14 @@ def lines(directory):
 
 
 def saved_steps(directory):
-  return bundles.committed_steps(directory / 'run' / 'checkpoints')
+  return format.committed_steps(directory / 'run' / 'checkpoints')
 
 
 def last_state(directory):
   """Name -> value of the newest checkpoint."""
   path = directory / 'run' / 'checkpoints'
-  return bundles.read_checkpoint(
-    bundles.checkpoint_path(path, saved_steps(directory)[-1])
+  return format.read_checkpoint(
+    format.checkpoint_path(path, saved_steps(directory)[-1])
   )[1]
 
 

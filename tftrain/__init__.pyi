@@ -3,7 +3,8 @@ __version__: str
 from . import data as data
 from . import launch as launch
 from . import testing as testing
-from .checkpoints import Checkpointer as Checkpointer
+from .checkpoint.checkpointer import Checkpointer as Checkpointer
+from .checkpoint.retention import Best as Best
 from .data import Arrays as Arrays
 from .data import Batches as Batches
 from .data import Pipeline as Pipeline
@@ -23,7 +24,6 @@ from .report.every import Every as Every
 from .report.report import Action as Action
 from .report.report import Report as Report
 from .report.report import Signal as Signal
-from .retention import Best as Best
 from .rewinds import Rewind as Rewind
 from .runs import Result as Result
 from .signatures import Signature as Signature

@@ -5,9 +5,9 @@ from typing import Any
 
 from tftrain import errors
 from tftrain import exporters
-from tftrain import retention
 from tftrain import rewinds
 from tftrain import warmstarts
+from tftrain.checkpoint import retention
 from tftrain.platform import files
 from tftrain.report import every as every_lib
 from tftrain.step import update as update_lib

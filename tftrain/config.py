@@ -27,11 +27,11 @@ from tftrain import histograms
 from tftrain import permissions
 from tftrain import profiles
 from tftrain import recipes
-from tftrain import retention
 from tftrain import rewinds
 from tftrain import spikes
 from tftrain import statements
 from tftrain import warmstarts
+from tftrain.checkpoint import retention
 from tftrain.data import arrays
 from tftrain.data import batching
 from tftrain.data import dataset_pipeline

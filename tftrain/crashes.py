@@ -10,9 +10,9 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import bundles
 from tftrain import errors
 from tftrain import trainers
+from tftrain.checkpoint import format
 from tftrain.platform import files
 
 _BATCH = 'batch/'
@@ -44,7 +44,7 @@ def write(
     if final.exists():  # the same command was tried again
       files.remove_directory(final)
     with files.staged_directory(final) as staged:
-      bundles.write_checkpoint(
+      format.write_checkpoint(
         staged,
         error.step - 1,
         {**_state_before(trainer), **_batch_of(trainer)},
@@ -76,8 +76,8 @@ def restore(
   """
   path = path_of(model_dir, step)
   try:
-    _, values = bundles.read_checkpoint(path)
-  except bundles.DAMAGED as error:
+    _, values = format.read_checkpoint(path)
+  except format.DAMAGED as error:
     raise errors.DamagedError(
       f'{path} is damaged: {errors.one_line(error)}; remove it, and replay '
       'starts from a checkpoint'

@@ -12,7 +12,6 @@ from typing import Any
 from absl import logging
 import keras
 
-from tftrain import checkpoints
 from tftrain import checks
 from tftrain import digests
 from tftrain import errors
@@ -20,11 +19,12 @@ from tftrain import evaluators
 from tftrain import exporters
 from tftrain import followers
 from tftrain import metrics
-from tftrain import retention
 from tftrain import rewinds
 from tftrain import runs
 from tftrain import trainers
 from tftrain import warmstarts
+from tftrain.checkpoint import checkpointer as checkpointer_lib
+from tftrain.checkpoint import retention
 from tftrain.data import dataset_pipeline
 from tftrain.data import limit
 from tftrain.data import pipeline as pipeline_lib
@@ -229,7 +229,7 @@ class Experiment:
 
   def _saves(
     self,
-    checkpointer: checkpoints.Checkpointer,
+    checkpointer: checkpointer_lib.Checkpointer,
     eval_every: every_lib.Interval,
     per_epoch: float | None,
   ) -> list[report_lib.Action]:
@@ -298,14 +298,14 @@ class Experiment:
     writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
     actions: Sequence[Any],
-  ) -> checkpoints.Checkpointer:
+  ) -> checkpointer_lib.Checkpointer:
     def before_commit() -> None:
       writer.flush()
       if self.durable:
         writer.sync()
         metrics_file.sync()
 
-    return checkpoints.Checkpointer(
+    return checkpointer_lib.Checkpointer(
       model_dir,
       trainer,
       keep=self.keep,
@@ -349,7 +349,7 @@ class Experiment:
     return followers.Follower(
       model_dir,
       trainer=trainer,
-      checkpointer=checkpoints.Checkpointer(model_dir, trainer),
+      checkpointer=checkpointer_lib.Checkpointer(model_dir, trainer),
       evaluators=self._evaluators(trainer, publish),
       summary_writer=writer,
       metrics_file=metrics_file,

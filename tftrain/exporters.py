@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from tftrain import errors
 from tftrain import exports
 from tftrain import formats
-from tftrain import retention
+from tftrain.checkpoint import retention
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data import serving_decoder
 from tftrain.platform import files

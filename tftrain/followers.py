@@ -7,12 +7,12 @@ import time
 
 from absl import logging
 
-from tftrain import bundles
-from tftrain import checkpoints
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import records
 from tftrain import trainers
+from tftrain.checkpoint import checkpointer as checkpointer_lib
+from tftrain.checkpoint import format
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
@@ -46,7 +46,7 @@ class Follower:
     model_dir: str | pathlib.Path,
     *,
     trainer: trainers.Trainer,
-    checkpointer: checkpoints.Checkpointer,
+    checkpointer: checkpointer_lib.Checkpointer,
     evaluators: Sequence[evaluators.Evaluator],
     summary_writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
@@ -138,7 +138,7 @@ class Follower:
     return evaluated
 
   def _todo(self, done: set[int]) -> list[int]:
-    steps = bundles.committed_steps(self._checkpointer.directory)
+    steps = format.committed_steps(self._checkpointer.directory)
     return [s for s in steps if s not in done and s not in self._passed_over]
 
   def _evaluate(self, step: int) -> bool:

@@ -12,11 +12,11 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import bundles
 from tftrain import errors
 from tftrain import loops
 from tftrain import outputs as outputs_lib
 from tftrain import rows as rows_lib
+from tftrain.checkpoint import format
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
@@ -156,7 +156,7 @@ def _digest(task: task_lib.Task) -> str:
   for variable in task.all_variables():
     value = fused_variables.raw(variable).read_value().numpy()
     found.update(f'{value.dtype} {value.shape} '.encode())
-    found.update(bundles.sha256(value).encode())
+    found.update(format.sha256(value).encode())
   return found.hexdigest()
 
 

@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 
-from tftrain import bundles
 from tftrain import errors
 from tftrain import experiments
 from tftrain import metrics
 from tftrain import runs
+from tftrain.checkpoint import format
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
 from tftrain.platform import process_memory
@@ -92,7 +92,7 @@ def _saved(run: runs.Run) -> Iterator[str]:
     )
   after = {k: v.numpy() for k, v in trainer.read_state().items()}
   for name, value in before.items():
-    if bundles.sha256(value) != bundles.sha256(after[name]):
+    if format.sha256(value) != format.sha256(after[name]):
       raise errors.CheckpointError(
         f'{name} is not what it was, once saved and restored; keep it in a '
         'variable that is an attribute of the Task'

@@ -9,12 +9,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import bundles
 from tftrain import crashes
 from tftrain import errors
 from tftrain import loops
 from tftrain import runs
 from tftrain import trainers
+from tftrain.checkpoint import format
 from tftrain.interop import check_numerics
 from tftrain.interop import patching
 
@@ -115,14 +115,14 @@ def _causes(
 
 def _compared(run: runs.Run, step: int, after: Any) -> Iterator[str]:
   """Whether the checkpoint of that very step says the same."""
-  path = bundles.checkpoint_path(run.checkpointer.directory, step)
+  path = format.checkpoint_path(run.checkpointer.directory, step)
   if not path.exists():
     return
   values = _values(path)
   other = [
     name
     for name, value in after.items()
-    if name in values and bundles.sha256(value.numpy()) != values[name]
+    if name in values and format.sha256(value.numpy()) != values[name]
   ]
   if other:
     yield f'differs from the checkpoint of step {step}: {other[0]}'
@@ -131,10 +131,10 @@ def _compared(run: runs.Run, step: int, after: Any) -> Iterator[str]:
 
 
 def _values(path: pathlib.Path) -> dict[str, str]:
-  values = bundles.read_manifest(path)['values']
+  values = format.read_manifest(path)['values']
   return {name: facts['sha256'] for name, facts in values.items()}
 
 
 def _digest(state: dict[str, tf.Tensor]) -> str:
-  digests = {k: bundles.sha256(v.numpy()) for k, v in sorted(state.items())}
+  digests = {k: format.sha256(v.numpy()) for k, v in sorted(state.items())}
   return hashlib.sha256(json.dumps(digests).encode()).hexdigest()

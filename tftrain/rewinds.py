@@ -6,9 +6,9 @@ import dataclasses
 
 from absl import logging
 
-from tftrain import checkpoints
 from tftrain import errors
 from tftrain import trainers
+from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.report import report as report_lib
 
 
@@ -43,7 +43,7 @@ class Rewind:
 
 def train(
   trainer: trainers.Trainer,
-  checkpointer: checkpoints.Checkpointer,
+  checkpointer: checkpointer_lib.Checkpointer,
   rewind: Rewind,
   begin: Callable[[int], None],
   last_step: int,
@@ -76,7 +76,7 @@ def train(
 
 def _go_back(
   trainer: trainers.Trainer,
-  checkpointer: checkpoints.Checkpointer,
+  checkpointer: checkpointer_lib.Checkpointer,
   rewind: Rewind,
   error: errors.NonFiniteError,
 ) -> int:

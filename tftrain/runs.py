@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tftrain import checkpoints
 from tftrain import crashes
 from tftrain import errors
 from tftrain import evaluators
@@ -28,6 +27,7 @@ from tftrain import records
 from tftrain import rewinds
 from tftrain import trainers
 from tftrain import warmstarts
+from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.data import open_files
 from tftrain.distribute import devices
 from tftrain.platform import files
@@ -119,7 +119,7 @@ class Run:
     trainer: trainers.Trainer,
     last_step: int,
     evaluators: Sequence[evaluators.Evaluator],
-    checkpointer: checkpoints.Checkpointer,
+    checkpointer: checkpointer_lib.Checkpointer,
     summary_writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
     exporter: exporters.Exporter,

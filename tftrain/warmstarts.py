@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
-from tftrain import bundles
-from tftrain import comparisons
 from tftrain import errors
+from tftrain.checkpoint import format
+from tftrain.checkpoint import structure_diff
 from tftrain.interop import tracking
 from tftrain.step import fused_variables
 from tftrain.step import update as update_lib
@@ -72,7 +72,7 @@ def load(task: task_lib.Task, start: WarmStart) -> None:
   except errors.Error:
     _assign(ours, before)
     raise
-  except bundles.DAMAGED as error:
+  except format.DAMAGED as error:
     _assign(ours, before)
     raise errors.CheckpointError(
       f'init_from: {start.path} cannot be read ({errors.one_line(error)}); '
@@ -119,14 +119,14 @@ def _checkpoint_of_ours(path: pathlib.Path) -> pathlib.Path | None:
   if (path / 'manifest.json').exists():
     return path
   directory = path / 'checkpoints' if (path / 'checkpoints').is_dir() else path
-  steps = bundles.committed_steps(directory) if directory.is_dir() else []
-  return bundles.checkpoint_path(directory, steps[-1]) if steps else None
+  steps = format.committed_steps(directory) if directory.is_dir() else []
+  return format.checkpoint_path(directory, steps[-1]) if steps else None
 
 
 def _read_ours(
   path: pathlib.Path, start: WarmStart, ours: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  manifest, state = bundles.read_checkpoint(path)
+  manifest, state = format.read_checkpoint(path)
   optimizers = tuple(f'{name}/' for name in manifest['facts']['optimizers'])
   found = {
     name: value
@@ -237,8 +237,8 @@ def _check(
     for name, value in values.items()
     if not (start.exclude and re.search(start.exclude, name))
   }
-  compared = comparisons.Comparison(
-    comparisons.specs(given), comparisons.specs(ours)
+  compared = structure_diff.Comparison(
+    structure_diff.specs(given), structure_diff.specs(ours)
   )
   differences = compared.differences()
   fatal = start.strict or not compared.restored or compared.differing
@@ -246,7 +246,7 @@ def _check(
     hint = compared.hint()
     raise errors.CheckpointError(
       f'init_from: {start.path} is of another model '
-      f'({comparisons.shortened(differences)}; {len(compared.restored)} of '
+      f'({structure_diff.shortened(differences)}; {len(compared.restored)} of '
       f'{len(compared.ours)} weights would fit{f"; {hint}" if hint else ""}); '
       'give WarmStart a mapping, exclude what is new, or strict=False'
     )

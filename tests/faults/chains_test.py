@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import faulty
 from tests.faults import harness
-from tftrain import bundles
+from tftrain.checkpoint import format
 
 _OPTIONS = {'steps': 80, 'checkpoint_every': 5, 'keep': 3, 'pause': 0.002}
 _LENGTH = 8
@@ -113,21 +113,21 @@ class _Chain:
     return harness.life(self._server, self._directory, **_OPTIONS, **options)
 
   def _newest(self):
-    steps = bundles.committed_steps(self._checkpoints)
+    steps = format.committed_steps(self._checkpoints)
     good = [step for step in steps if self._is_good(step)]
     return max(good, default=0)
 
   def _is_good(self, step):
-    path = bundles.checkpoint_path(self._checkpoints, step)
+    path = format.checkpoint_path(self._checkpoints, step)
     return (path.name, path.stat().st_ino) not in self._damaged
 
   def _victim(self):
     """A file of a checkpoint that is not the last good one, or None."""
-    steps = bundles.committed_steps(self._checkpoints)
+    steps = format.committed_steps(self._checkpoints)
     good = [step for step in steps if self._is_good(step)]
     if len(good) < 2:
       return None
-    path = bundles.checkpoint_path(self._checkpoints, self._draw.choice(good))
+    path = format.checkpoint_path(self._checkpoints, self._draw.choice(good))
     self._damaged.add((path.name, path.stat().st_ino))
     return self._draw.choice(sorted(path.iterdir()))
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.faults import faulty
 import tftrain
-from tftrain import bundles
 from tftrain import errors
+from tftrain.checkpoint import format
 from tftrain.platform import _filesystem
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
@@ -92,7 +92,7 @@ def _check_restored(what, directory, steps):
   assert step in steps, f'{what}: restored {step}, not one of {steps}'
   assert value.is_of(step), f'{what}: restored other values'
   _save(directory, step + 10)
-  found = bundles.committed_steps(directory / 'checkpoints')
+  found = format.committed_steps(directory / 'checkpoints')
   assert found == [step + 10], what
   assert not _leftovers(directory), what
   notes = directory / 'checkpoints/notes.txt'
@@ -104,7 +104,7 @@ def test_a_save_that_fails_says_so_and_leaves_what_was(code, each):
   for what, raised, directory in each(_failing(code), _saved_at_10, _save_20):
     kinds = (errors.CheckpointError, errors.RunDirectoryError)
     assert raised is None or isinstance(raised, kinds), f'{what}: {raised!r}'
-    steps = bundles.committed_steps(directory / 'checkpoints')
+    steps = format.committed_steps(directory / 'checkpoints')
     if isinstance(raised, errors.CheckpointError):
       assert f'is at step {steps[-1]}.' in str(raised), what
     # A save that returned is there.
@@ -129,7 +129,7 @@ def test_the_same_checkpointer_goes_on_after_a_failure(
     except errors.Error:
       pass
     monkeypatch.setattr(files, 'disk', _filesystem.Disk())
-    on_disk = bundles.committed_steps(checkpointer.directory)
+    on_disk = format.committed_steps(checkpointer.directory)
     assert checkpointer.steps() == on_disk, 'it believes what is not so'
     value.write_state(faulty.Value(30).read_state())
     checkpointer.save()

@@ -62,7 +62,7 @@ GUARDS = (
     (
       'killed_while_a_step_is_saved_again',
       'what is committed is not saved again',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       '    if step in self.steps():\n      return\n',
       '',
     ),
@@ -76,7 +76,7 @@ GUARDS = (
     (
       'a_save_is_refused_at_each_call[ENOSPC]',
       'the failure of a save is kept',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       _KEPT_FAILURE,
       '      return\n',
     ),
@@ -97,14 +97,14 @@ GUARDS = (
     (
       'an_old_checkpoint_that_cannot_be_removed_fails_no_save',
       'what cannot be removed is only warned of',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       "logging.warning('Could not remove checkpoint %d: %s', step, error)",
       'self._failure = error',
     ),
     (
       'a_good_checkpoint_outlives_a_lack_of_descriptors',
       'a lack of descriptors is no damage',
-      'bundles.py',
+      'checkpoint/format.py',
       'return error.errno in _PASSING',
       'return False',
     ),
@@ -151,7 +151,7 @@ GUARDS = (
     (
       'a_save_that_fails_says_so_and_leaves_what_was',
       'the failure of a save is raised',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       _KEPT_FAILURE,
       '      return\n',
     ),
@@ -192,7 +192,7 @@ GUARDS = (
     (
       'a_chain_of_mishaps_changes_nothing',
       'a checkpoint of another run is refused',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       '    self._check(path, manifest)\n',
       '',
     ),
@@ -218,28 +218,28 @@ GUARDS = (
     (
       'a_save_that_fails_beside_training_ends_the_run',
       'a failed save ends the run',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       _KEPT_FAILURE,
       '      return\n',
     ),
     (
       'saves_may_fail_for_a_while',
       'some saves may fail',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       'if self._failures <= self._max_failures and not last:',
       'if False:',
     ),
     (
       'a_disk_that_fills_up_ends_the_run_and_the_next_goes_on',
       'a save that finds no room ends the run',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       _KEPT_FAILURE,
       '      return\n',
     ),
     (
       'a_disk_that_is_too_small_is_said_before_step_1',
       'free space is looked at',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       'if size * missing > free:',
       'if False:',
     ),
@@ -284,28 +284,28 @@ GUARDS = (
     (
       'a_rotten_state_file_is_not_believed[garbled]',
       'the newest is found by listing',
-      'bundles.py',
+      'checkpoint/format.py',
       'names = [path.name for path in directory.iterdir()]',
       "names = (directory / 'checkpoint').read_text().split('\"')[1].split('/')",  # noqa: E501
     ),
     (
       'a_damaged_checkpoint_is_passed_over[data flipped]',
       'damage is passed over',
-      'bundles.py',
+      'checkpoint/format.py',
       'DAMAGED = (OSError, ValueError, KeyError, IndexError, tf.errors.OpError)',  # noqa: E501
       'DAMAGED = (ZeroDivisionError,)',
     ),
     (
       'a_run_whose_checkpoints_are_all_damaged_is_refused',
       'no start from step 0 beside damaged checkpoints',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       'if causes and step is None:',
       'if False:',
     ),
     (
       'a_run_that_is_not_the_same_any_more_is_refused[another optimizer]',
       'what a checkpoint says is compared',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       '    self._check(path, manifest)\n',
       '',
     ),
@@ -430,7 +430,7 @@ GUARDS = (
     (
       'the_last_finite_checkpoint_outlives_those_that_are_not',
       'the last finite checkpoint is kept',
-      'retention.py',
+      'checkpoint/retention.py',
       'kept = {*steps[-self.last :], *finite[-1:]}',
       'kept = {*steps[-self.last :]}',
     ),
@@ -541,7 +541,7 @@ GUARDS = (
     (
       'an_evaluator_outlives_the_removal_of_what_it_reads',
       'what is gone is not damaged',
-      'checkpoints.py',
+      'checkpoint/checkpointer.py',
       '    if path.exists():\n      raise\n',
       '    raise\n',
     ),
@@ -569,7 +569,7 @@ GUARDS = (
     (
       'the_best_checkpoint_is_what_is_evaluated_and_exported',
       'the best one comes first',
-      'retention.py',
+      'checkpoint/retention.py',
       'return [s for _, s in sorted(scored, key=lambda one: -one[0])]',
       'return [s for _, s in sorted(scored, key=lambda one: one[0])]',
     ),

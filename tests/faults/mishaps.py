@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests import cases
 from tests.faults import scenarios
 import tftrain
-from tftrain import bundles
+from tftrain.checkpoint import format
 from tftrain.platform import files
 
 STEPS = 80
@@ -228,13 +228,13 @@ class SlowReads:
   """An Action that does nothing, and checkpoints that take long to read."""
 
   def __init__(self, seconds=1.0):
-    read = bundles.read_checkpoint
+    read = format.read_checkpoint
 
     def slow(path):
       time.sleep(seconds)
       return read(path)
 
-    bundles.read_checkpoint = slow
+    format.read_checkpoint = slow
 
   def __call__(self, report):
     pass

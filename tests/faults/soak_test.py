@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.faults import harness
-from tftrain import bundles
+from tftrain.checkpoint import format
 
 _STEPS = 1000
 _OPTIONS = {
@@ -53,7 +53,7 @@ def test_killed_every_other_second_ends_as_never_killed(
     ended = _live(server, directory, patience * draw.uniform(0.5, 3))
     if ended:
       break
-    steps = bundles.committed_steps(directory / 'checkpoints')
+    steps = format.committed_steps(directory / 'checkpoints')
     idle = 0 if max(steps, default=0) > newest else idle + 1
     newest = max(steps, default=0)
     if idle == 8:  # a busy machine: longer lives, or it never ends

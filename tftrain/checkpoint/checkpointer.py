@@ -16,10 +16,10 @@ from typing import Any, Protocol
 from absl import logging
 import tensorflow as tf
 
-from tftrain import bundles
-from tftrain import comparisons
 from tftrain import errors
-from tftrain import retention
+from tftrain.checkpoint import format
+from tftrain.checkpoint import retention
+from tftrain.checkpoint import structure_diff
 from tftrain.platform import files
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
@@ -128,7 +128,7 @@ class Checkpointer:
 
   def steps(self) -> list[int]:
     """The steps of which there is a checkpoint, oldest first."""
-    found = bundles.committed_steps(self.directory)
+    found = format.committed_steps(self.directory)
     return [step for step in found if step not in self._damaged]
 
   def best_step(self) -> int | None:
@@ -144,7 +144,7 @@ class Checkpointer:
     """
     files.remove_stale(self.directory)
     for step in sorted(self._damaged):
-      path = bundles.checkpoint_path(self.directory, step)
+      path = format.checkpoint_path(self.directory, step)
       if path.exists():
         files.set_aside(path, 'damaged')
     self._damaged.clear()
@@ -240,17 +240,17 @@ class Checkpointer:
   def _write(
     self, step: int, state: dict[str, tf.Tensor], said: dict[str, Any]
   ) -> None:
-    final = bundles.checkpoint_path(self.directory, step)
+    final = format.checkpoint_path(self.directory, step)
     try:
       with files.staged_directory(final, durable=self._durable) as staged:
-        bundles.write_checkpoint(staged, step, state, said)
+        format.write_checkpoint(staged, step, state, said)
     except BaseException as error:  # kept for the training thread to raise
       self._failure = error
       return
     try:
       files.write_text(
         self.directory / 'checkpoint',
-        f'model_checkpoint_path: "{final.name}/{bundles.BUNDLE}"\n',
+        f'model_checkpoint_path: "{final.name}/{format.BUNDLE}"\n',
       )
       self._remove_old()
     except (
@@ -267,16 +267,16 @@ class Checkpointer:
   def _remove(self, steps: Sequence[int]) -> None:
     for step in steps:
       try:
-        files.remove_directory(bundles.checkpoint_path(self.directory, step))
+        files.remove_directory(format.checkpoint_path(self.directory, step))
       except OSError as error:  # a committed save has not failed by this
         logging.warning('Could not remove checkpoint %d: %s', step, error)
 
   def _about(self, step: int) -> retention.Saved:
     """What the manifest of a step says."""
     if step not in self._known:
-      path = bundles.checkpoint_path(self.directory, step)
+      path = format.checkpoint_path(self.directory, step)
       try:
-        manifest = bundles.read_manifest(path)
+        manifest = format.read_manifest(path)
         best = self._retention.best
         score = manifest['metrics'].get(best.metric) if best else None
         score = None if score is None else float(score)
@@ -319,10 +319,10 @@ class Checkpointer:
       DamagedError: It cannot be read.
       CheckpointError: It is of another run.
     """
-    path = bundles.checkpoint_path(self.directory, step)
+    path = format.checkpoint_path(self.directory, step)
     try:
       found = _read(path)
-    except bundles.DAMAGED as error:
+    except format.DAMAGED as error:
       raise errors.DamagedError(
         f'{path} is damaged: {errors.one_line(error)}; take another'
       ) from error
@@ -347,13 +347,13 @@ class Checkpointer:
   ) -> tuple[int | None, list[str]]:
     """(the step, what was wrong with those passed over)."""
     causes = []
-    for step in reversed(bundles.committed_steps(self.directory)):
+    for step in reversed(format.committed_steps(self.directory)):
       if step > at_most or (finite and not self._about(step).finite):
         continue
-      path = bundles.checkpoint_path(self.directory, step)
+      path = format.checkpoint_path(self.directory, step)
       try:
         read = _read(path)
-      except bundles.DAMAGED as error:
+      except format.DAMAGED as error:
         self._damaged.add(step)
         cause = f'{path.name}: {errors.one_line(error)}'
         logging.error('Damaged checkpoint passed over: %s', cause)
@@ -389,16 +389,16 @@ class Checkpointer:
       for key in ('optimizers', 'seed', 'data')
       if facts.get(key) != json.loads(json.dumps(mine[key]))
     ]
-    compared = comparisons.Comparison(
-      comparisons.specs(manifest['values']),
-      comparisons.specs(self._trainer.read_state()),
+    compared = structure_diff.Comparison(
+      structure_diff.specs(manifest['values']),
+      structure_diff.specs(self._trainer.read_state()),
     )
     differences += compared.differences()
     if not differences:
       return
     hint = compared.hint()
     raise errors.CheckpointError(
-      f'{path} is of another run ({comparisons.shortened(differences)}; '
+      f'{path} is of another run ({structure_diff.shortened(differences)}; '
       f'{len(compared.restored)} of {len(compared.ours)} values would fit'
       f'{f"; {hint}" if hint else ""}); restore the old configuration or '
       'choose a new model_dir'
@@ -408,9 +408,9 @@ class Checkpointer:
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
   """(manifest, state); None if it is not there (any more)."""
   try:
-    return bundles.read_checkpoint(path)
-  except bundles.DAMAGED as error:
-    if bundles.is_passing(error):
+    return format.read_checkpoint(path)
+  except format.DAMAGED as error:
+    if format.is_passing(error):
       raise errors.CheckpointError(
         f'{path} cannot be read now ({errors.one_line(error)}), which does not '
         'mean that it is damaged; mend that, then start the same command again'

@@ -1,0 +1,1 @@
+"""Checkpointing: saves, verifies, retains and restores training state."""
