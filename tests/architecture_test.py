@@ -35,8 +35,8 @@ _LAYERS = (
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
   'task.build task.task task.supervised_task metrics report.every summary.artifacts summary.summary_writer histograms '
   'overviews hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
-  'checkpoint.retention checkpoint.checkpointer warmstarts elsewhere signatures formats modelcards '
-  'exports platform.signals report.interval exporters summary.progress_bar spikes rows provenance '
+  'checkpoint.retention checkpoint.checkpointer warmstarts export._isolated_process export.signature export.converters export._model_card '
+  'export.saved_model platform.signals report.interval exporters summary.progress_bar spikes rows provenance '
   'records',
   'compiled feeds loops requests readings detours outputs hostmetrics',
   'tpuchecks trainers evaluators predictors',
@@ -88,7 +88,7 @@ _FLAGS = ('config', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
   'data.sources.third_party',
-  'formats',
+  'export.converters',
   'sweeps.samplers',
   'sweeps.reports',
   'rangetests',
@@ -97,8 +97,8 @@ _COMPILES = (
   'compiled',
   'loops',
   'outputs',
-  'signatures',
-  'formats',
+  'export.signature',
+  'export.converters',
   'metrics',
   'step.gradients',
   'step.step_runner',
@@ -107,9 +107,9 @@ _COMPILES = (
 _WRITES = (
   'platform._filesystem',
   'platform.files',
-  'elsewhere',
+  'export._isolated_process',
 )  # to a temporary directory
-_LOADS_MODELS = ('elsewhere', 'formats')
+_LOADS_MODELS = ('export._isolated_process', 'export.converters')
 
 _MAX_LINES = 600
 _MAX_FUNCTION_LINES = 60

@@ -17,9 +17,9 @@ from examples import rnn
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import exports
-from tftrain import formats
-from tftrain import signatures
+from tftrain.export import converters
+from tftrain.export import saved_model
+from tftrain.export import signature
 
 
 def trainer_of(task, data=None):
@@ -34,7 +34,7 @@ def exported(task, directory, data=None, **options):
   return features, tf.saved_model.load(str(path))
 
 
-def served(loaded, name=signatures.SERVE, **given):
+def served(loaded, name=signature.SERVE, **given):
   return loaded.signatures[name](
     **{k: tf.convert_to_tensor(v) for k, v in given.items()}
   )
@@ -76,7 +76,7 @@ def test_what_was_compared_is_written_beside_it(tmp_path):
   exported(
     offering(), tmp_path, formats=('tflite',), about={'Run': {'step': 7}}
   )
-  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  seen = json.loads((tmp_path / '1' / saved_model.COMPARISON).read_text())
   assert seen['fresh process'] is False
   assert seen['signatures']['serving_default']['outputs'] == {
     'difference': 0.0,
@@ -85,7 +85,7 @@ def test_what_was_compared_is_written_beside_it(tmp_path):
     'dtype': 'float32',
   }
   assert seen['formats']['tflite']['outputs']['difference'] <= 1e-5
-  card = (tmp_path / '1' / exports.CARD).read_text()
+  card = (tmp_path / '1' / saved_model.CARD).read_text()
   for text in (
     '| `serving_default` | `inputs` float32[batch, 6] | `outputs` float32',
     '| `probabilities` | `image` float32[batch, 6] |',
@@ -112,7 +112,7 @@ def test_another_process_gives_the_same_bits(tmp_path):
       return {'texts': tftrain.Signature(self.texts, {'word': words})}
 
   _, loaded = exported(offering(Mixed), tmp_path, fresh=True)
-  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  seen = json.loads((tmp_path / '1' / saved_model.COMPARISON).read_text())
   assert seen['fresh process'] is True
   assert seen['signatures']['texts']['outputs_0']['difference'] == 0.0
   outputs = served(loaded, 'texts', word=['x'])
@@ -231,7 +231,7 @@ def assert_records_are_served(data, directory, factor):
   x, _ = cases.arrays(3)
   # No label: what does not matter for the outcome need not be there.
   records = [_serialized(raw=row * 10) for row in x]
-  outputs = served(loaded, signatures.RECORDS, examples=records)['outputs']
+  outputs = served(loaded, signature.RECORDS, examples=records)['outputs']
   expected = task.model(x * factor)
   np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
   return loaded
@@ -246,7 +246,7 @@ def test_records_are_served_as_they_were_trained(mapped, tmp_path):
   )
   loaded = assert_records_are_served(data, tmp_path, 1 if mapped else 10)
   with pytest.raises(tf.errors.InvalidArgumentError, match='raw'):
-    served(loaded, signatures.RECORDS, examples=[_serialized(label=1)])
+    served(loaded, signature.RECORDS, examples=[_serialized(label=1)])
 
 
 @pytest.mark.slow
@@ -278,7 +278,7 @@ def test_a_map_by_chance_and_map_batch_are_in_it_too(tmp_path):
 )
 def test_other_formats_compute_the_same(name, tmp_path):
   exported(offering(), tmp_path, formats=(name,))
-  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  seen = json.loads((tmp_path / '1' / saved_model.COMPARISON).read_text())
   found = seen['formats'][name]['outputs']
   assert found['difference'] <= found['tolerance']
 
@@ -297,12 +297,12 @@ def test_formats_that_are_none_are_refused(tmp_path):
 
 
 def test_a_format_that_differs_is_refused(tmp_path, monkeypatch):
-  one = formats.of_name('tflite')
+  one = converters.of_name('tflite')
   wrong = lambda path, given: {
     k: v + 1e-3 for k, v in one.run(path, given).items()
   }
   changed = {'tflite': dataclasses.replace(one, run=wrong)}
-  monkeypatch.setattr(formats, '_FORMATS', changed)
+  monkeypatch.setattr(converters, '_FORMATS', changed)
   with pytest.raises(errors.ExportError, match='model.tflite of the export'):
     exported(offering(), tmp_path, formats=('tflite',))
   assert list(tmp_path.iterdir()) == []
@@ -316,7 +316,7 @@ def test_onnx_says_what_it_needs_or_computes_the_same(tmp_path):
       exported(offering(), tmp_path, formats=('onnx',))
     return
   exported(offering(), tmp_path, formats=('onnx',))
-  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  seen = json.loads((tmp_path / '1' / saved_model.COMPARISON).read_text())
   assert seen['formats']['onnx']['outputs']['difference'] <= 1e-5
 
 
@@ -370,7 +370,7 @@ def test_models_of_all_kinds_are_the_same_in_another_process(name, tmp_path):
     decoder=trainer.pipeline.decoder(),
     fresh=True,
   )
-  seen = json.loads((tmp_path / '1' / exports.COMPARISON).read_text())
+  seen = json.loads((tmp_path / '1' / saved_model.COMPARISON).read_text())
   assert seen['fresh process'] is True
   names = ['serving_default']
   if name == 'records of digits':

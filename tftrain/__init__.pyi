@@ -14,8 +14,9 @@ from .errors import Error as Error
 from .errors import NonFiniteError as NonFiniteError
 from .evaluators import Evaluator as Evaluator
 from .experiments import Experiment as Experiment
+from .export.saved_model import export_model as export_model
+from .export.signature import Signature as Signature
 from .exporters import Export as Export
-from .exports import export_model as export_model
 from .histograms import Histograms as Histograms
 from .platform.signals import stop_on_signal as stop_on_signal
 from .profiles import Profile as Profile
@@ -26,7 +27,6 @@ from .report.report import Report as Report
 from .report.report import Signal as Signal
 from .rewinds import Rewind as Rewind
 from .runs import Result as Result
-from .signatures import Signature as Signature
 from .spikes import LossSpike as LossSpike
 from .step.loss import Loss as Loss
 from .step.schedules import InverseSqrt as InverseSqrt

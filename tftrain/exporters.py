@@ -10,11 +10,11 @@ import pathlib
 from typing import Any, Protocol
 
 from tftrain import errors
-from tftrain import exports
-from tftrain import formats
 from tftrain.checkpoint import retention
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data import serving_decoder
+from tftrain.export import converters
+from tftrain.export import saved_model
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import every as every_lib
@@ -112,11 +112,11 @@ class Exporter:
     """Raises ExportError now where an export could only fail at the end."""
     if self._part is None:
       samples = self._samples()
-      exports.check_serve(
+      saved_model.check_serve(
         self._task, samples.example_features(), self._decoder(samples)
       )
     for name in self.options.formats:
-      formats.of_name(name)
+      converters.of_name(name)
 
   def path(self, step: int) -> pathlib.Path:
     return self.directory / str(step)
@@ -127,7 +127,7 @@ class Exporter:
     if path.exists():
       return path
     samples = self._samples()
-    exports.export_model(
+    saved_model.export_model(
       self._task,
       samples.example_features(),
       path,
@@ -189,7 +189,7 @@ class Exporter:
     """Those of exports of ours."""
     return sorted(
       int(path.parent.name)
-      for path in self.directory.glob(f'*/{exports.COMPARISON}')
+      for path in self.directory.glob(f'*/{saved_model.COMPARISON}')
       if path.parent.name.isdecimal()
     )
 

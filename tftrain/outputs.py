@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tftrain import compiled
 from tftrain import errors
-from tftrain import signatures
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.export import signature
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
 
@@ -82,7 +82,7 @@ class Outputs:
 
   def _named(self, made: Any) -> dict[str, Any]:
     """Under the names that an export gives them."""
-    named = signatures.named('outputs', made)
+    named = signature.named('outputs', made)
     for name, value in named.items():
       if not isinstance(name, str) or not tf.is_tensor(value):
         found = f'a {type(value).__name__}'

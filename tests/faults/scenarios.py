@@ -17,8 +17,8 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import exporters
-from tftrain import exports
 from tftrain import runs
+from tftrain.export import saved_model
 from tftrain.summary import summary_writer as summary_writer_lib
 
 STEPS = 40
@@ -129,7 +129,7 @@ def export(gate, source):
     target = pathlib.Path(directory, 'export', str(SAVED))
 
     def export_now(target=target):
-      exports.export_model(trainer.task, trainer.example_features(), target)
+      saved_model.export_model(trainer.task, trainer.example_features(), target)
 
     gate.swept(export_now)
 

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import signatures
+from tftrain.export import signature
 from tftrain.platform import files
 from tftrain.task import task as task_lib
 
@@ -57,7 +57,7 @@ def _tflite(quantize: str = '') -> Callable[..., None]:
   ) -> None:
     del task
     converter = tf.lite.TFLiteConverter.from_saved_model(
-      str(saved), signature_keys=[signatures.SERVE]
+      str(saved), signature_keys=[signature.SERVE]
     )
     if quantize:
       converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -77,7 +77,7 @@ def _tflite(quantize: str = '') -> Callable[..., None]:
 
 def _run_tflite(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
   interpreter = tf.lite.Interpreter(model_path=str(path))
-  runner = interpreter.get_signature_runner(signatures.SERVE)
+  runner = interpreter.get_signature_runner(signature.SERVE)
   return dict(runner(**given))
 
 
@@ -104,7 +104,7 @@ def _run_keras(path: pathlib.Path, given: Mapping[str, Any]) -> Outputs:
   fed = leaves[0] if len(leaves) == 1 else leaves
   if set(given) == set(getattr(model, 'input_names', ())):
     fed = dict(given)
-  return signatures.named('outputs', model(fed, training=False))
+  return signature.named('outputs', model(fed, training=False))
 
 
 # ONNX.
@@ -129,7 +129,7 @@ def _write_onnx(
   del task
   tf2onnx, _ = _import_onnx()
   loaded = tf.saved_model.load(str(saved))  # named, or its variables go
-  serve = loaded.signatures[signatures.SERVE]
+  serve = loaded.signatures[signature.SERVE]
   specs = serve.structured_input_signature[1]
   function = tf.function(
     lambda *given: serve(**dict(zip(specs, given, strict=True)))

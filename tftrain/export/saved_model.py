@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import elsewhere
 from tftrain import errors
-from tftrain import formats as formats_lib
-from tftrain import modelcards
-from tftrain import signatures as signatures_lib
 from tftrain.data import serving_decoder
+from tftrain.export import _isolated_process
+from tftrain.export import _model_card
+from tftrain.export import converters
+from tftrain.export import signature
 from tftrain.interop import tracking
 from tftrain.platform import files
 from tftrain.step import fused_variables
@@ -70,7 +70,7 @@ def export_model(
   directory = pathlib.Path(directory)
   if directory.exists():
     raise errors.ExportError(f'{directory} exists; remove it or name another')
-  chosen = {name: formats_lib.of_name(name) for name in formats}
+  chosen = {name: converters.of_name(name) for name in formats}
   offered = _offered(task, features, part, decoder)
   traced = _traced(task, offered)
   module = _Exported(_variables(task if part is None else part), traced)
@@ -83,7 +83,7 @@ def export_model(
   ):
     seen = _write_and_compare(task, module, given, staged, chosen, fresh)
     files.write_json(staged / COMPARISON, {'fresh process': fresh, **seen})
-    card = modelcards.text(staged, directory, module, seen, about or {})
+    card = _model_card.text(staged, directory, module, seen, about or {})
     files.write_text(staged / CARD, card)
   return directory
 
@@ -99,7 +99,7 @@ def _explained(directory: pathlib.Path) -> Iterator[None]:
     ValueError,  # of a SavedModel that cannot be read again
     tf.errors.OpError,
     subprocess.TimeoutExpired,
-    elsewhere.ElsewhereError,
+    _isolated_process.ElsewhereError,
   ) as error:
     raise errors.ExportError(
       f'exporting to {directory} failed: {errors.one_line(error)}; mend that, '
@@ -112,13 +112,13 @@ def _write_and_compare(
   module: Any,
   given: Mapping[str, Mapping[str, tf.Tensor]],
   staged: pathlib.Path,
-  chosen: Mapping[str, formats_lib.Format],
+  chosen: Mapping[str, converters.Format],
   fresh: bool,
 ) -> dict[str, Any]:
   """Writes all files of the model; what they compute, next to the live one."""
   tf.saved_model.save(module, str(staged), signatures=module.offered)
   live = {name: module.offered[name](**given[name]) for name in given}
-  serve = signatures_lib.SERVE
+  serve = signature.SERVE
   return {
     'signatures': _compared_signatures(staged, given, live, fresh),
     'formats': {
@@ -138,9 +138,9 @@ def check_serve(
 
 
 def _traced(
-  task: task_lib.Task, offered: Mapping[str, signatures_lib.Signature]
+  task: task_lib.Task, offered: Mapping[str, signature.Signature]
 ) -> dict[str, Any]:
-  return {n: signatures_lib.trace(task, n, one) for n, one in offered.items()}
+  return {n: signature.trace(task, n, one) for n, one in offered.items()}
 
 
 def _offered(
@@ -148,12 +148,12 @@ def _offered(
   features: Any,
   part: Any,
   decoder: serving_decoder.Decoder | None,
-) -> dict[str, signatures_lib.Signature]:
+) -> dict[str, signature.Signature]:
   if part is not None:
-    return signatures_lib.of_part(part, features)
-  offered = signatures_lib.of_task(task, features)
+    return signature.of_part(part, features)
+  offered = signature.of_task(task, features)
   if decoder is not None:
-    offered[signatures_lib.RECORDS] = signatures_lib.of_records(task, decoder)
+    offered[signature.RECORDS] = signature.of_records(task, decoder)
   for name in offered:
     files.check_name(name, f'the signature of {type(task).__name__}')
   return offered
@@ -195,9 +195,9 @@ def _compared_signatures(
   """Runs the SavedModel; what it gave, next to the live model."""
   if fresh:
     with files.scratch_directory() as scratch:
-      found = elsewhere.run(staged, given, scratch)
+      found = _isolated_process.run(staged, given, scratch)
   else:
-    found = elsewhere.call(staged, given)
+    found = _isolated_process.call(staged, given)
   # Another process computes on the CPU: it must not want the GPU's memory.
   on_gpu = bool(tf.config.list_physical_devices('GPU'))
   tolerance = 1e-5 if fresh and on_gpu else 0.0
@@ -208,7 +208,7 @@ def _compared_signatures(
 
 
 def _compared_format(
-  one: formats_lib.Format,
+  one: converters.Format,
   task: task_lib.Task,
   staged: pathlib.Path,
   given: Mapping[str, Any],

@@ -1,0 +1,1 @@
+"""Export: SavedModel, TensorFlow Lite, ONNX and model card."""
