@@ -22,7 +22,7 @@ _LAYERS = (
   'errors platform._filesystem platform.files report.report platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
   'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
   'interop.patching interop.mixed_precision distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
-  'interop.autograph step.step_summary flops platform.process_memory '
+  'interop.autograph step.step_summary train.flops platform.process_memory '
   'data.pipeline data.sources.shuffle data.sources.feature_spec data.sources._numpy_examples data.sources.source '
   'data.sources.in_memory data.sources.file_source data.sources.tfrecord_io data.sources.tfrecord '
   'data.sources.tfrecord_writer data.sources.text data.sources.third_party data.sources.folders '
@@ -33,13 +33,13 @@ _LAYERS = (
   'data.dataset_pipeline data.limit data.open_files data.__main__ '
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
-  'task.build task.task task.supervised_task metrics report.every summary.artifacts summary.summary_writer histograms '
+  'task.build task.task task.supervised_task train.metrics report.every summary.artifacts summary.summary_writer histograms '
   'overviews hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
   'checkpoint.retention checkpoint.checkpointer warmstarts export._isolated_process export.signature export.converters export._model_card '
   'export.saved_model platform.signals report.interval exporters summary.progress_bar spikes rows provenance '
   'records',
-  'compiled feeds loops requests readings detours outputs hostmetrics',
-  'tpuchecks trainers evaluators predictors',
+  'train.compiled_loop train.feed train.inner_loop train._stop_requests train._train_metrics train._skipped_steps outputs hostmetrics',
+  'train._tpu_checks train.trainer evaluators predictors',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
@@ -94,12 +94,12 @@ _LAZY = (
   'rangetests',
 )
 _COMPILES = (
-  'compiled',
-  'loops',
+  'train.compiled_loop',
+  'train.inner_loop',
   'outputs',
   'export.signature',
   'export.converters',
-  'metrics',
+  'train.metrics',
   'step.gradients',
   'step.step_runner',
   'distribute.coordinator',
@@ -300,7 +300,7 @@ def _functions(
 
 _LAWS = {
   _imports_go_down: [
-    ('step.loss', 'from tftrain import trainers'),
+    ('step.loss', 'from tftrain.train import trainer'),
     ('step.loss', 'import tftrain'),
     ('step.loss', 'from tftrain import Trainer'),
     ('data.arrays', 'from tftrain.data import dataset_pipeline'),

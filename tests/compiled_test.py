@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import compiled
 from tftrain import errors
-from tftrain import flops
 from tftrain.platform import process_memory
+from tftrain.train import compiled_loop
+from tftrain.train import flops
 
 
 def trained(model, x, y=None, loss='mse', **options):
@@ -219,7 +219,7 @@ def test_another_compilation_is_the_likely_cause(caplog):
 
 
 def loop(max_traces=None):
-  return compiled.Loop(lambda iterator, n: n + 0, 'the loop', max_traces)
+  return compiled_loop.Loop(lambda iterator, n: n + 0, 'the loop', max_traces)
 
 
 def call(loop, dataset):

@@ -18,11 +18,11 @@ from tests import cases
 from tests import predict_child
 import tftrain
 from tftrain import errors
-from tftrain import loops
 from tftrain import predictors
 from tftrain import rows
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.platform import files
+from tftrain.train import inner_loop
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -244,7 +244,7 @@ def test_a_stop_ends_it_and_a_later_call_goes_on(task, suffix, tmp_path):
 
     def numpy(self):
       self.left -= 1
-      return loops.RUN if self.left >= 0 else loops.STOP
+      return inner_loop.RUN if self.left >= 0 else inner_loop.STOP
 
   stopped = predictors.predict(task, arrays(43), output, stop=Stop())
   assert stopped is None and not output.exists()
@@ -370,7 +370,9 @@ def test_an_output_of_another_step(task, tmp_path):
 def test_a_part_of_other_data(task, tmp_path):
   class Now:
     def numpy(self):
-      return loops.STOP if (parts / 'lines.jsonl').exists() else loops.RUN
+      return (
+        inner_loop.STOP if (parts / 'lines.jsonl').exists() else inner_loop.RUN
+      )
 
   output, parts = tmp_path / 'a.jsonl', tmp_path / 'a.jsonl.parts'
   assert predictors.predict(task, arrays(9999), output, stop=Now()) is None

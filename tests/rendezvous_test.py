@@ -15,10 +15,10 @@ from tests import cases
 from tests import teams
 import tftrain
 from tftrain import errors
-from tftrain import tpuchecks
 from tftrain.distribute import _rendezvous
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
+from tftrain.train import _tpu_checks
 
 
 def test_workers_that_come_one_after_the_other_meet():
@@ -184,23 +184,23 @@ def spec(*shape):
 )
 def test_shapes_that_are_not_static_are_refused(batch, message):
   with pytest.raises(errors.InputError, match=message) as raised:
-    tpuchecks.check_shapes(batch)
+    _tpu_checks.check_shapes(batch)
   assert '\n' not in str(raised.value)
 
 
 def test_static_shapes_are_fine():
-  tpuchecks.check_shapes(({'x': spec(8, 4, 4)}, spec(8)))
+  _tpu_checks.check_shapes(({'x': spec(8, 4, 4)}, spec(8)))
 
 
 def test_what_a_tpu_computes_in():
-  tpuchecks.check_precision(['float32', 'bfloat16'])
+  _tpu_checks.check_precision(['float32', 'bfloat16'])
   with pytest.raises(errors.ConfigError, match="precision = 'mixed_bfloat16'"):
-    tpuchecks.check_precision(['float32', 'float16'])
+    _tpu_checks.check_precision(['float32', 'float16'])
 
 
 def test_advice():
-  assert not list(tpuchecks.advice(['float32', 'bfloat16'], 100))
-  few, slow = tpuchecks.advice(['float32'], 99)
+  assert not list(_tpu_checks.advice(['float32', 'bfloat16'], 100))
+  few, slow = _tpu_checks.advice(['float32'], 99)
   assert few.startswith('steps_per_loop=99 is few for a TPU')
   assert "'mixed_bfloat16'" in slow
 

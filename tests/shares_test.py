@@ -10,11 +10,11 @@ import tensorflow as tf
 from tests import cases
 from tests import teams as teams_lib
 import tftrain
-from tftrain import feeds
-from tftrain import loops
 from tftrain.distribute import coordinator
 from tftrain.distribute import row_sharding
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.train import feed as feed_lib
+from tftrain.train import inner_loop
 
 _EXAMPLES = 23
 _SEED = 7
@@ -423,18 +423,20 @@ def test_an_own_train_step_gets_the_whole_batch(kind):
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.SGD(0.1),
   )
-  feed = feeds.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
+  feed = feed_lib.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
 
   class Second(coordinator.Alone):
     rows = row_sharding.Share(1, 2, 2)
 
-  counters = loops.Counters.make(Second())
-  loops.train_loop(task, feed, counters, None, None)
+  counters = inner_loop.Counters.make(Second())
+  inner_loop.train_loop(task, feed, counters, None, None)
   step = tf.constant(5, tf.int64)
   whole = feed.again(5)
   own = whole if kind is Whole else [leaf[4:] for leaf in whole]
   for one, other in zip(feed.take(None, step), own, strict=True):
     np.testing.assert_array_equal(one, other)
   assert len(feed.first_batch()[0]) == 8
-  loops.eval_loop(task, feed, counters, None)  # eval_step is not the user's
+  inner_loop.eval_loop(
+    task, feed, counters, None
+  )  # eval_step is not the user's
   assert len(feed.take(None, step)[0]) == 4

@@ -45,5 +45,5 @@ from .summary.summary_writer import MetricsFile as MetricsFile
 from .summary.summary_writer import SummaryWriter as SummaryWriter
 from .task.supervised_task import SupervisedTask as SupervisedTask
 from .task.task import Task as Task
-from .trainers import Trainer as Trainer
+from .train.trainer import Trainer as Trainer
 from .warmstarts import WarmStart as WarmStart

@@ -11,9 +11,9 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import trainers
 from tftrain.checkpoint import format
 from tftrain.platform import files
+from tftrain.train import trainer as trainer_lib
 
 _BATCH = 'batch/'
 
@@ -24,7 +24,7 @@ def path_of(model_dir: pathlib.Path, step: int) -> pathlib.Path:
 
 def write(
   model_dir: pathlib.Path,
-  trainer: trainers.Trainer,
+  trainer: trainer_lib.Trainer,
   error: errors.NonFiniteError,
   texts: Mapping[str, str],
 ) -> None:
@@ -64,7 +64,7 @@ def write(
 
 
 def restore(
-  model_dir: pathlib.Path, step: int, trainer: trainers.Trainer
+  model_dir: pathlib.Path, step: int, trainer: trainer_lib.Trainer
 ) -> Any:
   """Brings the Trainer to where the step began.
 
@@ -95,13 +95,13 @@ def restore(
   )
 
 
-def _state_before(trainer: trainers.Trainer) -> dict[str, tf.Tensor]:
+def _state_before(trainer: trainer_lib.Trainer) -> dict[str, tf.Tensor]:
   state = trainer.read_state()
   state['trainer/step'] = tf.constant(trainer.step - 1, tf.int64)
   return state
 
 
-def _batch_of(trainer: trainers.Trainer) -> dict[str, tf.Tensor]:
+def _batch_of(trainer: trainer_lib.Trainer) -> dict[str, tf.Tensor]:
   batch = trainer.last_batch()
   leaves = tf.nest.flatten(batch, expand_composites=True)
   return {

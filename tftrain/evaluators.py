@@ -8,10 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import feeds
 from tftrain import hostmetrics
-from tftrain import loops
-from tftrain import metrics
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
@@ -21,6 +18,9 @@ from tftrain.report import report as report_lib
 from tftrain.summary import artifacts as artifacts_lib
 from tftrain.task import build as build_lib
 from tftrain.task import task as task_lib
+from tftrain.train import feed as feed_lib
+from tftrain.train import inner_loop
+from tftrain.train import metrics
 
 _ALL = tf.int64.max
 
@@ -67,8 +67,8 @@ class Evaluator:
         f'evaluation {name!r}: the data never ends; make it Arrays(..., '
         'training=False), or leave out .repeat()'
       )
-    self._feed = feeds.Feed(self._pipeline, seed=0)
-    counters = loops.Counters.make(self.workers)
+    self._feed = feed_lib.Feed(self._pipeline, seed=0)
+    counters = inner_loop.Counters.make(self.workers)
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
@@ -78,7 +78,7 @@ class Evaluator:
       [*self._keras_metrics.names, *self._host_metrics.names],
     )
     with self._strategy.scope():
-      self._loop = loops.eval_loop(
+      self._loop = inner_loop.eval_loop(
         task, self._feed, self._counters, self._means
       )
     self._previous_step = 0
@@ -148,7 +148,7 @@ class Evaluator:
         scalars.update(self._measure_on_host())
       finally:
         self._keras_metrics.set_values(training)
-    return None if self._counters.stop.numpy() == loops.STOP else scalars
+    return None if self._counters.stop.numpy() == inner_loop.STOP else scalars
 
   def _measure_on_host(self) -> dict[str, float]:
     with (

@@ -18,10 +18,8 @@ from tftrain import errors
 from tftrain import evaluators
 from tftrain import exporters
 from tftrain import followers
-from tftrain import metrics
 from tftrain import rewinds
 from tftrain import runs
-from tftrain import trainers
 from tftrain import warmstarts
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import retention
@@ -40,6 +38,8 @@ from tftrain.step import update as update_lib
 from tftrain.summary import progress_bar
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
+from tftrain.train import metrics
+from tftrain.train import trainer as trainer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Experiment:
     )
 
   def _last_step(
-    self, trainer: trainers.Trainer, data: pipeline_lib.Pipeline
+    self, trainer: trainer_lib.Trainer, data: pipeline_lib.Pipeline
   ) -> int:
     """Where the run ends; says now if the data ends before that."""
     asked = interval.last_step(self.steps, self.epochs, data.steps_per_epoch)
@@ -245,7 +245,7 @@ class Experiment:
   def _check_monitored(
     self,
     early_stop: every_lib.EarlyStopping | None,
-    trainer: trainers.Trainer,
+    trainer: trainer_lib.Trainer,
     measured: Sequence[evaluators.Evaluator],
     evaluate: bool,
   ) -> None:
@@ -260,7 +260,7 @@ class Experiment:
       return None
     return copy.copy(given)
 
-  def _facts(self, trainer: trainers.Trainer) -> dict[str, Any]:
+  def _facts(self, trainer: trainer_lib.Trainer) -> dict[str, Any]:
     """What run.json says."""
     start = self.init_from
     return {
@@ -273,7 +273,7 @@ class Experiment:
   def _exporter(
     self,
     model_dir: str | pathlib.Path,
-    trainer: trainers.Trainer,
+    trainer: trainer_lib.Trainer,
     measured: Sequence[evaluators.Evaluator],
   ) -> exporters.Exporter:
     """Exports are tried on the first of `measured`, which is filled later."""
@@ -294,7 +294,7 @@ class Experiment:
   def _checkpointer(
     self,
     model_dir: str | pathlib.Path,
-    trainer: trainers.Trainer,
+    trainer: trainer_lib.Trainer,
     writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
     actions: Sequence[Any],
@@ -361,7 +361,7 @@ class Experiment:
     self,
     started: float | None = None,
     recipe: Mapping[str, Any] | None = None,
-  ) -> tuple[trainers.Trainer, pipeline_lib.Pipeline]:
+  ) -> tuple[trainer_lib.Trainer, pipeline_lib.Pipeline]:
     ledger = goodput.Ledger(started)
     keras.utils.set_random_seed(self.seed)
     strategy = strategy_lib.make_strategy(
@@ -371,7 +371,7 @@ class Experiment:
     team.check_same({'seed': self.seed, **(recipe or {})})
     data = self._train_data()
     data.check_resumable()
-    trainer = trainers.Trainer(
+    trainer = trainer_lib.Trainer(
       self._make_task(strategy),
       data,
       strategy=strategy,
@@ -404,7 +404,7 @@ class Experiment:
 
   def _evaluators(
     self,
-    trainer: trainers.Trainer,
+    trainer: trainer_lib.Trainer,
     actions: Sequence[report_lib.Action],
   ) -> list[evaluators.Evaluator]:
     found = [

@@ -10,13 +10,13 @@ from absl import logging
 from tftrain import errors
 from tftrain import evaluators
 from tftrain import records
-from tftrain import trainers
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import format
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
 from tftrain.summary import summary_writer as summary_writer_lib
+from tftrain.train import trainer as trainer_lib
 
 METRICS = 'eval_metrics.jsonl'
 """Where the lines go; `metrics.jsonl` is the trainer's own."""
@@ -45,7 +45,7 @@ class Follower:
     self,
     model_dir: str | pathlib.Path,
     *,
-    trainer: trainers.Trainer,
+    trainer: trainer_lib.Trainer,
     checkpointer: checkpointer_lib.Checkpointer,
     evaluators: Sequence[evaluators.Evaluator],
     summary_writer: summary_writer_lib.SummaryWriter,

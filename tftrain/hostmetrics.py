@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import loops
 from tftrain import outputs
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
+from tftrain.train import inner_loop
 
 
 class HostMetrics:
@@ -55,7 +55,7 @@ class HostMetrics:
     parts: list[Mapping[str, np.ndarray]] = []
     position = 0
     for batch in self._outputs.batches():
-      if stop.numpy() == loops.STOP:
+      if stop.numpy() == inner_loop.STOP:
         return {}
       arrays, rows = self._outputs(batch, position)
       parts.append(arrays)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import compiled
 from tftrain import errors
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.export import signature
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
+from tftrain.train import compiled_loop
 
 
 class Outputs:
@@ -66,7 +66,7 @@ class Outputs:
     self, batch: Any, position: int
   ) -> tuple[dict[str, np.ndarray], int]:
     """(name -> `[rows, ...]`, rows) of a batch that begins at `position`."""
-    with tf.variable_creator_scope(compiled.refuse_variable):
+    with tf.variable_creator_scope(compiled_loop.refuse_variable):
       made, counted = self._compiled(batch)
     rows = int(counted)
     if self._total is not None:

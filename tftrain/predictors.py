@@ -13,7 +13,6 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import loops
 from tftrain import outputs as outputs_lib
 from tftrain import rows as rows_lib
 from tftrain.checkpoint import format
@@ -23,6 +22,7 @@ from tftrain.platform import files
 from tftrain.step import fused_variables
 from tftrain.task import build as build_lib
 from tftrain.task import task as task_lib
+from tftrain.train import inner_loop
 
 
 def predict(
@@ -255,7 +255,7 @@ class _Run:
       batches, position = self._start()
       try:
         for batch in batches:
-          if stop is not None and stop.numpy() == loops.STOP:
+          if stop is not None and stop.numpy() == inner_loop.STOP:
             return False
           arrays, rows = self._outputs(batch, position)
           skipped = max(0, self._store.count - position)

@@ -7,12 +7,12 @@ import numpy as np
 
 from tftrain import errors
 from tftrain import experiments
-from tftrain import metrics
 from tftrain import runs
 from tftrain.checkpoint import format
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.platform import files
 from tftrain.platform import process_memory
+from tftrain.train import metrics
 
 _SECONDS = 3.0
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain import experiments
-from tftrain import trainers
 from tftrain.platform import files
 from tftrain.task import task as task_lib
+from tftrain.train import trainer as trainer_lib
 
 _SMOOTHING = 0.9
 _AROUND = 4
@@ -120,7 +120,7 @@ def of_experiment(experiment: experiments.Experiment) -> RangeTest:
 
 
 def find(
-  trainer: trainers.Trainer,
+  trainer: trainer_lib.Trainer,
   *,
   lowest: float = 1e-7,
   highest: float = 10.0,
@@ -186,7 +186,7 @@ def _without_schedule(task: task_lib.Task) -> None:
 
 
 def _walk(
-  trainer: trainers.Trainer, optimizer: Any, planned: list[float]
+  trainer: trainer_lib.Trainer, optimizer: Any, planned: list[float]
 ) -> RangeTest:
   rates: list[float] = []
   losses: list[float] = []

@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from tftrain import crashes
 from tftrain import errors
-from tftrain import loops
 from tftrain import runs
-from tftrain import trainers
 from tftrain.checkpoint import format
 from tftrain.interop import check_numerics
 from tftrain.interop import patching
+from tftrain.train import inner_loop
+from tftrain.train import trainer as trainer_lib
 
 
 def replay(run: runs.Run, step: int) -> str:
@@ -79,17 +79,17 @@ def _restore(run: runs.Run, step: int) -> tuple[str, Any]:
 
 
 def _take(
-  trainer: trainers.Trainer, batch: Any
+  trainer: trainer_lib.Trainer, batch: Any
 ) -> tuple[bool, float, float, dict[str, Any]]:
   """(all went well, loss, gradient norm, name -> whether it is finite)."""
   with trainer.strategy.scope():
-    run = loops.single_step(trainer.task)
+    run = inner_loop.single_step(trainer.task)
     finite, loss, norm, gradients = run(batch)
   return bool(finite), float(loss), float(norm), gradients
 
 
 def _causes(
-  trainer: trainers.Trainer, batch: Any, gradients: dict[str, Any]
+  trainer: trainer_lib.Trainer, batch: Any, gradients: dict[str, Any]
 ) -> Iterator[str]:
   """What was not finite: in the batch, in the weights, then in the step."""
   leaves = tf.nest.flatten(batch, expand_composites=True)

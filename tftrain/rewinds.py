@@ -7,9 +7,9 @@ import dataclasses
 from absl import logging
 
 from tftrain import errors
-from tftrain import trainers
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.report import report as report_lib
+from tftrain.train import trainer as trainer_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Rewind:
 
 
 def train(
-  trainer: trainers.Trainer,
+  trainer: trainer_lib.Trainer,
   checkpointer: checkpointer_lib.Checkpointer,
   rewind: Rewind,
   begin: Callable[[int], None],
@@ -75,7 +75,7 @@ def train(
 
 
 def _go_back(
-  trainer: trainers.Trainer,
+  trainer: trainer_lib.Trainer,
   checkpointer: checkpointer_lib.Checkpointer,
   rewind: Rewind,
   error: errors.NonFiniteError,

@@ -25,7 +25,6 @@ from tftrain import predictors
 from tftrain import provenance
 from tftrain import records
 from tftrain import rewinds
-from tftrain import trainers
 from tftrain import warmstarts
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.data import open_files
@@ -35,6 +34,7 @@ from tftrain.platform import signals as signals_lib
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
 from tftrain.summary import summary_writer as summary_writer_lib
+from tftrain.train import trainer as trainer_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Run:
     self,
     model_dir: str | pathlib.Path,
     *,
-    trainer: trainers.Trainer,
+    trainer: trainer_lib.Trainer,
     last_step: int,
     evaluators: Sequence[evaluators.Evaluator],
     checkpointer: checkpointer_lib.Checkpointer,
@@ -436,7 +436,9 @@ class Run:
     files.write_json(self.model_dir / records.NAME, record)
 
 
-def about(model_dir: pathlib.Path, trainer: trainers.Trainer) -> dict[str, Any]:
+def about(
+  model_dir: pathlib.Path, trainer: trainer_lib.Trainer
+) -> dict[str, Any]:
   """What model.md says of a run: title -> text or table."""
   config = model_dir / 'config.gin'
   facts = {

@@ -17,14 +17,14 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import feeds
-from tftrain import trainers
 from tftrain.data import dataset_pipeline
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import tracking
 from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
+from tftrain.train import feed as feed_lib
+from tftrain.train import trainer as trainer_lib
 
 
 def assert_learns(
@@ -58,7 +58,7 @@ def assert_learns(
   """
   keras.utils.set_random_seed(0)
   batch = _batches(data)[:1]
-  trainer = trainers.Trainer(task(), batch, update=update, log_every=1)
+  trainer = trainer_lib.Trainer(task(), batch, update=update, log_every=1)
   reports = [report.scalars for report in trainer.steps(steps)]
   curve = [scalars[metric] for scalars in reports if metric in scalars]
   if not curve:
@@ -159,7 +159,7 @@ class _Trial:
       for optimizer in task.optimizers.values():
         _descend_plainly(optimizer)
     # One for all batches: what takes time is tracing.
-    trainer = trainers.Trainer(
+    trainer = trainer_lib.Trainer(
       task, batches, strategy=strategy, update=options, log_every=1
     )
     self._prepare(task)
@@ -292,7 +292,7 @@ def _switch_off(layer: Any) -> bool:
 def _batches(data: Any) -> list[Any]:
   """The first of what a Trainer takes, and the same without its last row."""
   pipeline = dataset_pipeline.as_pipeline(data, training=True)
-  batch = feeds.Feed(pipeline, seed=0).first_batch()
+  batch = feed_lib.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
   return [whole, less] if strategy_lib.batch_size(less) else [whole]

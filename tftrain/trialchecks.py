@@ -11,11 +11,11 @@ from tftrain import bindings as bindings_lib
 from tftrain import config
 from tftrain import errors
 from tftrain import gintexts
-from tftrain import metrics
 from tftrain import statements
 from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import spaces
+from tftrain.train import metrics
 
 _BUILT = 16  # kinds of trials that are built, at most
 

@@ -114,7 +114,7 @@ GUARDS = (
     (
       'killed_and_started_again_equals_never_killed[block]',
       'updates are counted on',
-      'loops.py',
+      'train/inner_loop.py',
       'variable.assign(state[name])',
       "variable.assign(0 if name == 'updates' else state[name])",
     ),
@@ -134,7 +134,7 @@ GUARDS = (
     (
       'killed_every_other_second_ends_as_never_killed',
       'means go on where they were',
-      'readings.py',
+      'train/_train_metrics.py',
       "self._means.write_state(state['means'])",
       'pass',
     ),
@@ -343,7 +343,7 @@ GUARDS = (
     (
       'a_signal_in_a_step_is_obeyed_within_a_long_block',
       'a stop is seen within a block',
-      'loops.py',
+      'train/inner_loop.py',
       'return (done < n) & well & (counters.stop.read_value() == RUN)',
       'return (done < n) & well',
     ),
@@ -357,7 +357,7 @@ GUARDS = (
     (
       'a_signal_in_an_evaluation_leaves_it_to_the_next_life',
       'a stop is seen within an evaluation',
-      'loops.py',
+      'train/inner_loop.py',
       'return (done < n) & (counters.stop.read_value() < STOP)',
       'return done < n',
     ),
@@ -399,7 +399,7 @@ GUARDS = (
     (
       'an_action_that_raises_costs_no_step',
       'an error saves first',
-      'trainers.py',
+      'train/trainer.py',
       '      self._save_after(error, actions)\n',
       '      del error\n',
     ),
@@ -416,14 +416,14 @@ GUARDS = (
     (
       'a_step_may_be_left_out[nan_gradient]',
       'so many steps may be left out',
-      'loops.py',
+      'train/inner_loop.py',
       'skipped |= ~step.finite & (in_a_row <= limit)',
       'pass',
     ),
     (
       'a_run_that_goes_back_ends_alike_however_often_it_is_killed',
       'what was passed over stays so',
-      'detours.py',
+      'train/_skipped_steps.py',
       "self.parts = tuple((first, last) for first, last in facts['passed_over'])",  # noqa: E501
       'self.parts = ()',
     ),
@@ -458,7 +458,7 @@ GUARDS = (
     (
       'batches_of_any_size_in_blocks_of_any_length_are_traced_once',
       'the length of a block is a tensor',
-      'trainers.py',
+      'train/trainer.py',
       'n = tf.constant(until - before, tf.int64)',
       'n = until - before',
     ),
@@ -510,7 +510,7 @@ GUARDS = (
     (
       'data_that_ends_ends_the_run_at_its_step',
       'the end of the data is known',
-      'trainers.py',
+      'train/trainer.py',
       'return steps if ends is None else min(steps, ends)',
       'return steps',
     ),

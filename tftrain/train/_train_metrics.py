@@ -7,10 +7,6 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import compiled
-from tftrain import flops
-from tftrain import loops
-from tftrain import metrics
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
@@ -19,6 +15,10 @@ from tftrain.platform import process_memory
 from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
+from tftrain.train import compiled_loop
+from tftrain.train import flops
+from tftrain.train import inner_loop
+from tftrain.train import metrics
 
 # The steps whose gradients are looked at, variable by variable.
 _INSPECTED = (1, 100)
@@ -40,7 +40,7 @@ class Readings:
     self,
     task: task_lib.Task,
     means: metrics.Means,
-    counters: loops.Counters,
+    counters: inner_loop.Counters,
     pipeline: pipeline_lib.Pipeline,
     log_every: int,
     ledger: goodput.Ledger,
@@ -84,7 +84,7 @@ class Readings:
     )
 
   def take(
-    self, step: int, start_step: int, loop: compiled.Loop
+    self, step: int, start_step: int, loop: compiled_loop.Loop
   ) -> tuple[dict[str, float], dict[str, float]]:
     """(metrics, timing) since the last report; both begin anew."""
     scalars, timing = self._scalars(), self._timing(step, start_step)
@@ -140,7 +140,7 @@ class Readings:
     return {k: v for k, v in timing.items() if math.isfinite(v)}
 
   def _use(
-    self, timing: Mapping[str, float], loop: compiled.Loop
+    self, timing: Mapping[str, float], loop: compiled_loop.Loop
   ) -> dict[str, float]:
     """How much of the machine is used."""
     use = process_memory.readings()

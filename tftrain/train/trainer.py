@@ -10,14 +10,7 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from tftrain import detours
 from tftrain import errors
-from tftrain import feeds
-from tftrain import loops
-from tftrain import metrics
-from tftrain import readings
-from tftrain import requests
-from tftrain import tpuchecks
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
@@ -29,6 +22,13 @@ from tftrain.step import update as update_lib
 from tftrain.task import build as build_lib
 from tftrain.task import supervised_task
 from tftrain.task import task as task_lib
+from tftrain.train import _skipped_steps
+from tftrain.train import _stop_requests
+from tftrain.train import _tpu_checks
+from tftrain.train import _train_metrics
+from tftrain.train import feed as feed_lib
+from tftrain.train import inner_loop
+from tftrain.train import metrics
 
 
 class Trainer:
@@ -85,16 +85,16 @@ class Trainer:
     )
     self._steps_per_loop = steps_per_loop
     self._seed = seed
-    tpuchecks.check(self.strategy, self.pipeline, task, steps_per_loop)
+    _tpu_checks.check(self.strategy, self.pipeline, task, steps_per_loop)
     strategy_lib.check_divides(self.pipeline.batch_size, self.strategy)
-    self._feed = feeds.Feed(self.pipeline, seed)
-    self._counters = loops.Counters.make(self.workers)
+    self._feed = feed_lib.Feed(self.pipeline, seed)
+    self._counters = inner_loop.Counters.make(self.workers)
     means = metrics.Means(self._build(update or update_lib.Update()))
-    self._readings = readings.Readings(
+    self._readings = _train_metrics.Readings(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
     with self.strategy.scope():
-      self.loop = loops.train_loop(
+      self.loop = inner_loop.train_loop(
         task,
         self._feed,
         self._counters,
@@ -106,10 +106,10 @@ class Trainer:
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
-    self._requests = requests.Requests(self._counters)
+    self._requests = _stop_requests.Requests(self._counters)
     self._whole = True  # False while the state may be that of half a step
     self._ended: int | None = None  # the `steps` asked for when it ended early
-    self.detours = detours.Detours()
+    self.detours = _skipped_steps.Detours()
     """The steps that are passed over."""
     self._reported = 0
 
@@ -379,7 +379,7 @@ class Trainer:
     return self._position[1]
 
   @coordinator.together
-  @requests.settled
+  @_stop_requests.settled
   def _block(self, until: int) -> bool:
     """Takes steps up to `until`, fewer if it must; True if the data ended."""
     before = self.step
@@ -388,7 +388,9 @@ class Trainer:
     self._feed.mark(before)
     if self.detours.holds(before + 1):
       try:
-        return detours.pass_over(self._feed, iterator, self._counters, until)
+        return _skipped_steps.pass_over(
+          self._feed, iterator, self._counters, until
+        )
       finally:
         self._step = int(self._counters.step.numpy())
         self._position = (self._step, iterator)

@@ -10,8 +10,8 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import flops
 from tftrain.data import pipeline as pipeline_lib
+from tftrain.train import flops
 
 _RANDOM = {
   'RandomStandardNormal',

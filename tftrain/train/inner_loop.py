@@ -7,15 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import compiled
-from tftrain import feeds
-from tftrain import metrics
 from tftrain.distribute import coordinator
 from tftrain.distribute import devices
 from tftrain.interop import patching
 from tftrain.step import step_summary
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
+from tftrain.train import compiled_loop
+from tftrain.train import feed as feed_lib
+from tftrain.train import metrics
 
 RUN, PAUSE, STOP = 0, 1, 2
 """What `Counters.stop` may say: go on; leave a training loop, to save; leave
@@ -97,12 +97,12 @@ def _is_own(task: task_lib.Task, *names: str) -> bool:
 
 def train_loop(
   task: task_lib.Task,
-  feed: feeds.Feed,
+  feed: feed_lib.Feed,
   counters: Counters,
   means: metrics.Means,
   measured: Callable[[tf.Tensor], update_lib.Measure],
   max_traces: int | None = None,
-) -> compiled.Loop:
+) -> compiled_loop.Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
 
   It leaves early, at the exact step, when a stop is requested, when the data
@@ -152,7 +152,7 @@ def train_loop(
     )
     return tf.while_loop(go_on, take_step, none_yet)[1:]
 
-  return compiled.Loop(
+  return compiled_loop.Loop(
     run, 'the training loop', max_traces, rows=feed.rows, resumed=True
   )
 
@@ -207,10 +207,10 @@ def single_step(
 
 def eval_loop(
   task: task_lib.Task,
-  feed: feeds.Feed,
+  feed: feed_lib.Feed,
   counters: Counters,
   means: metrics.Means,
-) -> compiled.Loop:
+) -> compiled_loop.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
 
   feed.deal(counters.workers.rows, whole=_is_own(task, 'eval_step'))
@@ -227,10 +227,10 @@ def eval_loop(
 
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
 
-  return compiled.Loop(run, 'an evaluation')
+  return compiled_loop.Loop(run, 'an evaluation')
 
 
-def _timed_take(feed: feeds.Feed, iterator: Any, counters: Counters) -> Any:
+def _timed_take(feed: feed_lib.Feed, iterator: Any, counters: Counters) -> Any:
   """Takes a batch, counts it, and adds up how long it was waited for."""
   begun = devices.timestamp()
 
