@@ -25,8 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 import tftrain
-from tftrain import predictors
-from tftrain import rows
+from tftrain.evaluation import _prediction_files
+from tftrain.evaluation import predictor
 
 FEATURES, BATCH_SIZE = 784, 128
 
@@ -71,11 +71,13 @@ def measure(kind, rounds, examples, directory):
     hand = directory / f'hand-{number}.{kind}'
     begun = time.perf_counter()
     part = directory / str(number)
-    by_hand(directory / 'export', x, rows.store_for(hand), part, hand)
+    by_hand(
+      directory / 'export', x, _prediction_files.store_for(hand), part, hand
+    )
     middle = time.perf_counter()
     data = tftrain.Arrays(x, BATCH_SIZE, training=False)
     ours = directory / f'ours-{number}.{kind}'
-    predictors.predict(task, data, ours)
+    predictor.predict(task, data, ours)
     end = time.perf_counter()
     if number:
       found['by hand'].append(middle - begun)

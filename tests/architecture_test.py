@@ -36,10 +36,10 @@ _LAYERS = (
   'task.build task.task task.supervised_task train.metrics report.every summary.artifacts summary.summary_writer histograms '
   'overviews hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
   'checkpoint.retention checkpoint.checkpointer warmstarts export._isolated_process export.signature export.converters export._model_card '
-  'export.saved_model platform.signals report.interval exporters summary.progress_bar spikes rows provenance '
+  'export.saved_model platform.signals report.interval exporters summary.progress_bar spikes evaluation._prediction_files provenance '
   'records',
-  'train.compiled_loop train.feed train.inner_loop train._stop_requests train._train_metrics train._skipped_steps outputs hostmetrics',
-  'train._tpu_checks train.trainer evaluators predictors',
+  'train.compiled_loop train.feed train.inner_loop train._stop_requests train._train_metrics train._skipped_steps evaluation._per_example evaluation._host_metrics',
+  'train._tpu_checks train.trainer evaluation.evaluator evaluation.predictor',
   'crashes rewinds checks runs replays digests profiles followers experiments '
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
@@ -96,7 +96,7 @@ _LAZY = (
 _COMPILES = (
   'train.compiled_loop',
   'train.inner_loop',
-  'outputs',
+  'evaluation._per_example',
   'export.signature',
   'export.converters',
   'train.metrics',

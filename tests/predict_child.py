@@ -22,8 +22,8 @@ import tensorflow as tf
 from tests import cases
 from tests import servers
 import tftrain
-from tftrain import predictors
-from tftrain import rows
+from tftrain.evaluation import _prediction_files
+from tftrain.evaluation import predictor
 
 EXAMPLES, BATCH_SIZE = 203, 8
 
@@ -60,10 +60,10 @@ def data():
 
 
 def predict(output, seconds):
-  rows.PART_BYTES = 500  # a file for every two batches
+  _prediction_files.PART_BYTES = 500  # a file for every two batches
   task = make_task()
   task.seconds = float(seconds)
-  predictors.predict(task, data(), output)
+  predictor.predict(task, data(), output)
 
 
 def main():

@@ -18,9 +18,9 @@ from tests import cases
 from tests import predict_child
 import tftrain
 from tftrain import errors
-from tftrain import predictors
-from tftrain import rows
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.evaluation import _prediction_files
+from tftrain.evaluation import predictor
 from tftrain.platform import files
 from tftrain.train import inner_loop
 
@@ -94,7 +94,7 @@ def expected(task, count):
 
 
 def assert_predicts(task, data, output, count):
-  assert predictors.predict(task, data, output) == count
+  assert predictor.predict(task, data, output) == count
   found = read(output)['outputs']
   assert found.shape == (count, 3)
   np.testing.assert_allclose(found, expected(task, count), rtol=0, atol=1e-6)
@@ -153,7 +153,7 @@ def test_batches_of_any_size(task, tmp_path):
 @SUFFIXES
 def test_outputs_by_name(named, suffix, tmp_path):
   output = tmp_path / f'a{suffix}'
-  predictors.predict(named, arrays(19), output)
+  predictor.predict(named, arrays(19), output)
   found, wanted = read(output), expected(named, 19)
   assert list(found) == list(wanted)
   for name in ('logits', 'label', 'grid', 'half'):
@@ -168,7 +168,7 @@ def test_outputs_by_name(named, suffix, tmp_path):
 
 def test_both_kinds_hold_the_same_bits(task, tmp_path):
   for name in ('a.jsonl', 'a.npz'):
-    predictors.predict(task, arrays(19), tmp_path / name)
+    predictor.predict(task, arrays(19), tmp_path / name)
   lines = read(tmp_path / 'a.jsonl')['outputs']
   np.testing.assert_array_equal(
     lines.astype(np.float32), read(tmp_path / 'a.npz')['outputs']
@@ -188,7 +188,7 @@ def test_both_kinds_hold_the_same_bits(task, tmp_path):
   ],
 )
 def test_lines_are_strict_json(array, texts):
-  assert rows.lines(7, {'a': array}) == [
+  assert _prediction_files.lines(7, {'a': array}) == [
     f'{{"index": {index}, "a": {text}}}' for index, text in enumerate(texts, 7)
   ]
 
@@ -202,7 +202,7 @@ def test_averages_take_the_place_of_weights(tmp_path):
   with task.averaged():
     wanted = expected(task, 9).numpy()
   assert np.abs(live - wanted).max() > 1e-3
-  predictors.predict(task, arrays(9), tmp_path / 'a.npz')
+  predictor.predict(task, arrays(9), tmp_path / 'a.npz')
   found = read(tmp_path / 'a.npz')['outputs']
   np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
   np.testing.assert_array_equal(expected(task, 9), live)
@@ -213,7 +213,7 @@ def test_under_a_strategy_of_two_replicas(tmp_path):
   with strategy.scope():
     task = make_task()
   output = tmp_path / 'a.npz'
-  assert predictors.predict(task, arrays(11), output, strategy=strategy) == 11
+  assert predictor.predict(task, arrays(11), output, strategy=strategy) == 11
   np.testing.assert_allclose(
     read(output)['outputs'], expected(task, 11), rtol=0, atol=1e-6
   )
@@ -224,9 +224,9 @@ def test_under_a_strategy_of_two_replicas(tmp_path):
 
 def test_a_whole_output_is_left_alone(task, tmp_path):
   output = tmp_path / 'a.jsonl'
-  predictors.predict(task, arrays(11), output)
+  predictor.predict(task, arrays(11), output)
   before = output.stat()
-  assert predictors.predict(task, arrays(11), output) == 11
+  assert predictor.predict(task, arrays(11), output) == 11
   assert output.stat() == before
   assert sorted(path.name for path in tmp_path.iterdir()) == [
     'a.jsonl',
@@ -237,7 +237,7 @@ def test_a_whole_output_is_left_alone(task, tmp_path):
 @SUFFIXES
 def test_a_stop_ends_it_and_a_later_call_goes_on(task, suffix, tmp_path):
   whole, output = tmp_path / f'whole{suffix}', tmp_path / f'a{suffix}'
-  predictors.predict(task, arrays(43), whole)
+  predictor.predict(task, arrays(43), whole)
 
   class Stop:
     left = 3
@@ -246,9 +246,9 @@ def test_a_stop_ends_it_and_a_later_call_goes_on(task, suffix, tmp_path):
       self.left -= 1
       return inner_loop.RUN if self.left >= 0 else inner_loop.STOP
 
-  stopped = predictors.predict(task, arrays(43), output, stop=Stop())
+  stopped = predictor.predict(task, arrays(43), output, stop=Stop())
   assert stopped is None and not output.exists()
-  assert predictors.predict(task, arrays(43), output) == 43
+  assert predictor.predict(task, arrays(43), output) == 43
   assert output.read_bytes() == whole.read_bytes()
 
 
@@ -267,14 +267,14 @@ def test_lines_cut_anywhere(task, kept, kind, tmp_path):
     return [(x[a:b], y[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 
   whole, output = tmp_path / 'whole.jsonl', tmp_path / 'a.jsonl'
-  predictors.predict(task, data(), whole)
+  predictor.predict(task, data(), whole)
   (tmp_path / 'a.jsonl.parts').mkdir()
   part = tmp_path / 'a.jsonl.parts' / 'lines.jsonl'
   part.write_bytes(whole.read_bytes()[:kept])
   (tmp_path / 'a.jsonl.origin.json').write_bytes(
     (tmp_path / 'whole.jsonl.origin.json').read_bytes()
   )
-  assert predictors.predict(task, data(), output) == len(
+  assert predictor.predict(task, data(), output) == len(
     whole.read_bytes().splitlines()
   )
   assert output.read_bytes() == whole.read_bytes()
@@ -310,7 +310,7 @@ def _progress(parts):
 def test_killed_at_any_instant_it_ends_the_same(server, suffix, tmp_path):
   keras.utils.set_random_seed(0)
   whole, output = tmp_path / f'whole{suffix}', tmp_path / f'a{suffix}'
-  predictors.predict(predict_child.make_task(), predict_child.data(), whole)
+  predictor.predict(predict_child.make_task(), predict_child.data(), whole)
   parts = tmp_path / f'a{suffix}.parts'
   chance = random.Random(0)
   seen = []
@@ -341,7 +341,7 @@ def refused(kind, text):
 
 @pytest.fixture
 def done(task, tmp_path):
-  predictors.predict(task, arrays(11), tmp_path / 'a.jsonl')
+  predictor.predict(task, arrays(11), tmp_path / 'a.jsonl')
   return tmp_path / 'a.jsonl'
 
 
@@ -349,22 +349,22 @@ def test_an_output_of_other_data(task, done):
   with refused(
     errors.RunDirectoryError, 'other data: examples is 12 now, it was 11'
   ):
-    predictors.predict(task, arrays(12), done)
+    predictor.predict(task, arrays(12), done)
 
 
 def test_an_output_of_other_weights(done):
   keras.utils.set_random_seed(1)
   with refused(errors.RunDirectoryError, 'other weights; remove it, or name'):
-    predictors.predict(make_task(), arrays(11), done)
+    predictor.predict(make_task(), arrays(11), done)
 
 
 def test_an_output_of_another_step(task, tmp_path):
   output = tmp_path / 'a.jsonl'
-  predictors.predict(task, arrays(11), output, origin={'step': 10})
+  predictor.predict(task, arrays(11), output, origin={'step': 10})
   with refused(
     errors.RunDirectoryError, 'other origin: step is 20 now, it was 10'
   ):
-    predictors.predict(task, arrays(11), output, origin={'step': 20})
+    predictor.predict(task, arrays(11), output, origin={'step': 20})
 
 
 def test_a_part_of_other_data(task, tmp_path):
@@ -375,15 +375,15 @@ def test_a_part_of_other_data(task, tmp_path):
       )
 
   output, parts = tmp_path / 'a.jsonl', tmp_path / 'a.jsonl.parts'
-  assert predictors.predict(task, arrays(9999), output, stop=Now()) is None
+  assert predictor.predict(task, arrays(9999), output, stop=Now()) is None
   with refused(errors.RunDirectoryError, 'a.jsonl.parts was made of other'):
-    predictors.predict(task, arrays(12), output)
+    predictor.predict(task, arrays(12), output)
 
 
 def test_an_output_of_nobody_knows_what(task, tmp_path):
   (tmp_path / 'a.jsonl').write_text('mine\n')
   with refused(errors.RunDirectoryError, 'exists, and no a.jsonl.origin.json'):
-    predictors.predict(task, arrays(11), tmp_path / 'a.jsonl')
+    predictor.predict(task, arrays(11), tmp_path / 'a.jsonl')
   assert (tmp_path / 'a.jsonl').read_text() == 'mine\n'
 
 
@@ -392,17 +392,17 @@ def test_an_output_that_another_writes(task, tmp_path):
   parts.mkdir()
   with files.lock(parts):
     with refused(errors.RunDirectoryError, 'in use .* choose another output'):
-      predictors.predict(task, arrays(11), tmp_path / 'a.jsonl')
+      predictor.predict(task, arrays(11), tmp_path / 'a.jsonl')
 
 
 def test_another_ending(task, tmp_path):
   with refused(errors.ConfigError, 'ends in neither .jsonl nor .npz'):
-    predictors.predict(task, arrays(11), tmp_path / 'a.csv')
+    predictor.predict(task, arrays(11), tmp_path / 'a.csv')
 
 
 def test_a_task_that_is_not_built(tmp_path):
   with refused(errors.TaskError, 'SupervisedTask is not built'):
-    predictors.predict(cases.supervised(), arrays(11), tmp_path / 'a.jsonl')
+    predictor.predict(cases.supervised(), arrays(11), tmp_path / 'a.jsonl')
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_task_that_is_not_built(tmp_path):
 )
 def test_data_that_does_not_do(task, data, text, tmp_path):
   with refused(errors.InputError, text):
-    predictors.predict(task, data(), tmp_path / 'a.jsonl')
+    predictor.predict(task, data(), tmp_path / 'a.jsonl')
 
 
 @pytest.mark.parametrize(
@@ -443,15 +443,15 @@ def test_outputs_that_do_not_do(serve, text, tmp_path):
   task = make_task()
   task.serve = serve
   with refused(errors.TaskError, text):
-    predictors.predict(task, arrays(11), tmp_path / 'a.jsonl')
+    predictor.predict(task, arrays(11), tmp_path / 'a.jsonl')
 
 
 def test_arrays_of_varying_shape(task, tmp_path):
   task = make_task()
   task.serve = lambda x: tf.ones([tf.shape(x)[0], tf.shape(x)[0]])
   with refused(errors.TaskError, 'write .jsonl, or make the shapes equal'):
-    predictors.predict(task, arrays(11), tmp_path / 'a.npz')
-  assert predictors.predict(task, arrays(11), tmp_path / 'a.jsonl') == 11
+    predictor.predict(task, arrays(11), tmp_path / 'a.npz')
+  assert predictor.predict(task, arrays(11), tmp_path / 'a.jsonl') == 11
 
 
 def test_a_disk_that_is_full_ends_it(task, tmp_path, monkeypatch):
@@ -460,7 +460,7 @@ def test_a_disk_that_is_full_ends_it(task, tmp_path, monkeypatch):
 
   monkeypatch.setattr(files.disk, 'append', full)
   with refused(errors.RunDirectoryError, 'No space left on device'):
-    predictors.predict(task, arrays(9999), tmp_path / 'a.jsonl')
+    predictor.predict(task, arrays(9999), tmp_path / 'a.jsonl')
 
 
 # Files as inputs.
@@ -519,7 +519,7 @@ def test_files_are_read_like_the_data_of_the_run(task, like, write, tmp_path):
   data = tftrain.data.open_input(write(tmp_path, x, y), like)
   assert data.num_examples == 19 and not data.repeats
   output = tmp_path / 'a.npz'
-  assert predictors.predict(task, data, output) == 19
+  assert predictor.predict(task, data, output) == 19
   np.testing.assert_allclose(
     read(output)['outputs'], task.serve(tf.constant(2 * x)), rtol=0, atol=1e-5
   )
@@ -544,7 +544,7 @@ def test_csv_is_read_like_the_data_of_the_run(task, tmp_path):
   like = tftrain.data.Examples(source, 8, map_batch=stacked)
   x = write('new.csv', 11, 2)
   data = tftrain.data.open_input(tmp_path / 'new.csv', like)
-  predictors.predict(task, data, tmp_path / 'a.npz')
+  predictor.predict(task, data, tmp_path / 'a.npz')
   np.testing.assert_allclose(
     read(tmp_path / 'a.npz')['outputs'],
     task.serve(tf.constant(x)),

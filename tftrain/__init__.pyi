@@ -12,7 +12,7 @@ from .digests import Digests as Digests
 from .distribute.strategy import make_strategy as make_strategy
 from .errors import Error as Error
 from .errors import NonFiniteError as NonFiniteError
-from .evaluators import Evaluator as Evaluator
+from .evaluation.evaluator import Evaluator as Evaluator
 from .experiments import Experiment as Experiment
 from .export.saved_model import export_model as export_model
 from .export.signature import Signature as Signature

@@ -15,7 +15,6 @@ import keras
 from tftrain import checks
 from tftrain import digests
 from tftrain import errors
-from tftrain import evaluators
 from tftrain import exporters
 from tftrain import followers
 from tftrain import rewinds
@@ -28,6 +27,7 @@ from tftrain.data import limit
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
@@ -174,7 +174,7 @@ class Experiment:
     early_stop = self._early_stop(evaluate)
     further, hear_all = every_lib.own(self.actions)
     publish += [*([early_stop] if early_stop else []), *hear_all]
-    measured: list[evaluators.Evaluator] = []
+    measured: list[evaluator_lib.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
     checkpointer = self._checkpointer(
       model_dir,
@@ -246,7 +246,7 @@ class Experiment:
     self,
     early_stop: every_lib.EarlyStopping | None,
     trainer: trainer_lib.Trainer,
-    measured: Sequence[evaluators.Evaluator],
+    measured: Sequence[evaluator_lib.Evaluator],
     evaluate: bool,
   ) -> None:
     for name, monitor in (('early_stop', early_stop), ('best', self.best)):
@@ -274,7 +274,7 @@ class Experiment:
     self,
     model_dir: str | pathlib.Path,
     trainer: trainer_lib.Trainer,
-    measured: Sequence[evaluators.Evaluator],
+    measured: Sequence[evaluator_lib.Evaluator],
   ) -> exporters.Exporter:
     """Exports are tried on the first of `measured`, which is filled later."""
     given = self.export
@@ -406,9 +406,9 @@ class Experiment:
     self,
     trainer: trainer_lib.Trainer,
     actions: Sequence[report_lib.Action],
-  ) -> list[evaluators.Evaluator]:
+  ) -> list[evaluator_lib.Evaluator]:
     found = [
-      evaluators.Evaluator(
+      evaluator_lib.Evaluator(
         trainer.task,
         make_data(),
         strategy=trainer.strategy,

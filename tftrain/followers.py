@@ -8,10 +8,10 @@ import time
 from absl import logging
 
 from tftrain import errors
-from tftrain import evaluators
 from tftrain import records
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import format
+from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
@@ -47,7 +47,7 @@ class Follower:
     *,
     trainer: trainer_lib.Trainer,
     checkpointer: checkpointer_lib.Checkpointer,
-    evaluators: Sequence[evaluators.Evaluator],
+    evaluators: Sequence[evaluator_lib.Evaluator],
     summary_writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
     timeout: float = 600.0,

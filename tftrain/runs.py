@@ -17,11 +17,9 @@ import tensorflow as tf
 
 from tftrain import crashes
 from tftrain import errors
-from tftrain import evaluators
 from tftrain import exporters
 from tftrain import hparams
 from tftrain import overviews
-from tftrain import predictors
 from tftrain import provenance
 from tftrain import records
 from tftrain import rewinds
@@ -29,6 +27,8 @@ from tftrain import warmstarts
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.data import open_files
 from tftrain.distribute import devices
+from tftrain.evaluation import evaluator as evaluator_lib
+from tftrain.evaluation import predictor
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import every as every_lib
@@ -118,7 +118,7 @@ class Run:
     *,
     trainer: trainer_lib.Trainer,
     last_step: int,
-    evaluators: Sequence[evaluators.Evaluator],
+    evaluators: Sequence[evaluator_lib.Evaluator],
     checkpointer: checkpointer_lib.Checkpointer,
     summary_writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
@@ -319,7 +319,7 @@ class Run:
     data = open_files.open_input(given, like=self.evaluators[0].pipeline)
     step = self.restore(which)
     with self._stopper() as stopper:
-      examples = predictors.predict(
+      examples = predictor.predict(
         self.trainer.task,
         data,
         output,

@@ -593,7 +593,7 @@ GUARDS = (
     (
       'killed_at_any_instant_it_ends_the_same[.jsonl]',
       'lines that are there are counted',
-      'rows.py',
+      'evaluation/_prediction_files.py',
       'self.count = files.cut_half_line(self._path)',
       'self.count = 0',
     ),

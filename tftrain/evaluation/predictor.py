@@ -13,11 +13,11 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import outputs as outputs_lib
-from tftrain import rows as rows_lib
 from tftrain.checkpoint import format
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
+from tftrain.evaluation import _per_example
+from tftrain.evaluation import _prediction_files
 from tftrain.platform import files
 from tftrain.step import fused_variables
 from tftrain.task import build as build_lib
@@ -68,7 +68,7 @@ def predict(
       written.
   """
   output = pathlib.Path(output)
-  rows_lib.store_for(output)  # refuses its name now
+  _prediction_files.store_for(output)  # refuses its name now
   pipeline = dataset_pipeline.as_pipeline(data, training=False)
   _check(task, pipeline)
   strategy = strategy or tf.distribute.get_strategy()
@@ -97,7 +97,7 @@ def _write(
   note = _Note(output, parts, made_of)
   if output.exists():
     return note.read_count()
-  store = rows_lib.store_for(output)(parts)
+  store = _prediction_files.store_for(output)(parts)
   if not _Run(task, pipeline, store).to_end(stop):
     logging.info('%s: stopped after %d examples.', output, store.count)
     return None
@@ -175,7 +175,7 @@ class _Note:
     # By way of JSON, as tuples become lists on the way to the file.
     self._made_of = json.loads(json.dumps(made_of, default=str))
     begun = output if output.exists() else parts
-    if output.exists() or rows_lib.is_begun(parts):
+    if output.exists() or _prediction_files.is_begun(parts):
       self._compare(begun)
     else:
       with files.explained(self._path):
@@ -238,12 +238,12 @@ class _Run:
     self,
     task: task_lib.Task,
     pipeline: pipeline_lib.Pipeline,
-    store: rows_lib.Store,
+    store: _prediction_files.Store,
   ):
     self._task = task
     self._pipeline = pipeline
     self._store = store
-    self._outputs = outputs_lib.served(task, pipeline)
+    self._outputs = _per_example.served(task, pipeline)
     self._batch = 0
 
   def to_end(self, stop: tf.Variable | None) -> bool:

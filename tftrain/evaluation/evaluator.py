@@ -8,10 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import hostmetrics
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
+from tftrain.evaluation import _host_metrics
 from tftrain.platform import goodput
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
@@ -72,7 +72,7 @@ class Evaluator:
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
-    self._host_metrics = hostmetrics.HostMetrics(task, self._pipeline)
+    self._host_metrics = _host_metrics.HostMetrics(task, self._pipeline)
     metrics.check_names(
       self._means.names,
       [*self._keras_metrics.names, *self._host_metrics.names],

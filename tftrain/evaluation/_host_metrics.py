@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import outputs
 from tftrain.data import pipeline as pipeline_lib
+from tftrain.evaluation import _per_example
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
 from tftrain.train import inner_loop
@@ -37,7 +37,7 @@ class HostMetrics:
         )
     if not self._functions:
       return
-    self._outputs = outputs.Outputs(
+    self._outputs = _per_example.Outputs(
       task,
       pipeline,
       lambda batch: autograph.converted(task.collect)(batch),

@@ -1,0 +1,1 @@
+"""Evaluation and prediction: metrics of a dataset, outputs of examples."""
