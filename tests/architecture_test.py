@@ -33,14 +33,14 @@ _LAYERS = (
   'data.dataset_pipeline data.limit data.open_files data.__main__ '
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
-  'task.build task.task task.supervised_task train.metrics report.every summary.artifacts summary.summary_writer histograms '
+  'task.build task.task task.supervised_task train.metrics report.every summary.artifacts summary.summary_writer actions.histograms '
   'overviews hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
   'checkpoint.retention checkpoint.checkpointer warmstarts export._isolated_process export.signature export.converters export._model_card '
-  'export.saved_model platform.signals report.interval exporters summary.progress_bar spikes evaluation._prediction_files provenance '
+  'export.saved_model platform.signals report.interval actions.exporter summary.progress_bar actions.loss_spike evaluation._prediction_files provenance '
   'records',
   'train.compiled_loop train.feed train.inner_loop train._stop_requests train._train_metrics train._skipped_steps evaluation._per_example evaluation._host_metrics',
   'train._tpu_checks train.trainer evaluation.evaluator evaluation.predictor',
-  'crashes rewinds checks runs replays digests profiles followers experiments '
+  'crashes rewinds checks runs replays actions.digests actions.profiler followers experiments '
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '

@@ -112,7 +112,7 @@ def test_what_takes_time_is_booked_where_it_belongs(part, clock, tmp_path):
 
 @pytest.mark.slow
 def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
-  from tftrain import exporters
+  from tftrain.actions import exporter as exporter_lib
   from tftrain.checkpoint import checkpointer as checkpointer_lib
   from tftrain.summary import summary_writer as summary_writer_lib
 
@@ -129,7 +129,7 @@ def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
   slow(
     summary_writer_lib.MetricsFile, '__call__', 0.1
   )  # four times, two evaluations
-  slow(exporters.Exporter, 'export', 7.0)
+  slow(exporter_lib.Exporter, 'export', 7.0)
   result = experiment(clock, {}, export=True).train(tmp_path)
   expected = dict.fromkeys(goodput.PARTS, 0.0)
   expected.update(checkpoint=2.0, summaries=0.4, export=7.0)

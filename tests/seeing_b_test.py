@@ -18,10 +18,10 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from tests import cases
 import tftrain
 from tftrain import diff
-from tftrain import digests as digests_lib
-from tftrain import profiles
 from tftrain import provenance
 from tftrain import reruns
+from tftrain.actions import digests as digests_lib
+from tftrain.actions import profiler
 from tftrain.checkpoint import format
 from tftrain.interop import tracking
 
@@ -659,7 +659,7 @@ def test_prediction_reads_files_whole_where_evaluation_is_limited(tmp_path):
 
 def trace_of(run):
   (path,) = run.glob('train/plugins/profile/*/*.xplane.pb')
-  return profiles._planes(path)
+  return profiler._planes(path)
 
 
 expm = tf.function(tf.linalg.expm)
@@ -670,7 +670,7 @@ def note():
 
 
 def count_of(run, kind):
-  found = profiles.operations(trace_of(run))
+  found = profiler.operations(trace_of(run))
   return sum(o.runs for o in found if o.kind == kind)
 
 
@@ -738,7 +738,7 @@ def test_the_time_of_an_operation_is_without_those_inside_it():
   )
   gpu = space(('gemm', 0, 4 * 10**9), device='/device:GPU:0', line='Stream 1')
   sums = space(('1', 0, 10**12), device='/device:GPU:0', line='Steps')
-  found = profiles.operations([plane, gpu, sums])
+  found = profiler.operations([plane, gpu, sums])
   assert [(o.name, o.kind, o.runs) for o in found] == [
     ('gemm', 'GPU:0', 1),
     ('a/MatMul', 'MatMul', 1),
@@ -747,7 +747,7 @@ def test_the_time_of_an_operation_is_without_those_inside_it():
     ('b/MatMul', 'MatMul', 1),
   ]
   assert [round(o.seconds * 1e3, 6) for o in found] == [4, 3, 2, 1, 1]
-  assert profiles.table(found, 2).splitlines()[1] == (
+  assert profiler.table(found, 2).splitlines()[1] == (
     '     2.000  36.4%       1  GPU:0  gemm'
   )
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from tftrain import errors
-from tftrain import exporters
 from tftrain import rewinds
 from tftrain import warmstarts
+from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import retention
 from tftrain.platform import files
 from tftrain.report import every as every_lib
@@ -69,7 +69,7 @@ def _check_kinds(recipe: Any) -> None:
     ('update', update_lib.Update),
     ('best', retention.Best),
     ('rewind', rewinds.Rewind),
-    ('export', exporters.Export | bool),
+    ('export', exporter_lib.Export | bool),
     ('init_from', warmstarts.WarmStart | str),
   ):
     value = getattr(recipe, name)

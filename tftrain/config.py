@@ -18,19 +18,19 @@ import keras
 
 from tftrain import bindings as bindings_lib
 from tftrain import descriptions
-from tftrain import digests
 from tftrain import errors
 from tftrain import experiments
-from tftrain import exporters
 from tftrain import gintexts
-from tftrain import histograms
 from tftrain import permissions
-from tftrain import profiles
 from tftrain import recipes
 from tftrain import rewinds
-from tftrain import spikes
 from tftrain import statements
 from tftrain import warmstarts
+from tftrain.actions import digests as digests_lib
+from tftrain.actions import exporter as exporter_lib
+from tftrain.actions import histograms
+from tftrain.actions import loss_spike
+from tftrain.actions import profiler
 from tftrain.checkpoint import retention
 from tftrain.data import arrays
 from tftrain.data import batching
@@ -55,9 +55,9 @@ from tftrain.task import supervised_task
 _PUBLIC = (
   every_lib.EarlyStopping,
   every_lib.Every,
-  digests.Digests,
+  digests_lib.Digests,
   experiments.Experiment,
-  exporters.Export,
+  exporter_lib.Export,
   histograms.Histograms,
   third_party.ArrayRecord,
   arrays.Arrays,
@@ -82,14 +82,14 @@ _PUBLIC = (
   folders.TextFiles,
   text.TextLines,
   third_party.Tfds,
-  profiles.Profile,
+  profiler.Profile,
   retention.Best,
   rewinds.Rewind,
   schedules.InverseSqrt,
   schedules.Joined,
   schedules.WarmUp,
   metric_writer.CsvSink,
-  spikes.LossSpike,
+  loss_spike.LossSpike,
   supervised_task.SupervisedTask,
   update_lib.Update,
   warmstarts.WarmStart,
@@ -198,7 +198,7 @@ def profiled(
   experiment: experiments.Experiment, steps: str
 ) -> experiments.Experiment:
   """The same with a Profile of the steps `a:b`, which is no part of its run."""
-  return watched(experiment, [profiles.parse(steps)])
+  return watched(experiment, [profiler.parse(steps)])
 
 
 def watched(

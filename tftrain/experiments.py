@@ -13,13 +13,13 @@ from absl import logging
 import keras
 
 from tftrain import checks
-from tftrain import digests
 from tftrain import errors
-from tftrain import exporters
 from tftrain import followers
 from tftrain import rewinds
 from tftrain import runs
 from tftrain import warmstarts
+from tftrain.actions import digests as digests_lib
+from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import retention
 from tftrain.data import dataset_pipeline
@@ -108,7 +108,7 @@ class Experiment:
   init_from: warmstarts.WarmStart | str | None = None
   rewind: rewinds.Rewind | None = None
   early_stop: every_lib.EarlyStopping | None = None
-  export: exporters.Export | bool = True
+  export: exporter_lib.Export | bool = True
   seed: int = 0
   strategy: str = 'auto'
   all_reduce: str = 'auto'
@@ -275,18 +275,20 @@ class Experiment:
     model_dir: str | pathlib.Path,
     trainer: trainer_lib.Trainer,
     measured: Sequence[evaluator_lib.Evaluator],
-  ) -> exporters.Exporter:
+  ) -> exporter_lib.Exporter:
     """Exports are tried on the first of `measured`, which is filled later."""
     given = self.export
 
-    def samples() -> exporters.Samples:
+    def samples() -> exporter_lib.Samples:
       return measured[0] if measured else trainer
 
-    return exporters.Exporter(
+    return exporter_lib.Exporter(
       model_dir,
       trainer.task,
       samples,
-      given if isinstance(given, exporters.Export) else exporters.Export(),
+      given
+      if isinstance(given, exporter_lib.Export)
+      else exporter_lib.Export(),
       best=self.best,
       about=lambda: runs.about(files.run_directory(model_dir), trainer),
     )
@@ -384,7 +386,7 @@ class Experiment:
       ledger=ledger,
       max_traces=self.max_traces,
     )
-    digests.check_same_data(trainer.workers, 'its data', trainer)
+    digests_lib.check_same_data(trainer.workers, 'its data', trainer)
     return trainer, data
 
   def _make_task(self, strategy: Any) -> task_lib.Task:
@@ -421,7 +423,7 @@ class Experiment:
     ]
     for evaluator in found:
       what = f'the data of evaluation {evaluator.name!r}'
-      digests.check_same_data(trainer.workers, what, evaluator)
+      digests_lib.check_same_data(trainer.workers, what, evaluator)
     return found
 
   def _eval_data(self) -> Mapping[str, Callable[[], Any]]:

@@ -17,13 +17,13 @@ import tensorflow as tf
 
 from tftrain import crashes
 from tftrain import errors
-from tftrain import exporters
 from tftrain import hparams
 from tftrain import overviews
 from tftrain import provenance
 from tftrain import records
 from tftrain import rewinds
 from tftrain import warmstarts
+from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.data import open_files
 from tftrain.distribute import devices
@@ -122,7 +122,7 @@ class Run:
     checkpointer: checkpointer_lib.Checkpointer,
     summary_writer: summary_writer_lib.SummaryWriter,
     metrics_file: summary_writer_lib.MetricsFile,
-    exporter: exporters.Exporter,
+    exporter: exporter_lib.Exporter,
     actions: Sequence[report_lib.Action],
     checkpoint: Sequence[report_lib.Action],
     options: Options,

@@ -699,7 +699,7 @@ GUARDS = (
     (
       'other_data_are_refused[its data-True]',
       'fingerprints of the data are compared',
-      'digests.py',
+      'actions/digests.py',
       'team.check_same({what: facts, f',
       'team.check_same({f',
     ),

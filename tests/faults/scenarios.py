@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import exporters
 from tftrain import runs
+from tftrain.actions import exporter as exporter_lib
 from tftrain.export import saved_model
 from tftrain.summary import summary_writer as summary_writer_lib
 
@@ -164,8 +164,8 @@ def start(trainer, model_dir):
     checkpointer=checkpointer,
     summary_writer=writer,
     metrics_file=summary_writer_lib.MetricsFile(model_dir),
-    exporter=exporters.Exporter(
-      model_dir, trainer.task, lambda: trainer, exporters.Export()
+    exporter=exporter_lib.Exporter(
+      model_dir, trainer.task, lambda: trainer, exporter_lib.Export()
     ),
     actions=(),
     checkpoint=[checkpointer],

@@ -1,0 +1,1 @@
+"""Actions (callbacks) that ship with the library."""
