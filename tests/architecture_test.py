@@ -34,13 +34,13 @@ _LAYERS = (
   'step.loss interop.tracking step.fused_variables step.update step.schedules step.parameter_groups step.clipping step._loss_scale step._ema '
   'interop.rng step.remat interop.check_numerics step.gradients interop.keras_optimizer step.update_targets step.apply_gradients step.step_runner '
   'task.build task.task task.supervised_task train.metrics report.every summary.artifacts summary.summary_writer actions.histograms '
-  'overviews hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
-  'checkpoint.retention checkpoint.checkpointer warmstarts export._isolated_process export.signature export.converters export._model_card '
-  'export.saved_model platform.signals report.interval actions.exporter summary.progress_bar actions.loss_spike evaluation._prediction_files provenance '
-  'records',
+  'experiment._parameter_overview experiment._hparams summary.metric_writer checkpoint.format checkpoint.structure_diff '
+  'checkpoint.retention checkpoint.checkpointer experiment.warm_start export._isolated_process export.signature export.converters export._model_card '
+  'export.saved_model platform.signals report.interval actions.exporter summary.progress_bar actions.loss_spike evaluation._prediction_files experiment._provenance '
+  'experiment.run_record',
   'train.compiled_loop train.feed train.inner_loop train._stop_requests train._train_metrics train._skipped_steps evaluation._per_example evaluation._host_metrics',
   'train._tpu_checks train.trainer evaluation.evaluator evaluation.predictor',
-  'crashes rewinds checks runs replays actions.digests actions.profiler followers experiments '
+  'experiment.crash_dump experiment.rewind experiment._validation experiment.run replays actions.digests actions.profiler experiment._continuous_eval experiment.experiment '
   'inspections preflights rangetests testing',
   'parameters statements usages recipes bindings permissions descriptions',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
@@ -63,7 +63,7 @@ _WITHOUT_TENSORFLOW = (
   'distribute.cluster_resolver',
   'distribute._rendezvous',
   'platform.timeouts',
-  'provenance',
+  'experiment._provenance',
   'reruns',
   'trials',
   'modes',
@@ -317,36 +317,36 @@ _LAWS = {
     ('launch', 'def f():\n  import gin\ndef g():\n  import keras'),
   ],
   _gin_and_flags_at_the_edge: [
-    ('experiments', 'import gin'),
-    ('experiments', 'from gin import config'),
+    ('experiment.experiment', 'import gin'),
+    ('experiment.experiment', 'from gin import config'),
     ('launch', 'import gin'),
-    ('experiments', 'from absl import flags'),
+    ('experiment.experiment', 'from absl import flags'),
   ],
   _compiles_in_few_places: [
     ('task.task', '@tf.function\ndef f(): pass'),
     ('task.task', 'f = tf.function(g, jit_compile=True)'),
   ],
   _writes_through_files: [
-    ('runs', 'open(path, "w")'),
-    ('runs', 'open(path, mode=mode)'),
-    ('runs', 'path.open("ab")'),
-    ('runs', 'tf.io.gfile.GFile(path, "w")'),
-    ('runs', 'tf.io.gfile.rename(a, b)'),
-    ('runs', 'os.open(path, os.O_RDONLY)'),
-    ('runs', 'os.rename(a, b)'),
-    ('runs', 'path.write_text("")'),
-    ('runs', '(path / "x").mkdir()'),
-    ('runs', 'shutil.rmtree(path)'),
-    ('runs', 'np.savez(path, x)'),
+    ('experiment.run', 'open(path, "w")'),
+    ('experiment.run', 'open(path, mode=mode)'),
+    ('experiment.run', 'path.open("ab")'),
+    ('experiment.run', 'tf.io.gfile.GFile(path, "w")'),
+    ('experiment.run', 'tf.io.gfile.rename(a, b)'),
+    ('experiment.run', 'os.open(path, os.O_RDONLY)'),
+    ('experiment.run', 'os.rename(a, b)'),
+    ('experiment.run', 'path.write_text("")'),
+    ('experiment.run', '(path / "x").mkdir()'),
+    ('experiment.run', 'shutil.rmtree(path)'),
+    ('experiment.run', 'np.savez(path, x)'),
   ],
   _data_is_not_code: [
-    ('runs', 'import pickle'),
-    ('runs', 'from pickle import loads'),
-    ('runs', 'eval(text)'),
-    ('runs', 'exec(text)'),
-    ('runs', 'yaml.load(text)'),
-    ('runs', 'subprocess.run(text, shell=True)'),
-    ('runs', 'np.load(path, allow_pickle=True)'),
+    ('experiment.run', 'import pickle'),
+    ('experiment.run', 'from pickle import loads'),
+    ('experiment.run', 'eval(text)'),
+    ('experiment.run', 'exec(text)'),
+    ('experiment.run', 'yaml.load(text)'),
+    ('experiment.run', 'subprocess.run(text, shell=True)'),
+    ('experiment.run', 'np.load(path, allow_pickle=True)'),
     ('checkpoint.checkpointer', 'tf.saved_model.load(path)'),
     ('checkpoint.checkpointer', 'keras.models.load_model(path)'),
   ],
@@ -386,7 +386,9 @@ text.replace('a', 'b')
 os.write(pipe, b'')
 np.load(path, allow_pickle=False)
 """
-  assert not [w for law in _LAWS for w in law(_Module('runs', source))]
+  assert not [
+    w for law in _LAWS for w in law(_Module('experiment.run', source))
+  ]
 
 
 def test_light_modules_import_without_tensorflow():

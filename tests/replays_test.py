@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import crashes
 from tftrain import errors
 from tftrain import replays
 from tftrain.checkpoint import format
+from tftrain.experiment import crash_dump
 
 _BAD_ROW = 41
 
@@ -115,7 +115,7 @@ def test_the_state_before_a_failed_step_is_that_of_a_run_which_ended_there(
   """Seeds and batch statistics are not those that the step left."""
   step = failed(tmp_path / 'a', experiment())
   experiment(steps=step - 1).train(tmp_path / 'b')
-  _, crashed = format.read_checkpoint(crashes.path_of(tmp_path / 'a', step))
+  _, crashed = format.read_checkpoint(crash_dump.path_of(tmp_path / 'a', step))
   path = format.checkpoint_path(tmp_path / 'b' / 'checkpoints', step - 1)
   _, ended = format.read_checkpoint(path)
   names = [name for name in ended if not name.startswith('trainer/')]
@@ -150,7 +150,7 @@ def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
 
   recipe = dataclasses.replace(experiment(), train_data=data)
   step = failed(tmp_path / 'run', recipe)
-  path = crashes.path_of(tmp_path / 'run', step)
+  path = crash_dump.path_of(tmp_path / 'run', step)
   _, values = format.read_checkpoint(path)
   assert (values['batch/0'] == -1.0).sum() == 1
   said = replays.replay(recipe.prepare(tmp_path / 'run'), step)
@@ -190,7 +190,7 @@ def test_steps_that_are_none_are_refused(tmp_path):
 def test_a_damaged_crash_is_said(tmp_path):
   recipe = experiment()
   step = failed(tmp_path, recipe)
-  path = crashes.path_of(tmp_path, step)
+  path = crash_dump.path_of(tmp_path, step)
   (path / 'manifest.json').write_text('{')
   with pytest.raises(errors.DamagedError, match='is damaged'):
     replays.replay(recipe.prepare(tmp_path), step)

@@ -20,8 +20,8 @@ import tftrain
 from tftrain import config
 from tftrain import errors
 from tftrain import gintexts
-from tftrain import hparams
-from tftrain import overviews
+from tftrain.experiment import _hparams
+from tftrain.experiment import _parameter_overview
 from tftrain.platform import _filesystem
 from tftrain.platform import files
 from tftrain.summary import artifacts as artifacts_lib
@@ -537,11 +537,11 @@ def test_a_schedule_and_several_optimizers_are_no_plain_rates():
   task.optimizer = keras.optimizers.SGD(
     keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
   )
-  assert hparams.of_run(task, {'none': None}, [], '').values == {
+  assert _hparams.of_run(task, {'none': None}, [], '').values == {
     'optimizer': 'SGD'
   }
   task.other_optimizer = keras.optimizers.Adam(3e-4)
-  assert hparams.of_run(task, {}, [], '').values == {
+  assert _hparams.of_run(task, {}, [], '').values == {
     'optimizer': 'SGD',
     'other_optimizer': 'Adam',
     'other_optimizer/learning_rate': 0.0003,
@@ -600,7 +600,7 @@ def test_the_graph_of_several_models_is_one(tmp_path):
 
   loss = keras.losses.MeanSquaredError()
   task = Two(cases.model(), loss, keras.optimizers.SGD())
-  nodes = overviews.of_task(task)['graph'].nodes.node
+  nodes = _parameter_overview.of_task(task)['graph'].nodes.node
   assert [node.name.split('/')[0] for node in nodes] == (
     ['model'] * 4 + ['other'] * 4
   )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import warmstarts
+from tftrain.experiment import warm_start
 
 
 def task(body='body', top='top', classes=3):
@@ -96,7 +96,7 @@ def test_weights_come_from(source, old, tmp_path):
   path = str(source(old, tmp_path))
   new = trainer()
   before = cases.state_of(new)
-  warmstarts.load(new.task, tftrain.WarmStart(path))
+  warm_start.load(new.task, tftrain.WarmStart(path))
   assert same(weights(new), weights(old))
   after = cases.state_of(new)
   changed = {n for n, v in after.items() if not np.array_equal(before[n], v)}
@@ -107,7 +107,7 @@ def test_one_checkpoint_among_several(old, tmp_path):
   early = tmp_path / 'old' / 'checkpoints' / 'ckpt-00000010'
   new, same_run = trainer(), trainer(seed=1)
   same_run.train(10)
-  warmstarts.load(new.task, tftrain.WarmStart(str(early)))
+  warm_start.load(new.task, tftrain.WarmStart(str(early)))
   assert same(weights(new), weights(same_run))
 
 
@@ -126,7 +126,7 @@ def test_a_layer_that_was_renamed(source, old, tmp_path):
       f'^{there}/2/_kernel$': 'model/sequential/top/kernel',
       f'^{there}/2/bias$': 'model/sequential/top/bias',
     }
-  warmstarts.load(new.task, tftrain.WarmStart(path, mapping=mapping))
+  warm_start.load(new.task, tftrain.WarmStart(path, mapping=mapping))
   assert same(weights(new), weights(old))
 
 
@@ -146,7 +146,7 @@ def test_a_renamed_layer_in_a_keras_file(old, tmp_path):
       k.replace('/dense_1/', '/top/').replace('/dense/', '/body/'): v
       for k, v in mapping.items()
     }
-  warmstarts.load(new.task, tftrain.WarmStart(path, mapping=mapping))
+  warm_start.load(new.task, tftrain.WarmStart(path, mapping=mapping))
   assert same(weights(new), weights(old))
 
 
@@ -154,7 +154,7 @@ def refused(new, start, pattern):
   """Says why, in one line, and leaves the weights as they were."""
   before = weights(new)
   with pytest.raises(errors.CheckpointError, match=pattern) as info:
-    warmstarts.load(new.task, start)
+    warm_start.load(new.task, start)
   assert '\n' not in str(info.value)
   assert same(weights(new), before)
   return str(info.value)
@@ -187,7 +187,7 @@ def test_not_strict_takes_what_fits(old, tmp_path):
   new = trainer(top='head')
   before = weights(new)
   path = str(tmp_path / 'old')
-  warmstarts.load(new.task, tftrain.WarmStart(path, strict=False))
+  warm_start.load(new.task, tftrain.WarmStart(path, strict=False))
   assert same(weights(new), [*weights(old)[:2], *before[2:]])
   other = trainer(body='a', top='b')
   start = tftrain.WarmStart(path, strict=False)
@@ -199,7 +199,7 @@ def test_what_is_excluded_keeps_its_values(source, old, tmp_path):
   path = str(source(old, tmp_path))
   new = trainer(classes=5)
   before = weights(new)
-  warmstarts.load(new.task, tftrain.WarmStart(path, exclude='/top/'))
+  warm_start.load(new.task, tftrain.WarmStart(path, exclude='/top/'))
   assert same(weights(new), [*weights(old)[:2], *before[2:]])
 
 
@@ -254,13 +254,13 @@ def test_moving_averages_are_taken_where_asked_for(tmp_path):
   for averages, expected in ((True, averaged(run)), (False, weights(run))):
     new = trainer()
     start = tftrain.WarmStart(str(tmp_path), averages=averages)
-    warmstarts.load(new.task, start)
+    warm_start.load(new.task, start)
     assert same(weights(new), expected)
 
 
 def test_the_averages_of_the_new_run_begin_at_the_loaded_weights(old, tmp_path):
   new = trainer(update=tftrain.Update(ema=0.9))
-  warmstarts.load(new.task, tftrain.WarmStart(str(tmp_path / 'old')))
+  warm_start.load(new.task, tftrain.WarmStart(str(tmp_path / 'old')))
   assert same(averaged(new), weights(old))
 
 
@@ -278,13 +278,13 @@ def experiment(steps, **options):
 @pytest.mark.slow
 def test_only_a_run_at_step_0_is_given_weights(old, tmp_path, monkeypatch):
   loaded = []
-  load = warmstarts.load
+  load = warm_start.load
 
   def noting(task, start):
     load(task, start)
     loaded.append(weights(run.trainer))
 
-  monkeypatch.setattr(warmstarts, 'load', noting)
+  monkeypatch.setattr(warm_start, 'load', noting)
   path = str(tmp_path / 'old')
   run = experiment(5, init_from=path).prepare(tmp_path / 'new')
   run.train()

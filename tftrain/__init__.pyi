@@ -17,7 +17,10 @@ from .distribute.strategy import make_strategy as make_strategy
 from .errors import Error as Error
 from .errors import NonFiniteError as NonFiniteError
 from .evaluation.evaluator import Evaluator as Evaluator
-from .experiments import Experiment as Experiment
+from .experiment.experiment import Experiment as Experiment
+from .experiment.rewind import Rewind as Rewind
+from .experiment.run import Result as Result
+from .experiment.warm_start import WarmStart as WarmStart
 from .export.saved_model import export_model as export_model
 from .export.signature import Signature as Signature
 from .platform.signals import stop_on_signal as stop_on_signal
@@ -26,8 +29,6 @@ from .report.every import Every as Every
 from .report.report import Action as Action
 from .report.report import Report as Report
 from .report.report import Signal as Signal
-from .rewinds import Rewind as Rewind
-from .runs import Result as Result
 from .step.loss import Loss as Loss
 from .step.schedules import InverseSqrt as InverseSqrt
 from .step.schedules import Joined as Joined
@@ -46,4 +47,3 @@ from .summary.summary_writer import SummaryWriter as SummaryWriter
 from .task.supervised_task import SupervisedTask as SupervisedTask
 from .task.task import Task as Task
 from .train.trainer import Trainer as Trainer
-from .warmstarts import WarmStart as WarmStart

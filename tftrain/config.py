@@ -19,13 +19,10 @@ import keras
 from tftrain import bindings as bindings_lib
 from tftrain import descriptions
 from tftrain import errors
-from tftrain import experiments
 from tftrain import gintexts
 from tftrain import permissions
 from tftrain import recipes
-from tftrain import rewinds
 from tftrain import statements
-from tftrain import warmstarts
 from tftrain.actions import digests as digests_lib
 from tftrain.actions import exporter as exporter_lib
 from tftrain.actions import histograms
@@ -44,6 +41,9 @@ from tftrain.data.sources import mixture
 from tftrain.data.sources import text
 from tftrain.data.sources import tfrecord
 from tftrain.data.sources import third_party
+from tftrain.experiment import experiment as experiment_lib
+from tftrain.experiment import rewind as rewind_lib
+from tftrain.experiment import warm_start
 from tftrain.platform import redaction
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
@@ -56,7 +56,7 @@ _PUBLIC = (
   every_lib.EarlyStopping,
   every_lib.Every,
   digests_lib.Digests,
-  experiments.Experiment,
+  experiment_lib.Experiment,
   exporter_lib.Export,
   histograms.Histograms,
   third_party.ArrayRecord,
@@ -84,7 +84,7 @@ _PUBLIC = (
   third_party.Tfds,
   profiler.Profile,
   retention.Best,
-  rewinds.Rewind,
+  rewind_lib.Rewind,
   schedules.InverseSqrt,
   schedules.Joined,
   schedules.WarmUp,
@@ -92,7 +92,7 @@ _PUBLIC = (
   loss_spike.LossSpike,
   supervised_task.SupervisedTask,
   update_lib.Update,
-  warmstarts.WarmStart,
+  warm_start.WarmStart,
 )
 
 # They make objects, of any module, as a dict says.
@@ -121,7 +121,7 @@ class Loaded:
     recipe: The bindings that hold, and where each came from.
   """
 
-  experiment: experiments.Experiment
+  experiment: experiment_lib.Experiment
   recipe: recipes.Recipe
 
   def described(self, form: str = 'text') -> str:
@@ -135,7 +135,7 @@ def load(
   gin_files: Sequence[str],
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = (),
-) -> experiments.Experiment:
+) -> experiment_lib.Experiment:
   """The Experiment of a configuration: see `load_all`."""
   return load_all(gin_files, bindings, search_paths).experiment
 
@@ -176,12 +176,12 @@ def load_all(
     for text in texts:
       statements.bind(text, roots)
     gin.finalize()
-    experiment = gin.get_configurable(experiments.Experiment)()
+    experiment = gin.get_configurable(experiment_lib.Experiment)()
   except errors.Error:
     raise
   except Exception as error:
     raise errors.ConfigError(_join_lines(error)) from error
-  assert isinstance(experiment, experiments.Experiment)
+  assert isinstance(experiment, experiment_lib.Experiment)
   return Loaded(experiment, recipe)
 
 
@@ -195,15 +195,15 @@ def _of_flag(binding: str, origins: Mapping[str, str]) -> gintexts.Text:
 
 
 def profiled(
-  experiment: experiments.Experiment, steps: str
-) -> experiments.Experiment:
+  experiment: experiment_lib.Experiment, steps: str
+) -> experiment_lib.Experiment:
   """The same with a Profile of the steps `a:b`, which is no part of its run."""
   return watched(experiment, [profiler.parse(steps)])
 
 
 def watched(
-  experiment: experiments.Experiment, actions: Sequence[report_lib.Action]
-) -> experiments.Experiment:
+  experiment: experiment_lib.Experiment, actions: Sequence[report_lib.Action]
+) -> experiment_lib.Experiment:
   """The same with further Actions, which are no part of its recipe."""
   return dataclasses.replace(
     experiment, actions=[*experiment.actions, *actions]

@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 from tftrain import errors
-from tftrain import experiments
 from tftrain import gintexts
 from tftrain import parameters
 from tftrain import recipes
 from tftrain import statements
+from tftrain.experiment import experiment as experiment_lib
 from tftrain.platform import redaction
 from tftrain.report import interval
 
@@ -149,7 +149,7 @@ def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
     yield from _rows(inner, 1)
 
 
-def steps(experiment: experiments.Experiment) -> int | None:
+def steps(experiment: experiment_lib.Experiment) -> int | None:
   """Where the run would end; None where its data do not say."""
   if experiment.steps is not None:
     return experiment.steps
@@ -159,6 +159,8 @@ def steps(experiment: experiments.Experiment) -> int | None:
   return interval.last_step(None, experiment.epochs, data.steps_per_epoch)
 
 
-def as_json(recipe: recipes.Recipe, experiment: experiments.Experiment) -> str:
+def as_json(
+  recipe: recipes.Recipe, experiment: experiment_lib.Experiment
+) -> str:
   """One line, for programs."""
   return json.dumps({'recipe': tree(recipe), 'steps': steps(experiment)})

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tftrain import experiments
 from tftrain.data import pipeline as pipeline_lib
+from tftrain.experiment import experiment as experiment_lib
 
 _EXAMPLES = 3
 _CHARACTERS = 60
@@ -21,7 +21,7 @@ _ADVICE = {
 }
 
 
-def inspect(experiment: experiments.Experiment, seconds: float = 1.0) -> str:
+def inspect(experiment: experiment_lib.Experiment, seconds: float = 1.0) -> str:
   """The first examples of each of an Experiment's data, and its stages' speed.
 
   Args:

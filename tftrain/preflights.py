@@ -6,10 +6,10 @@ import time
 import numpy as np
 
 from tftrain import errors
-from tftrain import experiments
-from tftrain import runs
 from tftrain.checkpoint import format
 from tftrain.data import pipeline as pipeline_lib
+from tftrain.experiment import experiment as experiment_lib
+from tftrain.experiment import run as run_lib
 from tftrain.platform import files
 from tftrain.platform import process_memory
 from tftrain.train import metrics
@@ -17,7 +17,7 @@ from tftrain.train import metrics
 _SECONDS = 3.0
 
 
-def check(experiment: experiments.Experiment) -> Iterator[str]:
+def check(experiment: experiment_lib.Experiment) -> Iterator[str]:
   """Tries each part of a run, in a directory that is removed afterwards.
 
   Args:
@@ -44,7 +44,7 @@ def check(experiment: experiments.Experiment) -> Iterator[str]:
     )
 
 
-def _described(run: runs.Run) -> Iterator[str]:
+def _described(run: run_lib.Run) -> Iterator[str]:
   """What was already done to prepare it."""
   trainer = run.trainer
   batch = pipeline_lib.described(trainer.example_batch)
@@ -59,7 +59,7 @@ def _described(run: runs.Run) -> Iterator[str]:
   yield _line('metrics', ', '.join(names))
 
 
-def _stepped(run: runs.Run) -> Iterator[str]:
+def _stepped(run: run_lib.Run) -> Iterator[str]:
   files.make_directory(run.model_dir)
   report = run.trainer.train(1)
   assert report is not None  # a run has a first step
@@ -78,7 +78,7 @@ def _stepped(run: runs.Run) -> Iterator[str]:
     yield _line('evaluation', f'{evaluator.name}: {shown}; {seconds:.1f} s')
 
 
-def _saved(run: runs.Run) -> Iterator[str]:
+def _saved(run: run_lib.Run) -> Iterator[str]:
   """A checkpoint is what the state is, and the state then what it says."""
   trainer, checkpointer = run.trainer, run.checkpointer
   before = {k: v.numpy() for k, v in trainer.read_state().items()}
@@ -103,7 +103,7 @@ def _saved(run: runs.Run) -> Iterator[str]:
   )
 
 
-def _timed(run: runs.Run) -> Iterator[str]:
+def _timed(run: run_lib.Run) -> Iterator[str]:
   """Steps for some seconds, and what that makes of the whole run."""
   trainer = run.trainer
   begun, first = time.perf_counter(), trainer.step
@@ -119,7 +119,7 @@ def _timed(run: runs.Run) -> Iterator[str]:
   yield _line('speed', f'{rate:,.4g} steps/s, so {left} for {run.last_step:,}')
 
 
-def _exported(run: runs.Run) -> Iterator[str]:
+def _exported(run: run_lib.Run) -> Iterator[str]:
   path = run.export('latest')
   size = sum(f.stat().st_size for f in path.rglob('*') if f.is_file())
   yield _line(

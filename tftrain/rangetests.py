@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import experiments
+from tftrain.experiment import experiment as experiment_lib
 from tftrain.platform import files
 from tftrain.task import task as task_lib
 from tftrain.train import trainer as trainer_lib
@@ -94,7 +94,7 @@ def write(found: RangeTest, path: str) -> None:
       files.write_text(target, text.getvalue())
 
 
-def of_experiment(experiment: experiments.Experiment) -> RangeTest:
+def of_experiment(experiment: experiment_lib.Experiment) -> RangeTest:
   """The test on the run that an Experiment describes; leaves nothing behind.
 
   Where its optimizer has a schedule, the test has the plain rate instead.

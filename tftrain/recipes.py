@@ -7,10 +7,10 @@ from typing import Any
 from gin import config as gin_config
 
 from tftrain import errors
-from tftrain import experiments
 from tftrain import gintexts
 from tftrain import statements
 from tftrain import usages
+from tftrain.experiment import experiment as experiment_lib
 
 EXPERIMENT = 'tftrain.Experiment'
 FACTORIES = ('task', 'train_data', 'eval_data')
@@ -110,7 +110,7 @@ class Recipe:
 def wrapped(selector: str) -> Any:
   """The class or function of a full selector."""
   if selector == EXPERIMENT:
-    return experiments.Experiment
+    return experiment_lib.Experiment
   return gin_config._REGISTRY[selector].wrapped
 
 

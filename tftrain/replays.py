@@ -9,17 +9,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from tftrain import crashes
 from tftrain import errors
-from tftrain import runs
 from tftrain.checkpoint import format
+from tftrain.experiment import crash_dump
+from tftrain.experiment import run as run_lib
 from tftrain.interop import check_numerics
 from tftrain.interop import patching
 from tftrain.train import inner_loop
 from tftrain.train import trainer as trainer_lib
 
 
-def replay(run: runs.Run, step: int) -> str:
+def replay(run: run_lib.Run, step: int) -> str:
   """Repeats a step, to the bit, and says what happened in it.
 
   It starts from `crash/step-N` if the run ended there, else from the nearest
@@ -56,12 +56,12 @@ def replay(run: runs.Run, step: int) -> str:
   return '\n'.join([*lines, f'state after it: sha256 {_digest(after)}'])
 
 
-def _restore(run: runs.Run, step: int) -> tuple[str, Any]:
+def _restore(run: run_lib.Run, step: int) -> tuple[str, Any]:
   """(from where, the step's batch or None); the Trainer is before the step."""
   trainer = run.trainer
-  path = crashes.path_of(run.model_dir, step)
+  path = crash_dump.path_of(run.model_dir, step)
   if path.exists():
-    batch = crashes.restore(run.model_dir, step, trainer)
+    batch = crash_dump.restore(run.model_dir, step, trainer)
     if batch is not None:
       return str(path.relative_to(run.model_dir)), batch
   start = 'the beginning'
@@ -113,7 +113,7 @@ def _causes(
     yield f'gradients that are not finite: {", ".join(bad)}'
 
 
-def _compared(run: runs.Run, step: int, after: Any) -> Iterator[str]:
+def _compared(run: run_lib.Run, step: int, after: Any) -> Iterator[str]:
   """Whether the checkpoint of that very step says the same."""
   path = format.checkpoint_path(run.checkpointer.directory, step)
   if not path.exists():

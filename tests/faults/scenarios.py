@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from tests import cases
 import tftrain
-from tftrain import runs
 from tftrain.actions import exporter as exporter_lib
+from tftrain.experiment import run as run_lib
 from tftrain.export import saved_model
 from tftrain.summary import summary_writer as summary_writer_lib
 
@@ -156,7 +156,7 @@ def start(trainer, model_dir):
   """What a run does before its first step; returns the step it begins at."""
   writer = tftrain.SummaryWriter(model_dir)
   checkpointer = tftrain.Checkpointer(model_dir, trainer, keep=1)
-  run = runs.Run(
+  run = run_lib.Run(
     model_dir,
     trainer=trainer,
     last_step=STEPS,
@@ -169,7 +169,7 @@ def start(trainer, model_dir):
     ),
     actions=(),
     checkpoint=[checkpointer],
-    options=runs.Options(export=False),
+    options=run_lib.Options(export=False),
     facts={},
   )
   with _no_steps(trainer):

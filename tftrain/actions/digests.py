@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain import runs
+from tftrain.experiment import run as run_lib
 from tftrain.interop import tracking
 from tftrain.platform import files
 from tftrain.report import report as report_lib
@@ -46,12 +46,12 @@ class Digests:
         f'Digests.every must be a whole number of at least 1, got {every!r}'
       )
     self._every = every
-    self._run: runs.Run | None = None
+    self._run: run_lib.Run | None = None
     self._life: Any = None
     self._written: set[int] = set()
     self._last_step = -1
 
-  def bind(self, run: runs.Run) -> None:
+  def bind(self, run: run_lib.Run) -> None:
     """Says whose steps these are."""
     self._run = run
 

@@ -12,12 +12,7 @@ from typing import Any
 from absl import logging
 import keras
 
-from tftrain import checks
 from tftrain import errors
-from tftrain import followers
-from tftrain import rewinds
-from tftrain import runs
-from tftrain import warmstarts
 from tftrain.actions import digests as digests_lib
 from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import checkpointer as checkpointer_lib
@@ -28,6 +23,11 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.evaluation import evaluator as evaluator_lib
+from tftrain.experiment import _continuous_eval
+from tftrain.experiment import _validation
+from tftrain.experiment import rewind as rewind_lib
+from tftrain.experiment import run as run_lib
+from tftrain.experiment import warm_start
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
@@ -105,8 +105,8 @@ class Experiment:
   durable: bool = False
   max_failed_saves: int = 0
   max_time: str | None = None
-  init_from: warmstarts.WarmStart | str | None = None
-  rewind: rewinds.Rewind | None = None
+  init_from: warm_start.WarmStart | str | None = None
+  rewind: rewind_lib.Rewind | None = None
   early_stop: every_lib.EarlyStopping | None = None
   export: exporter_lib.Export | bool = True
   seed: int = 0
@@ -121,7 +121,7 @@ class Experiment:
   max_traces: int | None = None
 
   def __post_init__(self) -> None:
-    checks.check(self, self._eval_data())
+    _validation.check(self, self._eval_data())
 
   def train(
     self,
@@ -129,13 +129,13 @@ class Experiment:
     *,
     evaluate: bool = True,
     texts: Mapping[str, str] | None = None,
-  ) -> runs.Result:
+  ) -> run_lib.Result:
     """Trains to the end; the same call resumes what was interrupted."""
     return self.prepare(model_dir, evaluate=evaluate).train(texts)
 
   def evaluate(
     self, model_dir: str | pathlib.Path, checkpoint: str = 'latest'
-  ) -> runs.Result:
+  ) -> run_lib.Result:
     """Evaluates a checkpoint in `model_dir`: `latest`, `best` or a step."""
     return self.prepare(model_dir).evaluate(checkpoint)
 
@@ -161,7 +161,7 @@ class Experiment:
     started: float | None = None,
     quiet: bool = False,
     recipe: Mapping[str, Any] | None = None,
-  ) -> runs.Run:
+  ) -> run_lib.Run:
     """Builds and checks every part; writes nothing.
 
     This life began at `started`, as time.time() tells it; None means now. If
@@ -196,7 +196,7 @@ class Experiment:
       further.append(every_lib.Every(every, exporter))
     eval_every = interval.resolved('eval_every', self.eval_every, per_epoch)
     timed = [every_lib.Every(eval_every, e) for e in measured]
-    return runs.Run(
+    return run_lib.Run(
       model_dir,
       trainer=trainer,
       last_step=self._last_step(trainer, data),
@@ -290,7 +290,7 @@ class Experiment:
       if isinstance(given, exporter_lib.Export)
       else exporter_lib.Export(),
       best=self.best,
-      about=lambda: runs.about(files.run_directory(model_dir), trainer),
+      about=lambda: run_lib.about(files.run_directory(model_dir), trainer),
     )
 
   def _checkpointer(
@@ -322,11 +322,11 @@ class Experiment:
 
   def _options(
     self, stop_signals: Sequence[str], save_signals: Sequence[str]
-  ) -> runs.Options:
+  ) -> run_lib.Options:
     limit, start = self.max_time, self.init_from
     if isinstance(start, str):
-      start = warmstarts.WarmStart(start)
-    return runs.Options(
+      start = warm_start.WarmStart(start)
+    return run_lib.Options(
       export=bool(self.export),
       max_seconds=None if limit is None else every_lib.seconds(limit),
       init_from=start,
@@ -342,13 +342,13 @@ class Experiment:
     timeout: float = 600.0,
     stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     quiet: bool = False,
-  ) -> followers.Follower:
+  ) -> _continuous_eval.Follower:
     """What evaluates each checkpoint of a run that another process trains."""
     trainer, _ = self._make_trainer()
     writer, metrics_file, publish = _publishers(
-      model_dir, quiet, followers.METRICS
+      model_dir, quiet, _continuous_eval.METRICS
     )
-    return followers.Follower(
+    return _continuous_eval.Follower(
       model_dir,
       trainer=trainer,
       checkpointer=checkpointer_lib.Checkpointer(model_dir, trainer),

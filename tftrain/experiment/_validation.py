@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from tftrain import errors
-from tftrain import rewinds
-from tftrain import warmstarts
 from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import retention
+from tftrain.experiment import rewind as rewind_lib
+from tftrain.experiment import warm_start
 from tftrain.platform import files
 from tftrain.report import every as every_lib
 from tftrain.step import update as update_lib
@@ -68,9 +68,9 @@ def _check_kinds(recipe: Any) -> None:
   for name, kind in (
     ('update', update_lib.Update),
     ('best', retention.Best),
-    ('rewind', rewinds.Rewind),
+    ('rewind', rewind_lib.Rewind),
     ('export', exporter_lib.Export | bool),
-    ('init_from', warmstarts.WarmStart | str),
+    ('init_from', warm_start.WarmStart | str),
   ):
     value = getattr(recipe, name)
     if value is not None and not isinstance(value, kind):

@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tftrain import crashes
 from tftrain import errors
-from tftrain import hparams
-from tftrain import overviews
-from tftrain import provenance
-from tftrain import records
-from tftrain import rewinds
-from tftrain import warmstarts
 from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.data import open_files
 from tftrain.distribute import devices
 from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.evaluation import predictor
+from tftrain.experiment import _hparams
+from tftrain.experiment import _parameter_overview
+from tftrain.experiment import _provenance
+from tftrain.experiment import crash_dump
+from tftrain.experiment import rewind as rewind_lib
+from tftrain.experiment import run_record
+from tftrain.experiment import warm_start
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import every as every_lib
@@ -88,8 +88,8 @@ class Options:
 
   export: bool = True
   max_seconds: float | None = None
-  init_from: warmstarts.WarmStart | None = None
-  rewind: rewinds.Rewind | None = None
+  init_from: warm_start.WarmStart | None = None
+  rewind: rewind_lib.Rewind | None = None
   stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS
   save_signals: Sequence[str] = signals_lib.SAVE_SIGNALS
 
@@ -179,7 +179,7 @@ class Run:
         self._train()
       except errors.NonFiniteError as error:
         if type(error) is errors.NonFiniteError:  # a spike is seen later
-          crashes.write(self.model_dir, self.trainer, error, texts)
+          crash_dump.write(self.model_dir, self.trainer, error, texts)
         raise
       finally:  # also after an error: what was saved before it is committed
         try:
@@ -207,7 +207,7 @@ class Run:
     if restored is not None:
       print(f'Resumed from step {restored:,}', file=sys.stderr, flush=True)
     elif self._options.init_from:
-      warmstarts.load(self.trainer.task, self._options.init_from)
+      warm_start.load(self.trainer.task, self._options.init_from)
     self._begin(restored)
     self._write_texts(texts, fresh=restored is None)
     if restored is None:
@@ -240,7 +240,7 @@ class Run:
     if self._options.rewind is None:
       self.trainer.train(self.last_step, self._actions)
       return
-    rewinds.train(
+    rewind_lib.train(
       self.trainer,
       self.checkpointer,
       self._options.rewind,
@@ -332,7 +332,7 @@ class Run:
 
   def _is_done(self) -> bool:
     step = self.trainer.step
-    finished = records.read_record(self.model_dir).get('finished') or {}
+    finished = run_record.read_record(self.model_dir).get('finished') or {}
     known = (
       finished.get('step') == step
       and finished.get('last_step', 0) >= self.last_step
@@ -357,7 +357,7 @@ class Run:
     return Result(
       step=self.trainer.step,
       last_step=self.last_step,
-      scalars=records.newest_scalars(self.model_dir),
+      scalars=run_record.newest_scalars(self.model_dir),
       seconds=self.trainer.ledger.read(),
       **changes,
     )
@@ -377,8 +377,8 @@ class Run:
     """What is trained, once, beside its curves."""
     task, facts = self.trainer.task, {**self._facts, 'steps': self.last_step}
     name = str(self.model_dir.absolute())
-    row = hparams.of_run(task, facts, provenance.redacted(bindings), name)
-    self.summary_writer.show(0, overviews.of_task(task))
+    row = _hparams.of_run(task, facts, _provenance.redacted(bindings), name)
+    self.summary_writer.show(0, _parameter_overview.of_task(task))
     self.summary_writer.show_run(row)
 
   def life(self) -> dict[str, Any]:
@@ -386,18 +386,18 @@ class Run:
     facts = self.trainer.facts()
     evals = {f'eval/{e.name}': e.pipeline for e in self.evaluators}
     life = {
-      'argv': provenance.redacted(sys.argv),
+      'argv': _provenance.redacted(sys.argv),
       'host': socket.gethostname(),
       'start_step': self.trainer.step,
       'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
       'python': platform.python_version(),
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
-      'git': provenance.code(),
+      'git': _provenance.code(),
       'seed': facts['seed'],
       'replicas': self.trainer.strategy.num_replicas_in_sync,
       'devices': devices.facts(self.trainer.strategy),
-      'data': provenance.data(
+      'data': _provenance.data(
         {
           'train': facts['data'],
           **{name: data.fingerprint() for name, data in evals.items()},
@@ -407,7 +407,7 @@ class Run:
     return {name: fact for name, fact in life.items() if fact is not None}
 
   def _write_start(self) -> None:
-    record = records.read_record(self.model_dir)
+    record = run_record.read_record(self.model_dir)
     ledger = self.trainer.ledger
     began = record.get('began', ledger.started)
     if not self.trainer.step:
@@ -432,8 +432,8 @@ class Run:
 
   def _note(self, **facts: Any) -> None:
     """Changes what run.json says."""
-    record = {**records.read_record(self.model_dir), **facts}
-    files.write_json(self.model_dir / records.NAME, record)
+    record = {**run_record.read_record(self.model_dir), **facts}
+    files.write_json(self.model_dir / run_record.NAME, record)
 
 
 def about(
@@ -442,7 +442,7 @@ def about(
   """What model.md says of a run: title -> text or table."""
   config = model_dir / 'config.gin'
   facts = {
-    'Metrics': records.newest_scalars(model_dir),
+    'Metrics': run_record.newest_scalars(model_dir),
     'Data': trainer.facts()['data'],
   }
   if config.exists():

@@ -8,10 +8,10 @@ import time
 from absl import logging
 
 from tftrain import errors
-from tftrain import records
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import format
 from tftrain.evaluation import evaluator as evaluator_lib
+from tftrain.experiment import run_record
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
@@ -114,7 +114,7 @@ class Follower:
     alive = time.monotonic()
     while not self._stop.is_set():
       # Before the listing: what is saved last is then in it.
-      finished = records.read_record(self.model_dir).get('finished')
+      finished = run_record.read_record(self.model_dir).get('finished')
       todo = self._todo(done)
       for step in todo:
         if self._evaluate(step):

@@ -1,0 +1,1 @@
+"""Experiments: a whole run on one model_dir, from config to result."""
