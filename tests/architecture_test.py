@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors platform._filesystem platform.files report.report platform.goodput platform.best_effort diff spellings gintexts platform.redaction '
+  'errors platform._filesystem platform.files report.report platform.goodput platform.best_effort debug.compare_runs spellings gintexts platform.redaction '
   'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
   'interop.patching interop.mixed_precision distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
   'interop.autograph step.step_summary train.flops platform.process_memory '
@@ -40,8 +40,8 @@ _LAYERS = (
   'experiment.run_record',
   'train.compiled_loop train.feed train.inner_loop train._stop_requests train._train_metrics train._skipped_steps evaluation._per_example evaluation._host_metrics',
   'train._tpu_checks train.trainer evaluation.evaluator evaluation.predictor',
-  'experiment.crash_dump experiment.rewind experiment._validation experiment.run replays actions.digests actions.profiler experiment._continuous_eval experiment.experiment '
-  'inspections preflights rangetests testing',
+  'experiment.crash_dump experiment.rewind experiment._validation experiment.run debug.replay actions.digests actions.profiler experiment._continuous_eval experiment.experiment '
+  'debug.inspect_data debug.dry_run debug.lr_finder testing',
   'parameters statements usages recipes bindings permissions descriptions',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
   'sweeps.leases sweeps.results sweeps.samplers platform.resource_slots sweeps.children '
@@ -59,7 +59,7 @@ _WITHOUT_TENSORFLOW = (
   'platform.files',
   'report.report',
   'platform.goodput',
-  'diff',
+  'debug.compare_runs',
   'distribute.cluster_resolver',
   'distribute._rendezvous',
   'platform.timeouts',
@@ -91,7 +91,7 @@ _LAZY = (
   'export.converters',
   'sweeps.samplers',
   'sweeps.reports',
-  'rangetests',
+  'debug.lr_finder',
 )
 _COMPILES = (
   'train.compiled_loop',

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import preflights
+from tftrain.debug import dry_run
 
 _RECIPE = """
 import tests.preflights_test
@@ -105,10 +105,10 @@ def test_a_state_that_does_not_come_back_is_named(tmp_path):
 
   recipe = tftrain.Experiment(make, train_data, steps=10, export=False)
   with pytest.raises(errors.CheckpointError, match='asked is not what it was'):
-    list(preflights.check(recipe))
+    list(dry_run.check(recipe))
 
 
 def test_a_run_of_one_step_has_no_speed():
   recipe = tftrain.Experiment(make_task, train_data, steps=1, export=False)
-  assert 'speed       the run has one step' in list(preflights.check(recipe))
+  assert 'speed       the run has one step' in list(dry_run.check(recipe))
   assert not pathlib.Path('run').exists()

@@ -13,7 +13,7 @@ from examples import digits
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import rangetests
+from tftrain.debug import lr_finder
 
 _CURVATURE = 4.0
 
@@ -46,7 +46,7 @@ def digits_trainer(**options):
 
 
 def test_on_a_quadratic_it_suggests_what_converges():
-  found = rangetests.find(quadratic(), lowest=1e-4)
+  found = lr_finder.find(quadratic(), lowest=1e-4)
   assert 0.02 / _CURVATURE < found.suggestion < 2 / _CURVATURE
   assert found.rates[0] == 1e-4
   ratios = np.divide(found.rates[1:], found.rates[:-1])
@@ -60,7 +60,7 @@ def test_the_state_is_put_back_to_the_bit():
   trainer = digits_trainer()
   trainer.train(7)
   before = cases.state_of(trainer)
-  rangetests.find(trainer, steps=30)
+  lr_finder.find(trainer, steps=30)
   cases.assert_same_bits(before, cases.state_of(trainer))
   assert trainer.step == 7
   assert float(trainer.task.optimizer.learning_rate) == pytest.approx(0.001)
@@ -68,7 +68,7 @@ def test_the_state_is_put_back_to_the_bit():
   keras.utils.set_random_seed(0)
   one = digits_trainer()
   one.train(7)
-  rangetests.find(one, steps=10)
+  lr_finder.find(one, steps=10)
   keras.utils.set_random_seed(0)
   two = digits_trainer()
   two.train(7)
@@ -79,7 +79,7 @@ def test_the_state_is_put_back_to_the_bit():
 
 @pytest.mark.slow
 def test_what_is_suggested_for_the_digits_learns_them():
-  found = rangetests.find(digits_trainer())
+  found = lr_finder.find(digits_trainer())
   assert 1e-4 < found.suggestion < 0.1
   rate = found.suggestion
   task = digits.make_task(lambda: keras.optimizers.Adam(rate), filters=8)
@@ -100,7 +100,7 @@ class Breaks(Quadratic):
 def test_what_is_not_finite_ends_the_test_and_nothing_else():
   trainer = tftrain.Trainer(Breaks(), [np.ones((4, 1), 'float32')] * 200)
   before = cases.state_of(trainer)
-  found = rangetests.find(trainer, lowest=1e-3, highest=1e4)
+  found = lr_finder.find(trainer, lowest=1e-3, highest=1e4)
   assert 'not finite at ' in found.ended
   assert len(found.rates) < 100 and np.isfinite(found.losses).all()
   cases.assert_same_bits(before, cases.state_of(trainer))
@@ -110,25 +110,25 @@ def test_what_is_not_finite_ends_the_test_and_nothing_else():
 def test_data_that_end_end_the_test():
   data = tftrain.Batches([np.ones((4, 8), 'float32')] * 12, repeat=False)
   trainer = tftrain.Trainer(Quadratic(), data)
-  found = rangetests.find(trainer)
+  found = lr_finder.find(trainer)
   assert found.ended == 'the data ended' and len(found.rates) == 12
   assert trainer.step == 0
 
 
 def test_what_it_cannot_test_is_refused():
   with pytest.raises(errors.ConfigError, match='0 < lowest < highest'):
-    rangetests.find(quadratic(), lowest=1.0, highest=0.1)
+    lr_finder.find(quadratic(), lowest=1.0, highest=0.1)
   schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
   with pytest.raises(errors.ConfigError, match='is a schedule; give a number'):
-    rangetests.find(quadratic(rate=schedule))
+    lr_finder.find(quadratic(rate=schedule))
   with pytest.raises(errors.ConfigError, match='ends in .csv, .json, .png'):
-    rangetests.check_output('rates.txt')
+    lr_finder.check_output('rates.txt')
 
 
 def test_tables_and_plots_hold_all_steps(tmp_path):
-  found = rangetests.find(quadratic(), lowest=1e-4, steps=20)
+  found = lr_finder.find(quadratic(), lowest=1e-4, steps=20)
   for name in ('a.csv', 'a.json', 'a.png'):
-    rangetests.write(found, str(tmp_path / name))
+    lr_finder.write(found, str(tmp_path / name))
   rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
   assert [float(row['learning_rate']) for row in rows] == list(found.rates)
   saved = json.loads((tmp_path / 'a.json').read_text())
@@ -139,7 +139,7 @@ def test_tables_and_plots_hold_all_steps(tmp_path):
 def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
   with pytest.raises(errors.ConfigError, match=r'tftrain\[figures\]'):
-    rangetests.check_output('a.png')
+    lr_finder.check_output('a.png')
 
 
 @pytest.mark.slow

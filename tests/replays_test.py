@@ -12,8 +12,8 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import replays
 from tftrain.checkpoint import format
+from tftrain.debug import replay
 from tftrain.experiment import crash_dump
 
 _BAD_ROW = 41
@@ -86,7 +86,7 @@ STRATEGIES = pytest.mark.parametrize(
 def test_a_step_that_failed_is_kept_and_repeated(strategy, tmp_path):
   recipe = experiment(strategy=strategy)
   step = failed(tmp_path, recipe)
-  said = replays.replay(recipe.prepare(tmp_path), step)
+  said = replay.replay(recipe.prepare(tmp_path), step)
   assert said.startswith(
     f'step {step}, from crash/step-{step}: loss nan, gradient norm '
   )
@@ -101,7 +101,7 @@ def test_any_step_is_repeated_to_the_bit(strategy, tmp_path):
   recipe = experiment(0.5, strategy=strategy, keep=9)
   recipe.train(tmp_path)
   for step in (10, 30, 31):
-    said = replays.replay(recipe.prepare(tmp_path), step)
+    said = replay.replay(recipe.prepare(tmp_path), step)
     near = (step - 1) // 10 * 10
     start = f'the checkpoint of step {near}' if near else 'the beginning'
     assert said.startswith(f'step {step}, from {start}: loss ')
@@ -128,7 +128,7 @@ def test_the_state_before_a_failed_step_is_that_of_a_run_which_ended_there(
 def test_a_bad_batch_and_bad_weights_are_named(tmp_path):
   recipe = experiment(np.nan)
   step = failed(tmp_path, recipe)
-  said = replays.replay(recipe.prepare(tmp_path), step)
+  said = replay.replay(recipe.prepare(tmp_path), step)
   assert 'batch leaf 0: 1 of 48 are NaN, first at [' in said
 
 
@@ -153,7 +153,7 @@ def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
   path = crash_dump.path_of(tmp_path / 'run', step)
   _, values = format.read_checkpoint(path)
   assert (values['batch/0'] == -1.0).sum() == 1
-  said = replays.replay(recipe.prepare(tmp_path / 'run'), step)
+  said = replay.replay(recipe.prepare(tmp_path / 'run'), step)
   assert 'first bad operation: Log made NaN' in said
 
 
@@ -169,7 +169,7 @@ def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
   recipe = dataclasses.replace(recipe, checkpoint_every=2)
   step = failed(tmp_path, recipe)
   assert step == 6
-  said = replays.replay(recipe.prepare(tmp_path), step)
+  said = replay.replay(recipe.prepare(tmp_path), step)
   assert said.startswith('step 6, from the checkpoint of step 4: loss nan')
 
 
@@ -177,14 +177,14 @@ def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
 def test_under_xla_the_cause_is_found_too(tmp_path):
   recipe = experiment(update=tftrain.Update(jit=True))
   step = failed(tmp_path, recipe)
-  said = replays.replay(recipe.prepare(tmp_path), step)
+  said = replay.replay(recipe.prepare(tmp_path), step)
   assert 'first bad operation: Log made NaN' in said
 
 
 def test_steps_that_are_none_are_refused(tmp_path):
   recipe = experiment(0.5, steps=10)
   with pytest.raises(errors.ConfigError, match='--step=11: the steps of this'):
-    replays.replay(recipe.prepare(tmp_path), 11)
+    replay.replay(recipe.prepare(tmp_path), 11)
 
 
 def test_a_damaged_crash_is_said(tmp_path):
@@ -193,7 +193,7 @@ def test_a_damaged_crash_is_said(tmp_path):
   path = crash_dump.path_of(tmp_path, step)
   (path / 'manifest.json').write_text('{')
   with pytest.raises(errors.DamagedError, match='is damaged'):
-    replays.replay(recipe.prepare(tmp_path), step)
+    replay.replay(recipe.prepare(tmp_path), step)
 
 
 @pytest.mark.slow

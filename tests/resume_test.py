@@ -10,8 +10,8 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import inspections
 from tftrain.checkpoint import format
+from tftrain.debug import inspect_data
 
 X, Y = cases.arrays()
 
@@ -130,7 +130,7 @@ def test_inspecting_shows_examples_and_stages():
     source = tftrain.data.InMemory({'x': X, 'y': Y})
     return tftrain.data.Examples(source, 8, map=dict, select=('x', 'y'))
 
-  lines = inspections.inspect(experiment(data, 5), seconds=0.1).splitlines()
+  lines = inspect_data.inspect(experiment(data, 5), seconds=0.1).splitlines()
   assert lines[0] == 'train:'
   assert lines[1:3] == ['  examples: 67', '  steps: without end']
   assert any(line.startswith('    0: float32[6] ') for line in lines)

@@ -17,11 +17,11 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tests import cases
 import tftrain
-from tftrain import diff
 from tftrain import reruns
 from tftrain.actions import digests as digests_lib
 from tftrain.actions import profiler
 from tftrain.checkpoint import format
+from tftrain.debug import compare_runs
 from tftrain.experiment import _provenance
 from tftrain.interop import tracking
 
@@ -329,7 +329,7 @@ def runs_of(tmp_path, **changes):
   experiment(actions=[tftrain.Digests(2)]).train(tmp_path / 'a')
   fields = {'actions': [tftrain.Digests(2)], **changes}
   experiment(**fields).train(tmp_path / 'b')
-  return diff.compare(tmp_path / 'a', tmp_path / 'b')
+  return compare_runs.compare(tmp_path / 'a', tmp_path / 'b')
 
 
 def test_two_equal_runs_are_the_same(tmp_path, capsys):
@@ -338,7 +338,7 @@ def test_two_equal_runs_are_the_same(tmp_path, capsys):
   assert (
     found.compared == '3 lines of digests.jsonl and 5 lines of metrics.jsonl'
   )
-  assert diff.main([str(tmp_path / 'a'), str(tmp_path / 'b')]) == 0
+  assert compare_runs.main([str(tmp_path / 'a'), str(tmp_path / 'b')]) == 0
   assert capsys.readouterr().out.startswith('the same\n')
 
 
@@ -401,7 +401,7 @@ def test_each_cause_is_a_line(tmp_path):
     {**other, 'git': git, 'data': {'train': {}}},
     'Adam.rate = 0.2\nSGD.x = 3\nX.y = \\\n    (2,\n',
   )
-  found = diff.compare(a, b)
+  found = compare_runs.compare(a, b)
   assert found.where is None
   assert found.causes == [
     'config: Adam.rate: 0.1 -> 0.2',
@@ -425,10 +425,10 @@ def test_what_cannot_be_compared_is_one_line_and_code_2(tmp_path, capsys):
     (b, 'no step in common'),
     (broken, 'is damaged'),
   ):
-    assert diff.main([str(a), str(other)]) == 2
+    assert compare_runs.main([str(a), str(other)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
-  assert diff.main([str(a)]) == 2
+  assert compare_runs.main([str(a)]) == 2
 
 
 def test_diff_runs_without_tensorflow(tmp_path):
@@ -441,7 +441,7 @@ def test_diff_runs_without_tensorflow(tmp_path):
   code = (
     'import runpy, sys\n'
     f'sys.argv = ["diff", {str(a)!r}, {str(b)!r}]\n'
-    'try:\n  runpy.run_module("tftrain.diff", run_name="__main__")\n'
+    'try:\n  runpy.run_module("tftrain.debug.compare_runs", run_name="__main__")\n'
     'finally:\n  print("tensorflow" in sys.modules)\n'
   )
   ended = subprocess.run(

@@ -424,21 +424,21 @@ def _import_heavy() -> Any:
   import tensorflow as tf
 
   from tftrain import config
-  from tftrain import inspections
-  from tftrain import preflights
-  from tftrain import rangetests
-  from tftrain import replays
   from tftrain import trialchecks
+  from tftrain.debug import dry_run
+  from tftrain.debug import inspect_data
+  from tftrain.debug import lr_finder
+  from tftrain.debug import replay
   from tftrain.distribute import devices
   from tftrain.distribute import strategy as strategy_lib
 
   return types.SimpleNamespace(
     config=config,
     devices=devices,
-    inspections=inspections,
-    preflights=preflights,
-    rangetests=rangetests,
-    replays=replays,
+    inspections=inspect_data,
+    preflights=dry_run,
+    rangetests=lr_finder,
+    replays=replay,
     strategies=strategy_lib,
     trialchecks=trialchecks,
     tf=tf,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from tftrain import diff
 from tftrain import errors
+from tftrain.debug import compare_runs
 
 # Flags that decide what comes out, and are in no gin file.
 _BOOLEANS = ('run_eagerly', 'deterministic', 'tf32')
@@ -28,7 +28,7 @@ def flags_of(run: str, model_dir: str) -> dict[str, str]:
       f'--run and --model_dir are both {run}; give the repeated run a '
       'model_dir of its own'
     )
-  argv = _argv(diff.read(path))
+  argv = _argv(compare_runs.read(path))
   config = path / 'config.gin'
   if not config.is_file():
     raise errors.RunDirectoryError(
@@ -45,13 +45,15 @@ def flags_of(run: str, model_dir: str) -> dict[str, str]:
 
 def mode_of(run: str) -> str:
   """Whether `run` was evaluated: `train` or `train_and_eval`."""
-  mode = _value(_argv(diff.read(pathlib.Path(run))), 'mode')
+  mode = _value(_argv(compare_runs.read(pathlib.Path(run))), 'mode')
   return 'train' if mode == 'train' else 'train_and_eval'
 
 
 def warnings(run: str, life: Mapping[str, Any]) -> Iterator[str]:
   """A line for each of code, data and versions that is not what it was."""
-  lines = list(diff.facts(diff.read(pathlib.Path(run)), {'lives': [life]}))
+  lines = list(
+    compare_runs.facts(compare_runs.read(pathlib.Path(run)), {'lives': [life]})
+  )
   for kind in _TOLD:
     start = f'{kind}: '
     parts = [
@@ -64,7 +66,7 @@ def warnings(run: str, life: Mapping[str, Any]) -> Iterator[str]:
 def verdict(run: str, model_dir: str) -> str:
   """What diff says of the two runs."""
   try:
-    return f'Compared with {run}: {diff.compare(run, model_dir)}'
+    return f'Compared with {run}: {compare_runs.compare(run, model_dir)}'
   except errors.RunDirectoryError as error:
     return f'Not compared with {run}: {error}'
 

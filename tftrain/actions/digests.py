@@ -23,7 +23,7 @@ class Digests:
   """Appends {"step", "batch", "weights"} to `model_dir/digests.jsonl`.
 
   `batch` is a digest of the step's batch, `weights` one of the Task's variables
-  after it. `python -m tftrain.diff` finds with them where two runs part. The
+  after it. `python -m tftrain.debug.compare_runs` finds with them where two runs part. The
   file of a run that was killed and resumed equals that of one that was not.
 
   A batch is made once more for its digest. Where that cannot be done (an

@@ -1,4 +1,4 @@
-"""python -m tftrain.diff RUN_A RUN_B: where two runs part, and what differs.
+"""python -m tftrain.debug.compare_runs RUN_A RUN_B: where two runs part, and what differs.
 
 It reads what runs leave in their directories and needs no TensorFlow. Exit
 codes: 0 the same, 1 different, 2 cannot be compared.
@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 """What a run.json holds."""
 
 _VERSIONS = ('python', 'tensorflow', 'keras')
-_USAGE = 'usage: python -m tftrain.diff RUN_A RUN_B'
+_USAGE = 'usage: python -m tftrain.debug.compare_runs RUN_A RUN_B'
 _SHOWN = 12
 
 

@@ -1,0 +1,1 @@
+"""Debugging: replay a step, compare runs, inspect data, find a rate."""
