@@ -19,7 +19,7 @@ _PACKAGE = _ROOT / 'tftrain'
 
 # A file imports only what stands before it: that rules out circles too.
 _LAYERS = (
-  'errors platform._filesystem platform.files report.report platform.goodput platform.best_effort debug.compare_runs spellings gintexts platform.redaction '
+  'errors platform._filesystem platform.files report.report platform.goodput platform.best_effort debug.compare_runs config._suggestions config.gin_files platform.redaction '
   'distribute.cluster_resolver platform.timeouts distribute._rendezvous',
   'interop.patching interop.mixed_precision distribute._tpu distribute.all_reduce distribute.devices distribute.row_sharding distribute.strategy distribute.coordinator '
   'interop.autograph step.step_summary train.flops platform.process_memory '
@@ -42,13 +42,13 @@ _LAYERS = (
   'train._tpu_checks train.trainer evaluation.evaluator evaluation.predictor',
   'experiment.crash_dump experiment.rewind experiment._validation experiment.run debug.replay actions.digests actions.profiler experiment._continuous_eval experiment.experiment '
   'debug.inspect_data debug.dry_run debug.lr_finder testing',
-  'parameters statements usages recipes bindings permissions descriptions',
+  'config._call_signature config.gin_parser config._python_usage config._resolver config.validator config._trust config._describe',
   'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
   'sweeps.leases sweeps.results sweeps.samplers platform.resource_slots sweeps.children '
   'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
   'sweeps.importances sweeps.pages sweeps.reports sweeps.__main__ '
   'trials',
-  'config reruns trialchecks modes distribute.local_launcher deviceflags launch',
+  'config.loader reruns trialchecks modes distribute.local_launcher deviceflags launch',
   'new __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
@@ -74,17 +74,17 @@ _WITHOUT_TENSORFLOW = (
 )
 
 _GIN = (
-  'config',
-  'statements',
-  'gintexts',
-  'parameters',
-  'usages',
-  'recipes',
-  'bindings',
-  'permissions',
+  'config.loader',
+  'config.gin_parser',
+  'config.gin_files',
+  'config._call_signature',
+  'config._python_usage',
+  'config._resolver',
+  'config.validator',
+  'config._trust',
   'sweeps.sweepfiles',
 )
-_FLAGS = ('config', 'deviceflags', 'launch')
+_FLAGS = ('config.loader', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
   'data.sources.third_party',

@@ -21,8 +21,8 @@ import sklearn.datasets  # noqa: F401
 import tensorflow  # noqa: F401
 
 from tests import servers
-from tftrain import config  # noqa: F401
 from tftrain import launch
+from tftrain.config import loader  # noqa: F401
 
 
 def child(argv, cwd, into, uid=None, file_limit=None, environment=None):

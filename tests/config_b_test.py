@@ -10,9 +10,9 @@ import sys
 import gin
 import pytest
 
-from tftrain import config
 from tftrain import errors
 from tftrain import launch
+from tftrain.config import loader
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -85,7 +85,7 @@ def load(text, *flags, **options):
   pathlib.Path('a.gin').write_text(text)
   argv, origins = launch.rewritten(['tftrain', *flags])
   bindings = [word.removeprefix('--gin_bindings=') for word in argv[1:]]
-  return config.load_all(['a.gin'], bindings, origins=origins, **options)
+  return loader.load_all(['a.gin'], bindings, origins=origins, **options)
 
 
 def said(text, *flags, **options):
@@ -304,7 +304,7 @@ def test_a_file_that_is_not_there_has_close_matches():
   load(_GOOD)
   gin.clear_config()
   with pytest.raises(errors.ConfigError) as raised:
-    config.load(['aa.gin'])
+    loader.load(['aa.gin'])
   line = str(raised.value)
   assert line.startswith("--gin_file: no file 'aa.gin' in ")
   assert line.endswith(
@@ -322,12 +322,12 @@ def test_includes_are_looked_for_beside_the_file_then_in_the_search_paths():
   pathlib.Path('one', 'b.gin').write_text(text)
   # The package's own come last.
   pathlib.Path('one', 'c.gin').write_text("include 'optimizers/adam.gin'\n")
-  config.load(['one/b.gin'], search_paths=['two'])
+  loader.load(['one/b.gin'], search_paths=['two'])
   assert gin.query_parameter('%RATE') == 0.1
   assert gin.query_parameter('eval/mine.points.seed') == 5
   with pytest.raises(errors.ConfigError, match='nothing reads the macro'):
     gin.clear_config()
-    config.load(['one/c.gin', 'one/b.gin'], search_paths=['two'])
+    loader.load(['one/c.gin', 'one/b.gin'], search_paths=['two'])
 
 
 # Dynamic registration: nothing of mine.py is decorated.
@@ -388,25 +388,25 @@ def test_dynamic_registration_trains_and_its_text_can_be_read_again(
 ):
   loaded = load(_DYNAMIC, '--gin.STEPS=3')
   job = loaded.experiment.prepare(tmp_path / 'run', quiet=True)
-  config.check_used()
+  loader.check_used()
   assert job.last_step == 3
   assert float(job.trainer.task.optimizer.learning_rate) == pytest.approx(0.01)
-  saved = config.texts()['config.gin']
+  saved = loader.texts()['config.gin']
   assert 'from __gin__ import dynamic_registration' in saved
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'config.gin').write_text(saved)
-  config.check_same(tmp_path / 'run')
+  loader.check_same(tmp_path / 'run')
   gin.clear_config()
-  config.load(['run/config.gin'])
-  assert config.texts()['config.gin'] == saved
+  loader.load(['run/config.gin'])
+  assert loader.texts()['config.gin'] == saved
   # The other one is refused, and what may change may.
   gin.clear_config()
   load(_DYNAMIC, '--gin.STEPS=5')
-  config.check_same(tmp_path / 'run')
+  loader.check_same(tmp_path / 'run')
   gin.clear_config()
   load(_DYNAMIC, '--gin.points.batch_size=4')
   with pytest.raises(errors.RunDirectoryError, match='batch_size: 8 -> 4'):
-    config.check_same(tmp_path / 'run')
+    loader.check_same(tmp_path / 'run')
 
 
 def test_classic_files_and_dynamic_ones_include_each_other(plain, tmp_path):
@@ -454,7 +454,7 @@ def test_a_binding_in_a_scope_that_was_not_used_has_no_effect(tmp_path):
   loaded = load('import any_scope\n' + with_line('evl/mine.points.seed = 4'))
   loaded.experiment.prepare(tmp_path / 'run', quiet=True)
   with pytest.raises(errors.ConfigError) as raised:
-    config.check_used()
+    loader.check_used()
   assert 'the binding evl/mine.points.seed has no effect' in str(raised.value)
 
 
@@ -495,7 +495,7 @@ def test_the_tree_says_where_each_value_comes_from():
 
 
 def test_the_tree_of_the_digits_reads_well():
-  loaded = config.load_all([str(_ROOT / 'configs' / 'digits.gin')])
+  loaded = loader.load_all([str(_ROOT / 'configs' / 'digits.gin')])
   lines = loaded.described().splitlines()
   assert lines[0] == 'Experiment'
   (rate,) = [line for line in lines if 'learning_rate = 0.001' in line]
@@ -521,22 +521,22 @@ def test_secrets_are_left_out_and_asked_for_again(tmp_path):
   assert 'sesame' not in loaded.described()
   assert 'sesame' not in loaded.described('json')
   loaded.experiment.prepare(tmp_path / 'run', quiet=True)
-  texts = config.texts()
+  texts = loader.texts()
   assert not [name for name, text in texts.items() if 'sesame' in text]
   assert "WORD = '[redacted]'" in texts['config.gin']
   (tmp_path / 'run').mkdir()
   saved = tmp_path / 'run' / 'config.gin'
   saved.write_text(texts['config.gin'])
-  config.check_same(tmp_path / 'run')  # resumed, with another password too
+  loader.check_same(tmp_path / 'run')  # resumed, with another password too
   gin.clear_config()
   load(secret.replace('sesame', 'open'))
-  config.check_same(tmp_path / 'run')
+  loader.check_same(tmp_path / 'run')
   gin.clear_config()
   with pytest.raises(errors.ConfigError) as raised:
-    config.load([str(saved)])
+    loader.load([str(saved)])
   assert "give it anew, as --gin.WORD='...'" in str(raised.value)
   gin.clear_config()
-  config.load([str(saved)], ["WORD = 'open'"])
+  loader.load([str(saved)], ["WORD = 'open'"])
 
 
 def test_names_that_only_look_like_secrets_stay(tmp_path):
@@ -546,7 +546,7 @@ def test_names_that_only_look_like_secrets_stay(tmp_path):
   (tmp_path / 'mine.py').write_text(text.format(name='mine'))
   names = ('pad_token', 'key', 'sort_key')
   load(_GOOD + ''.join(f"mine.make_task.{n} = 'a'\n" for n in names))
-  saved = config.texts()['config.gin']
+  saved = loader.texts()['config.gin']
   for name in names:
     assert f"make_task.{name} = 'a'" in saved
 

@@ -9,9 +9,9 @@ from absl import flags
 import gin
 import pytest
 
-from tftrain import config
 from tftrain import errors
 from tftrain import launch
+from tftrain.config import loader
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PAGES = sorted([*_ROOT.glob('*.md'), *_ROOT.glob('docs/*.md')])
@@ -75,9 +75,9 @@ def _run_program(page):
 def _load(gin_file, bindings=()):
   """What `tftrain` does before its first step."""
   gin.clear_config()
-  experiment = config.load([str(gin_file)], bindings)
+  experiment = loader.load([str(gin_file)], bindings)
   experiment.prepare(pathlib.Path('runs/unused'))
-  config.check_used()
+  loader.check_used()
 
 
 @_pages_with('python', slow=('tutorial.md', 'step.md', 'inputs.md'))

@@ -17,9 +17,9 @@ import tensorflow as tf
 from tests import boards
 from tests import cases
 import tftrain
-from tftrain import config
 from tftrain import errors
-from tftrain import gintexts
+from tftrain.config import gin_files as gin_files_lib
+from tftrain.config import loader
 from tftrain.experiment import _hparams
 from tftrain.experiment import _parameter_overview
 from tftrain.platform import _filesystem
@@ -448,8 +448,8 @@ def test_gin_gives_histograms_and_sinks(tmp_path, fresh_gin):
     'Histograms.every = 2\n'
     "CsvSink.path = 'lines/own.csv'\n"
   )
-  config.load([str(path)]).train(tmp_path / 'run')
-  config.check_used()
+  loader.load([str(path)]).train(tmp_path / 'run')
+  loader.check_used()
   found = histogram_tags(tmp_path / 'run' / 'train')
   assert list(found.values()) == [[2, 4]] * 4
   assert (tmp_path / 'run' / 'lines' / 'own.csv').exists()
@@ -562,7 +562,7 @@ def test_a_schedule_and_several_optimizers_are_no_plain_rates():
   ],
 )
 def test_bindings_become_values(binding, found):
-  assert gintexts.assigned([binding]) == found
+  assert gin_files_lib.assigned([binding]) == found
 
 
 @pytest.mark.slow

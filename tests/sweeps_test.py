@@ -14,8 +14,8 @@ import pytest
 
 from tests import sweeping
 from tftrain import errors
-from tftrain import gintexts
 from tftrain import trials
+from tftrain.config import gin_files as gin_files_lib
 from tftrain.distribute import cluster_resolver
 from tftrain.platform import _filesystem
 from tftrain.platform import files
@@ -100,8 +100,8 @@ def test_a_grid_has_all_combinations_and_a_union_all_of_its_parts(tmp_path):
   ('name', 'count'), [('digits_lr', 12), ('digits_optimizers', 14)]
 )
 def test_the_sweeps_that_ship_can_be_planned(name, count):
-  roots = gintexts.roots([])
-  path = gintexts.find(f'sweeps/{name}.gin', roots, '--sweep')
+  roots = gin_files_lib.roots([])
+  path = gin_files_lib.find(f'sweeps/{name}.gin', roots, '--sweep')
   read = sweepfiles.read(path, roots)
   assert len(plans.trials_of(read.sweep)) == count
 
@@ -940,6 +940,6 @@ def test_flags_that_do_not_go_together(commands, arguments, message):
 
 def test_gin_texts_are_found_with_a_hint():
   with pytest.raises(errors.ConfigError, match=r'did you mean .*digits_lr.gin'):
-    gintexts.find(
+    gin_files_lib.find(
       'digits_lt.gin', [pathlib.Path(sweeping.ROOT / 'configs')], '--sweep'
     )

@@ -423,8 +423,8 @@ def _import_heavy() -> Any:
   """The one place of this file that imports TensorFlow, so --help need not."""
   import tensorflow as tf
 
-  from tftrain import config
   from tftrain import trialchecks
+  from tftrain.config import loader
   from tftrain.debug import dry_run
   from tftrain.debug import inspect_data
   from tftrain.debug import lr_finder
@@ -433,7 +433,7 @@ def _import_heavy() -> Any:
   from tftrain.distribute import strategy as strategy_lib
 
   return types.SimpleNamespace(
-    config=config,
+    config=loader,
     devices=devices,
     inspections=inspect_data,
     preflights=dry_run,

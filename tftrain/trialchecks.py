@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tftrain import bindings as bindings_lib
-from tftrain import config
 from tftrain import errors
-from tftrain import gintexts
-from tftrain import statements
+from tftrain.config import gin_files as gin_files_lib
+from tftrain.config import gin_parser
+from tftrain.config import loader
+from tftrain.config import validator
 from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import spaces
@@ -35,20 +35,20 @@ def describe(plan: plans.Plan) -> dict[str, Any]:
   trial of each kind: of those that bind the same names and refer to the same
   things.
   """
-  config.register()
+  loader.register()
   search_paths = list(plan.command['search_paths'])
-  roots = gintexts.roots(search_paths)
-  text = gintexts.of_file(str(plan.base), roots)
-  base = list(statements.read(text, roots))
+  roots = gin_files_lib.roots(search_paths)
+  text = gin_files_lib.of_file(str(plan.base), roots)
+  base = list(gin_parser.read(text, roots))
   found: list[dict[str, Any]] = []
   kinds: dict[Any, dict[str, Any]] = {}
   for index, bindings in _trials(plan):
     trial: dict[str, Any] = {'index': index, 'error': None}
     found.append(trial)
     try:
-      text = gintexts.Text('\n'.join(bindings), gintexts.BINDINGS)
-      own = list(statements.read(text, roots))
-      bindings_lib.check([*base, *own])
+      text = gin_files_lib.Text('\n'.join(bindings), gin_files_lib.BINDINGS)
+      own = list(gin_parser.read(text, roots))
+      validator.check([*base, *own])
       kind = _kind(own)
       if kind not in kinds and len(kinds) < _BUILT:
         kinds[kind] = _built(plan, bindings, search_paths)
@@ -98,7 +98,7 @@ def _seed(trial: plans.Trial) -> list[str]:
   return [] if trial.seed is None else [f'Experiment.seed = {trial.seed}']
 
 
-def _kind(own: Sequence[statements.Statement]) -> tuple[Any, ...]:
+def _kind(own: Sequence[gin_parser.Statement]) -> tuple[Any, ...]:
   return tuple(
     (s.selector, s.parameter, repr(s.value) if '@' in repr(s.value) else '')
     for s in own
@@ -109,11 +109,11 @@ def _built(
   plan: plans.Plan, bindings: Sequence[str], search_paths: Sequence[str]
 ) -> dict[str, Any]:
   """What is found out about a trial by building all of its parts."""
-  config.forget()
-  experiment = config.load([str(plan.base)], bindings, search_paths)
+  loader.forget()
+  experiment = loader.load([str(plan.base)], bindings, search_paths)
   with files.scratch_directory() as scratch:
     run = experiment.prepare(scratch / 'run', quiet=True)
-    config.check_used()
+    loader.check_used()
   trainer = run.trainer
   variables = trainer.task.all_variables()
   count = sum(int(np.prod(v.shape)) for v in variables if v.trainable)
@@ -122,7 +122,7 @@ def _built(
 
 
 def _steps(
-  found: Sequence[statements.Statement], built: int | None
+  found: Sequence[gin_parser.Statement], built: int | None
 ) -> int | None:
   """What Experiment.steps comes to; where it is not said, as of its kind."""
   macros = {s.selector: s.value for s in found if s.is_macro}
@@ -133,6 +133,6 @@ def _steps(
       'steps',
     ):
       steps = one.value
-      if isinstance(steps, gintexts.Reference):
+      if isinstance(steps, gin_files_lib.Reference):
         steps = macros.get(steps.name, built)
   return steps if isinstance(steps, int) else built

@@ -730,14 +730,14 @@ GUARDS = (
     (
       'a_gin_file_that_is_none_is_one_line[a bracket left open]',
       'what gin says is explained',
-      'gintexts.py',
+      'config/gin_files.py',
       '    tokenize.TokenError,\n',
       '',
     ),
     (
       'a_gin_file_that_is_none_is_one_line[a text for a number]',
       'types are compared',
-      'bindings.py',
+      'config/validator.py',
       'if not parameter.fits(value):',
       'if False:',
     ),

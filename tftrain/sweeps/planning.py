@@ -11,7 +11,7 @@ import subprocess
 from typing import Any
 
 from tftrain import errors
-from tftrain import gintexts
+from tftrain.config import gin_files as gin_files_lib
 from tftrain.platform import files
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
@@ -51,15 +51,15 @@ def plan(
       'and another one needs another --sweep_dir'
     )
   paths = [os.path.abspath(path) for path in search_paths]
-  roots = gintexts.roots(paths)
-  path = gintexts.find(sweep_file, roots, '--sweep')
+  roots = gin_files_lib.roots(paths)
+  path = gin_files_lib.find(sweep_file, roots, '--sweep')
   read = sweepfiles.read(path, roots)
   sweep = read.sweep
   if sweep.search in recipes.SAMPLERS:
     samplers.check(sweep.search)
   trials = plans.trials_of(sweep)
   parts: dict[str, Any] = {
-    'sweep_text': gintexts.text_of(path),
+    'sweep_text': gin_files_lib.text_of(path),
     'base': read.base,
     'settings': _settings(sweep, read.pruner),
     'command': {'argv': list(argv), 'cwd': os.getcwd(), 'search_paths': paths},

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import statistics
 
-from tftrain import gintexts
+from tftrain.config import gin_files as gin_files_lib
 from tftrain.sweeps import plans
 from tftrain.sweeps import pruning
 from tftrain.sweeps import results
@@ -26,7 +26,7 @@ class Row:
     deviation: Sample standard deviation over the repeats; 0 for one.
   """
 
-  values: dict[str, gintexts.Value]
+  values: dict[str, gin_files_lib.Value]
   repeats: Sequence[results.Result]
   status: str
   mean: float | None
@@ -85,7 +85,7 @@ def _row(plan: plans.Plan, repeats: Sequence[results.Result]) -> Row:
     if len(known) > 1 and math.isfinite(mean):
       deviation = statistics.stdev(known)
   return Row(
-    values=gintexts.assigned(repeats[0].bindings or ()),
+    values=gin_files_lib.assigned(repeats[0].bindings or ()),
     repeats=repeats,
     status=max((r.status for r in repeats), key=_ORDER.index),
     mean=mean,

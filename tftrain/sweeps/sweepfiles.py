@@ -10,7 +10,7 @@ from typing import Any
 from gin import config_parser
 
 from tftrain import errors
-from tftrain import gintexts
+from tftrain.config import gin_files as gin_files_lib
 from tftrain.sweeps import pruning
 from tftrain.sweeps import recipes
 from tftrain.sweeps import spaces
@@ -53,7 +53,7 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
   ours: dict[str, dict[str, Any]] = {'Sweep': {}}
   ours.update({name: {} for name in pruning.PRUNERS})
   lines: dict[Any, str] = {}
-  text = gintexts.Text(gintexts.text_of(path), str(path), path.parent)
+  text = gin_files_lib.Text(gin_files_lib.text_of(path), str(path), path.parent)
   for where, statement in _statements(text, roots):
     if isinstance(statement, config_parser.ImportStatement):
       lines[statement.format()] = statement.format()
@@ -77,17 +77,17 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
 
 
 def _statements(
-  text: gintexts.Text,
+  text: gin_files_lib.Text,
   roots: Sequence[pathlib.Path],
   where: str = '',
   open_files: list[str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
   """All of a text and of what it includes."""
   open_files = [] if open_files is None else open_files
-  with gintexts.opened(text, where, open_files):
-    for where, statement in gintexts.parsed(text):
+  with gin_files_lib.opened(text, where, open_files):
+    for where, statement in gin_files_lib.parsed(text):
       if isinstance(statement, config_parser.IncludeStatement):
-        inner = gintexts.included(text, statement, where, roots)
+        inner = gin_files_lib.included(text, statement, where, roots)
         yield from _statements(inner, roots, where, open_files)
       else:
         yield where, statement
@@ -137,8 +137,8 @@ def _check_values(space: spaces.Space) -> None:
 
 
 def _check_value(names: Sequence[str], value: Any) -> None:
-  text = gintexts.Text(f'x.y = {value!r}', 'Sweep.space')
-  for _, statement in gintexts.parsed(text):
+  text = gin_files_lib.Text(f'x.y = {value!r}', 'Sweep.space')
+  for _, statement in gin_files_lib.parsed(text):
     if statement.value != value:
       raise errors.ConfigError(
         f'Sweep.space[{", ".join(names)}]: {value!r} cannot be written as a '

@@ -19,7 +19,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from tftrain import errors
-from tftrain import spellings
+from tftrain.config import _suggestions
 
 Value = bool | int | float | str
 
@@ -124,7 +124,7 @@ def _said(text: Text, error: Exception) -> str:
   line = getattr(error, 'lineno', None) or 0
   where = text.where(line) if line else text.origin
   if text.value_of is not None:
-    said = spellings.of_flag(text.origin, text.value_of, registered)
+    said = _suggestions.of_flag(text.origin, text.value_of, registered)
     if said:
       return f'{text.origin}={errors.brief(text.value_of)}: {said}'
   if isinstance(error, RecursionError):
@@ -132,7 +132,7 @@ def _said(text: Text, error: Exception) -> str:
   elif isinstance(error, tokenize.TokenError):
     said = 'not gin: a bracket or a quote is left open'
   elif isinstance(error, SyntaxError) and error.text:
-    meant = spellings.of_line(error.text, error.offset or 0, registered)
+    meant = _suggestions.of_line(error.text, error.offset or 0, registered)
     if meant and _IN_VALUE.search(error.msg):
       return f'{where}: {meant}'
     said = f'not gin: {errors.brief(error.text.strip())}'

@@ -19,7 +19,12 @@ import keras
 
 from tftrain import errors
 
-_OURS = ('gin', 'gin.config', 'tftrain.config', 'tftrain.statements')
+_OURS = (
+  'gin',
+  'gin.config',
+  'tftrain.config.loader',
+  'tftrain.config.gin_parser',
+)
 
 
 @dataclasses.dataclass(frozen=True)

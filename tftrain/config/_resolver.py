@@ -7,9 +7,9 @@ from typing import Any
 from gin import config as gin_config
 
 from tftrain import errors
-from tftrain import gintexts
-from tftrain import statements
-from tftrain import usages
+from tftrain.config import _python_usage
+from tftrain.config import gin_files as gin_files_lib
+from tftrain.config import gin_parser
 from tftrain.experiment import experiment as experiment_lib
 
 EXPERIMENT = 'tftrain.Experiment'
@@ -29,10 +29,10 @@ class Recipe:
     called: Which of `reached` are called without arguments.
   """
 
-  def __init__(self, found: Sequence[statements.Statement]):
-    self.bound: dict[Place, dict[str, statements.Statement]] = {}
-    self.macros: dict[str, statements.Statement] = {}
-    self.usage = usages.find()
+  def __init__(self, found: Sequence[gin_parser.Statement]):
+    self.bound: dict[Place, dict[str, gin_parser.Statement]] = {}
+    self.macros: dict[str, gin_parser.Statement] = {}
+    self.usage = _python_usage.find()
     for statement in found:
       if statement.is_macro:
         self.macros[statement.macro] = statement
@@ -48,7 +48,7 @@ class Recipe:
 
   def bindings(
     self, selector: str, scope: str
-  ) -> dict[str, statements.Statement]:
+  ) -> dict[str, gin_parser.Statement]:
     """Parameter -> the Statement that holds for it in a scope."""
     found = dict(self.bound.get((selector, ''), {}))
     parts = scope.split('/') if scope else []
@@ -57,18 +57,18 @@ class Recipe:
     return found
 
   def references(
-    self, statement: statements.Statement, scope: str
-  ) -> Iterator[tuple[gintexts.Reference, Any, str]]:
+    self, statement: gin_parser.Statement, scope: str
+  ) -> Iterator[tuple[gin_files_lib.Reference, Any, str]]:
     """(reference, gin's Configurable, scope) of all that a value refers to."""
     for reference, origin in self._plain(statement, ()):
       configurable = origin.names.find(reference.selector, origin.where)
       yield reference, configurable, reference.scope or scope
 
   def _plain(
-    self, statement: statements.Statement, through: tuple[str, ...]
-  ) -> Iterator[tuple[gintexts.Reference, statements.Statement]]:
+    self, statement: gin_parser.Statement, through: tuple[str, ...]
+  ) -> Iterator[tuple[gin_files_lib.Reference, gin_parser.Statement]]:
     """References, and the Statement that has each: macros lead to others."""
-    for reference in gintexts.references(statement.value):
+    for reference in gin_files_lib.references(statement.value):
       name = reference.name
       if not reference.is_macro:
         yield reference, statement
@@ -81,11 +81,11 @@ class Recipe:
         yield from self._plain(self.macros[name], (*through, name))
 
   def source(
-    self, statement: statements.Statement
-  ) -> tuple[Any, statements.Statement]:
+    self, statement: gin_parser.Statement
+  ) -> tuple[Any, gin_parser.Statement]:
     """(value, the Statement that has it): that of the last macro."""
     seen = set()
-    while isinstance(statement.value, gintexts.Reference):
+    while isinstance(statement.value, gin_files_lib.Reference):
       name = statement.value.name
       if not statement.value.is_macro or name not in self.macros:
         break

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from tftrain import errors
-from tftrain import gintexts
-from tftrain import parameters
-from tftrain import recipes
-from tftrain import statements
+from tftrain.config import _call_signature
+from tftrain.config import _resolver
+from tftrain.config import gin_files as gin_files_lib
+from tftrain.config import gin_parser
 from tftrain.experiment import experiment as experiment_lib
 from tftrain.platform import redaction
 from tftrain.report import interval
@@ -29,7 +29,7 @@ _CALLER = 'caller'
 """Where the value of a parameter without binding and default comes from."""
 
 
-def tree(recipe: recipes.Recipe) -> dict[str, Any]:
+def tree(recipe: _resolver.Recipe) -> dict[str, Any]:
   """The Experiment and all that it refers to, as JSON can hold it.
 
   A node has `name`, `scope` and `parameters`; a parameter has `value`, `source`
@@ -37,8 +37,8 @@ def tree(recipe: recipes.Recipe) -> dict[str, Any]:
   gave the value, and `references`, which are nodes. What was shown before has
   `shown` instead of parameters.
   """
-  shown: set[recipes.Place] = set()
-  root = _node(recipe, recipes.EXPERIMENT, '', shown)
+  shown: set[_resolver.Place] = set()
+  root = _node(recipe, _resolver.EXPERIMENT, '', shown)
   others = [
     _node(recipe, selector, scope, shown)
     for selector, scope in recipe.reached
@@ -50,14 +50,17 @@ def tree(recipe: recipes.Recipe) -> dict[str, Any]:
 
 
 def _node(
-  recipe: recipes.Recipe, selector: str, scope: str, shown: set[recipes.Place]
+  recipe: _resolver.Recipe,
+  selector: str,
+  scope: str,
+  shown: set[_resolver.Place],
 ) -> dict[str, Any]:
-  node: dict[str, Any] = {'name': recipes.short(selector), 'scope': scope}
+  node: dict[str, Any] = {'name': _resolver.short(selector), 'scope': scope}
   if (selector, scope) in shown:
     return {**node, 'shown': True}
   shown.add((selector, scope))
   bound = recipe.bindings(selector, scope)
-  takes = parameters.of(recipes.wrapped(selector))
+  takes = _call_signature.of(_resolver.wrapped(selector))
   node['parameters'] = {
     name: _bound(recipe, bound[name], name, scope, shown)
     if name in bound
@@ -69,11 +72,11 @@ def _node(
 
 
 def _bound(
-  recipe: recipes.Recipe,
-  statement: statements.Statement,
+  recipe: _resolver.Recipe,
+  statement: gin_parser.Statement,
   name: str,
   scope: str,
-  shown: set[recipes.Place],
+  shown: set[_resolver.Place],
 ) -> dict[str, Any]:
   value, source = recipe.source(statement)
   hide = redaction.is_secret(name)
@@ -93,8 +96,8 @@ def _bound(
   return found
 
 
-def _unbound(name: str, takes: parameters.Parameter) -> dict[str, Any]:
-  if takes.default is parameters.NONE:
+def _unbound(name: str, takes: _call_signature.Parameter) -> dict[str, Any]:
+  if takes.default is _call_signature.NONE:
     return {'value': None, 'source': _CALLER}
   hide = redaction.is_secret(name)
   value = redaction.redacted(takes.default, force=hide)
@@ -113,7 +116,7 @@ def _plain(value: Any) -> Any:
     return value if abs(value) < float('inf') else _Bare(value)
   if inspect.isclass(value) or inspect.isroutine(value):
     return _Bare(value.__name__)
-  if isinstance(value, gintexts.Reference):
+  if isinstance(value, gin_files_lib.Reference):
     return _Bare(value)
   return _Bare(f'{type(value).__name__}()')
 
@@ -160,7 +163,7 @@ def steps(experiment: experiment_lib.Experiment) -> int | None:
 
 
 def as_json(
-  recipe: recipes.Recipe, experiment: experiment_lib.Experiment
+  recipe: _resolver.Recipe, experiment: experiment_lib.Experiment
 ) -> str:
   """One line, for programs."""
   return json.dumps({'recipe': tree(recipe), 'steps': steps(experiment)})

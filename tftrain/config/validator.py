@@ -8,24 +8,24 @@ from typing import Any
 from gin import config as gin_config
 
 from tftrain import errors
-from tftrain import gintexts
-from tftrain import parameters
-from tftrain import recipes
-from tftrain import statements
-from tftrain import usages
+from tftrain.config import _call_signature
+from tftrain.config import _python_usage
+from tftrain.config import _resolver
+from tftrain.config import gin_files as gin_files_lib
+from tftrain.config import gin_parser
 from tftrain.platform import redaction
 
 
-def check(found: Sequence[statements.Statement]) -> recipes.Recipe:
+def check(found: Sequence[gin_parser.Statement]) -> _resolver.Recipe:
   """What the statements come to.
 
   Raises:
     ConfigError: The first of them that is wrong or has no effect.
   """
-  usages.check_layers()
+  _python_usage.check_layers()
   macros = {s.macro: s for s in found if s.is_macro}
   for statement in found:
-    for reference in gintexts.references(statement.value):
+    for reference in gin_files_lib.references(statement.value):
       if reference.is_macro:
         _check_macro(statement, reference, macros)
       else:
@@ -33,7 +33,7 @@ def check(found: Sequence[statements.Statement]) -> recipes.Recipe:
     if not statement.is_macro:
       _check_parameter(statement)
   _check_once(found)
-  recipe = recipes.Recipe(found)
+  recipe = _resolver.Recipe(found)
   for statement in found:
     _check_type(statement, recipe)
   _check_redacted(recipe)
@@ -45,36 +45,36 @@ def check(found: Sequence[statements.Statement]) -> recipes.Recipe:
 
 
 def _check_macro(
-  statement: statements.Statement,
-  reference: gintexts.Reference,
+  statement: gin_parser.Statement,
+  reference: gin_files_lib.Reference,
   macros: Mapping[str, Any],
 ) -> None:
   name = reference.name
   if name not in macros and not gin_config._CONSTANTS.matching_selectors(name):
     raise errors.ConfigError(
       f'{statement.where}: no macro is called %{name}'
-      + gintexts.suggest(name, macros)
+      + gin_files_lib.suggest(name, macros)
     )
 
 
-def _check_parameter(statement: statements.Statement) -> None:
-  takes = parameters.of(statement.configurable.wrapped)
+def _check_parameter(statement: gin_parser.Statement) -> None:
+  takes = _call_signature.of(statement.configurable.wrapped)
   name = statement.parameter
   if name not in takes and '**' not in takes:
     raise errors.ConfigError(
       f'{statement.where}: {statement.selector} has no parameter {name!r}'
-      + gintexts.suggest(name, takes)
+      + gin_files_lib.suggest(name, takes)
     )
 
 
 def _check_type(
-  statement: statements.Statement, recipe: recipes.Recipe
+  statement: gin_parser.Statement, recipe: _resolver.Recipe
 ) -> None:
   value, _ = recipe.source(statement)
-  if statement.is_macro or isinstance(value, gintexts.Reference):
+  if statement.is_macro or isinstance(value, gin_files_lib.Reference):
     return
-  takes = parameters.of(statement.configurable.wrapped)
-  parameter = takes.get(statement.parameter, parameters.Parameter())
+  takes = _call_signature.of(statement.configurable.wrapped)
+  parameter = takes.get(statement.parameter, _call_signature.Parameter())
   if not parameter.fits(value):
     raise errors.ConfigError(
       f'{statement.where}: {statement.name} = {errors.brief(repr(value))} is '
@@ -82,7 +82,7 @@ def _check_type(
     )
 
 
-def _check_redacted(recipe: recipes.Recipe) -> None:
+def _check_redacted(recipe: _resolver.Recipe) -> None:
   """Refuses a saved configuration whose secrets are not given anew."""
   holding = [s for bound in recipe.bound.values() for s in bound.values()]
   for statement in [*holding, *recipe.macros.values()]:
@@ -93,9 +93,9 @@ def _check_redacted(recipe: recipes.Recipe) -> None:
       )
 
 
-def _check_once(found: Sequence[statements.Statement]) -> None:
+def _check_once(found: Sequence[gin_parser.Statement]) -> None:
   """Refuses two bindings of one thing in one file: one of them is a slip."""
-  seen: dict[tuple[str, ...], statements.Statement] = {}
+  seen: dict[tuple[str, ...], gin_parser.Statement] = {}
   for statement in found:
     if statement.is_macro:
       key: tuple[str, ...] = (statement.origin, statement.macro)
@@ -117,7 +117,7 @@ def _check_once(found: Sequence[statements.Statement]) -> None:
 
 
 def _check_scopes(
-  found: Sequence[statements.Statement], recipe: recipes.Recipe
+  found: Sequence[gin_parser.Statement], recipe: _resolver.Recipe
 ) -> None:
   """Refuses bindings in scopes that nothing enters."""
   usage = recipe.usage
@@ -126,7 +126,7 @@ def _check_scopes(
   entered = {
     reference.scope
     for statement in found
-    for reference in gintexts.references(statement.value)
+    for reference in gin_files_lib.references(statement.value)
     if reference.scope
   }
   used = sorted(entered | usage.scopes)
@@ -142,32 +142,34 @@ def _check_scopes(
     raise errors.ConfigError(
       f'{statement.where}: {statement.name} has no effect: the scope {scope!r} '
       f'is not entered (scopes used: {", ".join(used) or "none"})'
-      + gintexts.suggest(scope, used)
+      + gin_files_lib.suggest(scope, used)
     )
 
 
-def _check_required(recipe: recipes.Recipe) -> None:
+def _check_required(recipe: _resolver.Recipe) -> None:
   for (selector, scope), where in recipe.reached.items():
     bound = recipe.bindings(selector, scope)
-    name = recipes.short(selector)
-    for parameter, takes in parameters.of(recipes.wrapped(selector)).items():
+    name = _resolver.short(selector)
+    for parameter, takes in _call_signature.of(
+      _resolver.wrapped(selector)
+    ).items():
       if parameter in bound or parameter == '**':
         continue
-      is_called = selector == recipes.EXPERIMENT
+      is_called = selector == _resolver.EXPERIMENT
       is_called |= (selector, scope) in recipe.called
       if takes.must_be_bound or (
-        is_called and takes.default is parameters.NONE
+        is_called and takes.default is _call_signature.NONE
       ):
         raise errors.ConfigError(_required(f'{name}.{parameter}', scope, where))
     for statement in bound.values():
       value, source = recipe.source(statement)
-      if isinstance(value, gintexts.Reference) and _is_required(value):
+      if isinstance(value, gin_files_lib.Reference) and _is_required(value):
         scope = '' if source.is_macro else source.scope
         name = source.name.removeprefix(f'{scope}/')
         raise errors.ConfigError(_required(name, scope, source.where))
 
 
-def _is_required(reference: gintexts.Reference) -> bool:
+def _is_required(reference: gin_files_lib.Reference) -> bool:
   return reference.is_macro and reference.name in ('gin.REQUIRED', 'REQUIRED')
 
 
@@ -182,21 +184,21 @@ def _required(name: str, scope: str, where: str) -> str:
 
 
 def _check_macros_read(
-  found: Sequence[statements.Statement], recipe: recipes.Recipe
+  found: Sequence[gin_parser.Statement], recipe: _resolver.Recipe
 ) -> None:
   read = {
     reference.name
     for statement in found
-    for reference in gintexts.references(statement.value)
+    for reference in gin_files_lib.references(statement.value)
     if reference.is_macro
   }
   for name, statement in recipe.macros.items():
     if name in read:
       continue
     near = [
-      f'{recipes.short(selector)}.{name}'
+      f'{_resolver.short(selector)}.{name}'
       for selector, _ in recipe.reached
-      if name in parameters.of(recipes.wrapped(selector))
+      if name in _call_signature.of(_resolver.wrapped(selector))
     ]
     if near:
       value = errors.brief(repr(statement.value), 40)
@@ -207,12 +209,12 @@ def _check_macros_read(
     raise errors.ConfigError(
       f'{statement.where}: nothing reads the macro {name}; use it as '
       f'%{name}, or write Name.{name} to bind a parameter'
-      + gintexts.suggest(name, read - {'gin.REQUIRED'})
+      + gin_files_lib.suggest(name, read - {'gin.REQUIRED'})
     )
 
 
 def _check_used(
-  found: Sequence[statements.Statement], recipe: recipes.Recipe
+  found: Sequence[gin_parser.Statement], recipe: _resolver.Recipe
 ) -> None:
   if recipe.usage.any_name:
     return  # config.check_used asks again, once all parts are built
@@ -222,7 +224,7 @@ def _check_used(
       continue
     selector = statement.configurable.selector
     if selector not in reached:
-      short = recipes.short(selector)
+      short = _resolver.short(selector)
       short = re.sub(r'^tftrain\.', '', short)
       raise errors.ConfigError(
         f'{statement.where}: {statement.name} has no effect: nothing refers to '

@@ -16,19 +16,19 @@ import gin
 from gin import config as gin_config
 import keras
 
-from tftrain import bindings as bindings_lib
-from tftrain import descriptions
 from tftrain import errors
-from tftrain import gintexts
-from tftrain import permissions
-from tftrain import recipes
-from tftrain import statements
 from tftrain.actions import digests as digests_lib
 from tftrain.actions import exporter as exporter_lib
 from tftrain.actions import histograms
 from tftrain.actions import loss_spike
 from tftrain.actions import profiler
 from tftrain.checkpoint import retention
+from tftrain.config import _describe
+from tftrain.config import _resolver
+from tftrain.config import _trust
+from tftrain.config import gin_files as gin_files_lib
+from tftrain.config import gin_parser
+from tftrain.config import validator
 from tftrain.data import arrays
 from tftrain.data import batching
 from tftrain.data import dataset_pipeline
@@ -122,13 +122,13 @@ class Loaded:
   """
 
   experiment: experiment_lib.Experiment
-  recipe: recipes.Recipe
+  recipe: _resolver.Recipe
 
   def described(self, form: str = 'text') -> str:
     """Each value and where it came from, as `text` or one line of `json`."""
     if form == 'json':
-      return descriptions.as_json(self.recipe, self.experiment)
-    return descriptions.text(descriptions.tree(self.recipe))
+      return _describe.as_json(self.recipe, self.experiment)
+    return _describe.text(_describe.tree(self.recipe))
 
 
 def load(
@@ -162,19 +162,19 @@ def load_all(
       wrong type: one line with file, line and what may have been meant.
   """
   register()
-  roots = gintexts.roots(search_paths)
-  texts = [gintexts.of_file(name, roots) for name in gin_files]
+  roots = gin_files_lib.roots(search_paths)
+  texts = [gin_files_lib.of_file(name, roots) for name in gin_files]
   texts += [_of_flag(binding, origins or {}) for binding in bindings]
   if trust == 'data':
     for text in texts:
-      permissions.check(text, roots)
+      _trust.check(text, roots)
   else:
     sys.path += [str(root) for root in roots if str(root) not in sys.path]
-  found = [s for text in texts for s in statements.read(text, roots)]
-  recipe = bindings_lib.check(found)
+  found = [s for text in texts for s in gin_parser.read(text, roots)]
+  recipe = validator.check(found)
   try:
     for text in texts:
-      statements.bind(text, roots)
+      gin_parser.bind(text, roots)
     gin.finalize()
     experiment = gin.get_configurable(experiment_lib.Experiment)()
   except errors.Error:
@@ -185,11 +185,11 @@ def load_all(
   return Loaded(experiment, recipe)
 
 
-def _of_flag(binding: str, origins: Mapping[str, str]) -> gintexts.Text:
+def _of_flag(binding: str, origins: Mapping[str, str]) -> gin_files_lib.Text:
   origin = origins.get(binding)
   if origin is None:
-    return gintexts.Text(binding, gintexts.BINDINGS)
-  return gintexts.Text(
+    return gin_files_lib.Text(binding, gin_files_lib.BINDINGS)
+  return gin_files_lib.Text(
     binding, origin, value_of=binding.partition('=')[2].strip()
   )
 
@@ -312,8 +312,8 @@ def check_same(model_dir: pathlib.Path) -> None:
   path = model_dir / 'config.gin'
   if not path.exists():
     return
-  old = statements.values(gintexts.text_of(path))
-  new = statements.values(_text(gin_config._CONFIG))
+  old = gin_parser.values(gin_files_lib.text_of(path))
+  new = gin_parser.values(_text(gin_config._CONFIG))
   meant = _reached(old, free=False) | _reached(new, free=False)
   free = (_reached(old, free=True) | _reached(new, free=True)) - meant
   different = sorted(

@@ -12,7 +12,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from tftrain import errors
-from tftrain import gintexts
+from tftrain.config import gin_files as gin_files_lib
 
 
 class Names:
@@ -53,8 +53,8 @@ class Names:
     raise errors.ConfigError(
       f'{where}: no configurable is called {selector!r}'
       + (
-        gintexts.suggest(selector, short)
-        or gintexts.suggest(selector.rpartition('.')[2], short)
+        gin_files_lib.suggest(selector, short)
+        or gin_files_lib.suggest(selector.rpartition('.')[2], short)
         or '; is its module imported?'
       )
     )
@@ -67,14 +67,14 @@ class Names:
       raise errors.ConfigError(
         f'{where}: no import of this file provides {first!r} of {selector!r}'
         + (
-          gintexts.suggest(first, symbols)
+          gin_files_lib.suggest(first, symbols)
           or f'; with dynamic registration, import {first!r} here'
         )
       )
     found, path = symbols[first], first
     for name in rest:
       if not hasattr(found, name):
-        close = gintexts.suggest(name, dir(found), f'{path}.')
+        close = gin_files_lib.suggest(name, dir(found), f'{path}.')
         raise errors.ConfigError(
           f'{where}: no configurable is called {selector!r}: {path} has no '
           f'{name!r}{close}'
@@ -126,7 +126,7 @@ class Statement:
 
 
 def read(
-  text: gintexts.Text,
+  text: gin_files_lib.Text,
   roots: Sequence[pathlib.Path],
   where: str = '',
   open_files: list[str] | None = None,
@@ -134,12 +134,12 @@ def read(
   """The bindings of a gin text and its includes; imports what it imports."""
   open_files = [] if open_files is None else open_files
   names = Names()
-  with gintexts.opened(text, where, open_files):
-    for where, statement in gintexts.parsed(text):
+  with gin_files_lib.opened(text, where, open_files):
+    for where, statement in gin_files_lib.parsed(text):
       if isinstance(statement, config_parser.ImportStatement):
         _import(statement, where, names)
       elif isinstance(statement, config_parser.IncludeStatement):
-        inner = gintexts.included(text, statement, where, roots)
+        inner = gin_files_lib.included(text, statement, where, roots)
         yield from read(inner, roots, where, open_files)
       elif isinstance(statement, config_parser.BindingStatement):
         yield Statement(
@@ -153,7 +153,7 @@ def read(
         )
 
 
-def bind(text: gintexts.Text, roots: Sequence[pathlib.Path]) -> None:
+def bind(text: gin_files_lib.Text, roots: Sequence[pathlib.Path]) -> None:
   """Has gin take a text that was read and checked.
 
   As gin.parse_config does; but gin looks includes up from the working directory
@@ -165,7 +165,7 @@ def bind(text: gintexts.Text, roots: Sequence[pathlib.Path]) -> None:
       if isinstance(statement, config_parser.ImportStatement):
         context.process_import(statement)
       elif isinstance(statement, config_parser.IncludeStatement):
-        bind(gintexts.included(text, statement, 'include', roots), roots)
+        bind(gin_files_lib.included(text, statement, 'include', roots), roots)
       elif isinstance(statement, config_parser.BindingStatement):
         scope, selector, parameter, value, _ = statement
         if not parameter:
@@ -206,7 +206,7 @@ def values(text: str) -> dict[str, str]:
   """Binding -> value as text, macros resolved."""
   found = [
     s
-    for s in config_parser.ConfigParser(text, gintexts.Delegate())
+    for s in config_parser.ConfigParser(text, gin_files_lib.Delegate())
     if isinstance(s, config_parser.BindingStatement)
   ]
   macros = {
@@ -218,7 +218,7 @@ def values(text: str) -> dict[str, str]:
   for s in found:
     if s.arg_name:
       value = s.value
-      if isinstance(value, gintexts.Reference) and value.is_macro:
+      if isinstance(value, gin_files_lib.Reference) and value.is_macro:
         value = macros.get(value.name, value)
       scope = f'{s.scope}/' if s.scope else ''
       selector = s.selector.removeprefix('tftrain.')

@@ -8,7 +8,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from tftrain import errors
-from tftrain import gintexts
+from tftrain.config import gin_files as gin_files_lib
 
 # Registered, but not for strangers: they run or fetch what a text names, or
 # write where it says.
@@ -25,7 +25,7 @@ _REFUSED_PARAMETERS = {
 _OBJECT = ('class_name', 'module', 'registered_name')
 
 
-def check(text: gintexts.Text, roots: Sequence[pathlib.Path]) -> None:
+def check(text: gin_files_lib.Text, roots: Sequence[pathlib.Path]) -> None:
   """Refuses what is more than data, before anything is imported or made.
 
   Names may be those that are registered already: the public ones of tftrain,
@@ -39,13 +39,13 @@ def check(text: gintexts.Text, roots: Sequence[pathlib.Path]) -> None:
 
 
 def _check(
-  text: gintexts.Text,
+  text: gin_files_lib.Text,
   roots: Sequence[pathlib.Path],
   where: str,
   open_files: list[str],
 ) -> None:
-  with gintexts.opened(text, where, open_files):
-    for where, statement in gintexts.parsed(text):
+  with gin_files_lib.opened(text, where, open_files):
+    for where, statement in gin_files_lib.parsed(text):
       if isinstance(statement, config_parser.ImportStatement):
         raise errors.ConfigError(
           f'{where}: {statement.format()!r} runs code, which '
@@ -53,7 +53,7 @@ def _check(
           'tftrain.launch.run, or trust the file'
         )
       if isinstance(statement, config_parser.IncludeStatement):
-        inner = gintexts.included(text, statement, where, roots)
+        inner = gin_files_lib.included(text, statement, where, roots)
         _check(inner, roots, where, open_files)
       elif isinstance(statement, config_parser.BindingStatement):
         if statement.arg_name and statement.selector not in (
@@ -85,12 +85,14 @@ def _check_name(name: str, parameter: str | None, where: str) -> None:
 
 
 def _check_value(value: Any, where: str) -> None:
-  for reference in gintexts.references(value):
+  for reference in gin_files_lib.references(value):
     if not reference.is_macro:
       _check_name(reference.selector, None, where)
   for found in _dicts(value):
     # What is referred to may come to such a key.
-    keys = [k for k in found if k in _OBJECT or any(gintexts.references(k))]
+    keys = [
+      k for k in found if k in _OBJECT or any(gin_files_lib.references(k))
+    ]
     if keys:
       raise errors.ConfigError(
         f'{where}: a dict with the key {keys[0]!r} may have Keras import what '

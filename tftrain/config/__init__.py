@@ -1,0 +1,1 @@
+"""Configuration: reads, checks and applies gin files."""
