@@ -67,7 +67,7 @@ setuptools.setup(
   entry_points={
     'console_scripts': [
       'tftrain = tftrain.launch:main',
-      'tftrain-sweep = tftrain.sweeps.__main__:run_main',
+      'tftrain-sweep = tftrain.sweep.__main__:run_main',
     ]
   },
   # In the wheel, what a checkout has beside the package lies inside it.

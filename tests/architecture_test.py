@@ -43,11 +43,11 @@ _LAYERS = (
   'experiment.crash_dump experiment.rewind experiment._validation experiment.run debug.replay actions.digests actions.profiler experiment._continuous_eval experiment.experiment '
   'debug.inspect_data debug.dry_run debug.lr_finder testing',
   'config._call_signature config.gin_parser config._python_usage config._resolver config.validator config._trust config._describe',
-  'sweeps.pruning sweeps.spaces sweeps.recipes sweeps.sweepfiles sweeps.plans '
-  'sweeps.leases sweeps.results sweeps.samplers platform.resource_slots sweeps.children '
-  'sweeps.controllers sweeps.tables sweeps.planning sweeps.rankings '
-  'sweeps.importances sweeps.pages sweeps.reports sweeps.__main__ '
-  'trials',
+  'sweep.pruner sweep.search_space sweep.sweep sweep._sweep_file sweep.plan '
+  'sweep._lease sweep._results sweep._optuna_sampler platform.resource_slots sweep._trial_process '
+  'sweep.scheduler sweep._terminal_table sweep.planner sweep._ranking '
+  'sweep._importance sweep._html_report sweep.report_files sweep.__main__ '
+  'sweep.trial',
   'config.loader reruns trialchecks modes distribute.local_launcher deviceflags launch',
   'new __main__',
 )
@@ -65,7 +65,7 @@ _WITHOUT_TENSORFLOW = (
   'platform.timeouts',
   'experiment._provenance',
   'reruns',
-  'trials',
+  'sweep.trial',
   'modes',
   'distribute.local_launcher',
   'deviceflags',
@@ -82,15 +82,15 @@ _GIN = (
   'config._resolver',
   'config.validator',
   'config._trust',
-  'sweeps.sweepfiles',
+  'sweep._sweep_file',
 )
 _FLAGS = ('config.loader', 'deviceflags', 'launch')
 _LAZY = (
   'launch',
   'data.sources.third_party',
   'export.converters',
-  'sweeps.samplers',
-  'sweeps.reports',
+  'sweep._optuna_sampler',
+  'sweep.report_files',
   'debug.lr_finder',
 )
 _COMPILES = (

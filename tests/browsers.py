@@ -220,7 +220,7 @@ def sweep(directory):
     ['report', there],
   ):
     subprocess.run(
-      [sys.executable, '-m', 'tftrain.sweeps', *command], check=True
+      [sys.executable, '-m', 'tftrain.sweep', *command], check=True
     )
   return sweep_dir / 'results.html'
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from tests import sweeping
-from tftrain.sweeps import importances
-from tftrain.sweeps import plans
-from tftrain.sweeps import rankings
-from tftrain.sweeps import reports
-from tftrain.sweeps import results
+from tftrain.sweep import _importance
+from tftrain.sweep import _ranking
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import report_files
 
 _SWEEP = """
   Sweep.space = [
@@ -42,8 +42,8 @@ def written(sweep_dir):
 
 
 def ranked(sweep_dir):
-  plan = plans.read(sweep_dir)
-  return plan, rankings.rank(plan, results.read(plan))
+  plan = plan_lib.read(sweep_dir)
+  return plan, _ranking.rank(plan, _results.read(plan))
 
 
 def test_the_best_is_named(sweep_dir, written):
@@ -75,14 +75,14 @@ def test_means_and_deviations_are_those_of_the_seeds(sweep_dir):
   row = rows[0]
   values = [0.5, 0.8]
   repeats = [
-    results.dataclasses.replace(result, history=[(1, 0.9), (4, value)])
+    _results.dataclasses.replace(result, history=[(1, 0.9), (4, value)])
     for result, value in zip(row.repeats, values, strict=True)
   ]
-  made = rankings._row(plan, repeats)
+  made = _ranking._row(plan, repeats)
   assert made.mean == pytest.approx(0.65)
   assert made.deviation == pytest.approx(0.3 / 2**0.5)
-  assert rankings.best_step(repeats[0], 'max') == 1
-  assert rankings.best_step(repeats[0], 'min') == 4
+  assert _ranking.best_step(repeats[0], 'max') == 1
+  assert _ranking.best_step(repeats[0], 'min') == 4
 
 
 def test_the_csv_has_a_line_for_each_trial(sweep_dir, written):
@@ -123,7 +123,7 @@ def test_what_matters_is_told_from_what_does_not(sweep_dir):
   pytest.importorskip('optuna')
   plan, rows = ranked(sweep_dir)
   told = [row for row in rows if 'KIND' in row.values]
-  shares = importances.of(told, ['LR', 'KIND', 'WIDE'], plan.goal)
+  shares = _importance.of(told, ['LR', 'KIND', 'WIDE'], plan.goal)
   assert set(shares) == {'LR', 'KIND'}
   assert shares['LR'] > 0.9
 
@@ -167,9 +167,9 @@ def test_a_report_needs_no_tensorflow(sweep_dir):
 
 def test_without_plotly_the_tables_are_written(sweep_dir, monkeypatch):
   monkeypatch.setitem(sys.modules, 'plotly', None)
-  monkeypatch.delitem(sys.modules, 'tftrain.sweeps.pages', raising=False)
-  monkeypatch.delattr('tftrain.sweeps.pages', raising=False)
-  lines = list(reports.write(plans.read(sweep_dir)))
+  monkeypatch.delitem(sys.modules, 'tftrain.sweep._html_report', raising=False)
+  monkeypatch.delattr('tftrain.sweep._html_report', raising=False)
+  lines = list(report_files.write(plan_lib.read(sweep_dir)))
   assert "pip install 'tftrain[report]'" in lines[-1]
 
 

@@ -13,15 +13,15 @@ import sys
 import time
 
 from tftrain import errors
-from tftrain import trials
 from tftrain.platform import files
 from tftrain.report import report as report_lib
-from tftrain.sweeps import plans
-from tftrain.sweeps import results
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import trial as trial_lib
 
 
 def describe(sweep_dir):
-  plan = plans.read(pathlib.Path(sweep_dir))
+  plan = plan_lib.read(pathlib.Path(sweep_dir))
   trials = [{'index': t.index, 'error': None, 'steps': 4} for t in plan.trials]
   names = ['train/loss', 'train/accuracy', 'eval/test/accuracy']
   print(json.dumps({'trials': trials, 'metrics': names, 'parameters': 10}))
@@ -36,7 +36,7 @@ def work(trial):
   path = trial.directory / 'metrics.jsonl'
   files.cut_half_line(path) if path.exists() else None
   for step in range(
-    len(results.lines(trial.directory)) + 1, values['STEPS'] + 1
+    len(_results.lines(trial.directory)) + 1, values['STEPS'] + 1
   ):
     time.sleep(values['SLEEP'])
     fault(values['DO'], step)
@@ -79,7 +79,7 @@ def main():
     describe(given['sweep_dir'])
     return 0
   try:
-    return trials.run(given['sweep_dir'], int(given['trial_index']), work)
+    return trial_lib.run(given['sweep_dir'], int(given['trial_index']), work)
   except errors.Error as error:
     print(f'error: {error}', file=sys.stderr)
     return error.exit_code

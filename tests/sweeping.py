@@ -13,7 +13,7 @@ _LIMIT = 60
 
 def start(*arguments, env=None):
   return subprocess.Popen(
-    [sys.executable, '-m', 'tftrain.sweeps', *map(str, arguments)],
+    [sys.executable, '-m', 'tftrain.sweep', *map(str, arguments)],
     cwd=ROOT,
     env={**os.environ, **(env or {})},
     stdout=subprocess.PIPE,

@@ -14,20 +14,20 @@ import pytest
 
 from tests import sweeping
 from tftrain import errors
-from tftrain import trials
 from tftrain.config import gin_files as gin_files_lib
 from tftrain.distribute import cluster_resolver
 from tftrain.platform import _filesystem
 from tftrain.platform import files
 from tftrain.platform import resource_slots
 from tftrain.report import report as report_lib
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import pruning
-from tftrain.sweeps import results
-from tftrain.sweeps import samplers
-from tftrain.sweeps import spaces
-from tftrain.sweeps import sweepfiles
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import _optuna_sampler
+from tftrain.sweep import _results
+from tftrain.sweep import _sweep_file
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import search_space
+from tftrain.sweep import trial as trial_lib
 
 _GRID = "Sweep.space = {'LR': [0.1, 0.2]}\n"
 
@@ -37,26 +37,26 @@ def _planned(directory, text):
   path = sweeping.write(
     directory, f"Sweep.metric = 'eval/test/accuracy'\n{text}"
   )
-  read = sweepfiles.read(path, [sweeping.ROOT, sweeping.ROOT / 'configs'])
+  read = _sweep_file.read(path, [sweeping.ROOT, sweeping.ROOT / 'configs'])
   settings = {
     'metric': read.sweep.metric,
     'goal': read.sweep.goal,
     'search': read.sweep.search,
     'seed': read.sweep.seed,
-    'space': spaces.facts(spaces.parse(read.sweep.space)),
-    'prune': pruning.facts(read.pruner),
+    'space': search_space.facts(search_space.parse(read.sweep.space)),
+    'prune': pruner_lib.facts(read.pruner),
     'time_limit': read.sweep.time_limit,
     'max_kills': read.sweep.max_kills,
     'lease_seconds': read.sweep.lease_seconds,
     'grace_seconds': read.sweep.grace_seconds,
   }
-  return plans.write(
+  return plan_lib.write(
     directory / 'sweep',
     sweep_text=path.read_text(),
     base=read.base,
     settings=settings,
     command={'argv': ['true'], 'cwd': str(directory), 'search_paths': []},
-    trials=plans.trials_of(read.sweep),
+    trials=plan_lib.trials_of(read.sweep),
   )
 
 
@@ -69,7 +69,7 @@ def _bindings(directory, text):
 
 def test_the_controller_imports_no_tensorflow():
   code = (
-    'import sys, tftrain.sweeps.__main__, tftrain.trials; '
+    'import sys, tftrain.sweep.__main__, tftrain.trials; '
     "print([m for m in ('tensorflow', 'keras', 'optuna') if m in sys.modules])"
   )
   found = subprocess.run(
@@ -102,8 +102,8 @@ def test_a_grid_has_all_combinations_and_a_union_all_of_its_parts(tmp_path):
 def test_the_sweeps_that_ship_can_be_planned(name, count):
   roots = gin_files_lib.roots([])
   path = gin_files_lib.find(f'sweeps/{name}.gin', roots, '--sweep')
-  read = sweepfiles.read(path, roots)
-  assert len(plans.trials_of(read.sweep)) == count
+  read = _sweep_file.read(path, roots)
+  assert len(plan_lib.trials_of(read.sweep)) == count
 
 
 _RANDOM = """
@@ -241,8 +241,8 @@ _BAD = {
 def test_a_sweep_that_cannot_be_is_refused(tmp_path, text, message):
   path = sweeping.write(tmp_path, text)
   with pytest.raises(errors.ConfigError) as raised:
-    read = sweepfiles.read(path, [tmp_path])
-    plans.trials_of(read.sweep)
+    read = _sweep_file.read(path, [tmp_path])
+    plan_lib.trials_of(read.sweep)
   assert message in str(raised.value)
   assert '\n' not in str(raised.value)
 
@@ -286,11 +286,11 @@ def test_plan_refuses_what_it_would_destroy_and_metrics_that_are_none(tmp_path):
 @pytest.mark.parametrize('name', ['plan.jsonl', 'base.gin', 'sweep.json'])
 def test_a_plan_edited_by_hand_is_refused(tmp_path, name):
   plan = _planned(tmp_path, f'STEPS = 4\n{_GRID}Sweep.seeds = [4]')
-  assert plans.read(plan.sweep_dir).trials == plan.trials
+  assert plan_lib.read(plan.sweep_dir).trials == plan.trials
   path = plan.sweep_dir / name
   path.write_text(path.read_text().replace('4', '5', 1))
   with pytest.raises(errors.RunDirectoryError, match='its digest differs'):
-    plans.read(plan.sweep_dir)
+    plan_lib.read(plan.sweep_dir)
 
 
 class _FullDisk(_filesystem.Disk):
@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_no_half_plan_and_no_end_unnoted(
     monkeypatch.setattr(files, 'disk', _FullDisk())
     return 0
 
-  assert trials.run(plan.sweep_dir, 0, work) == 0
+  assert trial_lib.run(plan.sweep_dir, 0, work) == 0
   assert sweeping.states(plan.sweep_dir) == ['done', 'pending']
 
 
@@ -341,7 +341,7 @@ def test_all_trials_run_and_the_same_command_touches_nothing(tmp_path):
   assert code == 0 and stamps() == before
   code, out, _ = sweeping.sweep('status', f'--sweep_dir={sweep_dir}')
   assert out.startswith('2 done, best')
-  first, second = results.read(plans.read(sweep_dir))
+  first, second = _results.read(plan_lib.read(sweep_dir))
   assert first.status == 'done' and first.bindings == ('LR = 0.1',)
   assert second.history == [
     (1, 0.2),
@@ -376,7 +376,7 @@ def test_what_fails_fails_alone_and_is_tried_again_on_request(tmp_path):
   assert 'Again: 2 trials' in out
   assert sweeping.states(sweep_dir) == ['done', 'done', 'diverged', 'failed']
   assert done.read_text() == before
-  found = results.read(plans.read(sweep_dir))
+  found = _results.read(plan_lib.read(sweep_dir))
   assert found[0].facts['attempts'] == 2 and 'error' not in found[0].facts
   assert (
     found[2].value('max') == -math.inf and found[2].value('min') == math.inf
@@ -420,7 +420,7 @@ def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
   code, out, _ = sweeping.run(sweep_dir, '--parallel=6', '--keep_going')
   assert time.monotonic() - begun < 30
   assert code == 1 and sweeping.states(sweep_dir) == ['failed'] * 6
-  found = results.read(plans.read(sweep_dir))
+  found = _results.read(plan_lib.read(sweep_dir))
   errors_found = [result.facts['error'] for result in found]
   assert (
     errors_found
@@ -443,7 +443,7 @@ def test_a_target_that_takes_no_part_or_cannot_be_started(tmp_path):
   command = plan.sweep_dir / 'command.json'
   command.write_text(json.dumps({**plan.command, 'argv': ['true']}))
   assert sweeping.run(plan.sweep_dir)[0] == 1
-  (one, _) = results.read(plan)
+  (one, _) = _results.read(plan)
   assert 'does the command hand --sweep_dir and --trial' in one.facts['error']
   command.write_text(json.dumps({**plan.command, 'argv': ['no-such-thing']}))
   code, _, err = sweeping.run(plan.sweep_dir, '--retry=failed')
@@ -466,11 +466,13 @@ def slow_sweep(tmp_path):
 
 
 def _alive(pid):
-  return leases._start_of(pid) != ''
+  return _lease_lib._start_of(pid) != ''
 
 
 def _holders(sweep_dir):
-  return [s.process() for s in leases.read(sweep_dir).values() if s.process()]
+  return [
+    s.process() for s in _lease_lib.read(sweep_dir).values() if s.process()
+  ]
 
 
 def _has_lines(sweep_dir):
@@ -478,7 +480,7 @@ def _has_lines(sweep_dir):
 
 
 def _check_whole(sweep_dir):
-  for result in results.read(plans.read(sweep_dir)):
+  for result in _results.read(plan_lib.read(sweep_dir)):
     assert result.status == 'done'
     steps = [line['step'] for line in result.metrics()]
     assert steps == list(range(1, 13))
@@ -528,7 +530,7 @@ def test_a_trial_is_taken_over_when_its_lease_has_run_out_not_before(tmp_path):
   plan = _planned(tmp_path, _GRID)
   _elsewhere(plan, 50)
   with pytest.raises(errors.RunDirectoryError) as raised:
-    trials.run(plan.sweep_dir, 0, lambda trial: 0)
+    trial_lib.run(plan.sweep_dir, 0, lambda trial: 0)
   assert 'is run by pid 1 on elsewhere, which gave a sign' in str(raised.value)
   os.rename(
     plan.sweep_dir / 'leases' / '0000.running.elsewhere_1_1_0',
@@ -540,7 +542,7 @@ def test_a_trial_is_taken_over_when_its_lease_has_run_out_not_before(tmp_path):
     _write(trial.directory, [(1, 0.5)])
     return 0
 
-  assert trials.run(plan.sweep_dir, 0, work) == 0
+  assert trial_lib.run(plan.sweep_dir, 0, work) == 0
   assert sweeping.states(plan.sweep_dir) == ['done', 'pending']
 
 
@@ -553,9 +555,9 @@ def test_who_lost_a_trial_leaves_at_once_and_writes_nothing(slow_sweep):
   )
   lines = slow_sweep / '0000_LR=0.1' / 'metrics.jsonl'
   sweeping.until(lines.exists, 'a line')
-  seen = leases.find(slow_sweep, 0)
+  seen = _lease_lib.find(slow_sweep, 0)
   before = lines.read_text()
-  assert leases.take(seen) is not None
+  assert _lease_lib.take(seen) is not None
   _, err = process.communicate(timeout=30)
   assert process.returncode == 3 and 'took this trial over' in err
   # One line may have been on its way when the lease changed hands.
@@ -565,11 +567,11 @@ def test_who_lost_a_trial_leaves_at_once_and_writes_nothing(slow_sweep):
 
 def test_of_many_who_take_a_trial_one_gets_it(tmp_path):
   plan = _planned(tmp_path, _GRID)
-  seen = leases.find(plan.sweep_dir, 0)
-  taken = [leases.take(seen) for _ in range(5)]
+  seen = _lease_lib.find(plan.sweep_dir, 0)
+  taken = [_lease_lib.take(seen) for _ in range(5)]
   assert [lease is not None for lease in taken] == [True] + [False] * 4
-  late = leases.Lease(seen.path)
-  with pytest.raises(leases.LostError):
+  late = _lease_lib.Lease(seen.path)
+  with pytest.raises(_lease_lib.LostError):
     late.end('done')
 
 
@@ -583,15 +585,15 @@ def test_a_trial_by_number_runs_once(tmp_path, capsys, monkeypatch):
     assert cluster_resolver.resolve(os.environ) is None
     _write(trial.directory, [(1, 0.5)])
     with pytest.raises(errors.RunDirectoryError, match='is run by pid'):
-      trials.run(plan.sweep_dir, 1, work)
+      trial_lib.run(plan.sweep_dir, 1, work)
     return 0
 
-  assert trials.run(plan.sweep_dir, 1, work) == 0
-  assert trials.run(plan.sweep_dir, 1, work) == 0
+  assert trial_lib.run(plan.sweep_dir, 1, work) == 0
+  assert trial_lib.run(plan.sweep_dir, 1, work) == 0
   assert capsys.readouterr().out == 'Trial 1 is over; nothing to do.\n'
   with pytest.raises(errors.ConfigError, match='has trials 0 to 1, and no'):
-    trials.run(plan.sweep_dir, 2, work)
-  assert trials.run(plan.sweep_dir, 0, lambda trial: 143) == 143
+    trial_lib.run(plan.sweep_dir, 2, work)
+  assert trial_lib.run(plan.sweep_dir, 0, lambda trial: 143) == 143
   assert sweeping.states(plan.sweep_dir) == ['pending', 'done']
 
 
@@ -611,11 +613,11 @@ def test_a_trial_by_number_runs_once(tmp_path, capsys, monkeypatch):
   ],
 )
 def test_asha_keeps_the_best_third(own, others, kept):
-  assert pruning.Asha(10).keeps([own], others) is kept
+  assert pruner_lib.Asha(10).keeps([own], others) is kept
 
 
 def test_asha_compares_at_its_rungs_only():
-  asha = pruning.Asha(min_steps=10, factor=3)
+  asha = pruner_lib.Asha(min_steps=10, factor=3)
   due = [s for s in range(5, 300, 5) if asha.is_due(s - 5, s)]
   assert due == [10, 30, 90, 270]
   assert asha.is_due(24, 36)  # the first value after 30
@@ -630,7 +632,7 @@ def test_asha_compares_at_its_rungs_only():
   ],
 )
 def test_median_prunes_below_the_median(own, others, kept):
-  assert pruning.Median(10).keeps(own, others) is kept
+  assert pruner_lib.Median(10).keeps(own, others) is kept
 
 
 def _write(directory, values):
@@ -662,7 +664,7 @@ def test_a_trial_is_pruned_by_peers_at_equal_steps_and_stays_so(tmp_path):
   mine, peer, far = plan.trials
   for trial in plan.trials:
     plan.directory(trial).mkdir()
-  watch = trials.Watch(plan, mine, lambda: None)
+  watch = trial_lib.Watch(plan, mine, lambda: None)
   _write(plan.directory(peer), [(10, 0.9), (20, 0.9)])
   _write(plan.directory(far), [(10, 0.95), (30, 0.95)])
 
@@ -670,7 +672,7 @@ def test_a_trial_is_pruned_by_peers_at_equal_steps_and_stays_so(tmp_path):
   assert watch(_report(10, 0.1)) is None  # before min_steps
   _write(plan.directory(mine), [(20, 0.1)])
   assert watch(_report(20, 0.1)) is report_lib.Signal.STOP
-  assert json.loads((plan.directory(mine) / results.PRUNED).read_text()) == {
+  assert json.loads((plan.directory(mine) / _results.PRUNED).read_text()) == {
     'step': 20,
     'better': 1,
     'compared': 2,
@@ -694,9 +696,11 @@ def test_repeats_are_compared_with_those_of_the_same_seed(tmp_path):
     plan.directory(trial).mkdir()
     _write(plan.directory(trial), [(20, value)])
   first, second, third, _ = plan.trials
-  assert trials.Watch(plan, first, lambda: None)(_report(20, 0.1)) is None
-  assert trials.Watch(plan, second, lambda: None)(_report(20, 0.9)) is None
-  assert trials.Watch(plan, third, lambda: None)(_report(20, 0.05)) is not None
+  assert trial_lib.Watch(plan, first, lambda: None)(_report(20, 0.1)) is None
+  assert trial_lib.Watch(plan, second, lambda: None)(_report(20, 0.9)) is None
+  assert (
+    trial_lib.Watch(plan, third, lambda: None)(_report(20, 0.05)) is not None
+  )
 
 
 def test_pruned_trials_end_early_and_are_no_failures(tmp_path):
@@ -711,7 +715,7 @@ def test_pruned_trials_end_early_and_are_no_failures(tmp_path):
   )
   code, out, _ = sweeping.run(sweep_dir)
   assert code == 0 and '1 done, 2 pruned, best' in out
-  found = results.read(plans.read(sweep_dir))
+  found = _results.read(plan_lib.read(sweep_dir))
   assert [result.step for result in found] == [9, 3, 3]
 
 
@@ -727,10 +731,10 @@ def test_the_best_has_the_best_mean_over_its_seeds(tmp_path):
       _write(running.directory, [(1, value)])
       return 0
 
-    trials.run(plan.sweep_dir, trial.index, work)
-  best = results.best(results.read(plan), 'max')
+    trial_lib.run(plan.sweep_dir, trial.index, work)
+  best = _results.best(_results.read(plan), 'max')
   assert best.trial.point == 0
-  assert results.best(results.read(plan), 'min').trial.point == 1
+  assert _results.best(_results.read(plan), 'min').trial.point == 1
 
 
 def test_a_sampler_draws_once_for_all_seeds_and_learns(tmp_path):
@@ -754,7 +758,7 @@ def test_a_sampler_draws_once_for_all_seeds_and_learns(tmp_path):
     return 0
 
   for trial in plan.trials:
-    trials.run(plan.sweep_dir, trial.index, work)
+    trial_lib.run(plan.sweep_dir, trial.index, work)
   assert sweeping.states(plan.sweep_dir) == ['done'] * 24
   for first, second in zip(drawn[::2], drawn[1::2], strict=True):
     assert first[:2] == second[:2]
@@ -768,12 +772,12 @@ def test_a_sampler_draws_once_for_all_seeds_and_learns(tmp_path):
 
 def test_a_sampler_that_is_not_there_is_told_before(monkeypatch):
   pytest.importorskip('optuna')
-  samplers.check('tpe')
+  _optuna_sampler.check('tpe')
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(
     errors.ConfigError, match="'gp' needs torch, which is not"
   ):
-    samplers.check('gp')
+    _optuna_sampler.check('gp')
 
 
 # Places.
@@ -910,7 +914,7 @@ def test_any_scheduler_may_run_a_real_trial(commands, tmp_path):
   assert done.code == 0 and 'Trial 0 is over' in done.stdout
   bad = commands.run(f'--sweep_dir={plan.sweep_dir}', '--trial_index=1')
   assert bad.code == 1 and 'loss' in bad.error
-  first, second = results.read(plan)
+  first, second = _results.read(plan)
   assert (first.status, second.status) == ('done', 'diverged')
   assert [step for step, _ in first.history] == [10, 20]
   config = (first.directory / 'config.gin').read_text()

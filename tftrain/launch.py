@@ -15,12 +15,12 @@ from tftrain import deviceflags
 from tftrain import errors
 from tftrain import modes
 from tftrain import reruns
-from tftrain import trials
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.report import report as report_lib
+from tftrain.sweep import trial as trial_lib
 
 _USAGE = """tftrain: train what a gin file describes.
 
@@ -200,7 +200,7 @@ def execute(
     _parse(argv)
     if _TRIAL_INDEX.value is not None:
       work = functools.partial(_run_trial, origins, main)
-      return trials.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
+      return trial_lib.run(str(_SWEEP_DIR.value), _TRIAL_INDEX.value, work)
     together = _MODE.value in ('train', 'train_and_eval')
     if together and local_launcher.are_asked(_LOCAL_WORKERS.value):
       return _run_workers()
@@ -265,7 +265,7 @@ def _parse(argv: list[str]) -> None:
     del needed['model_dir']
   if _SWEEP_DIR.value or _TRIAL_INDEX.value is not None:
     needed = {'sweep_dir': _SWEEP_DIR}
-    trials.check_flags(flags.FLAGS)
+    trial_lib.check_flags(flags.FLAGS)
   if _MODE.value == 'rerun':
     needed = {'run': _RUN, 'model_dir': _MODEL_DIR}
   if _MODE.value == 'predict':
@@ -304,7 +304,7 @@ def _run_workers() -> int:
 def _run_trial(
   origins: dict[str, str],
   main: Callable[[modes.Job], int | None] | None,
-  trial: trials.Trial,
+  trial: trial_lib.Trial,
 ) -> int:
   for name, value in trial.flags().items():
     given = flags.FLAGS[name].value

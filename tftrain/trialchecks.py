@@ -13,8 +13,8 @@ from tftrain.config import gin_parser
 from tftrain.config import loader
 from tftrain.config import validator
 from tftrain.platform import files
-from tftrain.sweeps import plans
-from tftrain.sweeps import spaces
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import search_space
 from tftrain.train import metrics
 
 _BUILT = 16  # kinds of trials that are built, at most
@@ -26,11 +26,11 @@ def described(sweep_dir: str) -> str:
   `trials`: index, steps and error (or null) of each; `metrics`: the full names
   that a trial writes; `parameters`: how many weights are trained.
   """
-  plan = plans.read(files.run_directory(sweep_dir))
+  plan = plan_lib.read(files.run_directory(sweep_dir))
   return json.dumps(describe(plan))
 
 
-def describe(plan: plans.Plan) -> dict[str, Any]:
+def describe(plan: plan_lib.Plan) -> dict[str, Any]:
   """Checks each trial's bindings by name, parameter and type, and builds one
   trial of each kind: of those that bind the same names and refer to the same
   things.
@@ -82,19 +82,19 @@ def _compare_metrics(found: Sequence[dict[str, Any]], asked: str) -> None:
       )
 
 
-def _trials(plan: plans.Plan) -> Iterator[tuple[int, list[str]]]:
+def _trials(plan: plan_lib.Plan) -> Iterator[tuple[int, list[str]]]:
   """(index, bindings) of each; of a sampler's, samples in their place."""
   drawn = [trial for trial in plan.trials if trial.bindings is not None]
   for trial in drawn:
     yield trial.index, [*(trial.bindings or ()), *_seed(trial)]
   if not drawn:
     first = plan.trials[0]
-    space = spaces.from_facts(plan.settings['space'])
-    for index, probe in enumerate(spaces.probes(space)):
-      yield index, [*spaces.bindings(probe), *_seed(first)]
+    space = search_space.from_facts(plan.settings['space'])
+    for index, probe in enumerate(search_space.probes(space)):
+      yield index, [*search_space.bindings(probe), *_seed(first)]
 
 
-def _seed(trial: plans.Trial) -> list[str]:
+def _seed(trial: plan_lib.Trial) -> list[str]:
   return [] if trial.seed is None else [f'Experiment.seed = {trial.seed}']
 
 
@@ -106,7 +106,7 @@ def _kind(own: Sequence[gin_parser.Statement]) -> tuple[Any, ...]:
 
 
 def _built(
-  plan: plans.Plan, bindings: Sequence[str], search_paths: Sequence[str]
+  plan: plan_lib.Plan, bindings: Sequence[str], search_paths: Sequence[str]
 ) -> dict[str, Any]:
   """What is found out about a trial by building all of its parts."""
   loader.forget()

@@ -18,12 +18,12 @@ import sys
 from tftrain import errors
 from tftrain.platform import files
 from tftrain.platform import resource_slots
-from tftrain.sweeps import controllers
-from tftrain.sweeps import planning
-from tftrain.sweeps import plans
-from tftrain.sweeps import reports
-from tftrain.sweeps import results
-from tftrain.sweeps import tables
+from tftrain.sweep import _results
+from tftrain.sweep import _terminal_table
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import planner
+from tftrain.sweep import report_files
+from tftrain.sweep import scheduler
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f'{target[0]!r} after -- belongs to tftrain-sweep plan; the command is '
         'in the plan already'
       )
-    plan = plans.read(sweep_dir)
+    plan = plan_lib.read(sweep_dir)
     if options.command == 'status':
       return _status(plan)
     if options.command == 'report':
-      for line in reports.write(plan):
+      for line in report_files.write(plan):
         print(line)
       return 0
     if options.command == 'worker':
       return _run(plan, options)
     with files.lock(sweep_dir, 'sweep_dir'):
-      retried = controllers.retry(plan, options.retry or [])
+      retried = scheduler.retry(plan, options.retry or [])
       if retried:
         print(f'Again: {retried} trials.')
       return _run(plan, options)
@@ -119,17 +119,17 @@ def _plan(
       'what is to be run? write it after --, as in: tftrain-sweep plan ... -- '
       'python -m tftrain'
     )
-  for line in planning.plan(
+  for line in planner.plan(
     options.sweep, sweep_dir, target, options.gin_search_paths
   ):
     print(line, flush=True)
   return 0
 
 
-def _run(plan: plans.Plan, options: argparse.Namespace) -> int:
+def _run(plan: plan_lib.Plan, options: argparse.Namespace) -> int:
   places = resource_slots.make(options.parallel, options.gpus_per_trial)
-  with tables.make(plan) as show:
-    code = controllers.Controller(
+  with _terminal_table.make(plan) as show:
+    code = scheduler.Controller(
       plan, places, show=show, keep_going=options.keep_going
     ).run()
   if code > 1:
@@ -138,9 +138,9 @@ def _run(plan: plans.Plan, options: argparse.Namespace) -> int:
   return _status(plan) or code
 
 
-def _status(plan: plans.Plan) -> int:
-  found = results.read(plan)
-  print(tables.summary(plan, found, began=float('inf')))
+def _status(plan: plan_lib.Plan) -> int:
+  found = _results.read(plan)
+  print(_terminal_table.summary(plan, found, began=float('inf')))
   for result in found:
     if result.status in ('failed', 'diverged'):
       error = result.facts.get('error', '')

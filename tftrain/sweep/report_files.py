@@ -13,9 +13,9 @@ from tensorboard.summary.writer import record_writer
 
 from tftrain import errors
 from tftrain.platform import files
-from tftrain.sweeps import plans
-from tftrain.sweeps import rankings
-from tftrain.sweeps import results
+from tftrain.sweep import _ranking
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
 
 _COLUMNS = (
   'rank',
@@ -30,7 +30,7 @@ _COLUMNS = (
 _ENDS = ('error', 'directory')
 
 
-def write(plan: plans.Plan) -> Iterator[str]:
+def write(plan: plan_lib.Plan) -> Iterator[str]:
   """Writes all of it into the sweep's directory; yields what was written.
 
   It may be written at any time, also while trials run.
@@ -38,12 +38,12 @@ def write(plan: plans.Plan) -> Iterator[str]:
   Raises:
     InputError: No trial has begun.
   """
-  found = results.read(plan)
+  found = _results.read(plan)
   if not any(result.bindings and result.facts for result in found):
     raise errors.InputError(
       f'no trial of {plan.sweep_dir} has begun; start tftrain-sweep run first'
     )
-  rows = rankings.rank(plan, found)
+  rows = _ranking.rank(plan, found)
   with files.explained(plan.sweep_dir):
     files.write_text(plan.sweep_dir / 'results.csv', table(plan, rows))
     files.write_text(plan.sweep_dir / 'results.md', text(plan, rows))
@@ -66,15 +66,15 @@ def write(plan: plans.Plan) -> Iterator[str]:
 def _import_pages() -> Any:
   """What draws the page; None without plotly, which is an extra."""
   try:
-    from tftrain.sweeps import pages
+    from tftrain.sweep import _html_report
   except ModuleNotFoundError as error:
     if (error.name or '').partition('.')[0] != 'plotly':
       raise
     return None
-  return pages
+  return _html_report
 
 
-def best(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
+def best(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
   """The best assignment in one line."""
   first = rows[0]
   if first.status != 'done':
@@ -85,9 +85,9 @@ def best(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
   return f'Best: {what}: {plan.metric} {first.score}{of}.'
 
 
-def table(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
+def table(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
   """A line of CSV for each trial."""
-  varied = rankings.names(rows)
+  varied = _ranking.names(rows)
   stream = io.StringIO()
   writer = csv.writer(stream, lineterminator='\n')
   writer.writerow([*_COLUMNS, *varied, *_ENDS])
@@ -100,7 +100,7 @@ def table(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
           result.trial.index,
           result.status,
           '' if value is None else repr(value),
-          rankings.best_step(result, plan.goal),
+          _ranking.best_step(result, plan.goal),
           result.step,
           f'{result.seconds:.1f}',
           '' if result.trial.seed is None else result.trial.seed,
@@ -112,9 +112,9 @@ def table(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
   return stream.getvalue()
 
 
-def text(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
+def text(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
   """The ranking in Markdown."""
-  varied = rankings.names(rows)
+  varied = _ranking.names(rows)
   head = ['rank', plan.metric, *varied, 'best step', 'status', 'seconds', '']
   lines = [
     f'# {plan.sweep_dir.name}',
@@ -125,7 +125,7 @@ def text(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
     _line(['---'] * len(head)),
   ]
   for rank, row in enumerate(rows, 1):
-    steps = [str(rankings.best_step(r, plan.goal)) for r in row.repeats]
+    steps = [str(_ranking.best_step(r, plan.goal)) for r in row.repeats]
     lines.append(
       _line(
         [
@@ -151,7 +151,7 @@ def _line(cells: Sequence[str]) -> str:
   return f'| {" | ".join(plain)} |'
 
 
-def _write_tab(plan: plans.Plan, rows: Sequence[rankings.Row]) -> None:
+def _write_tab(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> None:
   """Says what the columns of the HPARAMS tab are; each trial wrote its row.
 
   TensorBoard's own writer needs TensorFlow; the framing of its records does
@@ -161,7 +161,7 @@ def _write_tab(plan: plans.Plan, rows: Sequence[rankings.Row]) -> None:
   config = summary_v2.hparams_config_pb(
     hparams=[
       summary_v2.HParam(name, _domain(name, rows))
-      for name in rankings.names(rows)
+      for name in _ranking.names(rows)
     ],
     metrics=[
       summary_v2.Metric(tag, group=source, display_name=plan.metric),
@@ -181,7 +181,7 @@ def _write_tab(plan: plans.Plan, rows: Sequence[rankings.Row]) -> None:
   )
 
 
-def _domain(name: str, rows: Sequence[rankings.Row]) -> summary_v2.Domain:
+def _domain(name: str, rows: Sequence[_ranking.Row]) -> summary_v2.Domain:
   """The values of a parameter, all of one kind: TensorBoard wants that."""
   values = {row.values[name] for row in rows if name in row.values}
   kinds = {type(value) for value in values}

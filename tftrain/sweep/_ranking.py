@@ -6,9 +6,9 @@ import math
 import statistics
 
 from tftrain.config import gin_files as gin_files_lib
-from tftrain.sweeps import plans
-from tftrain.sweeps import pruning
-from tftrain.sweeps import results
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import pruner as pruner_lib
 
 # In which order assignments are ranked, by how they ended.
 _ORDER = ('done', 'pruned', 'running', 'pending', 'diverged', 'failed')
@@ -27,7 +27,7 @@ class Row:
   """
 
   values: dict[str, gin_files_lib.Value]
-  repeats: Sequence[results.Result]
+  repeats: Sequence[_results.Result]
   status: str
   mean: float | None
   deviation: float
@@ -45,9 +45,9 @@ class Row:
     return f'{self.mean:.6g}{spread}'
 
 
-def rank(plan: plans.Plan, found: Sequence[results.Result]) -> list[Row]:
+def rank(plan: plan_lib.Plan, found: Sequence[_results.Result]) -> list[Row]:
   """The assignments, the best first; seeds are averaged and never ranked."""
-  points: dict[int, list[results.Result]] = {}
+  points: dict[int, list[_results.Result]] = {}
   for result in found:
     points.setdefault(result.trial.point, []).append(result)
   rows = [_row(plan, repeats) for repeats in points.values()]
@@ -55,7 +55,9 @@ def rank(plan: plans.Plan, found: Sequence[results.Result]) -> list[Row]:
     rows,
     key=lambda row: (
       _ORDER.index(row.status),
-      -pruning.comparable(row.mean, plan.goal) if row.mean is not None else 0,
+      -pruner_lib.comparable(row.mean, plan.goal)
+      if row.mean is not None
+      else 0,
       row.repeats[0].trial.index,
     ),
   )
@@ -67,16 +69,16 @@ def names(rows: Sequence[Row]) -> list[str]:
   return list(dict.fromkeys(name for row in planned for name in row.values))
 
 
-def best_step(result: results.Result, goal: str) -> int:
+def best_step(result: _results.Result, goal: str) -> int:
   """Where a trial was at its best; 0 if it never reported."""
   if not result.history:
     return 0
   return max(
-    result.history, key=lambda pair: pruning.comparable(pair[1], goal)
+    result.history, key=lambda pair: pruner_lib.comparable(pair[1], goal)
   )[0]
 
 
-def _row(plan: plans.Plan, repeats: Sequence[results.Result]) -> Row:
+def _row(plan: plan_lib.Plan, repeats: Sequence[_results.Result]) -> Row:
   values = [result.value(plan.goal) for result in repeats]
   known = [value for value in values if value is not None]
   mean, deviation = None, 0.0

@@ -13,15 +13,15 @@ from typing import Any
 from tftrain import errors
 from tftrain.platform import resource_slots
 from tftrain.platform import signals as signals_lib
-from tftrain.sweeps import children
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import results
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import _results
+from tftrain.sweep import _trial_process
+from tftrain.sweep import plan as plan_lib
 
 _TICK = 0.05  # seconds between two looks at the children
 _LOOK = 0.5  # and at everything else
 
-Show = Callable[[Sequence[results.Result]], None]
+Show = Callable[[Sequence[_results.Result]], None]
 
 
 class Controller:
@@ -36,7 +36,7 @@ class Controller:
 
   def __init__(
     self,
-    plan: plans.Plan,
+    plan: plan_lib.Plan,
     places: Sequence[resource_slots.Slot],
     *,
     show: Show,
@@ -48,7 +48,7 @@ class Controller:
     self._keep_going = keep_going
     self._limit = float(plan.settings['lease_seconds'])
     self._grace = float(plan.settings['grace_seconds'])
-    self._children: list[children.Child] = []
+    self._children: list[_trial_process.Child] = []
     self._board = _Board(plan)
     self._began = time.time()
     self._signal = 0
@@ -87,7 +87,7 @@ class Controller:
         found = self._board.read()
         self._show(found)
         if not self._keep_going and not self._failure:
-          self._failure = children.repeated_failure(found, self._began)
+          self._failure = _trial_process.repeated_failure(found, self._began)
         if self._fill() and not self._children:
           return
       if self._stopping:
@@ -111,8 +111,8 @@ class Controller:
 
     Those of others may still have to be taken over.
     """
-    seen = leases.read(self._plan.sweep_dir)
-    ages = leases.ages(self._plan.sweep_dir, seen)
+    seen = _lease_lib.read(self._plan.sweep_dir)
+    ages = _lease_lib.ages(self._plan.sweep_dir, seen)
     own = {child.trial.index for child in self._children}
     for child in self._children:
       if ages.get(child.trial.index, 0.0) > self._limit:
@@ -120,17 +120,19 @@ class Controller:
     for index, one in seen.items():
       if not self._free or self._stopping:
         break
-      free = leases.is_free(one, ages.get(index, 0.0), self._limit)
+      free = _lease_lib.is_free(one, ages.get(index, 0.0), self._limit)
       if index in own or not free:
         continue
-      leases.evict(one)
-      lease = leases.take(one)
+      _lease_lib.evict(one)
+      lease = _lease_lib.take(one)
       if lease:
         slot = self._free.pop(0)
         trial = self._plan.trial(index)
-        self._children.append(children.Child(self._plan, trial, slot, lease))
+        self._children.append(
+          _trial_process.Child(self._plan, trial, slot, lease)
+        )
     return len(seen) == len(self._plan.trials) and all(
-      one.state in leases.ENDED for one in seen.values()
+      one.state in _lease_lib.ENDED for one in seen.values()
     )
 
   def _receive(self, number: int, frame: Any) -> None:
@@ -147,30 +149,30 @@ class Controller:
 class _Board:
   """Reads results; those of trials that are over, once."""
 
-  def __init__(self, plan: plans.Plan):
+  def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
-    self._over: dict[int, results.Result] = {}
+    self._over: dict[int, _results.Result] = {}
 
-  def read(self) -> list[results.Result]:
-    seen = leases.read(self._plan.sweep_dir)
+  def read(self) -> list[_results.Result]:
+    seen = _lease_lib.read(self._plan.sweep_dir)
     found = []
     for trial in self._plan.trials:
       one = seen.get(trial.index)
       known = self._over.get(trial.index)
       if known is None or one is None or one.state != known.status:
-        known = results.read_one(self._plan, trial, one)
-        if known.status in leases.ENDED:
+        known = _results.read_one(self._plan, trial, one)
+        if known.status in _lease_lib.ENDED:
           self._over[trial.index] = known
       found.append(known)
     return found
 
 
-def retry(plan: plans.Plan, states: Sequence[str]) -> int:
+def retry(plan: plan_lib.Plan, states: Sequence[str]) -> int:
   """Makes trials that ended in one of these states pending; says how many."""
   count = 0
-  for one in leases.read(plan.sweep_dir).values():
+  for one in _lease_lib.read(plan.sweep_dir).values():
     if one.state in states:
-      lease = leases.take(one)
+      lease = _lease_lib.take(one)
       if lease:
         lease.end('pending')
         count += 1

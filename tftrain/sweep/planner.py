@@ -13,12 +13,12 @@ from typing import Any
 from tftrain import errors
 from tftrain.config import gin_files as gin_files_lib
 from tftrain.platform import files
-from tftrain.sweeps import plans
-from tftrain.sweeps import pruning
-from tftrain.sweeps import recipes
-from tftrain.sweeps import samplers
-from tftrain.sweeps import spaces
-from tftrain.sweeps import sweepfiles
+from tftrain.sweep import _optuna_sampler
+from tftrain.sweep import _sweep_file
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import search_space
+from tftrain.sweep import sweep as sweep_lib
 
 _SHOWN = 5
 _SECONDS = 600  # in which a target must have described itself
@@ -45,7 +45,7 @@ def plan(
     ConfigError: The file, the space, a binding or the metric is wrong.
     RunDirectoryError: `sweep_dir` holds something else.
   """
-  if plans.exists(sweep_dir):
+  if plan_lib.exists(sweep_dir):
     raise errors.RunDirectoryError(
       f'{sweep_dir} holds a sweep already; tftrain-sweep run goes on with it, '
       'and another one needs another --sweep_dir'
@@ -53,11 +53,11 @@ def plan(
   paths = [os.path.abspath(path) for path in search_paths]
   roots = gin_files_lib.roots(paths)
   path = gin_files_lib.find(sweep_file, roots, '--sweep')
-  read = sweepfiles.read(path, roots)
+  read = _sweep_file.read(path, roots)
   sweep = read.sweep
-  if sweep.search in recipes.SAMPLERS:
-    samplers.check(sweep.search)
-  trials = plans.trials_of(sweep)
+  if sweep.search in sweep_lib.SAMPLERS:
+    _optuna_sampler.check(sweep.search)
+  trials = plan_lib.trials_of(sweep)
   parts: dict[str, Any] = {
     'sweep_text': gin_files_lib.text_of(path),
     'base': read.base,
@@ -66,13 +66,13 @@ def plan(
     'trials': trials,
   }
   with files.scratch_directory() as scratch:
-    described = describe(plans.write(scratch / 'sweep', **parts))
+    described = describe(plan_lib.write(scratch / 'sweep', **parts))
   _check_trials(described, trials)
   parts['settings']['metric'] = _metric(sweep.metric, described['metrics'])
-  yield from _shown(plans.write(sweep_dir, **parts), described)
+  yield from _shown(plan_lib.write(sweep_dir, **parts), described)
 
 
-def describe(draft: plans.Plan) -> dict[str, Any]:
+def describe(draft: plan_lib.Plan) -> dict[str, Any]:
   """What the target says of a plan: `trials`, `metrics`, `steps`.
 
   Raises:
@@ -123,17 +123,17 @@ def describe(draft: plans.Plan) -> dict[str, Any]:
 
 
 def _settings(
-  sweep: recipes.Sweep, pruner: pruning.Pruner | None
+  sweep: sweep_lib.Sweep, pruner: pruner_lib.Pruner | None
 ) -> dict[str, Any]:
   return {
     **dataclasses.asdict(dataclasses.replace(sweep, space=None, prune=None)),
-    'space': spaces.facts(spaces.parse(sweep.space)),
-    'prune': pruning.facts(pruner),
+    'space': search_space.facts(search_space.parse(sweep.space)),
+    'prune': pruner_lib.facts(pruner),
   }
 
 
 def _check_trials(
-  described: Mapping[str, Any], trials: Sequence[plans.Trial]
+  described: Mapping[str, Any], trials: Sequence[plan_lib.Trial]
 ) -> None:
   wrong = [one for one in described['trials'] if one.get('error')]
   if wrong:
@@ -161,7 +161,7 @@ def _metric(asked: str, known: Sequence[str]) -> str:
   )
 
 
-def _shown(plan: plans.Plan, described: Mapping[str, Any]) -> Iterator[str]:
+def _shown(plan: plan_lib.Plan, described: Mapping[str, Any]) -> Iterator[str]:
   count = len(plan.trials)
   many = f'{count} trials' if count > 1 else '1 trial'
   steps = [one.get('steps') for one in described['trials']]

@@ -11,9 +11,9 @@ from gin import config_parser
 
 from tftrain import errors
 from tftrain.config import gin_files as gin_files_lib
-from tftrain.sweeps import pruning
-from tftrain.sweeps import recipes
-from tftrain.sweeps import spaces
+from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import search_space
+from tftrain.sweep import sweep as sweep_lib
 
 _TYPES: dict[str, tuple[type, ...]] = {
   'metric': (str,),
@@ -39,8 +39,8 @@ class SweepFile:
     base: What all trials have in common, as one gin text without includes.
   """
 
-  sweep: recipes.Sweep
-  pruner: pruning.Pruner | None
+  sweep: sweep_lib.Sweep
+  pruner: pruner_lib.Pruner | None
   base: str
 
 
@@ -51,7 +51,7 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
     ConfigError: It is no gin, describes no sweep, or one that cannot be.
   """
   ours: dict[str, dict[str, Any]] = {'Sweep': {}}
-  ours.update({name: {} for name in pruning.PRUNERS})
+  ours.update({name: {} for name in pruner_lib.PRUNERS})
   lines: dict[Any, str] = {}
   text = gin_files_lib.Text(gin_files_lib.text_of(path), str(path), path.parent)
   for where, statement in _statements(text, roots):
@@ -99,8 +99,8 @@ def _line(statement: Any) -> str:
   return f'{scope}{statement.selector}{name} = {statement.value!r}'
 
 
-def _made(given: dict[str, tuple[str, Any]], path: str) -> recipes.Sweep:
-  known = [field.name for field in dataclasses.fields(recipes.Sweep)]
+def _made(given: dict[str, tuple[str, Any]], path: str) -> sweep_lib.Sweep:
+  known = [field.name for field in dataclasses.fields(sweep_lib.Sweep)]
   for name, (where, value) in given.items():
     if name not in known:
       close = difflib.get_close_matches(name, known, n=1)
@@ -122,13 +122,13 @@ def _made(given: dict[str, tuple[str, Any]], path: str) -> recipes.Sweep:
   for name in ('space', 'metric'):
     if name not in given:
       raise errors.ConfigError(f'{path}: Sweep.{name} is required; bind it')
-  sweep = recipes.Sweep(**{name: value for name, (_, value) in given.items()})
-  recipes.check(sweep)
-  _check_values(spaces.parse(sweep.space))
+  sweep = sweep_lib.Sweep(**{name: value for name, (_, value) in given.items()})
+  sweep_lib.check(sweep)
+  _check_values(search_space.parse(sweep.space))
   return sweep
 
 
-def _check_values(space: spaces.Space) -> None:
+def _check_values(space: search_space.Space) -> None:
   """What gin cannot read again would be another value in the trial."""
   for branch in space:
     for dimension in branch:
@@ -147,10 +147,10 @@ def _check_value(names: Sequence[str], value: Any) -> None:
 
 
 def _pruner(
-  sweep: recipes.Sweep, ours: dict[str, dict[str, Any]], path: str
-) -> pruning.Pruner | None:
+  sweep: sweep_lib.Sweep, ours: dict[str, dict[str, Any]], path: str
+) -> pruner_lib.Pruner | None:
   name = str(getattr(sweep.prune, 'name', ''))
-  for other in pruning.PRUNERS:
+  for other in pruner_lib.PRUNERS:
     if ours[other] and other != name:
       where, _ = next(iter(ours[other].values()))
       raise errors.ConfigError(
@@ -158,10 +158,12 @@ def _pruner(
       )
   if sweep.prune is None:
     return None
-  if name not in pruning.PRUNERS or not getattr(sweep.prune, 'called', False):
+  if name not in pruner_lib.PRUNERS or not getattr(
+    sweep.prune, 'called', False
+  ):
     raise errors.ConfigError(
       f'{path}: Sweep.prune = {sweep.prune!r}; choose '
-      f'{" or ".join(f"@{known}()" for known in pruning.PRUNERS)}'
+      f'{" or ".join(f"@{known}()" for known in pruner_lib.PRUNERS)}'
     )
   values = {key: value for key, (_, value) in ours[name].items()}
-  return pruning.make(name, values)
+  return pruner_lib.make(name, values)

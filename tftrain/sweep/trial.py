@@ -24,11 +24,11 @@ from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
 from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import pruning
-from tftrain.sweeps import results
-from tftrain.sweeps import samplers
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import _optuna_sampler
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import pruner as pruner_lib
 
 _LOST = 3
 _BEATS = 6  # per lease
@@ -43,7 +43,9 @@ class Trial:
     bindings: Lines of gin, the seed among them.
   """
 
-  def __init__(self, plan: plans.Plan, trial: plans.Trial, lease: leases.Lease):
+  def __init__(
+    self, plan: plan_lib.Plan, trial: plan_lib.Trial, lease: _lease_lib.Lease
+  ):
     self.plan = plan
     self.directory = plan.directory(trial)
     self.bindings: list[str] = []
@@ -61,9 +63,9 @@ class Trial:
   def begin(self) -> None:
     """Draws what is to be drawn, notes the start and begins to beat."""
     files.make_directory(self.directory, 'sweep_dir')
-    known = results.facts(self.directory)
+    known = _results.facts(self.directory)
     with files.explained(self.directory):
-      results.write_facts(
+      _results.write_facts(
         self.directory,
         status='running',
         index=self._trial.index,
@@ -77,7 +79,7 @@ class Trial:
       )
     self._watch.start()
     trial = self._trial
-    drawn = trial.bindings or samplers.draw(self.plan, trial)
+    drawn = trial.bindings or _optuna_sampler.draw(self.plan, trial)
     self.bindings = list(drawn)
     if trial.seed is not None:
       self.bindings.append(f'Experiment.seed = {trial.seed}')
@@ -99,7 +101,7 @@ class Trial:
     """Ends this process at once if the trial is somebody else's by now."""
     try:
       self._lease.check()
-    except leases.LostError as error:
+    except _lease_lib.LostError as error:
       self._leave(error)
 
   def end(self, state: str, error: str | None = None) -> None:
@@ -109,9 +111,9 @@ class Trial:
       self._watch.join()
     self.check()
     if self._overdue and state in ('pending', 'failed'):
-      state, error = 'failed', results.overdue(self.plan)
+      state, error = 'failed', _results.overdue(self.plan)
     now = time.time()
-    known = results.facts(self.directory)
+    known = _results.facts(self.directory)
     facts: dict[str, Any] = {
       'status': state,
       'seconds': round(known.get('seconds', 0.0) + now - self._started, 3),
@@ -121,7 +123,7 @@ class Trial:
       'kills': None,
     }
     try:
-      results.write_facts(self.directory, **facts)
+      _results.write_facts(self.directory, **facts)
     except OSError as failure:  # a full disk: the name of the lease says it
       _say(
         f'{self.directory}/status.json cannot be written: {failure.strerror}'
@@ -134,11 +136,11 @@ class Trial:
     Raises:
       ConfigError: It never wrote the metric.
     """
-    if (self.directory / results.PRUNED).exists():
+    if (self.directory / _results.PRUNED).exists():
       return 'pruned'
-    lines = results.lines(self.directory)
-    if not results.history(lines, self.plan.metric):
-      known = ', '.join(results.written(lines)) or 'nothing'
+    lines = _results.lines(self.directory)
+    if not _results.history(lines, self.plan.metric):
+      known = ', '.join(_results.written(lines)) or 'nothing'
       raise errors.ConfigError(
         f'the metric {self.plan.metric} was never written to '
         f'{self.directory}/metrics.jsonl; written were {known}'
@@ -150,14 +152,14 @@ class Trial:
     while not self._ended.wait(min(seconds, self._left())):
       try:
         self._lease.beat()
-      except leases.LostError as error:
+      except _lease_lib.LostError as error:
         self._leave(error)
       with contextlib.suppress(OSError):  # the lease is what counts
-        results.write_facts(self.directory, heartbeat=time.time())
+        _results.write_facts(self.directory, heartbeat=time.time())
       if self._left() <= 0 and not self._overdue:
         self._overdue = True
         with contextlib.suppress(OSError):  # for whoever sees it die of that
-          results.write_facts(self.directory, overdue=True)
+          _results.write_facts(self.directory, overdue=True)
         _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
         main = threading.main_thread().ident
         if main is not None:  # there, so that what it waits for is left
@@ -196,7 +198,7 @@ class Watch:
   hears_all = True
 
   def __init__(
-    self, plan: plans.Plan, trial: plans.Trial, check: Callable[[], None]
+    self, plan: plan_lib.Plan, trial: plan_lib.Trial, check: Callable[[], None]
   ):
     self._plan = plan
     self._trial = trial
@@ -210,7 +212,7 @@ class Watch:
       return None
     if self._tag not in report.scalars or report.is_last:
       return None
-    path = self._plan.directory(self._trial) / results.PRUNED
+    path = self._plan.directory(self._trial) / _results.PRUNED
     with files.explained(path):
       if path.exists():  # decided in an earlier life, whatever peers did since
         decided = int(json.loads(path.read_text('utf-8'))['step'])
@@ -222,7 +224,7 @@ class Watch:
     return report_lib.Signal.STOP
 
   def _reason(
-    self, pruner: pruning.Pruner, step: int
+    self, pruner: pruner_lib.Pruner, step: int
   ) -> Mapping[str, Any] | None:
     """Why it is to be pruned; None if it goes on."""
     known = self._values(self._plan.directory(self._trial))
@@ -243,9 +245,9 @@ class Watch:
     return {'step': step, 'better': better, 'compared': len(others) + 1}
 
   def _values(self, directory: pathlib.Path) -> list[tuple[int, float]]:
-    found = results.history(results.lines(directory), self._plan.metric)
+    found = _results.history(_results.lines(directory), self._plan.metric)
     goal = self._plan.goal
-    return [(step, pruning.comparable(value, goal)) for step, value in found]
+    return [(step, pruner_lib.comparable(value, goal)) for step, value in found]
 
 
 def run(
@@ -263,7 +265,7 @@ def run(
     RunDirectoryError: There is no such sweep, or another process runs it.
     Error: What `work` raised; the trial is then `failed`, or `diverged`.
   """
-  plan = plans.read(files.run_directory(sweep_dir))
+  plan = plan_lib.read(files.run_directory(sweep_dir))
   trial = plan.trial(index)
   lease = _lease(plan, index)
   cluster_resolver.leave(os.environ)
@@ -275,7 +277,7 @@ def run(
     mine.begin()
     code = work(mine)
     state = 'pending' if code else mine.outcome()
-  except leases.LostError:
+  except _lease_lib.LostError:
     raise
   except errors.NonFiniteError as error:
     mine.end('diverged', _what(error))
@@ -322,28 +324,28 @@ def check_flags(flags: Any) -> None:
     )
 
 
-def _lease(plan: plans.Plan, index: int) -> leases.Lease | None:
+def _lease(plan: plan_lib.Plan, index: int) -> _lease_lib.Lease | None:
   """The right to run a trial; None if it is over.
 
   A trial that failed is run again, as it was asked for by its number.
   """
-  given = os.environ.pop(leases.HANDED, None)
+  given = os.environ.pop(_lease_lib.HANDED, None)
   if given:
     signals_lib.end_with_parent()
-    return leases.Lease(plan.sweep_dir / 'leases' / given).adopt()
-  seen = leases.find(plan.sweep_dir, index)
+    return _lease_lib.Lease(plan.sweep_dir / 'leases' / given).adopt()
+  seen = _lease_lib.find(plan.sweep_dir, index)
   if seen.state in ('done', 'pruned'):
     return None
   if seen.state == 'running':
-    age = leases.ages(plan.sweep_dir, {index: seen}).get(index, 0.0)
+    age = _lease_lib.ages(plan.sweep_dir, {index: seen}).get(index, 0.0)
     limit = float(plan.settings['lease_seconds'])
-    if not leases.is_free(seen, age, limit):
+    if not _lease_lib.is_free(seen, age, limit):
       raise errors.RunDirectoryError(
         f'trial {index} of {plan.sweep_dir} is run by {seen.who}, which gave a '
         f'sign of life {age:.0f} s ago; wait for it, or stop it'
       )
-    leases.evict(seen)
-  lease = leases.take(seen)
+    _lease_lib.evict(seen)
+  lease = _lease_lib.take(seen)
   if lease is None:
     raise errors.RunDirectoryError(
       f'trial {index} of {plan.sweep_dir} was just taken by another process; '

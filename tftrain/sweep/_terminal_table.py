@@ -8,18 +8,18 @@ from rich import console
 from rich import live
 from rich import table as rich_table
 
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import results
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
 
-_STATES = ('running', 'pending', *leases.ENDED)
+_STATES = ('running', 'pending', *_lease_lib.ENDED)
 _ROWS = 12
 
 
 class Lines:
   """A line for each trial that ended, and one with the counts."""
 
-  def __init__(self, plan: plans.Plan):
+  def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
     self._began = time.time()
     self._known: dict[int, str] | None = None
@@ -30,12 +30,12 @@ class Lines:
   def __exit__(self, *error: object) -> None:
     pass
 
-  def __call__(self, found: Sequence[results.Result]) -> None:
+  def __call__(self, found: Sequence[_results.Result]) -> None:
     now = {result.trial.index: result.status for result in found}
     ended = [
       result
       for result in found
-      if result.status in leases.ENDED
+      if result.status in _lease_lib.ENDED
       and result.status != (self._known or now)[result.trial.index]
     ]
     if self._known is not None and not ended:
@@ -50,7 +50,7 @@ class Lines:
 class Live:
   """One table that is drawn over."""
 
-  def __init__(self, plan: plans.Plan):
+  def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
     self._began = time.time()
     self._live = live.Live(
@@ -64,13 +64,13 @@ class Live:
   def __exit__(self, *error: object) -> None:
     self._live.stop()
 
-  def __call__(self, found: Sequence[results.Result]) -> None:
+  def __call__(self, found: Sequence[_results.Result]) -> None:
     metric = self._plan.metric
     title = summary(self._plan, found, self._began)
     table = rich_table.Table(title=title, title_justify='left')
     for name in ('trial', 'status', 'step', metric, 'seconds'):
       table.add_column(name, no_wrap=True)
-    ended = [r for r in found if r.status in leases.ENDED]
+    ended = [r for r in found if r.status in _lease_lib.ENDED]
     ended.sort(key=lambda r: float(r.facts.get('ended', 0.0)))
     running = [r for r in found if r.status == 'running']
     for result in (ended + running)[-_ROWS:]:
@@ -84,18 +84,18 @@ class Live:
     self._live.update(table, refresh=True)
 
 
-def make(plan: plans.Plan) -> Lines | Live:
+def make(plan: plan_lib.Plan) -> Lines | Live:
   """What fits where it is shown."""
   return Live(plan) if sys.stderr.isatty() else Lines(plan)
 
 
 def summary(
-  plan: plans.Plan, found: Sequence[results.Result], began: float
+  plan: plan_lib.Plan, found: Sequence[_results.Result], began: float
 ) -> str:
   """Counts, the best so far and how long it will take, in a line."""
   counts = {s: sum(r.status == s for r in found) for s in _STATES}
   parts = [f'{counts[s]} {s}' for s in _STATES if counts[s]]
-  best = results.best(found, plan.goal)
+  best = _results.best(found, plan.goal)
   if best:
     value = best.value(plan.goal)
     parts.append(f'best {plan.metric} {value:.4g} ({best.directory.name})')
@@ -105,7 +105,7 @@ def summary(
   return ', '.join(parts)
 
 
-def remaining(found: Sequence[results.Result], began: float) -> float | None:
+def remaining(found: Sequence[_results.Result], began: float) -> float | None:
   """Seconds until all are over; None while nothing tells.
 
   From how fast trials ended since `began`, as many at a time as there were.
@@ -126,7 +126,7 @@ def duration(seconds: float) -> str:
   )
 
 
-def _line(result: results.Result) -> str:
+def _line(result: _results.Result) -> str:
   value = f' {result.history[-1][1]:.4g}' if result.history else ''
   error = result.facts.get('error')
   said = f': {error}' if error else ''

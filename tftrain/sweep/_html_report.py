@@ -11,9 +11,9 @@ import plotly.io
 import plotly.offline
 
 from tftrain.config import gin_files as gin_files_lib
-from tftrain.sweeps import importances
-from tftrain.sweeps import plans
-from tftrain.sweeps import rankings
+from tftrain.sweep import _importance
+from tftrain.sweep import _ranking
+from tftrain.sweep import plan as plan_lib
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto;
@@ -49,7 +49,7 @@ document.querySelectorAll('th').forEach((head, column) => {
 _WIDE = 100  # from which ratio on an axis is logarithmic
 
 
-def page(plan: plans.Plan, rows: Sequence[rankings.Row], best: str) -> str:
+def page(plan: plan_lib.Plan, rows: Sequence[_ranking.Row], best: str) -> str:
   """All of the page.
 
   Args:
@@ -73,8 +73,8 @@ def page(plan: plans.Plan, rows: Sequence[rankings.Row], best: str) -> str:
   return '\n'.join(parts)
 
 
-def _table(plan: plans.Plan, rows: Sequence[rankings.Row]) -> str:
-  varied = rankings.names(rows)
+def _table(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
+  varied = _ranking.names(rows)
   heads = ['rank', plan.metric, '±', *varied, 'status', 'steps', 'seconds']
   lines = []
   for rank, row in enumerate(rows, 1):
@@ -105,11 +105,11 @@ def _cell(value: Any, shown: str) -> str:
 
 
 def _figures(
-  plan: plans.Plan, rows: Sequence[rankings.Row]
+  plan: plan_lib.Plan, rows: Sequence[_ranking.Row]
 ) -> Iterator[tuple[str, Any]]:
   """(heading, figure) of what there is enough for."""
   told = [r for r in rows if r.mean is not None and math.isfinite(r.mean)]
-  varied = rankings.names(told)
+  varied = _ranking.names(told)
   if told and varied:
     yield 'All parameters at once', _parallel(plan, told, varied)
     for name in varied:
@@ -117,13 +117,13 @@ def _figures(
   curves = [r for row in rows for r in row.repeats if r.history]
   if curves:
     yield 'Learning curves', _curves(plan, curves)
-  weights = importances.of(told, varied, plan.goal)
+  weights = _importance.of(told, varied, plan.goal)
   if weights:
     yield 'Importance of the parameters', _bars(weights)
 
 
 def _parallel(
-  plan: plans.Plan, rows: Sequence[rankings.Row], varied: Sequence[str]
+  plan: plan_lib.Plan, rows: Sequence[_ranking.Row], varied: Sequence[str]
 ) -> Any:
   means = [row.mean for row in rows]
   axes = [
@@ -168,7 +168,9 @@ def _axis(
   }
 
 
-def _against(plan: plans.Plan, rows: Sequence[rankings.Row], name: str) -> Any:
+def _against(
+  plan: plan_lib.Plan, rows: Sequence[_ranking.Row], name: str
+) -> Any:
   having = [row for row in rows if name in row.values]
   values = [row.values[name] for row in having]
   numbers = _numbers(values)
@@ -190,7 +192,7 @@ def _against(plan: plans.Plan, rows: Sequence[rankings.Row], name: str) -> Any:
   return figure.update_layout(height=360, margin={'t': 20})
 
 
-def _curves(plan: plans.Plan, found: Sequence[Any]) -> Any:
+def _curves(plan: plan_lib.Plan, found: Sequence[Any]) -> Any:
   figure = graph_objects.Figure()
   for result in found:
     figure.add_scatter(

@@ -12,9 +12,9 @@ import time
 from tftrain import errors
 from tftrain.platform import files
 from tftrain.platform import resource_slots
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import results
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
 
 _KILLED = 128  # shells add a signal's number to it
 _TAIL = 4000  # characters of a log
@@ -35,10 +35,10 @@ class Child:
 
   def __init__(
     self,
-    plan: plans.Plan,
-    trial: plans.Trial,
+    plan: plan_lib.Plan,
+    trial: plan_lib.Trial,
     slot: resource_slots.Slot,
-    lease: leases.Lease,
+    lease: _lease_lib.Lease,
   ):
     self.plan = plan
     self.trial = trial
@@ -53,7 +53,11 @@ class Child:
       with files.open_log(directory / 'log.txt') as log:
         self._process = subprocess.Popen(
           _argv(plan, trial),
-          env={**os.environ, **slot.environment(), leases.HANDED: lease.name},
+          env={
+            **os.environ,
+            **slot.environment(),
+            _lease_lib.HANDED: lease.name,
+          },
           cwd=_cwd(plan),
           stdin=subprocess.DEVNULL,
           stdout=log,
@@ -95,7 +99,7 @@ class Child:
     """
     code = self._process.wait()
     self.kill()  # what it has started must not outlive it
-    seen = leases.find(self.plan.sweep_dir, self.trial.index)
+    seen = _lease_lib.find(self.plan.sweep_dir, self.trial.index)
     if seen.state == 'pending' and not stopping:
       self._end(seen, code)
     elif seen.state == 'running':
@@ -105,7 +109,7 @@ class Child:
         else:
           self._end(seen, code)
 
-  def _end(self, seen: leases.Seen, code: int) -> None:
+  def _end(self, seen: _lease_lib.Seen, code: int) -> None:
     """It was killed, or ended without a word."""
     number = -code if code < 0 else code - _KILLED
     if number <= 0:
@@ -116,9 +120,9 @@ class Child:
       self._note(seen, 'failed', f'exit code {code}: {said}')
       return
     directory = self.plan.directory(self.trial)
-    facts = results.facts(directory)
+    facts = _results.facts(directory)
     if facts.get('overdue'):
-      self._note(seen, 'failed', results.overdue(self.plan))
+      self._note(seen, 'failed', _results.overdue(self.plan))
       return
     known = int(facts.get('kills', 0))
     further = _size(directory) > self._progress
@@ -134,19 +138,19 @@ class Child:
     )
 
   def _note(
-    self, seen: leases.Seen, state: str, error: str | None, kills: int = 0
+    self, seen: _lease_lib.Seen, state: str, error: str | None, kills: int = 0
   ) -> None:
-    lease = leases.take(seen)
+    lease = _lease_lib.take(seen)
     if lease is None:
       return  # somebody else sees to it
     directory = self.plan.directory(self.trial)
-    known = results.facts(directory)
+    known = _results.facts(directory)
     now = time.time()
     seconds = known.get('seconds', 0.0)
     if seen.state == 'running':  # else it has counted them itself
       seconds += now - self._began
     with files.explained(directory):
-      results.write_facts(
+      _results.write_facts(
         directory,
         status=state,
         index=self.trial.index,
@@ -163,7 +167,7 @@ class Child:
       os.killpg(self._process.pid, number)
 
 
-def repeated_failure(found: Sequence[results.Result], since: float) -> str:
+def repeated_failure(found: Sequence[_results.Result], since: float) -> str:
   """What the last three trials to end all failed of; '' if they did not."""
   ended = [r for r in found if float(r.facts.get('ended', 0.0)) >= since]
   ended.sort(key=lambda result: float(result.facts.get('ended', 0.0)))
@@ -178,12 +182,12 @@ def repeated_failure(found: Sequence[results.Result], since: float) -> str:
   )
 
 
-def _alike(result: results.Result) -> str:
+def _alike(result: _results.Result) -> str:
   text = str(result.facts.get('error')).replace(str(result.directory), '')
   return re.sub(r'\d+(\.\d+)?(e-?\d+)?', '#', text)
 
 
-def _argv(plan: plans.Plan, trial: plans.Trial) -> list[str]:
+def _argv(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
   return [
     *plan.command['argv'],
     f'--sweep_dir={plan.sweep_dir.absolute()}',
@@ -191,7 +195,7 @@ def _argv(plan: plans.Plan, trial: plans.Trial) -> list[str]:
   ]
 
 
-def _cwd(plan: plans.Plan) -> str | None:
+def _cwd(plan: plan_lib.Plan) -> str | None:
   """Where it was planned, if that is still there."""
   cwd = str(plan.command['cwd'])
   return cwd if os.path.isdir(cwd) else None

@@ -11,9 +11,9 @@ from typing import Any
 
 from tftrain import errors
 from tftrain.platform import files
-from tftrain.sweeps import pruning
-from tftrain.sweeps import recipes
-from tftrain.sweeps import spaces
+from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import search_space
+from tftrain.sweep import sweep as sweep_lib
 
 _NAME_LENGTH = 60
 _SETTINGS = 'sweep.json'
@@ -67,8 +67,8 @@ class Plan:
     return str(self.settings['goal'])
 
   @property
-  def pruner(self) -> pruning.Pruner | None:
-    return pruning.from_facts(self.settings['prune'])
+  def pruner(self) -> pruner_lib.Pruner | None:
+    return pruner_lib.from_facts(self.settings['prune'])
 
   @property
   def base(self) -> pathlib.Path:
@@ -91,18 +91,18 @@ class Plan:
     return self.trials[index]
 
 
-def trials_of(sweep: recipes.Sweep) -> list[Trial]:
+def trials_of(sweep: sweep_lib.Sweep) -> list[Trial]:
   """All trials of a sweep: a function of its file alone.
 
   Raises:
     ConfigError: The space is none, or has two trials that are the same.
   """
-  space = spaces.parse(sweep.space)
-  drawn: Sequence[spaces.Assignment | None]
+  space = search_space.parse(sweep.space)
+  drawn: Sequence[search_space.Assignment | None]
   if sweep.search == 'grid':
-    drawn = spaces.grid(space)
+    drawn = search_space.grid(space)
   elif sweep.search == 'random':
-    drawn = spaces.sample(space, sweep.num_trials or 0, sweep.seed)
+    drawn = search_space.sample(space, sweep.num_trials or 0, sweep.seed)
   else:
     drawn = [None] * (sweep.num_trials or 0)
   seeds: Sequence[int | None] = sweep.seeds or [None]
@@ -111,7 +111,9 @@ def trials_of(sweep: recipes.Sweep) -> list[Trial]:
   for point, assignment in enumerate(drawn):
     for seed in seeds:
       index = len(found)
-      lines = None if assignment is None else tuple(spaces.bindings(assignment))
+      lines = (
+        None if assignment is None else tuple(search_space.bindings(assignment))
+      )
       said = lines or (f'{sweep.search} {point}',)
       identity = _sha256('\n'.join([*said, f'seed {seed}']))[:12]
       if identity in known:
@@ -126,7 +128,7 @@ def trials_of(sweep: recipes.Sweep) -> list[Trial]:
 
 
 def _name(
-  index: int, assignment: spaces.Assignment | str, seed: int | None
+  index: int, assignment: search_space.Assignment | str, seed: int | None
 ) -> str:
   """`0003_learning_rate=0.1_s0`: for people; the index alone is what counts.
 

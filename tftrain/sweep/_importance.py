@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from tftrain import errors
-from tftrain.sweeps import rankings
-from tftrain.sweeps import samplers
+from tftrain.sweep import _optuna_sampler
+from tftrain.sweep import _ranking
 
 _FEW = 3  # assignments from which it can be told
 
 
 def of(
-  rows: Sequence[rankings.Row], varied: Sequence[str], goal: str
+  rows: Sequence[_ranking.Row], varied: Sequence[str], goal: str
 ) -> dict[str, float]:
   """Name -> share, of the parameters that all assignments have.
 
@@ -22,7 +22,7 @@ def of(
   if len(rows) < _FEW or len(shared) < 2:
     return {}
   try:
-    optuna = samplers.imported()
+    optuna = _optuna_sampler.imported()
   except errors.ConfigError:  # an extra, and so is this part of the page
     return {}
   study = optuna.create_study(

@@ -8,17 +8,17 @@ import warnings
 
 from tftrain import errors
 from tftrain.platform import files
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import results
-from tftrain.sweeps import spaces
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import _results
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import search_space
 
 _BRANCH = 'branch'
 _FURTHER = {'gp': 'torch', 'cmaes': 'cmaes'}
 """What Optuna needs for some, beside itself."""
 
 
-def draw(plan: plans.Plan, trial: plans.Trial) -> list[str]:
+def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
   """The bindings of a trial: drawn once, the same ever after.
 
   Repeats with other seeds get the same.
@@ -26,20 +26,23 @@ def draw(plan: plans.Plan, trial: plans.Trial) -> list[str]:
   Raises:
     ConfigError: Optuna is not installed.
   """
-  known = results.drawn(plan, trial)
+  known = _results.drawn(plan, trial)
   if known is not None:
     return known
-  path = results.drawn_path(plan, trial)
+  path = _results.drawn_path(plan, trial)
   files.make_directory(path.parent, 'sweep_dir')
   study, optuna = _study(plan, trial.point)
   _tell(study, optuna, plan)
   asked = study.ask()
-  assignment = _assign(asked, spaces.from_facts(plan.settings['space']))
-  record = {'bindings': spaces.bindings(assignment), 'optuna': asked.number}
+  assignment = _assign(asked, search_space.from_facts(plan.settings['space']))
+  record = {
+    'bindings': search_space.bindings(assignment),
+    'optuna': asked.number,
+  }
   with files.explained(path):
     # If another seed's process was faster, what we asked for stays unused.
     files.write_new(path, json.dumps(record) + '\n')
-  made = results.drawn(plan, trial)
+  made = _results.drawn(plan, trial)
   assert made is not None  # one of us has written it
   return made
 
@@ -78,7 +81,7 @@ def imported() -> Any:
   return optuna
 
 
-def _study(plan: plans.Plan, point: int) -> tuple[Any, Any]:
+def _study(plan: plan_lib.Plan, point: int) -> tuple[Any, Any]:
   optuna = imported()
   backend = optuna.storages.journal.JournalFileBackend(
     str(plan.sweep_dir / 'optuna.journal')
@@ -93,7 +96,7 @@ def _study(plan: plans.Plan, point: int) -> tuple[Any, Any]:
   return study, optuna
 
 
-def _sampler(optuna: Any, plan: plans.Plan, point: int) -> Any:
+def _sampler(optuna: Any, plan: plan_lib.Plan, point: int) -> Any:
   """Each draw is a process of its own, so each has a seed of its own."""
   kinds = optuna.samplers
   kind = {
@@ -111,23 +114,23 @@ def _sampler(optuna: Any, plan: plans.Plan, point: int) -> Any:
     return kind(seed=seed)
 
 
-def _tell(study: Any, optuna: Any, plan: plans.Plan) -> None:
+def _tell(study: Any, optuna: Any, plan: plan_lib.Plan) -> None:
   """Tells the sampler what came of the trials that are over."""
   states = optuna.trial.TrialState
-  seen = leases.read(plan.sweep_dir)
-  points: dict[int, list[plans.Trial]] = {}
+  seen = _lease_lib.read(plan.sweep_dir)
+  points: dict[int, list[plan_lib.Trial]] = {}
   for trial in plan.trials:
     points.setdefault(trial.point, []).append(trial)
   for repeats in points.values():
-    path = results.drawn_path(plan, repeats[0])
+    path = _results.drawn_path(plan, repeats[0])
     over = all(
-      trial.index in seen and seen[trial.index].state in leases.ENDED
+      trial.index in seen and seen[trial.index].state in _lease_lib.ENDED
       for trial in repeats
     )
     if not over or not path.exists():
       continue
     number = json.loads(path.read_text(encoding='utf-8'))['optuna']
-    found = [results.read_one(plan, t, seen[t.index]) for t in repeats]
+    found = [_results.read_one(plan, t, seen[t.index]) for t in repeats]
     values = [r.value(plan.goal) for r in found]
     sound = [v for v in values if v is not None and abs(v) < float('inf')]
     if None in values or any(v != v for v in sound):
@@ -139,7 +142,7 @@ def _tell(study: Any, optuna: Any, plan: plans.Plan) -> None:
       study.tell(number, mean, skip_if_finished=True)
 
 
-def _assign(asked: Any, space: spaces.Space) -> spaces.Assignment:
+def _assign(asked: Any, space: search_space.Space) -> search_space.Assignment:
   branch = 0
   if len(space) > 1:
     branch = asked.suggest_categorical(_BRANCH, list(range(len(space))))
@@ -152,7 +155,7 @@ def _assign(asked: Any, space: spaces.Space) -> spaces.Assignment:
 
 
 def _suggest(
-  asked: Any, key: str, dimension: spaces.Dimension
+  asked: Any, key: str, dimension: search_space.Dimension
 ) -> Mapping[str, Any]:
   wide = dimension.range
   if wide is None:

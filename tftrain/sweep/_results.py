@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 from tftrain.platform import files
-from tftrain.sweeps import leases
-from tftrain.sweeps import plans
-from tftrain.sweeps import pruning
+from tftrain.sweep import _lease as _lease_lib
+from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import pruner as pruner_lib
 
 _STATUS = 'status.json'
 PRUNED = 'pruned.json'
@@ -33,7 +33,7 @@ class Result:
     holder: Who runs it, if anybody does.
   """
 
-  trial: plans.Trial
+  trial: plan_lib.Trial
   directory: pathlib.Path
   status: str
   bindings: Sequence[str] | None
@@ -67,14 +67,14 @@ class Result:
     return lines(self.directory)
 
 
-def read(plan: plans.Plan) -> list[Result]:
+def read(plan: plan_lib.Plan) -> list[Result]:
   """All trials of a sweep, by index."""
-  seen = leases.read(plan.sweep_dir)
+  seen = _lease_lib.read(plan.sweep_dir)
   return [read_one(plan, trial, seen.get(trial.index)) for trial in plan.trials]
 
 
 def read_one(
-  plan: plans.Plan, trial: plans.Trial, seen: leases.Seen | None
+  plan: plan_lib.Plan, trial: plan_lib.Trial, seen: _lease_lib.Seen | None
 ) -> Result:
   """One trial of it, of which `seen` is known."""
   directory = plan.directory(trial)
@@ -102,7 +102,7 @@ def best(found: Sequence[Result], goal: str) -> Result | None:
     values = [r.value(goal) for r in repeats if r.status == 'done']
     if len(values) == len(repeats) and None not in values:
       mean = sum(v for v in values if v is not None) / len(values)
-      sums[point] = pruning.comparable(mean, goal)
+      sums[point] = pruner_lib.comparable(mean, goal)
   if not sums:
     return None
   return points[max(sums, key=lambda point: sums[point])][0]
@@ -125,12 +125,12 @@ def write_facts(directory: pathlib.Path, **changes: Any) -> None:
   files.write_json(directory / _STATUS, kept)
 
 
-def overdue(plan: plans.Plan) -> str:
+def overdue(plan: plan_lib.Plan) -> str:
   """The error of a trial that took too long."""
   return f'it took longer than Sweep.time_limit = {plan.settings["time_limit"]}'
 
 
-def drawn(plan: plans.Plan, trial: plans.Trial) -> list[str] | None:
+def drawn(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str] | None:
   """The bindings that a sampler has drawn for a trial, if it has."""
   path = drawn_path(plan, trial)
   if not path.exists():
@@ -139,7 +139,7 @@ def drawn(plan: plans.Plan, trial: plans.Trial) -> list[str] | None:
   return lines
 
 
-def drawn_path(plan: plans.Plan, trial: plans.Trial) -> pathlib.Path:
+def drawn_path(plan: plan_lib.Plan, trial: plan_lib.Trial) -> pathlib.Path:
   return plan.sweep_dir / 'drawn' / f'{trial.point:04d}.json'
 
 
