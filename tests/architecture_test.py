@@ -48,8 +48,8 @@ _LAYERS = (
   'sweep.scheduler sweep._terminal_table sweep.planner sweep._ranking '
   'sweep._importance sweep._html_report sweep.report_files sweep.__main__ '
   'sweep.trial',
-  'config.loader reruns trialchecks modes distribute.local_launcher deviceflags launch',
-  'new __main__',
+  'config.loader launch._rerun launch._describe_sweep launch._modes distribute.local_launcher launch.device_flags launch.command',
+  'launch.new_project __main__',
 )
 _ORDER = ' '.join(_LAYERS).split()
 _DOOR = '__init__'
@@ -64,13 +64,13 @@ _WITHOUT_TENSORFLOW = (
   'distribute._rendezvous',
   'platform.timeouts',
   'experiment._provenance',
-  'reruns',
+  'launch._rerun',
   'sweep.trial',
-  'modes',
+  'launch._modes',
   'distribute.local_launcher',
-  'deviceflags',
-  'launch',
-  'new',
+  'launch.device_flags',
+  'launch.command',
+  'launch.new_project',
 )
 
 _GIN = (
@@ -84,9 +84,9 @@ _GIN = (
   'config._trust',
   'sweep._sweep_file',
 )
-_FLAGS = ('config.loader', 'deviceflags', 'launch')
+_FLAGS = ('config.loader', 'launch.device_flags', 'launch.command')
 _LAZY = (
-  'launch',
+  'launch.command',
   'data.sources.third_party',
   'export.converters',
   'sweep._optuna_sampler',
@@ -314,12 +314,12 @@ _LAWS = {
   _no_lazy_import: [
     ('step.loss', 'def f():\n  import tensorflow'),
     ('step.loss', 'importlib.import_module("tensorflow")'),
-    ('launch', 'def f():\n  import gin\ndef g():\n  import keras'),
+    ('launch.command', 'def f():\n  import gin\ndef g():\n  import keras'),
   ],
   _gin_and_flags_at_the_edge: [
     ('experiment.experiment', 'import gin'),
     ('experiment.experiment', 'from gin import config'),
-    ('launch', 'import gin'),
+    ('launch.command', 'import gin'),
     ('experiment.experiment', 'from absl import flags'),
   ],
   _compiles_in_few_places: [

@@ -21,8 +21,8 @@ import sklearn.datasets  # noqa: F401
 import tensorflow  # noqa: F401
 
 from tests import servers
-from tftrain import launch
 from tftrain.config import loader  # noqa: F401
+from tftrain.launch import command as command_lib
 
 
 def child(argv, cwd, into, uid=None, file_limit=None, environment=None):
@@ -38,7 +38,7 @@ def child(argv, cwd, into, uid=None, file_limit=None, environment=None):
   sys.argv = argv
   code = 70
   try:
-    code = launch.execute(argv)
+    code = command_lib.execute(argv)
   except BaseException:
     traceback.print_exc()
   finally:

@@ -11,8 +11,8 @@ import gin
 import pytest
 
 from tftrain import errors
-from tftrain import launch
 from tftrain.config import loader
+from tftrain.launch import command as command_lib
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -83,7 +83,7 @@ def _fresh(own_directory):
 def load(text, *flags, **options):
   """What the command makes of a file `a.gin` and some flags."""
   pathlib.Path('a.gin').write_text(text)
-  argv, origins = launch.rewritten(['tftrain', *flags])
+  argv, origins = command_lib.rewritten(['tftrain', *flags])
   bindings = [word.removeprefix('--gin_bindings=') for word in argv[1:]]
   return loader.load_all(['a.gin'], bindings, origins=origins, **options)
 
@@ -295,7 +295,7 @@ def test_flags_bind_and_the_last_one_counts():
 
 def test_words_after_two_dashes_are_no_bindings():
   words = ['tftrain', '--gin.A=1', '--', '--gin.B=2']
-  found, origins = launch.rewritten(words)
+  found, origins = command_lib.rewritten(words)
   assert found == ['tftrain', '--gin_bindings=A = 1', '--', '--gin.B=2']
   assert origins == {'A = 1': '--gin.A'}
 

@@ -9,10 +9,10 @@ import tensorflow as tf
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain import reruns
 from tftrain.distribute import all_reduce as all_reduce_lib
 from tftrain.distribute import devices
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.launch import _rerun
 from tftrain.step import gradients as gradients_lib
 
 _GIN = """
@@ -172,7 +172,7 @@ def test_workers_are_given_the_implementation():
 def test_a_rerun_takes_them_from_the_command_line():
   argv = ['tftrain', '--deterministic', '--notf32', '--local_devices', '2']
   found = [
-    reruns._value(argv, name)
+    _rerun._value(argv, name)
     for name in ('deterministic', 'tf32', 'local_devices', 'run_eagerly')
   ]
   assert found == ['True', 'False', '2', None]

@@ -10,8 +10,8 @@ import gin
 import pytest
 
 from tftrain import errors
-from tftrain import launch
 from tftrain.config import loader
+from tftrain.launch import command as command_lib
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PAGES = sorted([*_ROOT.glob('*.md'), *_ROOT.glob('docs/*.md')])
@@ -138,8 +138,8 @@ def test_commands_name_files_and_flags_that_exist(page):
 
 
 def _check_command(words):
-  (_, *words), _ = launch.rewritten(['tftrain', *words])
-  known = flags.FLAGS.flags_by_module_dict()[launch.__name__]
+  (_, *words), _ = command_lib.rewritten(['tftrain', *words])
+  known = flags.FLAGS.flags_by_module_dict()[command_lib.__name__]
   given = [word.removeprefix('--').partition('=') for word in words]
   for name, _, _ in given:
     assert name in {flag.name for flag in known}, name
@@ -151,7 +151,7 @@ def _check_command(words):
 def test_every_flag_is_documented_and_every_documented_flag_exists():
   page = (_ROOT / 'docs' / 'configuration.md').read_text('utf-8')
   shown = set(re.findall(r'^\| `--(\w+)` \|', page, re.MULTILINE))
-  known = flags.FLAGS.flags_by_module_dict()[launch.__name__]
+  known = flags.FLAGS.flags_by_module_dict()[command_lib.__name__]
   assert shown == {flag.name for flag in known}
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tftrain import errors
-from tftrain import new
+from tftrain.launch import new_project
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -31,7 +31,7 @@ def python(*arguments, cwd):
 
 @pytest.mark.slow
 def test_a_new_project_trains(commands, tmp_path):
-  made = python('-m', 'tftrain.new', 'spirals', cwd=tmp_path)
+  made = python('-m', 'tftrain.launch.new_project', 'spirals', cwd=tmp_path)
   assert made.returncode == 0, made
   assert made.stdout.startswith('Made spirals/. Next:\n  cd spirals\n')
   project = tmp_path / 'spirals'
@@ -58,7 +58,12 @@ def test_a_new_project_trains(commands, tmp_path):
 
 @pytest.mark.slow
 def test_a_new_project_passes_its_test_and_is_formatted(tmp_path):
-  assert python('-m', 'tftrain.new', 'spirals', cwd=tmp_path).returncode == 0
+  assert (
+    python(
+      '-m', 'tftrain.launch.new_project', 'spirals', cwd=tmp_path
+    ).returncode
+    == 0
+  )
   project = tmp_path / 'spirals'
   ended = python('-m', 'pytest', '-q', cwd=project)
   assert ended.returncode == 0 and '2 passed' in ended.stdout, ended
@@ -74,13 +79,13 @@ def test_a_new_project_passes_its_test_and_is_formatted(tmp_path):
 
 
 def test_what_is_there_is_left_alone(tmp_path):
-  new.make('spirals', tmp_path)
+  new_project.make('spirals', tmp_path)
   before = sorted(path.name for path in tmp_path.rglob('*'))
   (tmp_path / 'waves').write_text('mine')
   (tmp_path / 'gone').symlink_to(tmp_path / 'nowhere')
   for name in ('spirals', 'waves', 'gone'):
     with pytest.raises(errors.RunDirectoryError, match='there already; choose'):
-      new.make(name, tmp_path)
+      new_project.make(name, tmp_path)
   assert (tmp_path / 'waves').read_text() == 'mine'
   after = sorted(path.name for path in tmp_path.rglob('*'))
   assert after == sorted([*before, 'waves', 'gone'])
@@ -91,19 +96,21 @@ def test_what_is_there_is_left_alone(tmp_path):
 )
 def test_names_that_python_cannot_import_are_refused(name, tmp_path):
   with pytest.raises(errors.ConfigError, match='cannot name a project; give'):
-    new.make(name, tmp_path)
+    new_project.make(name, tmp_path)
   assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('name', ['json', 'keras', 'tftrain'])
 def test_names_that_are_taken_are_refused(name, tmp_path):
   with pytest.raises(errors.ConfigError, match='Python has already; choose'):
-    new.make(name, tmp_path)
+    new_project.make(name, tmp_path)
 
 
 def test_the_command_answers_in_one_line(capsys):
-  assert new.main(['3d']) == 2
+  assert new_project.main(['3d']) == 2
   assert capsys.readouterr().err.startswith("error: '3d' cannot name a project")
   for wrong in ([], ['a', 'b'], ['--help']):
-    assert new.main(wrong) == 2
-    assert capsys.readouterr().err.startswith('usage: python -m tftrain.new')
+    assert new_project.main(wrong) == 2
+    assert capsys.readouterr().err.startswith(
+      'usage: python -m tftrain.launch.new_project'
+    )

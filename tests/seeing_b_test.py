@@ -17,13 +17,13 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tests import cases
 import tftrain
-from tftrain import reruns
 from tftrain.actions import digests as digests_lib
 from tftrain.actions import profiler
 from tftrain.checkpoint import format
 from tftrain.debug import compare_runs
 from tftrain.experiment import _provenance
 from tftrain.interop import tracking
+from tftrain.launch import _rerun
 
 
 def git(directory, *words):
@@ -556,7 +556,7 @@ def test_rerun_refuses_what_it_cannot_repeat(commands, tmp_path):
   ],
 )
 def test_a_flag_is_found_on_an_old_command_line(argv, value):
-  assert reruns._value(argv.split(), 'local_devices') == value
+  assert _rerun._value(argv.split(), 'local_devices') == value
 
 
 def same_batches(one, other):

@@ -1,6 +1,6 @@
 """python -m tftrain: the main job."""
 
-from tftrain import launch
+from tftrain.launch import command as command_lib
 
 if __name__ == '__main__':
-  launch.main()
+  command_lib.main()

@@ -385,7 +385,7 @@ GUARDS = (
     (
       'signals_and_the_exit_code_may_be_a_schedulers',
       'the exit code is what was asked for',
-      'modes.py',
+      'launch/_modes.py',
       'return code if wanted is None else int(wanted)',
       'return code',
     ),

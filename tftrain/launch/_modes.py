@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from tftrain import errors
-from tftrain import reruns
+from tftrain.launch import _rerun
 from tftrain.platform import goodput
 
 
@@ -84,11 +84,11 @@ def train(job: Job, heavy: Any) -> None:
 
 
 def rerun(job: Job, old: str, main: Callable[[Job], int | None]) -> int | None:
-  for line in reruns.warnings(old, job.run.life()):
+  for line in _rerun.warnings(old, job.run.life()):
     print(f'warning: {line}', file=sys.stderr, flush=True)
   code = main(job)
   if not code and not job.exit_code():
-    print(reruns.verdict(old, str(job.model_dir)))
+    print(_rerun.verdict(old, str(job.model_dir)))
   return code
 
 

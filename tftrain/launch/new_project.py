@@ -1,4 +1,4 @@
-"""python -m tftrain.new NAME: a project that trains, to be changed."""
+"""python -m tftrain.launch.new_project NAME: a project that trains, to be changed."""
 
 from collections.abc import Sequence
 import importlib.util
@@ -11,7 +11,7 @@ import sys
 from tftrain import errors
 from tftrain.platform import files
 
-_USAGE = """usage: python -m tftrain.new NAME
+_USAGE = """usage: python -m tftrain.launch.new_project NAME
 
 Makes the directory NAME: a task, data, a configuration, a test and a README.
 """

@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from tftrain import deviceflags
 from tftrain import errors
-from tftrain import modes
-from tftrain import reruns
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
+from tftrain.launch import _modes
+from tftrain.launch import _rerun
+from tftrain.launch import device_flags
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.report import report as report_lib
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(
-  main: Callable[[modes.Job], int | None] | None = None,
+  main: Callable[[_modes.Job], int | None] | None = None,
   argv: list[str] | None = None,
 ) -> NoReturn:
   """Runs the command line from a script of the user's own, and exits.
@@ -188,7 +188,7 @@ def run(
 
 
 def execute(
-  argv: list[str], main: Callable[[modes.Job], int | None] | None = None
+  argv: list[str], main: Callable[[_modes.Job], int | None] | None = None
 ) -> int:
   """Runs the command line; returns the exit code."""
   if any(word in ('--help', '-help', '-h', '--helpfull') for word in argv[1:]):
@@ -210,7 +210,7 @@ def execute(
       return 0  # one worker is enough
     return _work(origins, main)
   except errors.Error as error:
-    print(f'error: {modes.first_line(error)}', file=sys.stderr)
+    print(f'error: {_modes.first_line(error)}', file=sys.stderr)
     return error.exit_code
 
 
@@ -285,7 +285,7 @@ def _take_flags_of_run() -> None:
     raise errors.ConfigError(
       '--mode=rerun takes the configuration of --run; leave out --gin_file'
     )
-  found = reruns.flags_of(str(_RUN.value), str(_MODEL_DIR.value))
+  found = _rerun.flags_of(str(_RUN.value), str(_MODEL_DIR.value))
   for name, value in found.items():
     if not flags.FLAGS[name].present:
       flags.FLAGS[name].parse(value)
@@ -303,7 +303,7 @@ def _run_workers() -> int:
 
 def _run_trial(
   origins: dict[str, str],
-  main: Callable[[modes.Job], int | None] | None,
+  main: Callable[[_modes.Job], int | None] | None,
   trial: trial_lib.Trial,
 ) -> int:
   for name, value in trial.flags().items():
@@ -314,12 +314,12 @@ def _run_trial(
 
 def _work(
   origins: dict[str, str],
-  main: Callable[[modes.Job], int | None] | None,
+  main: Callable[[_modes.Job], int | None] | None,
   watching: Sequence[report_lib.Action] = (),
 ) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   heavy = _import_heavy()
-  heavy.devices.Devices(**deviceflags.given()).set_up()
+  heavy.devices.Devices(**device_flags.given()).set_up()
   if _LOCAL_DEVICES.value is not None:
     heavy.strategies.set_local_devices(_LOCAL_DEVICES.value)
   heavy.tf.config.run_functions_eagerly(_RUN_EAGERLY.value)
@@ -338,7 +338,7 @@ def _work(
   experiment = heavy.config.watched(loaded.experiment, watching)
   if _PROFILE_STEPS.value is not None:
     experiment = heavy.config.profiled(experiment, _PROFILE_STEPS.value)
-  trained = reruns.mode_of(str(_RUN.value)) if mode == 'rerun' else mode
+  trained = _rerun.mode_of(str(_RUN.value)) if mode == 'rerun' else mode
   if mode == 'eval_continuously':
     follower = experiment.follow(
       model_dir,
@@ -346,7 +346,7 @@ def _work(
       stop_signals=_STOP_SIGNALS.value,
       quiet=_QUIET.value,
     )
-    return modes.follow(follower, _PREEMPT_EXIT_CODE.value)
+    return _modes.follow(follower, _PREEMPT_EXIT_CODE.value)
   prepared = experiment.prepare(
     model_dir,
     evaluate=trained not in ('train', 'replay'),
@@ -358,7 +358,7 @@ def _work(
   )
   if trained not in ('train', 'replay'):
     heavy.config.check_used()
-  job = modes.Job(
+  job = _modes.Job(
     experiment=experiment,
     run=prepared,
     texts=heavy.config.texts,
@@ -370,7 +370,7 @@ def _work(
 def _load(config: Any, origins: dict[str, str]) -> Any:
   bindings = list(_GIN_BINDINGS.value)
   asked = (_STRATEGY, _OVERFIT_BATCHES, _LIMIT_EVAL_BATCHES)
-  for flag in (*asked, *deviceflags.OF_EXPERIMENT):
+  for flag in (*asked, *device_flags.OF_EXPERIMENT):
     if flag.value is not None:
       binding = f'Experiment.{flag.name} = {flag.value!r}'
       bindings.append(binding)
@@ -393,27 +393,27 @@ def _without_run(mode: str, loaded: Any, heavy: Any) -> int:
     print(heavy.inspections.inspect(loaded.experiment))
     return 0
   if mode == 'lr_find':
-    return modes.lr_find(loaded.experiment, _OUTPUT.value, heavy)
-  return modes.check(loaded.experiment, heavy)
+    return _modes.lr_find(loaded.experiment, _OUTPUT.value, heavy)
+  return _modes.check(loaded.experiment, heavy)
 
 
 def _with_run(
   mode: str,
-  job: modes.Job,
+  job: _modes.Job,
   heavy: Any,
-  main: Callable[[modes.Job], int | None] | None,
+  main: Callable[[_modes.Job], int | None] | None,
 ) -> int:
-  job_main = main or (lambda job: modes.train(job, heavy))
+  job_main = main or (lambda job: _modes.train(job, heavy))
   actions: dict[str, Callable[[], int | None]] = {
     'train': lambda: job_main(job),
     'train_and_eval': lambda: job_main(job),
-    'eval': lambda: modes.evaluate(job, _CHECKPOINT.value),
-    'export': lambda: modes.export(job, _CHECKPOINT.value),
-    'predict': lambda: modes.predict(
+    'eval': lambda: _modes.evaluate(job, _CHECKPOINT.value),
+    'export': lambda: _modes.export(job, _CHECKPOINT.value),
+    'predict': lambda: _modes.predict(
       job, str(_INPUT.value), str(_OUTPUT.value), _CHECKPOINT.value
     ),
-    'replay': lambda: modes.replay(job, int(_STEP.value or 1), heavy),
-    'rerun': lambda: modes.rerun(job, str(_RUN.value), job_main),
+    'replay': lambda: _modes.replay(job, int(_STEP.value or 1), heavy),
+    'rerun': lambda: _modes.rerun(job, str(_RUN.value), job_main),
   }
   code = actions[mode]()
   return job.exit_code(_PREEMPT_EXIT_CODE.value) if code is None else code
@@ -423,7 +423,6 @@ def _import_heavy() -> Any:
   """The one place of this file that imports TensorFlow, so --help need not."""
   import tensorflow as tf
 
-  from tftrain import trialchecks
   from tftrain.config import loader
   from tftrain.debug import dry_run
   from tftrain.debug import inspect_data
@@ -431,6 +430,7 @@ def _import_heavy() -> Any:
   from tftrain.debug import replay
   from tftrain.distribute import devices
   from tftrain.distribute import strategy as strategy_lib
+  from tftrain.launch import _describe_sweep
 
   return types.SimpleNamespace(
     config=loader,
@@ -440,6 +440,6 @@ def _import_heavy() -> Any:
     rangetests=lr_finder,
     replays=replay,
     strategies=strategy_lib,
-    trialchecks=trialchecks,
+    trialchecks=_describe_sweep,
     tf=tf,
   )
