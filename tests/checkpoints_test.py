@@ -14,7 +14,7 @@ from tests import cases
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
-from tftrain.platform import files
+from tftrain.platform import lock
 
 
 def trainer(make=cases.supervised, data=None, **options):
@@ -253,9 +253,9 @@ def test_stale_temporaries_go_and_nothing_else(saved):
 
 
 def test_one_model_dir_has_one_trainer(tmp_path):
-  with files.lock(tmp_path):
+  with lock.lock(tmp_path):
     with pytest.raises(errors.RunDirectoryError, match=r'in use by pid \d+ on'):
-      with files.lock(tmp_path):
+      with lock.lock(tmp_path):
         pass
-  with files.lock(tmp_path):
+  with lock.lock(tmp_path):
     assert pathlib.Path(tmp_path, '.lock').exists()

@@ -10,6 +10,7 @@ import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
 from tftrain.platform import files
+from tftrain.platform import lock
 
 
 def experiment(steps=40):
@@ -95,6 +96,6 @@ def test_a_run_without_a_trainer_is_given_up(run_dir):
 
 def test_two_may_not_follow_one_run(run_dir):
   files.make_directory(run_dir / 'eval')
-  with files.lock(run_dir / 'eval'):
+  with lock.lock(run_dir / 'eval'):
     with pytest.raises(errors.RunDirectoryError, match='in use by pid'):
       follow(run_dir)

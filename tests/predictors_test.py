@@ -22,7 +22,8 @@ from tftrain.distribute import strategy as strategy_lib
 from tftrain.evaluation import _prediction_files
 from tftrain.evaluation import predictor
 from tftrain.platform import files
-from tftrain.train import inner_loop
+from tftrain.platform import lock
+from tftrain.train import counters as counters_lib
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -244,7 +245,7 @@ def test_a_stop_ends_it_and_a_later_call_goes_on(task, suffix, tmp_path):
 
     def numpy(self):
       self.left -= 1
-      return inner_loop.RUN if self.left >= 0 else inner_loop.STOP
+      return counters_lib.RUN if self.left >= 0 else counters_lib.STOP
 
   stopped = predictor.predict(task, arrays(43), output, stop=Stop())
   assert stopped is None and not output.exists()
@@ -371,7 +372,9 @@ def test_a_part_of_other_data(task, tmp_path):
   class Now:
     def numpy(self):
       return (
-        inner_loop.STOP if (parts / 'lines.jsonl').exists() else inner_loop.RUN
+        counters_lib.STOP
+        if (parts / 'lines.jsonl').exists()
+        else counters_lib.RUN
       )
 
   output, parts = tmp_path / 'a.jsonl', tmp_path / 'a.jsonl.parts'
@@ -390,7 +393,7 @@ def test_an_output_of_nobody_knows_what(task, tmp_path):
 def test_an_output_that_another_writes(task, tmp_path):
   parts = tmp_path / 'a.jsonl.parts'
   parts.mkdir()
-  with files.lock(parts):
+  with lock.lock(parts):
     with refused(errors.RunDirectoryError, 'in use .* choose another output'):
       predictor.predict(task, arrays(11), tmp_path / 'a.jsonl')
 

@@ -13,8 +13,8 @@ from tests import cases
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
-from tftrain.experiment import _provenance
 from tftrain.platform import files
+from tftrain.platform import redaction
 
 
 def experiment(**options):
@@ -176,7 +176,7 @@ def _eval_data():
 def test_secrets_are_left_out_of_run_json():
   argv = ['run', '--api_key=x1', '--token', 'x2', '--steps=3', '--max_tokens=4']
   argv += ["--gin_bindings=hub.load.password = 'x3'", '--keyboard=5', 'plain']
-  clean = _provenance.redacted(argv)
+  clean = redaction.redacted_argv(argv)
   assert not any(secret in ' '.join(clean) for secret in ('x1', 'x2', 'x3'))
   for word in ('run', '--steps=3', '--max_tokens=4', '--keyboard=5', 'plain'):
     assert word in clean

@@ -18,12 +18,12 @@ from tests import boards
 from tests import cases
 import tftrain
 from tftrain import errors
-from tftrain.config import gin_files as gin_files_lib
 from tftrain.config import loader
 from tftrain.experiment import _hparams
 from tftrain.experiment import _parameter_overview
 from tftrain.platform import _filesystem
 from tftrain.platform import files
+from tftrain.platform import literals
 from tftrain.summary import artifacts as artifacts_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 
@@ -562,7 +562,7 @@ def test_a_schedule_and_several_optimizers_are_no_plain_rates():
   ],
 )
 def test_bindings_become_values(binding, found):
-  assert gin_files_lib.assigned([binding]) == found
+  assert literals.assigned([binding]) == found
 
 
 @pytest.mark.slow

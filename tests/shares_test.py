@@ -12,7 +12,6 @@ from tests import teams as teams_lib
 import tftrain
 from tftrain.distribute import coordinator
 from tftrain.distribute import row_sharding
-from tftrain.distribute import strategy as strategy_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
 
@@ -333,8 +332,8 @@ def test_a_step_deals_what_it_holds_among_its_own_replicas():
 
   @tf.function(autograph=False)
   def deal(batch):
-    with strategy_lib.holding(row_sharding.Share(4, 6, 8)):
-      return strategy_lib.run_on_rows(lambda rows: rows, batch)
+    with replica_batch.holding(row_sharding.Share(4, 6, 8)):
+      return replica_batch.run_on_rows(lambda rows: rows, batch)
 
   class Local(tf.distribute.ReplicaContext):
     pass
@@ -356,6 +355,8 @@ def test_a_step_deals_what_it_holds_among_its_own_replicas():
 # Two real workers.
 
 _GIN = """
+from tftrain.distribute import replica_batch
+from tftrain.train import counters as counters_lib
 import tests.recipes
 
 Experiment.task = @recipes.make_normalized_task
@@ -428,7 +429,7 @@ def test_an_own_train_step_gets_the_whole_batch(kind):
   class Second(coordinator.Alone):
     rows = row_sharding.Share(1, 2, 2)
 
-  counters = inner_loop.Counters.make(Second())
+  counters = counters_lib.Counters.make(Second())
   inner_loop.train_loop(task, feed, counters, None, None)
   step = tf.constant(5, tf.int64)
   whole = feed.again(5)

@@ -4,6 +4,7 @@ from . import data as data
 from . import launch as launch
 from . import testing as testing
 from .actions.digests import Digests as Digests
+from .actions.early_stopping import EarlyStopping as EarlyStopping
 from .actions.exporter import Export as Export
 from .actions.histograms import Histograms as Histograms
 from .actions.loss_spike import LossSpike as LossSpike
@@ -24,7 +25,6 @@ from .experiment.warm_start import WarmStart as WarmStart
 from .export.saved_model import export_model as export_model
 from .export.signature import Signature as Signature
 from .platform.signals import stop_on_signal as stop_on_signal
-from .report.every import EarlyStopping as EarlyStopping
 from .report.every import Every as Every
 from .report.report import Action as Action
 from .report.report import Report as Report

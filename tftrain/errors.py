@@ -15,6 +15,7 @@ Error
 └── ExportError        the exported model could not be trusted       exit code 1
 """
 
+from collections.abc import Iterable
 import re
 
 
@@ -136,3 +137,10 @@ def _undressed(text: str) -> tuple[str, list[str]]:
     elif line and not line.startswith(_DRESSING):
       lines.append(line)
   return layer, lines
+
+
+def listing(names: Iterable[str], most: int = 5) -> str:
+  """The first few of `names`, and how many more there are."""
+  names = list(names)
+  more = len(names) - most
+  return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')

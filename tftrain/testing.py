@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.data import dataset_pipeline
+from tftrain.distribute import replica_batch
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import tracking
-from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 from tftrain.train import feed as feed_lib
@@ -70,7 +70,7 @@ def assert_learns(
   bound = first - (1 - factor) * abs(first)
   if not last < bound:
     advice = 'Try another learning rate; look at the loss and the labels'
-    silent = parameter_groups.some(trainer.task.engine.without_gradient())
+    silent = errors.listing(trainer.task.engine.without_gradient())
     if silent:
       advice = f'The gradient of {silent} is zero'
     raise AssertionError(
@@ -169,7 +169,7 @@ class _Trial:
     self.batches: list[Any] = []  # those that the Task could take
     parts = replicas * options.accumulate
     for number, batch in enumerate(batches, start=1):
-      if number > 1 and strategy_lib.batch_size(batch) < parts:
+      if number > 1 and replica_batch.batch_size(batch) < parts:
         break  # one part would have no row
       with strategy.scope():
         task.write_state(self.start)
@@ -202,7 +202,7 @@ class _Trial:
         self.drawers[names[id(seed.state)]] = name
         if _switch_off(layer):
           self.switched_off.append(name)
-    self.norms = parameter_groups.some(norms)
+    self.norms = errors.listing(norms)
     self.coarsest = max(rounded & {*_EPS}, key=_EPS.__getitem__)
 
   def left_out(self) -> list[str]:
@@ -214,7 +214,7 @@ class _Trial:
       )
     lines = [f'dropout: {name} is switched off' for name in self.switched_off]
     if still:
-      lines.append(f'weights: {parameter_groups.some(still)} did not move')
+      lines.append(f'weights: {errors.listing(still)} did not move')
     if len(self.batches) == 1:
       lines.append('uneven parts: no batch of one row less can be taken')
     if self.coarsest != 'float32':
@@ -243,9 +243,7 @@ class _Trial:
     draw = [who for x, who in self.drawers.items() if x in self.moved]
     draw = [who for who in draw if who not in self.switched_off]
     if draw:
-      return (
-        f'{parameter_groups.some(draw)} draws random numbers: test without that'
-      )
+      return f'{errors.listing(draw)} draws random numbers: test without that'
     if self.norms and not self.options.sync_batch_norm:
       return f'Leave Update.sync_batch_norm on, for {self.norms}'
     if name in self.start or name.endswith('gradient_norm'):
@@ -295,7 +293,7 @@ def _batches(data: Any) -> list[Any]:
   batch = feed_lib.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)
   less = tf.nest.map_structure(lambda leaf: leaf[:-1], whole)
-  return [whole, less] if strategy_lib.batch_size(less) else [whole]
+  return [whole, less] if replica_batch.batch_size(less) else [whole]
 
 
 def _arrays(task: task_lib.Task) -> dict[str, np.ndarray]:

@@ -11,9 +11,9 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.experiment import run as run_lib
 from tftrain.interop import tracking
+from tftrain.interop import variables as variables_lib
 from tftrain.platform import files
 from tftrain.report import report as report_lib
-from tftrain.step import fused_variables
 from tftrain.summary import summary_writer as summary_writer_lib
 
 _FILE = 'digests.jsonl'
@@ -112,7 +112,7 @@ def weights_digest(task: Any) -> str:
   """SHA-256 of all variables of a Task: what is trained, and what is not."""
   owned = tracking.owned_by(task).variables
   return _digest(
-    (name, fused_variables.raw(owned[name]).read_value().numpy())
+    (name, variables_lib.raw(owned[name]).read_value().numpy())
     for name in sorted(owned)
   )
 

@@ -17,7 +17,7 @@ from tftrain.export import converters
 from tftrain.export import saved_model
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
-from tftrain.report import every as every_lib
+from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.task import task as task_lib
 
@@ -42,7 +42,7 @@ class Export:
       of tftrain; that takes some seconds.
   """
 
-  every: every_lib.Interval | None = None
+  every: interval.Interval | None = None
   on_best: bool = False
   keep: int = 3
   formats: Sequence[str] = ()

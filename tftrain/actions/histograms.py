@@ -8,9 +8,10 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
+from tftrain.interop import variables as variables_lib
 from tftrain.report import every as every_lib
+from tftrain.report import interval
 from tftrain.report import report as report_lib
-from tftrain.step import fused_variables
 from tftrain.summary import artifacts as artifacts_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
@@ -38,7 +39,7 @@ class Histograms:
 
   def __init__(
     self,
-    every: every_lib.Interval | Sequence[every_lib.Interval] = 1000,
+    every: interval.Interval | Sequence[interval.Interval] = 1000,
     *,
     gradients: bool = False,
   ):
@@ -77,7 +78,7 @@ class Histograms:
     assert self._writer is not None
     owned = tracking.owned_by(self._trainer.task)
     shown = {
-      f'weights/{name}': fused_variables.raw(variable)
+      f'weights/{name}': variables_lib.raw(variable)
       for name, variable in owned.trainable.items()
     }
     if self._gradients:

@@ -21,7 +21,7 @@ from tftrain.checkpoint import format
 from tftrain.checkpoint import retention
 from tftrain.checkpoint import structure_diff
 from tftrain.platform import files
-from tftrain.report import every as every_lib
+from tftrain.report import dispatch
 from tftrain.report import report as report_lib
 
 
@@ -87,7 +87,7 @@ class Checkpointer:
     )
     self._durable = durable
     self._max_failures = max_failures
-    self._actions = every_lib.stateful(actions)
+    self._actions = dispatch.stateful(actions)
     self._before_commit = before_commit or (lambda: None)
     self._writer: threading.Thread | None = None
     self._writing: int | None = None

@@ -4,7 +4,6 @@ No module is imported, so that programs without TensorFlow can read a
 configuration.
 """
 
-import ast
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -20,8 +19,6 @@ from gin import config_parser
 
 from tftrain import errors
 from tftrain.config import _suggestions
-
-Value = bool | int | float | str
 
 BINDINGS = '--gin_bindings'
 """Where bindings of the command line stand."""
@@ -223,21 +220,3 @@ def suggest(name: str, known: Any, before: str = '') -> str:
   """`; did you mean ...?`, or nothing where nothing is near."""
   close = difflib.get_close_matches(name, [k for k in known if k != '**'], n=1)
   return f'; did you mean {before + close[0]!r}?' if close else ''
-
-
-def assigned(bindings: Sequence[str]) -> dict[str, Value]:
-  """Name -> value of bindings; what is no plain value stays a text."""
-  found = {}
-  for line in '\n'.join(bindings).splitlines():
-    name, equals, text = line.partition('=')
-    if equals:
-      found[name.strip()] = _plain(text.strip())
-  return found
-
-
-def _plain(text: str) -> Value:
-  try:
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
-  return value if isinstance(value, bool | int | float | str) else text

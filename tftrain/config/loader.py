@@ -18,6 +18,7 @@ import keras
 
 from tftrain import errors
 from tftrain.actions import digests as digests_lib
+from tftrain.actions import early_stopping
 from tftrain.actions import exporter as exporter_lib
 from tftrain.actions import histograms
 from tftrain.actions import loss_spike
@@ -53,7 +54,7 @@ from tftrain.summary import metric_writer
 from tftrain.task import supervised_task
 
 _PUBLIC = (
-  every_lib.EarlyStopping,
+  early_stopping.EarlyStopping,
   every_lib.Every,
   digests_lib.Digests,
   experiment_lib.Experiment,

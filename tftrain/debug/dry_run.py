@@ -11,6 +11,7 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.experiment import experiment as experiment_lib
 from tftrain.experiment import run as run_lib
 from tftrain.platform import files
+from tftrain.platform import lock
 from tftrain.platform import process_memory
 from tftrain.train import metrics
 
@@ -34,7 +35,7 @@ def check(experiment: experiment_lib.Experiment) -> Iterator[str]:
     run = experiment.prepare(model_dir, quiet=True)
     yield from _described(run)
     yield from _stepped(run)
-    with files.lock(model_dir):
+    with lock.lock(model_dir):
       yield from _saved(run)
       yield from _timed(run)
       if experiment.export:

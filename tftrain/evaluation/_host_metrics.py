@@ -12,7 +12,7 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.evaluation import _per_example
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
-from tftrain.train import inner_loop
+from tftrain.train import counters as counters_lib
 
 
 class HostMetrics:
@@ -55,7 +55,7 @@ class HostMetrics:
     parts: list[Mapping[str, np.ndarray]] = []
     position = 0
     for batch in self._outputs.batches():
-      if stop.numpy() == inner_loop.STOP:
+      if stop.numpy() == counters_lib.STOP:
         return {}
       arrays, rows = self._outputs(batch, position)
       parts.append(arrays)

@@ -13,11 +13,12 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.evaluation import _host_metrics
 from tftrain.platform import goodput
-from tftrain.report import every as every_lib
+from tftrain.report import dispatch
 from tftrain.report import report as report_lib
+from tftrain.step import error_messages
 from tftrain.summary import artifacts as artifacts_lib
-from tftrain.task import build as build_lib
 from tftrain.task import task as task_lib
+from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
 from tftrain.train import metrics
@@ -68,7 +69,7 @@ class Evaluator:
         'training=False), or leave out .repeat()'
       )
     self._feed = feed_lib.Feed(self._pipeline, seed=0)
-    counters = inner_loop.Counters.make(self.workers)
+    counters = counters_lib.Counters.make(self.workers)
     self._counters = counters if stop is None else counters.with_stop(stop)
     self._means = metrics.Means(self._build())
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
@@ -119,7 +120,7 @@ class Evaluator:
       artifacts=self._artifacts(),
     )
     self._previous_step = report.step
-    signals = every_lib.dispatch(self._actions, own, self._ledger)
+    signals = dispatch.dispatch(self._actions, own, self._ledger)
     return report_lib.Signal.STOP if report_lib.Signal.STOP in signals else None
 
   def _previous(self, report: report_lib.Report) -> int:
@@ -148,11 +149,11 @@ class Evaluator:
         scalars.update(self._measure_on_host())
       finally:
         self._keras_metrics.set_values(training)
-    return None if self._counters.stop.numpy() == inner_loop.STOP else scalars
+    return None if self._counters.stop.numpy() == counters_lib.STOP else scalars
 
   def _measure_on_host(self) -> dict[str, float]:
     with (
-      build_lib.explained(
+      error_messages.explained(
         lambda: f'evaluation {self.name!r}: collect() failed'
       ),
       pipeline_lib.explained(self._pipeline),
@@ -163,13 +164,13 @@ class Evaluator:
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with self._strategy.scope(), self._task.averaged(), self._task.untouched():
-      with build_lib.explained(lambda: what):
+      with error_messages.explained(lambda: what):
         shown = self._task.artifacts(self.example_batch)
     return artifacts_lib.prepared(type(self._task).__name__, shown)
 
   def _run(self, n: tf.Tensor) -> None:
     with (
-      build_lib.explained(self._what_failed),
+      error_messages.explained(self._what_failed),
       pipeline_lib.explained(self._pipeline),
     ):
       try:
@@ -191,7 +192,7 @@ class Evaluator:
     """Runs one batch without effect, to find wrong data before step 1."""
     self.example_batch = batch = self._feed.first_batch()
     what = f'evaluation {self.name!r}: the model or loss cannot take its data'
-    with self._strategy.scope(), build_lib.explained(lambda: what):
+    with self._strategy.scope(), error_messages.explained(lambda: what):
       if not self._task.is_built:
         self._task.build(batch)
       with self._task.untouched():

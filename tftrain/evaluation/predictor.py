@@ -18,11 +18,12 @@ from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.evaluation import _per_example
 from tftrain.evaluation import _prediction_files
+from tftrain.interop import variables as variables_lib
 from tftrain.platform import files
-from tftrain.step import fused_variables
-from tftrain.task import build as build_lib
+from tftrain.platform import lock
+from tftrain.step import error_messages
 from tftrain.task import task as task_lib
-from tftrain.train import inner_loop
+from tftrain.train import counters as counters_lib
 
 
 def predict(
@@ -80,7 +81,7 @@ def predict(
       'weights': _digest(task),
     }
     files.make_directory(parts, 'output')
-    with files.lock(parts, 'output'):
+    with lock.lock(parts, 'output'):
       return _write(task, pipeline, output, made_of, stop)
 
 
@@ -154,7 +155,7 @@ def _digest(task: task_lib.Task) -> str:
   """SHA-256 of the weights as they are now."""
   found = hashlib.sha256()
   for variable in task.all_variables():
-    value = fused_variables.raw(variable).read_value().numpy()
+    value = variables_lib.raw(variable).read_value().numpy()
     found.update(f'{value.dtype} {value.shape} '.encode())
     found.update(format.sha256(value).encode())
   return found.hexdigest()
@@ -249,13 +250,13 @@ class _Run:
   def to_end(self, stop: tf.Variable | None) -> bool:
     """Whether it came to the end of the data, before a stop."""
     with (
-      build_lib.explained(self._what_failed),
+      error_messages.explained(self._what_failed),
       pipeline_lib.explained(self._pipeline),
     ):
       batches, position = self._start()
       try:
         for batch in batches:
-          if stop is not None and stop.numpy() == inner_loop.STOP:
+          if stop is not None and stop.numpy() == counters_lib.STOP:
             return False
           arrays, rows = self._outputs(batch, position)
           skipped = max(0, self._store.count - position)

@@ -13,6 +13,7 @@ from tftrain.checkpoint import format
 from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.experiment import run_record
 from tftrain.platform import files
+from tftrain.platform import lock
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
 from tftrain.summary import summary_writer as summary_writer_lib
@@ -80,7 +81,7 @@ class Follower:
     directory = self.model_dir / 'eval'
     files.make_directory(directory)
     with (
-      files.lock(directory),
+      lock.lock(directory),
       signals_lib.stop_on_signal(
         self._request_stop, stop=self._stop_signals
       ) as stopper,
@@ -127,7 +128,7 @@ class Follower:
         continue
       if finished:
         break
-      if files.holder(self.model_dir):
+      if lock.holder(self.model_dir):
         alive = time.monotonic()
       elif time.monotonic() - alive > self._timeout:
         raise errors.RunDirectoryError(

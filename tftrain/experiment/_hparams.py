@@ -8,7 +8,7 @@ from typing import Any
 from tensorboard.plugins.hparams import summary_v2
 import tensorflow as tf
 
-from tftrain.config import gin_files as gin_files_lib
+from tftrain.platform import literals
 from tftrain.task import task as task_lib
 
 
@@ -21,7 +21,7 @@ class HParams:
     name: Of the trial: TensorBoard adds up rows of the same name.
   """
 
-  values: Mapping[str, gin_files_lib.Value]
+  values: Mapping[str, literals.Value]
   name: str
 
   def fault(self) -> str | None:
@@ -56,4 +56,4 @@ def of_run(
       alone = 'learning_rate'
       key = alone if len(optimizers) == 1 else f'{attribute}/{alone}'
       values[key] = float(f'{rate:.6g}')  # as written, not as float32 has it
-  return HParams({**values, **gin_files_lib.assigned(bindings)}, name)
+  return HParams({**values, **literals.assigned(bindings)}, name)

@@ -1,12 +1,10 @@
 """Where a run comes from: its code by git, its data by their fingerprints."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import hashlib
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import time
@@ -95,28 +93,3 @@ def _git(
   if process.returncode:
     raise subprocess.CalledProcessError(process.returncode, command)
   return printed
-
-
-_SECRET = re.compile(
-  r'(?i)([\w./-]*(?:token|key|password|passwd|secret|credentials?)(?![a-z])\w*)'
-  r'(\s*=\s*)?(.*)',
-  re.DOTALL,
-)
-
-
-def redacted(argv: Sequence[str]) -> list[str]:
-  """A command line without the values of flags that are named like secrets."""
-  clean: list[str] = []
-  hide = False
-  for word in argv:
-    if hide:
-      clean.append('[redacted]')
-      hide = False
-      continue
-    found = _SECRET.search(word)
-    # `--api_key=x`, a binding `load.api_key = 'x'`, or `--api_key x`.
-    if found and found[2]:
-      word = word[: found.start(3)] + '[redacted]'
-    hide = bool(found) and word.startswith('-') and '=' not in word
-    clean.append(word)
-  return clean

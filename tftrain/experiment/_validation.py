@@ -9,7 +9,7 @@ from tftrain.checkpoint import retention
 from tftrain.experiment import rewind as rewind_lib
 from tftrain.experiment import warm_start
 from tftrain.platform import files
-from tftrain.report import every as every_lib
+from tftrain.report import interval
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 
@@ -55,7 +55,7 @@ def check(recipe: Any, names: Iterable[str]) -> None:
     )
   _check_kinds(recipe)
   if recipe.max_time is not None:
-    every_lib.seconds(recipe.max_time)
+    interval.seconds(recipe.max_time)
   for name in names:
     files.check_name(name, 'Experiment.eval_data: the name')
   if not isinstance(recipe.seed, int) or not 0 <= recipe.seed < 2**32:

@@ -14,6 +14,7 @@ import keras
 
 from tftrain import errors
 from tftrain.actions import digests as digests_lib
+from tftrain.actions import early_stopping
 from tftrain.actions import exporter as exporter_lib
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import retention
@@ -31,6 +32,7 @@ from tftrain.experiment import warm_start
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
+from tftrain.report import dispatch
 from tftrain.report import every as every_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
@@ -96,9 +98,9 @@ class Experiment:
   steps: int | None = None
   epochs: float | None = None
   steps_per_loop: int = 100
-  log_every: every_lib.Interval = 100
-  eval_every: every_lib.Interval = 1000
-  checkpoint_every: every_lib.Interval | Sequence[every_lib.Interval] = 1000
+  log_every: interval.Interval = 100
+  eval_every: interval.Interval = 1000
+  checkpoint_every: interval.Interval | Sequence[interval.Interval] = 1000
   keep: int = 3
   keep_every: int | None = None
   best: retention.Best | None = None
@@ -107,7 +109,7 @@ class Experiment:
   max_time: str | None = None
   init_from: warm_start.WarmStart | str | None = None
   rewind: rewind_lib.Rewind | None = None
-  early_stop: every_lib.EarlyStopping | None = None
+  early_stop: early_stopping.EarlyStopping | None = None
   export: exporter_lib.Export | bool = True
   seed: int = 0
   strategy: str = 'auto'
@@ -172,7 +174,7 @@ class Experiment:
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
-    further, hear_all = every_lib.own(self.actions)
+    further, hear_all = dispatch.own(self.actions)
     publish += [*([early_stop] if early_stop else []), *hear_all]
     measured: list[evaluator_lib.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
@@ -230,7 +232,7 @@ class Experiment:
   def _saves(
     self,
     checkpointer: checkpointer_lib.Checkpointer,
-    eval_every: every_lib.Interval,
+    eval_every: interval.Interval,
     per_epoch: float | None,
   ) -> list[report_lib.Action]:
     """The Actions that save."""
@@ -244,7 +246,7 @@ class Experiment:
 
   def _check_monitored(
     self,
-    early_stop: every_lib.EarlyStopping | None,
+    early_stop: early_stopping.EarlyStopping | None,
     trainer: trainer_lib.Trainer,
     measured: Sequence[evaluator_lib.Evaluator],
     evaluate: bool,
@@ -253,7 +255,7 @@ class Experiment:
       if monitor and (evaluate or not monitor.metric.startswith('eval/')):
         metrics.check_monitored(name, monitor.metric, trainer.tags, measured)
 
-  def _early_stop(self, evaluate: bool) -> every_lib.EarlyStopping | None:
+  def _early_stop(self, evaluate: bool) -> early_stopping.EarlyStopping | None:
     """A copy, as it has a state of its own; None if it would hear nothing."""
     given = self.early_stop
     if given and not evaluate and given.metric.startswith('eval/'):
@@ -328,7 +330,7 @@ class Experiment:
       start = warm_start.WarmStart(start)
     return run_lib.Options(
       export=bool(self.export),
-      max_seconds=None if limit is None else every_lib.seconds(limit),
+      max_seconds=None if limit is None else interval.seconds(limit),
       init_from=start,
       rewind=self.rewind,
       stop_signals=stop_signals,

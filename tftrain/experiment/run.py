@@ -30,8 +30,10 @@ from tftrain.experiment import rewind as rewind_lib
 from tftrain.experiment import run_record
 from tftrain.experiment import warm_start
 from tftrain.platform import files
+from tftrain.platform import lock
+from tftrain.platform import redaction
 from tftrain.platform import signals as signals_lib
-from tftrain.report import every as every_lib
+from tftrain.report import dispatch
 from tftrain.report import report as report_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.train import trainer as trainer_lib
@@ -141,7 +143,7 @@ class Run:
     self._actions = (*actions, *checkpoint)
     self._options = options
     self._facts = dict(facts)
-    every_lib.bind(self._actions, self)
+    dispatch.bind(self._actions, self)
 
   def train(
     self,
@@ -171,7 +173,7 @@ class Run:
     files.make_directory(self.model_dir)
     with contextlib.ExitStack() as stack:
       with files.explained(self.model_dir):
-        stack.enter_context(files.lock(self.model_dir))
+        stack.enter_context(lock.lock(self.model_dir))
         stopper = stack.enter_context(self._stopper())
         self._exporter.interrupting = stopper.interrupting
         self._start(restored, texts, bindings)
@@ -377,7 +379,7 @@ class Run:
     """What is trained, once, beside its curves."""
     task, facts = self.trainer.task, {**self._facts, 'steps': self.last_step}
     name = str(self.model_dir.absolute())
-    row = _hparams.of_run(task, facts, _provenance.redacted(bindings), name)
+    row = _hparams.of_run(task, facts, redaction.redacted_argv(bindings), name)
     self.summary_writer.show(0, _parameter_overview.of_task(task))
     self.summary_writer.show_run(row)
 
@@ -386,7 +388,7 @@ class Run:
     facts = self.trainer.facts()
     evals = {f'eval/{e.name}': e.pipeline for e in self.evaluators}
     life = {
-      'argv': _provenance.redacted(sys.argv),
+      'argv': redaction.redacted_argv(sys.argv),
       'host': socket.gethostname(),
       'start_step': self.trainer.step,
       'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),

@@ -15,7 +15,7 @@ from tftrain import errors
 from tftrain.checkpoint import format
 from tftrain.checkpoint import structure_diff
 from tftrain.interop import tracking
-from tftrain.step import fused_variables
+from tftrain.interop import variables as variables_lib
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 
@@ -87,7 +87,7 @@ def _weights(task: task_lib.Task, start: WarmStart) -> dict[str, tf.Variable]:
   owned = tracking.owned_by(task)
   seeds = {id(generator.state) for generator in owned.seeds}
   return {
-    name: fused_variables.raw(variable)
+    name: variables_lib.raw(variable)
     for name, variable in owned.variables.items()
     if id(variable) not in seeds
     and not (start.exclude and re.search(start.exclude, name))

@@ -18,8 +18,8 @@ from tftrain.export import _model_card
 from tftrain.export import converters
 from tftrain.export import signature
 from tftrain.interop import tracking
+from tftrain.interop import variables as variables_lib
 from tftrain.platform import files
-from tftrain.step import fused_variables
 from tftrain.task import task as task_lib
 
 COMPARISON = 'comparison.json'
@@ -177,9 +177,7 @@ def _variables(owner: Any) -> list[tf.Variable]:
     return owner.all_variables()
   owned = tracking.Owned()
   owned.visit('part', owner)
-  return [
-    fused_variables.raw(variable) for variable in owned.variables.values()
-  ]
+  return [variables_lib.raw(variable) for variable in owned.variables.values()]
 
 
 def _tensors(given: Mapping[str, Any]) -> dict[str, tf.Tensor]:

@@ -4,21 +4,16 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import io
 import json
 import os
 import pathlib
 import re
 import shutil
-import socket
 import tempfile
-import time
 from typing import Any, BinaryIO
 import uuid
 import zipfile
-
-from absl import logging
 
 from tftrain import errors
 from tftrain.platform import _filesystem
@@ -56,7 +51,7 @@ def run_directory(path: str | os.PathLike[str]) -> pathlib.Path:
 
   Raises:
     RunDirectoryError: It is the address of an object store: those know neither
-      the rename that commits a checkpoint nor the lock that keeps others away.
+      the rename that commits a checkpoint nor the lock.lock that keeps others away.
   """
   text = os.fspath(path)
   if _ADDRESS.match(text):
@@ -367,67 +362,3 @@ def remove_stale(parent: pathlib.Path) -> None:
     for path in sorted(parent.glob(f'{STAGING}*')):
       with contextlib.suppress(OSError):
         _remove_tree(path)
-
-
-def holder(directory: pathlib.Path) -> str | None:
-  """Who holds `directory` now, as `lock` would name it; None if nobody does."""
-  try:
-    descriptor = os.open(directory / '.lock', os.O_RDONLY)
-  except FileNotFoundError:
-    return None
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return os.pread(descriptor, 500, 0).decode(errors='replace').strip()
-  finally:
-    os.close(descriptor)
-  return None
-
-
-def _lock(descriptor: int, directory: pathlib.Path, what: str) -> None:
-  tries = 10  # `holder` of another process has it for an instant
-  while True:
-    tries -= 1
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      return
-    except BlockingIOError as error:
-      if tries:
-        time.sleep(0.05)
-        continue
-      name = os.pread(descriptor, 500, 0).decode(errors='replace').strip()
-      raise errors.RunDirectoryError(
-        f'{directory} is in use by {name}; wait for it, stop it, or choose '
-        f'another {what}'
-      ) from error
-    except OSError as error:
-      logging.warning(
-        '%s cannot be locked (%s): see to it that nobody else trains there.',
-        directory,
-        error.strerror,
-      )
-      return
-
-
-@contextlib.contextmanager
-def lock(directory: pathlib.Path, what: str = 'model_dir') -> Iterator[None]:
-  """Holds `directory` for this process; the kernel frees it on any death.
-
-  Args:
-    directory: Which.
-    what: What the user would choose another of.
-
-  Raises:
-    RunDirectoryError: Another live process holds it; it is named.
-  """
-  descriptor = os.open(directory / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
-  try:
-    _lock(descriptor, directory, what)
-    started = time.strftime('%Y-%m-%d %H:%M:%S')
-    holder = f'pid {os.getpid()} on {socket.gethostname()} since {started}\n'
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, holder.encode(), 0)
-    yield
-  finally:
-    with contextlib.suppress(OSError):  # the lock is gone with the process
-      os.close(descriptor)

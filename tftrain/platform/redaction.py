@@ -1,5 +1,6 @@
-"""Names whose values are not to be written down."""
+"""Redaction: leaves secrets out of what is written down."""
 
+from collections.abc import Sequence
 import re
 from typing import Any
 
@@ -12,6 +13,13 @@ _SECRET = re.compile(
   r'|(?:api|access|secret|private|account|auth)_?key'
   r'|(?:(?:api|access|auth|bearer|refresh|session|hf|wandb)_?)token)'
   r'|token'
+)
+
+# Wider than _SECRET: a command line in run.json is only read by people.
+_SECRET_FLAG = re.compile(
+  r'(?i)([\w./-]*(?:token|key|password|passwd|secret|credentials?)(?![a-z])\w*)'
+  r'(\s*=\s*)?(.*)',
+  re.DOTALL,
 )
 
 
@@ -46,3 +54,21 @@ def is_redacted(value: Any) -> bool:
   if isinstance(value, list | tuple):
     return any(is_redacted(item) for item in value)
   return bool(value == REDACTED)
+
+
+def redacted_argv(argv: Sequence[str]) -> list[str]:
+  """A command line without the values of flags that are named like secrets."""
+  clean: list[str] = []
+  hide = False
+  for word in argv:
+    if hide:
+      clean.append(REDACTED)
+      hide = False
+      continue
+    found = _SECRET_FLAG.search(word)
+    # `--api_key=x`, a binding `load.api_key = 'x'`, or `--api_key x`.
+    if found and found[2]:
+      word = word[: found.start(3)] + REDACTED
+    hide = bool(found) and word.startswith('-') and '=' not in word
+    clean.append(word)
+  return clean

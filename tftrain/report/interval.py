@@ -1,15 +1,18 @@
-"""Intervals of an Experiment: epochs become steps."""
+"""Intervals: steps, times and epochs, as `100`, `'10m'` and `'2 epochs'`."""
 
 from collections.abc import Sequence
+import math
 import re
 
 from tftrain import errors
-from tftrain.report import every as every_lib
+
+Interval = int | str
+"""Steps, or a time such as '10m'."""
+
+_UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0}
 
 
-def resolved(
-  name: str, value: every_lib.Interval, per_epoch: float | None
-) -> every_lib.Interval:
+def resolved(name: str, value: Interval, per_epoch: float | None) -> Interval:
   """Steps or a time, as `Every` takes them.
 
   Args:
@@ -30,16 +33,14 @@ def resolved(
 
 def all_resolved(
   name: str,
-  value: every_lib.Interval | Sequence[every_lib.Interval],
+  value: Interval | Sequence[Interval],
   per_epoch: float | None,
-) -> list[every_lib.Interval]:
+) -> list[Interval]:
   values = [value] if isinstance(value, int | str) else value
   return [resolved(name, one, per_epoch) for one in values]
 
 
-def in_steps(
-  name: str, value: every_lib.Interval, per_epoch: float | None
-) -> int:
+def in_steps(name: str, value: Interval, per_epoch: float | None) -> int:
   """For what must be a number of steps."""
   steps = resolved(name, value, per_epoch)
   if not isinstance(steps, int) or steps < 1:
@@ -62,3 +63,28 @@ def last_step(
       'Experiment.epochs needs data whose size is known; give steps instead'
     )
   return max(1, round(epochs * per_epoch))
+
+
+def seconds(time_text: str) -> float:
+  """'90s', '10m' or '2h' in seconds."""
+  steps, found = parse(time_text)
+  if steps is not None:
+    raise errors.ConfigError(
+      f"{time_text!r} is no time; give '30s', '10m' or '2h'"
+    )
+  return found
+
+
+def parse(interval: Interval) -> tuple[int | None, float]:
+  """Returns (steps or None, seconds or infinity) of an interval."""
+  if isinstance(interval, int) and not isinstance(interval, bool):
+    if interval >= 1:
+      return interval, math.inf
+  elif isinstance(interval, str):
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([smh])', interval.strip())
+    if match and float(match[1]) > 0:
+      return None, float(match[1]) * _UNITS[match[2]]
+  raise errors.ConfigError(
+    f'the interval {interval!r} is neither a number of steps of at least 1 nor '
+    "a time such as '30s', '10m' or '2h'"
+  )

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain.interop import mixed_precision
-from tftrain.step import fused_variables
+from tftrain.interop import variables as variables_lib
 
 
 class Average:
@@ -38,7 +38,7 @@ class Average:
 
   def _pairs(self) -> list[tuple[Any, Any]]:
     return [
-      (average, fused_variables.raw(variable))
+      (average, variables_lib.raw(variable))
       for average, variable in zip(self.variables, self._followed, strict=True)
     ]
 

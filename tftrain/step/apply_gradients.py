@@ -9,9 +9,10 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.distribute import strategy as strategy_lib
+from tftrain.distribute import replica_batch
 from tftrain.interop import keras_optimizer
 from tftrain.interop import tracking
+from tftrain.interop import variables as variables_lib
 from tftrain.step import _ema
 from tftrain.step import _loss_scale
 from tftrain.step import clipping
@@ -56,7 +57,7 @@ class Applier:
       for target in self._targets
     )
     self._rate = getattr(optimizer, '_learning_rate', None)
-    self.configured_rate = float(fused_variables.value(optimizer.learning_rate))
+    self.configured_rate = float(variables_lib.value(optimizer.learning_rate))
     self.scale = (
       None if loss_scale is None else _loss_scale.LossScale(loss_scale)
     )
@@ -82,7 +83,7 @@ class Applier:
     """Takes over weights that were assigned since the last block of steps."""
     self._refresh_buckets()
     if self.average:
-      new = fused_variables.raw(self.optimizer.iterations).read_value() < 1
+      new = variables_lib.raw(self.optimizer.iterations).read_value() < 1
       tf.cond(new, self._start_average, lambda: tf.constant(False))
 
   def _start_average(self) -> tf.Tensor:
@@ -171,7 +172,7 @@ class Applier:
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
     """Updates; the norm of what the weights moved by, over their norm."""
     names = {id(v): index for index, v in enumerate(self.trained.values())}
-    packed = strategy_lib.on_first_replica(gradients.packed)
+    packed = replica_batch.on_first_replica(gradients.packed)
     # Taken apart here, not by `gradients.values`: those would be computed, and
     # carried into the switch, at every step.
     values = gradients.packing.unpack(packed)
@@ -183,11 +184,11 @@ class Applier:
       tf.stack([zero.get(i, tf.constant(False)) for i in range(len(names))])
     )
     targets = gradients.packing.targets()
-    before = [fused_variables.raw(target).read_value() for target in targets]
+    before = [variables_lib.raw(target).read_value() for target in targets]
     norm = clipping.global_norm(before)
     self._update(gradients)
     moved = [
-      fused_variables.raw(target).read_value() - value
+      variables_lib.raw(target).read_value() - value
       for target, value in zip(targets, before, strict=True)
     ]
     return tf.math.divide_no_nan(clipping.global_norm(moved), norm)
@@ -202,9 +203,7 @@ class Applier:
 
     def apply(packed: Sequence[tf.Tensor]) -> None:
       if clipping.is_asked(self.options):
-        weights = [
-          fused_variables.raw(target).read_value() for target in targets
-        ]
+        weights = [variables_lib.raw(target).read_value() for target in targets]
         packed = clipping.clip(self.options, packed, weights, gradients.norm)
       self.optimizer.apply(packed, targets)
       if self.average:
@@ -227,9 +226,7 @@ class Applier:
   ) -> None:
     """Decoupled weight decay, as Keras has it, but by group."""
     strategy = tf.distribute.get_strategy()
-    rate = tf.convert_to_tensor(
-      fused_variables.raw(self.optimizer.learning_rate)
-    )
+    rate = tf.convert_to_tensor(variables_lib.raw(self.optimizer.learning_rate))
     for target, group in targets:
       if group.decays and self.optimizer._use_weight_decay(target):
 
@@ -238,9 +235,7 @@ class Applier:
           part *= tf.cast(rate, variable.dtype)
           variable.assign_sub(part if factor == 1.0 else part * factor)
 
-        strategy.extended.update(
-          fused_variables.raw(target), shrink, group=False
-        )
+        strategy.extended.update(variables_lib.raw(target), shrink, group=False)
 
   def _scatter(self) -> None:
     for bucket in self._buckets:
@@ -251,13 +246,13 @@ class Applier:
     targets = [target.variable for target in self._targets]
     weights = [*self.trained.values(), *targets, self.optimizer.iterations]
     slots = [variable for _, _, variable in self._slots()]
-    return [*map(fused_variables.raw, weights), *slots]
+    return [*map(variables_lib.raw, weights), *slots]
 
   # What is reported.
 
   def rates(self) -> dict[str, float]:
     """Learning rate by pattern of `Update.rates`; '' is the optimizer's own."""
-    rate = float(fused_variables.value(self.optimizer.learning_rate))
+    rate = float(variables_lib.value(self.optimizer.learning_rate))
     used = {t.group.pattern: t.group.factor for t in self._targets}
     return {'': rate, **{p: rate * f for p, f in used.items() if p}}
 
@@ -269,11 +264,11 @@ class Applier:
   @contextlib.contextmanager
   def averaged(self) -> Iterator[None]:
     """Puts the averages in the place of the weights, for a while."""
-    started = fused_variables.value(self.optimizer.iterations) > 0
+    started = variables_lib.value(self.optimizer.iterations) > 0
     if self.average is None or not started:
       yield
       return
-    members = [fused_variables.raw(v) for v in self.trained.values()]
+    members = [variables_lib.raw(v) for v in self.trained.values()]
     before = [tf.identity(v.read_value()) for v in members]
     average = {
       name: part
@@ -292,12 +287,12 @@ class Applier:
 
   def read_state(self) -> dict[str, tf.Tensor]:
     state = {
-      'iterations': fused_variables.raw(self.optimizer.iterations).read_value(),
+      'iterations': variables_lib.raw(self.optimizer.iterations).read_value(),
       'configured_learning_rate': tf.constant(self.configured_rate),
     }
     rate = getattr(self.optimizer, '_learning_rate', None)
-    if isinstance(rate, fused_variables.VARIABLE):
-      state['learning_rate'] = fused_variables.raw(rate).read_value()
+    if isinstance(rate, variables_lib.VARIABLE):
+      state['learning_rate'] = variables_lib.raw(rate).read_value()
     for slot, target, variable in self._slots():
       value = variable.read_value()
       if isinstance(target, str):
@@ -311,11 +306,11 @@ class Applier:
     return state
 
   def write_state(self, state: Mapping[str, Any]) -> None:
-    fused_variables.raw(self.optimizer.iterations).assign(state['iterations'])
+    variables_lib.raw(self.optimizer.iterations).assign(state['iterations'])
     rate = getattr(self.optimizer, '_learning_rate', None)
     unchanged = state.get('configured_learning_rate') == self.configured_rate
-    if isinstance(rate, fused_variables.VARIABLE) and unchanged:
-      fused_variables.raw(rate).assign(state['learning_rate'])
+    if isinstance(rate, variables_lib.VARIABLE) and unchanged:
+      variables_lib.raw(rate).assign(state['learning_rate'])
     for slot, target, variable in self._slots():
       if isinstance(target, str):
         variable.assign(state[f'{slot}/{target}'])
@@ -333,7 +328,7 @@ class Applier:
     references = [(label, target.variable) for label, target in labels.items()]
     found = tracking.optimizer_slots(self.optimizer, references)
     for slot, label, variable in found:
-      yield slot, labels.get(label, label), fused_variables.raw(variable)
+      yield slot, labels.get(label, label), variables_lib.raw(variable)
     for target, variable in self._averages():
       yield 'ema', target, variable
 

@@ -17,8 +17,7 @@ import keras
 import tensorflow as tf
 
 from tftrain.interop import patching
-
-VARIABLE = keras.Variable | tf.Variable
+from tftrain.interop import variables as variables_lib
 
 # A variable of more entries is better left alone: copying it costs more than
 # the dispatch it saves. Measured by `benchmarks/updates.py --only=buckets`.
@@ -54,14 +53,16 @@ class Bucket:
 
   def refresh(self) -> None:
     """Copies the variables into the flat one."""
-    self.flat.assign(self.join([raw(v).read_value() for v in self.variables]))
+    self.flat.assign(
+      self.join([variables_lib.raw(v).read_value() for v in self.variables])
+    )
 
   def scatter(self) -> None:
     """Copies the flat variable back into the variables; in replica context."""
     for variable, part in zip(
       self.variables, self.split(self.flat.read_value()), strict=True
     ):
-      raw(variable).assign(part, read_value=False)
+      variables_lib.raw(variable).assign(part, read_value=False)
 
   def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
@@ -132,7 +133,7 @@ def is_small(optimizer: Any, variable: Any) -> bool:
     and variable.dtype in ('float32', tf.float32)
     and getattr(variable, 'constraint', None) is None
     # Written on each replica, it would be added up.
-    and raw(variable).aggregation != tf.VariableAggregation.SUM
+    and variables_lib.raw(variable).aggregation != tf.VariableAggregation.SUM
     and not getattr(variable, 'overwrite_with_gradient', False)
   )
 
@@ -164,7 +165,7 @@ def assignments_seen(
 
   with patching.overridden(
     (variable, name, watching(getattr(variable, name)))
-    for variable in map(raw, variables)
+    for variable in map(variables_lib.raw, variables)
     for name in dir(variable)
     if name in _ASSIGNS or name.startswith(_SCATTERS)
   ):
@@ -173,14 +174,3 @@ def assignments_seen(
 
 _ASSIGNS = ('assign', 'assign_add', 'assign_sub', '_strided_slice_assign')
 _SCATTERS = ('scatter_', 'batch_scatter_')
-
-
-def raw(variable: Any) -> Any:
-  """The tf.Variable behind a Keras variable; others are returned as is."""
-  return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def value(quantity: Any) -> Any:
-  """The value of a variable, tensor or float, on the host."""
-  quantity = raw(quantity)
-  return quantity.numpy() if hasattr(quantity, 'numpy') else quantity

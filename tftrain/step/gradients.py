@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tftrain.distribute import all_reduce as all_reduce_lib
-from tftrain.distribute import strategy as strategy_lib
+from tftrain.distribute import replica_batch
 from tftrain.interop import mixed_precision
+from tftrain.interop import variables as variables_lib
 from tftrain.step import clipping
 from tftrain.step import fused_variables
 from tftrain.step import loss as loss_lib
@@ -77,9 +78,9 @@ def compute(
   divided once.
   """
   backward = _Backward(loss, regularization, way)
-  packed, weight, metrics = strategy_lib.run_on_rows(backward.run, batch)
-  weight, metrics = strategy_lib.on_first_replica((weight, metrics))
-  here = strategy_lib.on_first_replica(packed)
+  packed, weight, metrics = replica_batch.run_on_rows(backward.run, batch)
+  weight, metrics = replica_batch.on_first_replica((weight, metrics))
+  here = replica_batch.on_first_replica(packed)
   norm = clipping.global_norm(here) if here else tf.zeros([])
   sums = {name: (value, weight) for name, value in metrics.items()}
   sums['gradient_norm'] = (norm, tf.ones([]))
@@ -105,7 +106,7 @@ class _Backward:
     way: Way,
   ):
     self._loss = loss
-    self._sources = [fused_variables.raw(v) for v in way.packing.variables]
+    self._sources = [variables_lib.raw(v) for v in way.packing.variables]
     self._regularization = regularization
     self._way = way
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -145,8 +146,8 @@ class _Backward:
     return added
 
   def _add_up_in_a_loop(self, rows: Any) -> _Share:
-    parts = tf.minimum(self._way.accumulate, strategy_lib.batch_size(rows))
-    if strategy_lib.divides(rows, self._way.accumulate):
+    parts = tf.minimum(self._way.accumulate, replica_batch.batch_size(rows))
+    if replica_batch.divides(rows, self._way.accumulate):
       parts = self._way.accumulate
     first = self._one_pass(_slice(rows, 0, parts))
 
@@ -166,7 +167,7 @@ class _Backward:
 
   def _one_pass(self, rows: Any) -> _Share:
     """Forward and backward once."""
-    count = strategy_lib.batch_size(rows)
+    count = replica_batch.batch_size(rows)
     with tf.GradientTape() as tape:
       result = self._loss(rows, training=True)
       sums = loss_lib.add_up(result, count, self._regularization())
@@ -215,8 +216,8 @@ def _all_reduce(
 
 def _slice(rows: Any, index: Any, parts: Any) -> Any:
   """Micro-batch `index` of `parts`: rows in order, as evenly as they go."""
-  if isinstance(parts, int) and strategy_lib.divides(rows, parts):
-    return strategy_lib.part(rows, parts, index)
-  count = strategy_lib.batch_size(rows)
+  if isinstance(parts, int) and replica_batch.divides(rows, parts):
+    return replica_batch.part(rows, parts, index)
+  count = replica_batch.batch_size(rows)
   begin, end = count * index // parts, count * (index + 1) // parts
   return tf.nest.map_structure(lambda leaf: leaf[begin:end], rows)

@@ -50,16 +50,9 @@ def check_patterns(
     if not any(matches(pattern, name) for name in names):
       raise errors.ConfigError(
         f'Update.{argument}: {pattern!r} matches none of the {what}; there are '
-        + some(names)
+        + errors.listing(names)
       )
   if variables and all(matches(options.freeze, name) for name in variables):
     raise errors.ConfigError(
       f'Update.freeze = {options.freeze!r} leaves nothing to train'
     )
-
-
-def some(names: Iterable[str], most: int = 5) -> str:
-  """The first few of `names`, and how many more there are."""
-  names = list(names)
-  more = len(names) - most
-  return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')

@@ -14,8 +14,8 @@ from tftrain.interop import autograph
 from tftrain.interop import patching
 from tftrain.interop import rng
 from tftrain.interop import tracking
+from tftrain.interop import variables as variables_lib
 from tftrain.step import apply_gradients
-from tftrain.step import fused_variables
 from tftrain.step import gradients as gradients_lib
 from tftrain.step import parameter_groups
 from tftrain.step import remat as remat_lib
@@ -48,7 +48,7 @@ class Engine:
     self._regularization = regularization
     self._measure = update_lib.Measure()
     self._moving = [
-      fused_variables.raw(v)
+      variables_lib.raw(v)
       for v in owned.saved.values()
       if not v.trainable and tf.as_dtype(v.dtype) != tf.string
     ]

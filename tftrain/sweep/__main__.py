@@ -17,6 +17,7 @@ import sys
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.platform import lock
 from tftrain.platform import resource_slots
 from tftrain.sweep import _results
 from tftrain.sweep import _terminal_table
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       return 0
     if options.command == 'worker':
       return _run(plan, options)
-    with files.lock(sweep_dir, 'sweep_dir'):
+    with lock.lock(sweep_dir, 'sweep_dir'):
       retried = scheduler.retry(plan, options.retry or [])
       if retried:
         print(f'Again: {retried} trials.')

@@ -10,7 +10,7 @@ from plotly import graph_objects
 import plotly.io
 import plotly.offline
 
-from tftrain.config import gin_files as gin_files_lib
+from tftrain.platform import literals
 from tftrain.sweep import _importance
 from tftrain.sweep import _ranking
 from tftrain.sweep import plan as plan_lib
@@ -144,9 +144,7 @@ def _parallel(
   return figure.update_layout(height=380, margin={'t': 60, 'b': 30})
 
 
-def _axis(
-  name: str, values: Sequence[gin_files_lib.Value | None]
-) -> dict[str, Any]:
+def _axis(name: str, values: Sequence[literals.Value | None]) -> dict[str, Any]:
   """An axis of numbers, or of texts in the order in which they come."""
   numbers = _numbers(values)
   if numbers is None:
@@ -219,7 +217,7 @@ def _bars(weights: dict[str, float]) -> Any:
 
 
 def _numbers(
-  values: Sequence[gin_files_lib.Value | None],
+  values: Sequence[literals.Value | None],
 ) -> list[float] | None:
   """The values as numbers; None if they are not all of them."""
   if not all(type(value) in (int, float) for value in values):
@@ -231,5 +229,5 @@ def _is_wide(numbers: Sequence[float]) -> bool:
   return min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE
 
 
-def _said(value: gin_files_lib.Value | None) -> str:
+def _said(value: literals.Value | None) -> str:
   return 'not set' if value is None else str(value)

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import statistics
 
-from tftrain.config import gin_files as gin_files_lib
+from tftrain.platform import literals
 from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
@@ -26,7 +26,7 @@ class Row:
     deviation: Sample standard deviation over the repeats; 0 for one.
   """
 
-  values: dict[str, gin_files_lib.Value]
+  values: dict[str, literals.Value]
   repeats: Sequence[_results.Result]
   status: str
   mean: float | None
@@ -87,7 +87,7 @@ def _row(plan: plan_lib.Plan, repeats: Sequence[_results.Result]) -> Row:
     if len(known) > 1 and math.isfinite(mean):
       deviation = statistics.stdev(known)
   return Row(
-    values=gin_files_lib.assigned(repeats[0].bindings or ()),
+    values=literals.assigned(repeats[0].bindings or ()),
     repeats=repeats,
     status=max((r.status for r in repeats), key=_ORDER.index),
     mean=mean,

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from tftrain import errors
-from tftrain.report import every as every_lib
+from tftrain.report import interval
 
 SAMPLERS = ('tpe', 'gp', 'cmaes', 'qmc', 'nsgaii')
 """What Optuna offers: these look at what came of earlier trials."""
@@ -86,4 +86,4 @@ def check(sweep: Sweep) -> None:
         f'Sweep.{name} = {getattr(sweep, name)}; give at least 1'
       )
   if sweep.time_limit is not None:
-    every_lib.seconds(sweep.time_limit)
+    interval.seconds(sweep.time_limit)

@@ -22,7 +22,7 @@ from tftrain.distribute import cluster_resolver
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
-from tftrain.report import every as every_lib
+from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.sweep import _lease as _lease_lib
 from tftrain.sweep import _optuna_sampler
@@ -55,7 +55,7 @@ class Trial:
     self._started = goodput.process_start()
     self._overdue = False
     limit = plan.settings['time_limit']
-    self._limit = every_lib.seconds(limit) if limit else None
+    self._limit = interval.seconds(limit) if limit else None
     self._watch = threading.Thread(
       target=self._beat, name='tftrain-heartbeat', daemon=True
     )

@@ -11,11 +11,11 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.distribute import strategy as strategy_lib
-from tftrain.interop import check_numerics
+from tftrain.distribute import replica_batch
 from tftrain.interop import keras_optimizer
 from tftrain.interop import patching
 from tftrain.interop import tracking
+from tftrain.interop import variables as variables_lib
 from tftrain.step import apply_gradients
 from tftrain.step import fused_variables
 from tftrain.step import gradients as gradients_lib
@@ -23,35 +23,6 @@ from tftrain.step import parameter_groups
 from tftrain.step import remat as remat_lib
 from tftrain.step import step_runner
 from tftrain.step import update as update_lib
-
-
-@contextlib.contextmanager
-def explained(what: Callable[[], str]) -> Iterator[None]:
-  """Turns what TensorFlow and Keras say of a batch into an error of ours.
-
-  Args:
-    what: Says where and of what; asked only if there is an error.
-  """
-  try:
-    yield
-  except errors.Error:
-    raise
-  except (
-    tf.errors.InvalidArgumentError,
-    tf.errors.UnimplementedError,
-    ValueError,
-    TypeError,
-  ) as error:
-    told = check_numerics.told(error)
-    if told:
-      where = what().partition(':')[0]
-      raise errors.NumericsError(f'{where}: {told}') from error
-    raise errors.InputError(f'{what()}: {errors.one_line(error)}') from error
-  except tf.errors.ResourceExhaustedError as error:
-    raise errors.OutOfMemoryError(
-      f'{what()}: {errors.one_line(error)}; make the batch smaller, or give '
-      'Update.accumulate or Update.remat'
-    ) from error
 
 
 def prepare(owned: tracking.Owned, options: update_lib.Update) -> None:
@@ -63,7 +34,7 @@ def prepare(owned: tracking.Owned, options: update_lib.Update) -> None:
   """
   strategy = tf.distribute.get_strategy()
   for name, variable in owned.variables.items():
-    raw = fused_variables.raw(variable)
+    raw = variables_lib.raw(variable)
     if not strategy.extended.variable_created_in_scope(raw):
       raise errors.TaskError(
         f'variable {name} was created outside the strategy; build the model '
@@ -130,7 +101,7 @@ class Recorder:
     packing = fused_variables.Packing(variables)
     found = gradients_lib.compute(
       watched,
-      strategy_lib.first_part(batch, self._options.accumulate),
+      replica_batch.first_part(batch, self._options.accumulate),
       optimizer,
       self._regularization,
       gradients_lib.Way(packing),
@@ -247,9 +218,9 @@ class Recorder:
     if untrained:
       logging.warning(
         'No gradient reaches %s; nothing trains them.',
-        parameter_groups.some(untrained),
+        errors.listing(untrained),
       )
-    known = {id(fused_variables.raw(v)) for v in owned.variables.values()}
+    known = {id(variables_lib.raw(v)) for v in owned.variables.values()}
     hidden = [v.name for key, v in self._read.items() if key not in known]
     if hidden:
       logging.warning(
@@ -257,7 +228,7 @@ class Recorder:
         'trained nor saved. Make what holds them an attribute of the Task or '
         'of its model.',
         self._owner,
-        parameter_groups.some(hidden),
+        errors.listing(hidden),
       )
 
 
@@ -271,7 +242,7 @@ def _container(variable: Any) -> Any:
 
 
 def _nothing_reached(variables: Sequence[Any]) -> str:
-  names = parameter_groups.some(v.name for v in variables)
+  names = errors.listing(v.name for v in variables)
   cause = (
     f' ({names})'
     if names
@@ -300,6 +271,6 @@ def _check_decay(
   if options.no_decay and not any(decays):
     names = {type(applier.optimizer).__name__ for applier in made.values()}
     raise errors.ConfigError(
-      f'Update.no_decay = {options.no_decay!r}, but {parameter_groups.some(names)} has '
+      f'Update.no_decay = {options.no_decay!r}, but {errors.listing(names)} has '
       'no weight_decay; give the optimizer one, or leave no_decay out'
     )

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.distribute import strategy as strategy_lib
+from tftrain.distribute import replica_batch
 from tftrain.interop import autograph
 from tftrain.interop import tracking
-from tftrain.step import fused_variables
+from tftrain.interop import variables as variables_lib
 from tftrain.step import gradients as gradients_lib
 from tftrain.step import loss as loss_lib
 from tftrain.step import parameter_groups
@@ -134,12 +134,12 @@ class Task:
     def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       result = autograph.converted(self.loss)(rows, training=False)
       sums = loss_lib.add_up(
-        result, strategy_lib.batch_size(rows), self._regularization()
+        result, replica_batch.batch_size(rows), self._regularization()
       )
       return sums.weight, dict(sums.metrics)
 
     with self.calls():
-      weight, sums = strategy_lib.sum_over_replicas(add_up, batch)
+      weight, sums = replica_batch.sum_over_replicas(add_up, batch)
     return {name: (value, weight) for name, value in sums.items()}
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
@@ -306,7 +306,7 @@ class Task:
   def untouched(self) -> Iterator[None]:
     """Puts every variable back to its value: for trying things out."""
     owned = tracking.owned_by(self)
-    everything = [fused_variables.raw(v) for v in owned.saved.values()]
+    everything = [variables_lib.raw(v) for v in owned.saved.values()]
     before = [(v, tf.identity(v.read_value())) for v in everything]
 
     def create(next_creator: Any, **kwargs: Any) -> Any:
@@ -335,14 +335,14 @@ class Task:
   def all_variables(self) -> list[tf.Variable]:
     """Every variable of the models, as TensorFlow sees it."""
     owned = self._owned().variables
-    return [fused_variables.raw(variable) for variable in owned.values()]
+    return [variables_lib.raw(variable) for variable in owned.values()]
 
   # State: name -> value. Whoever saves needs to know nothing else of a Task.
 
   def read_state(self) -> dict[str, tf.Tensor]:
     saved = self._owned().saved
     state = {
-      name: fused_variables.raw(v).read_value() for name, v in saved.items()
+      name: variables_lib.raw(v).read_value() for name, v in saved.items()
     }
     for name, applier in self.engine.appliers().items():
       for key, value in applier.read_state().items():
@@ -351,7 +351,7 @@ class Task:
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     for name, variable in self._owned().saved.items():
-      fused_variables.raw(variable).assign(state[name], read_value=False)
+      variables_lib.raw(variable).assign(state[name], read_value=False)
     for name, applier in self.engine.appliers().items():
       prefix = f'{name}/'
       applier.write_state(
@@ -406,8 +406,8 @@ class Task:
     """Calls every model once, so that lazily built layers are built."""
     if type(self).loss is not Task.loss:
       with self.untouched():
-        rows = strategy_lib.first_part(batch, self._options.accumulate)
-        strategy_lib.run_on_rows(self._call_loss, rows)
+        rows = replica_batch.first_part(batch, self._options.accumulate)
+        replica_batch.run_on_rows(self._call_loss, rows)
     if type(self).train_step is not Task.train_step:
       self._try_step(batch, self._recorder(strict=False))
 

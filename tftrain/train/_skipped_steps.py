@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
-from tftrain.train import inner_loop
 
 
 class Detours:
@@ -38,7 +38,10 @@ class Detours:
 
 
 def pass_over(
-  feed: feed_lib.Feed, iterator: Any, counters: inner_loop.Counters, until: int
+  feed: feed_lib.Feed,
+  iterator: Any,
+  counters: counters_lib.Counters,
+  until: int,
 ) -> bool:
   """Takes batches up to `until` and does nothing; True if the data ended."""
   try:

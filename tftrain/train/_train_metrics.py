@@ -7,17 +7,17 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
+from tftrain import errors
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
-from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 from tftrain.train import compiled_loop
+from tftrain.train import counters as counters_lib
 from tftrain.train import flops
-from tftrain.train import inner_loop
 from tftrain.train import metrics
 
 # The steps whose gradients are looked at, variable by variable.
@@ -40,7 +40,7 @@ class Readings:
     self,
     task: task_lib.Task,
     means: metrics.Means,
-    counters: inner_loop.Counters,
+    counters: counters_lib.Counters,
     pipeline: pipeline_lib.Pipeline,
     log_every: int,
     ledger: goodput.Ledger,
@@ -115,7 +115,7 @@ class Readings:
         'Step %d: the gradient of %s is zero. Dead units, or a part of the '
         'model that the loss does not depend on?',
         step,
-        parameter_groups.some(silent),
+        errors.listing(silent),
       )
 
   def _timing(self, step: int, start_step: int) -> dict[str, float]:

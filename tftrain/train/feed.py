@@ -13,8 +13,8 @@ from tftrain import errors
 from tftrain.data import device_prefetch
 from tftrain.data import iterator_state
 from tftrain.data import pipeline as pipeline_lib
+from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
-from tftrain.distribute import strategy as strategy_lib
 
 
 class Feed:
@@ -68,7 +68,7 @@ class Feed:
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Surrounds what is traced with a batch that a loop took."""
-    return strategy_lib.holding(self._share)
+    return replica_batch.holding(self._share)
 
   def iterator(self, start_step: int) -> Any:
     """What to give the loop so that it starts at `start_step`."""

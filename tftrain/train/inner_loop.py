@@ -1,86 +1,19 @@
 """The compiled inner loops: many steps in one call of a tf.function."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
-import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
-from tftrain.distribute import coordinator
 from tftrain.distribute import devices
 from tftrain.interop import patching
 from tftrain.step import step_summary
 from tftrain.step import update as update_lib
 from tftrain.task import task as task_lib
 from tftrain.train import compiled_loop
+from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import metrics
-
-RUN, PAUSE, STOP = 0, 1, 2
-"""What `Counters.stop` may say: go on; leave a training loop, to save; leave
-any loop."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Counters:
-  """What a loop shares with its host.
-
-  Attributes:
-    step: int64, batches consumed.
-    updates: int64, weight changes.
-    skipped: int64, steps whose update was left out as it was not finite.
-    in_a_row: int64, how many of the last steps were.
-    stop: int32, RUN, PAUSE or STOP; set it, from any thread, and the loop ends
-      before its next step.
-    waited: float64, seconds spent waiting for input.
-    workers: Who has to leave a loop at the same step.
-  """
-
-  step: tf.Variable
-  updates: tf.Variable
-  skipped: tf.Variable
-  in_a_row: tf.Variable
-  stop: tf.Variable
-  waited: tf.Variable
-  workers: coordinator.Alone = coordinator.ALONE
-
-  def with_stop(self, stop: tf.Variable) -> 'Counters':
-    """The same counters under somebody else's stop."""
-    return dataclasses.replace(self, stop=stop)
-
-  def read_state(self) -> dict[str, tf.Tensor]:
-    return {
-      name: variable.read_value() for name, variable in self._saved().items()
-    }
-
-  def write_state(self, state: Mapping[str, Any]) -> None:
-    for name, variable in self._saved().items():
-      variable.assign(state[name])
-
-  def _saved(self) -> dict[str, tf.Variable]:
-    return {
-      'step': self.step,
-      'updates': self.updates,
-      'skipped_steps': self.skipped,
-      'skipped_in_a_row': self.in_a_row,
-    }
-
-  @classmethod
-  def make(cls, workers: coordinator.Alone = coordinator.ALONE) -> 'Counters':
-    with tf.device('CPU:0'):
-      made = cls(
-        step=tf.Variable(0, dtype=tf.int64, trainable=False),
-        updates=tf.Variable(0, dtype=tf.int64, trainable=False),
-        skipped=tf.Variable(0, dtype=tf.int64, trainable=False),
-        in_a_row=tf.Variable(0, dtype=tf.int64, trainable=False),
-        stop=tf.Variable(RUN, dtype=tf.int32, trainable=False),
-        waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
-        workers=workers,
-      )
-    workers.asked(made.stop)  # a loop may create no variable
-    return made
-
 
 # What sees a whole batch of training.
 _TRAINING = ('train_step', 'minimize', 'gradients')
@@ -98,7 +31,7 @@ def _is_own(task: task_lib.Task, *names: str) -> bool:
 def train_loop(
   task: task_lib.Task,
   feed: feed_lib.Feed,
-  counters: Counters,
+  counters: counters_lib.Counters,
   means: metrics.Means,
   measured: Callable[[tf.Tensor], update_lib.Measure],
   max_traces: int | None = None,
@@ -126,7 +59,9 @@ def train_loop(
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any, well: Any, *_: Any) -> Any:
-      return (done < n) & well & (counters.stop.read_value() == RUN)
+      return (
+        (done < n) & well & (counters.stop.read_value() == counters_lib.RUN)
+      )
 
     def take_step(done: Any, *_: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
@@ -158,7 +93,7 @@ def train_loop(
 
 
 def _is_skipped(
-  task: task_lib.Task, step: update_lib.Step, counters: Counters
+  task: task_lib.Task, step: update_lib.Step, counters: counters_lib.Counters
 ) -> tf.Tensor:
   """Whether a step that was not finite is left out and the run goes on."""
   if not task.engine.may_skip:
@@ -208,7 +143,7 @@ def single_step(
 def eval_loop(
   task: task_lib.Task,
   feed: feed_lib.Feed,
-  counters: Counters,
+  counters: counters_lib.Counters,
   means: metrics.Means,
 ) -> compiled_loop.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
@@ -217,7 +152,7 @@ def eval_loop(
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
     def go_on(done: Any) -> Any:
-      return (done < n) & (counters.stop.read_value() < STOP)
+      return (done < n) & (counters.stop.read_value() < counters_lib.STOP)
 
     def take_batch(done: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
@@ -230,7 +165,9 @@ def eval_loop(
   return compiled_loop.Loop(run, 'an evaluation')
 
 
-def _timed_take(feed: feed_lib.Feed, iterator: Any, counters: Counters) -> Any:
+def _timed_take(
+  feed: feed_lib.Feed, iterator: Any, counters: counters_lib.Counters
+) -> Any:
   """Takes a batch, counts it, and adds up how long it was waited for."""
   begun = devices.timestamp()
 

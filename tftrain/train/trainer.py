@@ -14,18 +14,19 @@ from tftrain import errors
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
-from tftrain.distribute import strategy as strategy_lib
+from tftrain.distribute import replica_batch
 from tftrain.platform import goodput
-from tftrain.report import every as every_lib
+from tftrain.report import dispatch
 from tftrain.report import report as report_lib
+from tftrain.step import error_messages
 from tftrain.step import update as update_lib
-from tftrain.task import build as build_lib
 from tftrain.task import supervised_task
 from tftrain.task import task as task_lib
 from tftrain.train import _skipped_steps
 from tftrain.train import _stop_requests
 from tftrain.train import _tpu_checks
 from tftrain.train import _train_metrics
+from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
 from tftrain.train import metrics
@@ -86,9 +87,9 @@ class Trainer:
     self._steps_per_loop = steps_per_loop
     self._seed = seed
     _tpu_checks.check(self.strategy, self.pipeline, task, steps_per_loop)
-    strategy_lib.check_divides(self.pipeline.batch_size, self.strategy)
+    replica_batch.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = feed_lib.Feed(self.pipeline, seed)
-    self._counters = inner_loop.Counters.make(self.workers)
+    self._counters = counters_lib.Counters.make(self.workers)
     means = metrics.Means(self._build(update or update_lib.Update()))
     self._readings = _train_metrics.Readings(
       task, means, self._counters, self.pipeline, log_every, self.ledger
@@ -131,7 +132,7 @@ class Trainer:
   @property
   def flops_per_example(self) -> float:
     """Of a step, as far as they are counted; 0 before the loop is traced."""
-    return self.loop.flops / int(strategy_lib.batch_size(self.example_batch))
+    return self.loop.flops / int(replica_batch.batch_size(self.example_batch))
 
   @property
   def traces(self) -> int:
@@ -262,7 +263,7 @@ class Trainer:
   def _dispatch(
     self, actions: Sequence[report_lib.Action], report: report_lib.Report
   ) -> set[report_lib.Signal | None]:
-    return every_lib.dispatch(actions, report, self.ledger)
+    return dispatch.dispatch(actions, report, self.ledger)
 
   def _tell(
     self,
@@ -350,10 +351,10 @@ class Trainer:
   def _build(self, update: update_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
     what = f'the model or loss cannot take a batch of {pipeline_lib.described(batch)}'
-    with self.strategy.scope(), build_lib.explained(lambda: what):
+    with self.strategy.scope(), error_messages.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
-      rows = strategy_lib.first_part(batch, replicas * update.accumulate)
+      rows = replica_batch.first_part(batch, replicas * update.accumulate)
       labels = self.pipeline.label_range()
       if labels and isinstance(self.task, supervised_task.SupervisedTask):
         self.task.check_labels(*labels, rows)
@@ -364,7 +365,7 @@ class Trainer:
     self, step: int, last_step: int, actions: Sequence[report_lib.Action]
   ) -> int:
     """Where the next block of steps ends."""
-    due = [every_lib.due_steps(action, step) for action in actions]
+    due = [dispatch.due_steps(action, step) for action in actions]
     return min(
       last_step,
       step + self._steps_per_loop,
@@ -397,7 +398,7 @@ class Trainer:
     n = tf.constant(until - before, tf.int64)
     with (
       self.strategy.scope(),
-      build_lib.explained(self._what_failed),
+      error_messages.explained(self._what_failed),
       pipeline_lib.explained(self.pipeline),
     ):
       if self.loop.compile_seconds is None:

@@ -1,0 +1,24 @@
+"""Literals: bool, int, float and str values of `NAME=VALUE` texts."""
+
+import ast
+from collections.abc import Sequence
+
+Value = bool | int | float | str
+
+
+def assigned(bindings: Sequence[str]) -> dict[str, Value]:
+  """Name -> value of bindings; what is no plain value stays a text."""
+  found = {}
+  for line in '\n'.join(bindings).splitlines():
+    name, equals, text = line.partition('=')
+    if equals:
+      found[name.strip()] = _plain(text.strip())
+  return found
+
+
+def _plain(text: str) -> Value:
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+  return value if isinstance(value, bool | int | float | str) else text

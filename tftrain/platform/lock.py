@@ -1,0 +1,77 @@
+"""Locks: one process at a time uses a directory."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+import time
+
+from absl import logging
+
+from tftrain import errors
+
+
+def holder(directory: pathlib.Path) -> str | None:
+  """Who holds `directory` now, as `lock` would name it; None if nobody does."""
+  try:
+    descriptor = os.open(directory / '.lock', os.O_RDONLY)
+  except FileNotFoundError:
+    return None
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return os.pread(descriptor, 500, 0).decode(errors='replace').strip()
+  finally:
+    os.close(descriptor)
+  return None
+
+
+def _lock(descriptor: int, directory: pathlib.Path, what: str) -> None:
+  tries = 10  # `holder` of another process has it for an instant
+  while True:
+    tries -= 1
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return
+    except BlockingIOError as error:
+      if tries:
+        time.sleep(0.05)
+        continue
+      name = os.pread(descriptor, 500, 0).decode(errors='replace').strip()
+      raise errors.RunDirectoryError(
+        f'{directory} is in use by {name}; wait for it, stop it, or choose '
+        f'another {what}'
+      ) from error
+    except OSError as error:
+      logging.warning(
+        '%s cannot be locked (%s): see to it that nobody else trains there.',
+        directory,
+        error.strerror,
+      )
+      return
+
+
+@contextlib.contextmanager
+def lock(directory: pathlib.Path, what: str = 'model_dir') -> Iterator[None]:
+  """Holds `directory` for this process; the kernel frees it on any death.
+
+  Args:
+    directory: Which.
+    what: What the user would choose another of.
+
+  Raises:
+    RunDirectoryError: Another live process holds it; it is named.
+  """
+  descriptor = os.open(directory / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    _lock(descriptor, directory, what)
+    started = time.strftime('%Y-%m-%d %H:%M:%S')
+    holder = f'pid {os.getpid()} on {socket.gethostname()} since {started}\n'
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, holder.encode(), 0)
+    yield
+  finally:
+    with contextlib.suppress(OSError):  # the lock is gone with the process
+      os.close(descriptor)
