@@ -11,7 +11,9 @@ from tests import cases
 from tests import teams as teams_lib
 import tftrain
 from tftrain.distribute import coordinator
+from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
+from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
 
@@ -355,8 +357,6 @@ def test_a_step_deals_what_it_holds_among_its_own_replicas():
 # Two real workers.
 
 _GIN = """
-from tftrain.distribute import replica_batch
-from tftrain.train import counters as counters_lib
 import tests.recipes
 
 Experiment.task = @recipes.make_normalized_task
