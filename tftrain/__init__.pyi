@@ -41,8 +41,8 @@ from .summary.artifacts import PrCurve as PrCurve
 from .summary.artifacts import Table as Table
 from .summary.metric_writer import CsvSink as CsvSink
 from .summary.metric_writer import Sink as Sink
+from .summary.metrics_file import MetricsFile as MetricsFile
 from .summary.progress_bar import Progress as Progress
-from .summary.summary_writer import MetricsFile as MetricsFile
 from .summary.summary_writer import SummaryWriter as SummaryWriter
 from .task.supervised_task import SupervisedTask as SupervisedTask
 from .task.task import Task as Task

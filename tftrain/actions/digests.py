@@ -14,7 +14,7 @@ from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
 from tftrain.platform import files
 from tftrain.report import report as report_lib
-from tftrain.summary import summary_writer as summary_writer_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 
 _FILE = 'digests.jsonl'
 
@@ -68,9 +68,9 @@ class Digests:
     # A run that goes back begins a life too, perhaps from the same step.
     life = report.start_step, trainer.detours.parts
     if life != self._life or step < self._last_step:
-      summary_writer_lib.keep_until(path, report.start_step)
+      metrics_file_lib.keep_until(path, report.start_step)
       self._written = {
-        line['step'] for line in summary_writer_lib.read_lines(path)
+        line['step'] for line in metrics_file_lib.read_lines(path)
       }
       self._life = life
     self._last_step = step

@@ -6,7 +6,6 @@ This layer alone imports gin. The core takes plain arguments.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import inspect
 import pathlib
 import re
 import sys
@@ -14,90 +13,19 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
-import keras
 
 from tftrain import errors
-from tftrain.actions import digests as digests_lib
-from tftrain.actions import early_stopping
-from tftrain.actions import exporter as exporter_lib
-from tftrain.actions import histograms
-from tftrain.actions import loss_spike
 from tftrain.actions import profiler
-from tftrain.checkpoint import retention
 from tftrain.config import _describe
 from tftrain.config import _resolver
 from tftrain.config import _trust
 from tftrain.config import gin_files as gin_files_lib
 from tftrain.config import gin_parser
+from tftrain.config import registry
 from tftrain.config import validator
-from tftrain.data import arrays
-from tftrain.data import batching
-from tftrain.data import dataset_pipeline
-from tftrain.data import example_pipeline
-from tftrain.data import limit
-from tftrain.data.sources import folders
-from tftrain.data.sources import generator
-from tftrain.data.sources import in_memory
-from tftrain.data.sources import mixture
-from tftrain.data.sources import text
-from tftrain.data.sources import tfrecord
-from tftrain.data.sources import third_party
 from tftrain.experiment import experiment as experiment_lib
-from tftrain.experiment import rewind as rewind_lib
-from tftrain.experiment import warm_start
 from tftrain.platform import redaction
-from tftrain.report import every as every_lib
 from tftrain.report import report as report_lib
-from tftrain.step import schedules
-from tftrain.step import update as update_lib
-from tftrain.summary import metric_writer
-from tftrain.task import supervised_task
-
-_PUBLIC = (
-  early_stopping.EarlyStopping,
-  every_lib.Every,
-  digests_lib.Digests,
-  experiment_lib.Experiment,
-  exporter_lib.Export,
-  histograms.Histograms,
-  third_party.ArrayRecord,
-  arrays.Arrays,
-  dataset_pipeline.Batches,
-  batching.Bucketed,
-  text.Csv,
-  example_pipeline.Examples,
-  limit.FirstBatches,
-  generator.Generator,
-  folders.ImageFolder,
-  in_memory.InMemory,
-  text.JsonLines,
-  mixture.Mapped,
-  mixture.Mixture,
-  in_memory.Npz,
-  batching.Packed,
-  batching.Padded,
-  third_party.Parquet,
-  batching.Ragged,
-  in_memory.RandomAccess,
-  tfrecord.TFRecords,
-  folders.TextFiles,
-  text.TextLines,
-  third_party.Tfds,
-  profiler.Profile,
-  retention.Best,
-  rewind_lib.Rewind,
-  schedules.InverseSqrt,
-  schedules.Joined,
-  schedules.WarmUp,
-  metric_writer.CsvSink,
-  loss_spike.LossSpike,
-  supervised_task.SupervisedTask,
-  update_lib.Update,
-  warm_start.WarmStart,
-)
-
-# They make objects, of any module, as a dict says.
-_FROM_DICTS = ('deserialize', 'get', 'serialize')
 
 # What may change between the lives of a run: how long, how often, on what.
 _FREE = frozenset(
@@ -162,7 +90,7 @@ def load_all(
     ConfigError: A file is missing, a name or parameter unknown, a value of the
       wrong type: one line with file, line and what may have been meant.
   """
-  register()
+  registry.register()
   roots = gin_files_lib.roots(search_paths)
   texts = [gin_files_lib.of_file(name, roots) for name in gin_files]
   texts += [_of_flag(binding, origins or {}) for binding in bindings]
@@ -209,34 +137,6 @@ def watched(
   return dataclasses.replace(
     experiment, actions=[*experiment.actions, *actions]
   )
-
-
-def forget() -> None:
-  """Makes room for another configuration in this process."""
-  gin.clear_config()
-
-
-def register() -> None:
-  """Makes the public classes and Keras's own known to gin; may be repeated."""
-  if gin_config._REGISTRY.matching_selectors('tftrain.Experiment'):
-    return
-  for cls in _PUBLIC:
-    gin.external_configurable(cls, module='tftrain')
-  groups = {
-    'keras.optimizers': (keras.optimizers, keras.Optimizer),
-    'keras.optimizers.schedules': (
-      keras.optimizers.schedules,
-      keras.optimizers.schedules.LearningRateSchedule,
-    ),
-    'keras.losses': (keras.losses, keras.losses.Loss),
-    'keras.metrics': (keras.metrics, keras.Metric),
-  }
-  for module, (namespace, base) in groups.items():
-    for name, value in sorted(vars(namespace).items()):
-      is_class = inspect.isclass(value) and issubclass(value, base)
-      is_function = inspect.isfunction(value) and not name.startswith('_')
-      if is_class or (is_function and name not in _FROM_DICTS):
-        gin.external_configurable(value, name=name, module=module)
 
 
 def check_used() -> None:

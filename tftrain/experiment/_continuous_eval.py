@@ -16,6 +16,7 @@ from tftrain.platform import files
 from tftrain.platform import lock
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.train import trainer as trainer_lib
 
@@ -50,7 +51,7 @@ class Follower:
     checkpointer: checkpointer_lib.Checkpointer,
     evaluators: Sequence[evaluator_lib.Evaluator],
     summary_writer: summary_writer_lib.SummaryWriter,
-    metrics_file: summary_writer_lib.MetricsFile,
+    metrics_file: metrics_file_lib.MetricsFile,
     timeout: float = 600.0,
     stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     poll: float = 1.0,
@@ -100,7 +101,7 @@ class Follower:
   def _begin(self) -> set[int]:
     """The steps that need no evaluation any more."""
     names = {f'eval/{evaluator.name}' for evaluator in self._evaluators}
-    lines = summary_writer_lib.read_lines(self.model_dir / METRICS)
+    lines = metrics_file_lib.read_lines(self.model_dir / METRICS)
     sources: dict[int, set[str]] = {}
     for line in lines:
       sources.setdefault(line['step'], set()).add(line['source'])

@@ -37,6 +37,7 @@ from tftrain.report import every as every_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.step import update as update_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import progress_bar
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
@@ -300,7 +301,7 @@ class Experiment:
     model_dir: str | pathlib.Path,
     trainer: trainer_lib.Trainer,
     writer: summary_writer_lib.SummaryWriter,
-    metrics_file: summary_writer_lib.MetricsFile,
+    metrics_file: metrics_file_lib.MetricsFile,
     actions: Sequence[Any],
   ) -> checkpointer_lib.Checkpointer:
     def before_commit() -> None:
@@ -442,11 +443,11 @@ def _publishers(
   model_dir: str | pathlib.Path, quiet: bool, name: str = 'metrics.jsonl'
 ) -> tuple[
   summary_writer_lib.SummaryWriter,
-  summary_writer_lib.MetricsFile,
+  metrics_file_lib.MetricsFile,
   list[report_lib.Action],
 ]:
   """Who writes curves, who writes lines, and all who are to see each Report."""
   writer = summary_writer_lib.SummaryWriter(model_dir)
-  metrics_file = summary_writer_lib.MetricsFile(model_dir, name)
+  metrics_file = metrics_file_lib.MetricsFile(model_dir, name)
   shown = [] if quiet else [progress_bar.Progress()]
   return writer, metrics_file, [writer, metrics_file, *shown]

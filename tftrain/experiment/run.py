@@ -24,7 +24,6 @@ from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.evaluation import predictor
 from tftrain.experiment import _hparams
 from tftrain.experiment import _parameter_overview
-from tftrain.experiment import _provenance
 from tftrain.experiment import crash_dump
 from tftrain.experiment import rewind as rewind_lib
 from tftrain.experiment import run_record
@@ -35,6 +34,7 @@ from tftrain.platform import redaction
 from tftrain.platform import signals as signals_lib
 from tftrain.report import dispatch
 from tftrain.report import report as report_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.train import trainer as trainer_lib
 
@@ -123,7 +123,7 @@ class Run:
     evaluators: Sequence[evaluator_lib.Evaluator],
     checkpointer: checkpointer_lib.Checkpointer,
     summary_writer: summary_writer_lib.SummaryWriter,
-    metrics_file: summary_writer_lib.MetricsFile,
+    metrics_file: metrics_file_lib.MetricsFile,
     exporter: exporter_lib.Exporter,
     actions: Sequence[report_lib.Action],
     checkpoint: Sequence[report_lib.Action],
@@ -395,11 +395,11 @@ class Run:
       'python': platform.python_version(),
       'tensorflow': tf.__version__,
       'keras': keras.__version__,
-      'git': _provenance.code(),
+      'git': run_record.code_version(),
       'seed': facts['seed'],
       'replicas': self.trainer.strategy.num_replicas_in_sync,
       'devices': devices.facts(self.trainer.strategy),
-      'data': _provenance.data(
+      'data': run_record.data_fingerprints(
         {
           'train': facts['data'],
           **{name: data.fingerprint() for name, data in evals.items()},

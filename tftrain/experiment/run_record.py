@@ -1,14 +1,29 @@
-"""What a run has written about itself, read back."""
+"""run.json: what code, data and versions a run was made of, and how it ended."""
 
+from collections.abc import Mapping
+import hashlib
 import json
 import math
+import os
 import pathlib
+import signal
+import subprocess
+import time
 from typing import Any
 
 from tftrain.platform import files
-from tftrain.summary import summary_writer as summary_writer_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 
 NAME = 'run.json'
+
+_GIT_SECONDS = 5.0
+
+# What of a fingerprint is longer than this as JSON is kept as its digest:
+# run.json is to stay readable.
+_LONGEST_FACT = 200
+
+# New files that git does not know yet are code too; data are not looked at.
+_CODE_FILES = (':(top)*.py', ':(top)*.gin')
 
 
 def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
@@ -26,8 +41,92 @@ def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
 def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
   """The last value of each metric, by its full name."""
   scalars = {}
-  for values in summary_writer_lib.read_lines(model_dir / 'metrics.jsonl'):
+  for values in metrics_file_lib.read_lines(model_dir / 'metrics.jsonl'):
     source = values.pop('source')
     values.pop('step')
     scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})
   return {k: v for k, v in scalars.items() if not math.isnan(v)}
+
+
+def code_version(
+  directory: str | os.PathLike[str] = '.', seconds: float = _GIT_SECONDS
+) -> dict[str, Any] | None:
+  """What git says of the code_version: commit, whether changed, and a hash of what.
+
+  None where there is no repository, no git, or no answer within `seconds`. The
+  changes themselves are not kept: there may be secrets in them.
+  """
+  deadline = time.monotonic() + seconds
+  try:
+    commit = _git(directory, deadline, 'rev-parse', '--verify', 'HEAD')
+    changed = _git(
+      directory,
+      deadline,
+      *('diff', '--full-index', '--no-ext-diff', '--no-textconv', 'HEAD'),
+    )
+    others = (
+      'ls-files',
+      '--others',
+      '--exclude-standard',
+      '-z',
+      '--',
+      *_CODE_FILES,
+    )
+    new = _git(directory, deadline, *others)
+    digest = hashlib.sha256(changed)
+    for name in sorted(filter(None, new.split(b'\0'))):
+      content = (pathlib.Path(directory) / os.fsdecode(name)).read_bytes()
+      digest.update(b'\0%b\0%d\0%b' % (name, len(content), content))
+  except (OSError, subprocess.SubprocessError):
+    return None
+  dirty = bool(changed or new)
+  return {
+    'commit': commit.decode().strip(),
+    'dirty': dirty,
+    'diff_sha256': digest.hexdigest() if dirty else None,
+  }
+
+
+def data_fingerprints(
+  fingerprints: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+  """Fingerprints by source (`train`, `eval/test`), without what is long."""
+  return {
+    source: {name: _shortened(value) for name, value in fingerprint.items()}
+    for source, fingerprint in fingerprints.items()
+  }
+
+
+def _shortened(value: Any) -> Any:
+  text = json.dumps(value, sort_keys=True)
+  if len(text) <= _LONGEST_FACT:
+    return json.loads(text)
+  return f'sha256:{hashlib.sha256(text.encode()).hexdigest()}'
+
+
+def _git(
+  directory: str | os.PathLike[str], deadline: float, *words: str
+) -> bytes:
+  """What a git command prints; it writes nothing and asks nothing."""
+  quiet = {'GIT_OPTIONAL_LOCKS': '0', 'GIT_TERMINAL_PROMPT': '0'}
+  command = ['git', *words]
+  process = subprocess.Popen(
+    command,
+    cwd=directory,
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    env={**os.environ, **quiet},
+    start_new_session=True,
+  )
+  with process:
+    try:
+      printed, _ = process.communicate(
+        timeout=max(deadline - time.monotonic(), 0.0)
+      )
+    except BaseException:  # its children too, which hold the pipe
+      os.killpg(process.pid, signal.SIGKILL)
+      raise
+  if process.returncode:
+    raise subprocess.CalledProcessError(process.returncode, command)
+  return printed

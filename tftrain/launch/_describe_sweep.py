@@ -11,6 +11,7 @@ from tftrain import errors
 from tftrain.config import gin_files as gin_files_lib
 from tftrain.config import gin_parser
 from tftrain.config import loader
+from tftrain.config import registry
 from tftrain.config import validator
 from tftrain.platform import files
 from tftrain.sweep import plan as plan_lib
@@ -35,7 +36,7 @@ def describe(plan: plan_lib.Plan) -> dict[str, Any]:
   trial of each kind: of those that bind the same names and refer to the same
   things.
   """
-  loader.register()
+  registry.register()
   search_paths = list(plan.command['search_paths'])
   roots = gin_files_lib.roots(search_paths)
   text = gin_files_lib.of_file(str(plan.base), roots)
@@ -109,7 +110,7 @@ def _built(
   plan: plan_lib.Plan, bindings: Sequence[str], search_paths: Sequence[str]
 ) -> dict[str, Any]:
   """What is found out about a trial by building all of its parts."""
-  loader.forget()
+  registry.forget()
   experiment = loader.load([str(plan.base)], bindings, search_paths)
   with files.scratch_directory() as scratch:
     run = experiment.prepare(scratch / 'run', quiet=True)

@@ -20,7 +20,6 @@ from tftrain.step import fused_variables
 from tftrain.step import gradients as gradients_lib
 from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
-from tftrain.step import update_targets
 
 
 class Applier:
@@ -46,7 +45,7 @@ class Applier:
     self.optimizer = optimizer
     self.options = options
     self.trained = dict(trained)
-    self._targets = update_targets.make_targets(
+    self._targets = fused_variables.make_targets(
       optimizer, trained, options, bucketed=bucketed
     )
     self._buckets = [target.bucket for target in self._targets if target.bucket]
@@ -322,7 +321,7 @@ class Applier:
         {name: state[f'loss_scale/{name}'] for name in self.scale.read_state()}
       )
 
-  def _slots(self) -> Iterator[tuple[str, update_targets.Target | str, Any]]:
+  def _slots(self) -> Iterator[tuple[str, fused_variables.Target | str, Any]]:
     """(slot, the target it belongs to or a name, variable) of the state."""
     labels = {f'({i})': target for i, target in enumerate(self._targets)}
     references = [(label, target.variable) for label, target in labels.items()]
@@ -332,6 +331,6 @@ class Applier:
     for target, variable in self._averages():
       yield 'ema', target, variable
 
-  def _averages(self) -> Iterator[tuple[update_targets.Target, Any]]:
+  def _averages(self) -> Iterator[tuple[fused_variables.Target, Any]]:
     if self.average:
       yield from zip(self._targets, self.average.variables, strict=True)

@@ -8,16 +8,19 @@ bits on the flat variable as on its parts.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tftrain.interop import patching
 from tftrain.interop import variables as variables_lib
+from tftrain.step import parameter_groups
+from tftrain.step import update as update_lib
 
 # A variable of more entries is better left alone: copying it costs more than
 # the dispatch it saves. Measured by `benchmarks/updates.py --only=buckets`.
@@ -174,3 +177,65 @@ def assignments_seen(
 
 _ASSIGNS = ('assign', 'assign_add', 'assign_sub', '_strided_slice_assign')
 _SCATTERS = ('scatter_', 'batch_scatter_')
+
+
+class Target(NamedTuple):
+  """A variable as an optimizer sees it.
+
+  Attributes:
+    variable: A variable of the model, or the flat one of a bucket.
+    group: How it is updated.
+    names: The name of the variable, or of each in the bucket.
+    bucket: What the variable is the flat one of, if it is.
+  """
+
+  variable: Any
+  group: parameter_groups.Group
+  names: tuple[str, ...]
+  bucket: Bucket | None = None
+
+  def split(self, value: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A value of this target as values of the variables it stands for."""
+    parts = self.bucket.split(value) if self.bucket else [value]
+    return dict(zip(self.names, parts, strict=True))
+
+  def join(self, values: Mapping[str, Any]) -> Any:
+    """The reverse; `values` may hold others."""
+    parts = [values[name] for name in self.names]
+    if self.bucket is None:
+      return parts[0]
+    return self.bucket.join([tf.convert_to_tensor(part) for part in parts])
+
+
+def make_targets(
+  optimizer: Any,
+  trained: Mapping[str, Any],
+  options: update_lib.Update,
+  *,
+  bucketed: bool,
+) -> list[Target]:
+  """Buckets, one per group of small variables, then the other variables.
+
+  Args:
+    optimizer: What is to update them.
+    trained: Name -> variable.
+    options: How they are updated.
+    bucketed: Whether small variables may be updated as one.
+  """
+  by_group: dict[parameter_groups.Group, list[str]] = {}
+  if bucketed and options.clip_adaptive is None:
+    for name, variable in trained.items():
+      if is_small(optimizer, variable):
+        group = parameter_groups.group_of(options, name)
+        by_group.setdefault(group, []).append(name)
+  found, inside = [], set()
+  for group, names in by_group.items():
+    if len(names) > 1:
+      inside.update(names)
+      bucket = Bucket([trained[name] for name in names])
+      found.append(Target(bucket.flat, group, tuple(names), bucket))
+  return found + [
+    Target(variable, parameter_groups.group_of(options, name), (name,))
+    for name, variable in trained.items()
+    if name not in inside
+  ]
