@@ -23,8 +23,10 @@ from tftrain.experiment import _hparams
 from tftrain.experiment import _parameter_overview
 from tftrain.platform import _filesystem
 from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.platform import literals
 from tftrain.summary import artifacts as artifacts_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 
 
@@ -96,7 +98,7 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
     name: odd[i % 7] if i % 7 < 6 else 1.0 + i for i, name in enumerate(names)
   }
   writer = summary_writer_lib.SummaryWriter(tmp_path)
-  metrics_file = summary_writer_lib.MetricsFile(tmp_path)
+  metrics_file = metrics_file_lib.MetricsFile(tmp_path)
   for take in (writer, metrics_file):
     take(cases.report(1, scalars=scalars))
   writer.close()
@@ -106,7 +108,7 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
     _, steps, value = written(tmp_path / 'train', name)
     assert steps == [1]
     np.testing.assert_array_equal(value, np.float32(scalars[name]))
-  (line,) = summary_writer_lib.read_lines(tmp_path / 'metrics.jsonl')
+  (line,) = jsonl.read(tmp_path / 'metrics.jsonl')
   assert {name: float(line[name]) for name in names if line[name] != 'nan'} == {
     name: value for name, value in scalars.items() if not np.isnan(value)
   }

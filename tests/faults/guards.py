@@ -114,7 +114,7 @@ GUARDS = (
     (
       'killed_and_started_again_equals_never_killed[block]',
       'updates are counted on',
-      'train/inner_loop.py',
+      'train/counters.py',
       'variable.assign(state[name])',
       "variable.assign(0 if name == 'updates' else state[name])",
     ),
@@ -124,8 +124,8 @@ GUARDS = (
     (
       'lines_after_the_restored_step_are_taken_back',
       'lines after the restored step are taken back',
-      'summary/summary_writer.py',
-      'keep_until(self._metrics, step)',
+      'platform/jsonl.py',
+      '_keep_until(self.path, step)',
       'pass',
     ),
   ),
@@ -211,8 +211,8 @@ GUARDS = (
     (
       'predictions_on_a_full_disk_go_on_when_there_is_room',
       'a full disk is an error of ours',
-      'platform/files.py',
-      '  with explained(path):\n    disk.append(',
+      'platform/jsonl.py',
+      '  with files.explained(path):\n    files.disk.append(',
       '  if True:\n    disk.append(',
     ),
     (
@@ -326,7 +326,7 @@ GUARDS = (
     (
       'a_second_trainer_is_refused_until_the_first_is_dead',
       'one trainer for a directory',
-      'platform/files.py',
+      'platform/lock.py',
       'fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)',
       'pass',
     ),
@@ -344,8 +344,8 @@ GUARDS = (
       'a_signal_in_a_step_is_obeyed_within_a_long_block',
       'a stop is seen within a block',
       'train/inner_loop.py',
-      'return (done < n) & well & (counters.stop.read_value() == RUN)',
-      'return (done < n) & well',
+      'well & (counters.stop.read_value() == counters_lib.RUN)',
+      'well',
     ),
     (
       'a_signal_in_a_save_lets_it_end[SIGTERM-143]',
@@ -358,7 +358,7 @@ GUARDS = (
       'a_signal_in_an_evaluation_leaves_it_to_the_next_life',
       'a stop is seen within an evaluation',
       'train/inner_loop.py',
-      'return (done < n) & (counters.stop.read_value() < STOP)',
+      'return (done < n) & (counters.stop.read_value() < counters_lib.STOP)',
       'return done < n',
     ),
     (
@@ -437,14 +437,14 @@ GUARDS = (
     (
       'a_step_that_needs_more_memory_than_there_is',
       'a lack of memory is explained',
-      'task/build.py',
+      'step/error_messages.py',
       'except tf.errors.ResourceExhaustedError as error:',
       'except ZeroDivisionError as error:',
     ),
     (
       'a_metric_that_is_huge_or_nan_harms_nobody[nan]',
       'lines are strict JSON',
-      'summary/summary_writer.py',
+      'platform/jsonl.py',
       'if isinstance(value, float) and not math.isfinite(value)',
       'if False',
     ),
@@ -583,9 +583,9 @@ GUARDS = (
     (
       'summaries_that_are_removed_cost_no_step',
       'a line of metrics goes to its own file',
-      'summary/summary_writer.py',
-      'self._metrics = files.run_directory(model_dir) / name',
-      "self._metrics = files.run_directory(model_dir) / 'train' / name",
+      'summary/metrics_file.py',
+      'path = files.run_directory(model_dir) / name',
+      "path = files.run_directory(model_dir) / 'train' / name",
     ),
   ),
   *_guards(
@@ -594,7 +594,7 @@ GUARDS = (
       'killed_at_any_instant_it_ends_the_same[.jsonl]',
       'lines that are there are counted',
       'evaluation/_prediction_files.py',
-      'self.count = files.cut_half_line(self._path)',
+      'self.count = jsonl.cut_partial_line(self._path)',
       'self.count = 0',
     ),
   ),
@@ -752,7 +752,7 @@ GUARDS = (
       'secrets_are_not_in_what_is_written',
       'the command line is redacted',
       'experiment/run.py',
-      "'argv': _provenance.redacted(sys.argv),",
+      "'argv': redaction.redacted_argv(sys.argv),",
       "'argv': sys.argv,",
     ),
   ),

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable
 import hashlib
-import json
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.experiment import run as run_lib
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
-from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.report import report as report_lib
-from tftrain.summary import metrics_file as metrics_file_lib
 
 _FILE = 'digests.jsonl'
 
@@ -46,43 +43,38 @@ class Digests:
         f'Digests.every must be a whole number of at least 1, got {every!r}'
       )
     self._every = every
-    self._run: run_lib.Run | None = None
-    self._life: Any = None
-    self._written: set[int] = set()
+    self._run: report_lib.BoundRun | None = None
+    self._log: jsonl.ResumableLog | None = None
+    self._attempt: Any = None
     self._last_step = -1
 
-  def bind(self, run: run_lib.Run) -> None:
+  def bind(self, run: report_lib.BoundRun) -> None:
     """Says whose steps these are."""
     self._run = run
+    self._log = jsonl.ResumableLog(run.model_dir / _FILE)
 
   def next_due(self, step: int) -> int:
     return (step // self._every + 1) * self._every
 
   def __call__(self, report: report_lib.Report) -> None:
-    if self._run is None:
+    if self._run is None or self._log is None:
       raise errors.ConfigError(
         'Digests does not know its run; give it to Experiment.actions'
       )
     step, trainer = report.step, self._run.trainer
-    path = self._run.model_dir / _FILE
-    # A run that goes back begins a life too, perhaps from the same step.
-    life = report.start_step, trainer.detours.parts
-    if life != self._life or step < self._last_step:
-      metrics_file_lib.keep_until(path, report.start_step)
-      self._written = {
-        line['step'] for line in metrics_file_lib.read_lines(path)
-      }
-      self._life = life
+    # A rewind takes lines back like a restart, perhaps from the same step.
+    attempt = report.start_step, trainer.detours.parts
+    if attempt != self._attempt or step < self._last_step:
+      self._log.resume(report.start_step)
+      self._attempt = attempt
     self._last_step = step
     due = step // self._every > report.previous_step // self._every
-    if not (due or report.is_last) or step in self._written:
+    if not (due or report.is_last) or self._log.holds(step):
       return
-    self._written.add(step)
     with trainer.strategy.scope():
       weights = weights_digest(trainer.task)
     batch = batch_digest(trainer.last_batch())
-    line = {'step': step, 'batch': batch, 'weights': weights}
-    files.append_line(path, json.dumps(line))
+    self._log.append({'step': step, 'batch': batch, 'weights': weights})
 
 
 def batch_digest(batch: Any) -> str | None:

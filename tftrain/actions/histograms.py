@@ -49,7 +49,7 @@ class Histograms:
     self._trainer: Any = None
     self._writer: summary_writer_lib.SummaryWriter | None = None
 
-  def bind(self, run: Any) -> None:
+  def bind(self, run: report_lib.BoundRun) -> None:
     """Says whose weights: those of `run.trainer`, to `run.summary_writer`.
 
     An Experiment does it.

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tftrain import errors
-from tftrain.experiment import run as run_lib
 from tftrain.platform import files
 from tftrain.report import report as report_lib
 
@@ -54,12 +53,12 @@ class Profile:
         '<= b (step 1 compiles, so it says nothing of the others)'
       )
     self.first, self.last = first, last
-    self._run: run_lib.Run | None = None
+    self._run: report_lib.BoundRun | None = None
     self._known: set[pathlib.Path] = set()
     self._is_tracing = False
     self._is_through = False
 
-  def bind(self, run: run_lib.Run) -> None:
+  def bind(self, run: report_lib.BoundRun) -> None:
     """Says whose steps these are."""
     if self.last > run.last_step:
       raise errors.ConfigError(
@@ -100,7 +99,7 @@ class Profile:
       elif not self._is_through and not report.is_last:
         self._begin(self._run)
 
-  def _begin(self, run: run_lib.Run) -> None:
+  def _begin(self, run: report_lib.BoundRun) -> None:
     run.checkpointer.wait()  # else its thread would be in the trace
     directory = run.model_dir / 'train'
     files.make_directory(directory)
@@ -112,7 +111,7 @@ class Profile:
       self._is_through = True
       self._say(errors.one_line(error))
 
-  def _end(self, run: run_lib.Run, step: int) -> None:
+  def _end(self, run: report_lib.BoundRun, step: int) -> None:
     self._is_tracing, self._is_through = False, True
     try:
       tf.profiler.experimental.stop()

@@ -16,6 +16,7 @@ from typing import Any
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.platform import jsonl
 
 Record = Mapping[str, Any]
 """What a run.json holds."""
@@ -135,19 +136,11 @@ _Key = tuple[int, str]
 
 
 def _lines(path: pathlib.Path) -> dict[_Key, dict[str, Any]]:
-  """(step, source) -> line; half a line is left out."""
-  found = {}
-  with files.explained(path):
-    if not path.exists():
-      return {}
-    text = path.read_text(encoding='utf-8', errors='replace')
-  for line in text.splitlines():
-    try:
-      values = json.loads(line)
-      found[int(values['step']), str(values.get('source', ''))] = values
-    except (ValueError, KeyError, TypeError, AttributeError):
-      continue
-  return found
+  """(step, source) -> line."""
+  return {
+    (int(line['step']), str(line.get('source', ''))): line
+    for line in jsonl.read(path)
+  }
 
 
 def _before(key: _Key, common: Sequence[_Key]) -> str:

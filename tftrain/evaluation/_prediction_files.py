@@ -14,6 +14,7 @@ import numpy as np
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.platform import jsonl
 
 PART_BYTES, PART_SECONDS = 1 << 24, 10.0
 """Columns are written when there is so much of them, or after so long."""
@@ -70,11 +71,11 @@ class Lines(Store):
 
   def __init__(self, directory: pathlib.Path):
     self._path = directory / _LINES
-    self.count = files.cut_half_line(self._path)
+    self.count = jsonl.cut_partial_line(self._path)
 
   def add(self, arrays: Columns) -> None:
     rows = lines(self.count, arrays)
-    files.append_line(self._path, '\n'.join(rows))
+    jsonl.append_line(self._path, '\n'.join(rows))
     self.count += len(rows)
 
   def finish(self, output: pathlib.Path) -> None:

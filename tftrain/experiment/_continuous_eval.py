@@ -13,6 +13,7 @@ from tftrain.checkpoint import format
 from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.experiment import run_record
 from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.platform import lock
 from tftrain.platform import signals as signals_lib
 from tftrain.report import report as report_lib
@@ -101,7 +102,7 @@ class Follower:
   def _begin(self) -> set[int]:
     """The steps that need no evaluation any more."""
     names = {f'eval/{evaluator.name}' for evaluator in self._evaluators}
-    lines = metrics_file_lib.read_lines(self.model_dir / METRICS)
+    lines = jsonl.read(self.model_dir / METRICS)
     sources: dict[int, set[str]] = {}
     for line in lines:
       sources.setdefault(line['step'], set()).add(line['source'])

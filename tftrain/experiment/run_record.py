@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from tftrain.platform import files
-from tftrain.summary import metrics_file as metrics_file_lib
+from tftrain.platform import jsonl
 
 NAME = 'run.json'
 
@@ -41,7 +41,7 @@ def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
 def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
   """The last value of each metric, by its full name."""
   scalars = {}
-  for values in metrics_file_lib.read_lines(model_dir / 'metrics.jsonl'):
+  for values in jsonl.read(model_dir / 'metrics.jsonl'):
     source = values.pop('source')
     values.pop('step')
     scalars.update({f'{source}/{k}': float(v) for k, v in values.items()})

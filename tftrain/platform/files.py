@@ -1,6 +1,5 @@
 """The only place that writes, renames, locks or deletes files of ours."""
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
@@ -170,43 +169,10 @@ def explained(path: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def append_line(path: pathlib.Path, line: str) -> None:
-  """Appends in one write, so that a kill leaves a whole line or none."""
-  with explained(path):
-    disk.append(path, (line + '\n').encode())
-
-
 def open_log(path: pathlib.Path) -> BinaryIO:
   """A file that grows by what another process prints."""
   with explained(path):
     return path.open('ab')
-
-
-def keep_lines(path: pathlib.Path, keep: Callable[[str], bool]) -> None:
-  """Rewrites a file of lines without those for which `keep` is false."""
-  if not path.exists():
-    return
-  with explained(path):
-    text = path.read_text(encoding='utf-8', errors='replace')
-    kept = [line for line in text.splitlines() if keep(line)]
-    if kept != text.splitlines() or (text and not text.endswith('\n')):
-      write_text(path, ''.join(line + '\n' for line in kept))
-
-
-def cut_half_line(path: pathlib.Path) -> int:
-  """Cuts off what a kill left of the last line; returns how many are whole."""
-  count, size, end = 0, 0, 0
-  with explained(path):
-    if not path.exists():
-      return 0
-    with path.open('rb') as file:
-      while block := file.read(_BLOCK_BYTES):
-        count += block.count(b'\n')
-        end = size + block.rfind(b'\n') + 1 if b'\n' in block else end
-        size += len(block)
-    if end < size:
-      disk.truncate(path, end)
-  return count
 
 
 def move(old: pathlib.Path, new: pathlib.Path) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import enum
-from typing import Any
+import pathlib
+from typing import Any, Protocol
 
 
 class Signal(enum.Enum):
@@ -55,3 +56,29 @@ class Report:
 
 
 Action = Callable[[Report], Signal | None]
+
+
+class BoundRun(Protocol):
+  """The run that an Action belongs to, as its `bind(run)` gets it.
+
+  An `experiment.run.Run` is one; Actions need not import it.
+  """
+
+  @property
+  def model_dir(self) -> pathlib.Path: ...
+
+  @property
+  def last_step(self) -> int: ...
+
+  @property
+  def trainer(self) -> Any: ...
+
+  @property
+  def checkpointer(self) -> Any: ...
+
+  @property
+  def summary_writer(self) -> Any: ...
+
+  def show(
+    self, name: str, text: str, *, in_tensorboard: bool = True
+  ) -> None: ...

@@ -10,6 +10,7 @@ from typing import Any
 from tftrain import errors
 from tftrain.platform import best_effort
 from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.report import report as report_lib
 
 
@@ -62,7 +63,7 @@ class CsvSink(Sink):
     self._begun_at: int | None = None
     self._last_step = 0
 
-  def bind(self, run: Any) -> None:
+  def bind(self, run: report_lib.BoundRun) -> None:
     self._path = run.model_dir / self._path
 
   def write(self, report: report_lib.Report) -> None:
@@ -77,7 +78,7 @@ class CsvSink(Sink):
     new = [name for name in row if name not in self._columns]
     if new:
       self._rewrite(self._read(), [*self._columns, *new])
-    files.append_line(self._path, _line(row.get(c, '') for c in self._columns))
+    jsonl.append_line(self._path, _line(row.get(c, '') for c in self._columns))
     self._written.add((row['step'], row['source']))
 
   def _begin(self, step: int) -> None:

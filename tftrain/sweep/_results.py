@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.sweep import _lease as _lease_lib
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
@@ -144,21 +145,8 @@ def drawn_path(plan: plan_lib.Plan, trial: plan_lib.Trial) -> pathlib.Path:
 
 
 def lines(directory: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl, without half a line at its end."""
-  path = directory / 'metrics.jsonl'
-  try:
-    text = path.read_text(encoding='utf-8', errors='replace')
-  except FileNotFoundError:
-    return []
-  found = []
-  for line in text.splitlines():
-    try:
-      values = json.loads(line)
-      int(values['step'])
-      found.append(values)
-    except (ValueError, KeyError, TypeError):
-      continue  # a kill cut it, and it is written again
-  return found
+  """Returns the lines of a trial's metrics.jsonl."""
+  return jsonl.read(directory / 'metrics.jsonl')
 
 
 def history(

@@ -1,0 +1,113 @@
+"""JSON lines: reading, appending, and taking lines back when a run resumes."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import math
+import pathlib
+from typing import Any
+
+from tftrain.platform import files
+
+_BLOCK_BYTES = 1 << 20
+
+Key = tuple[Any, ...]
+
+
+class ResumableLog:
+  """A file of JSON lines, each with a step.
+
+  A run that resumes from an earlier step takes back the lines after that step
+  and writes them again. So the file of a killed and resumed run equals that of
+  an uninterrupted one, byte for byte.
+
+  Args:
+    path: The file.
+    keys: Names whose values identify a line, the step among them. A line that
+      is in the file is not written again.
+  """
+
+  def __init__(self, path: pathlib.Path, keys: Sequence[str] = ('step',)):
+    self.path = path
+    self._keys = keys
+    self._written: set[Key] = set()
+
+  def resume(self, step: int) -> set[Key]:
+    """Removes the lines after `step`; returns the keys of those that stay."""
+    _keep_until(self.path, step)
+    self._written = {self._key(line) for line in read(self.path)}
+    return self._written
+
+  def append(self, line: Mapping[str, Any]) -> bool:
+    """Appends a line; returns False if the file has a line with its key."""
+    if self._key(line) in self._written:
+      return False
+    self._written.add(self._key(line))
+    append_line(self.path, to_json(line))
+    return True
+
+  def holds(self, *key: Any) -> bool:
+    """Returns whether the file has a line with these values of `keys`."""
+    return key in self._written
+
+  def _key(self, line: Mapping[str, Any]) -> Key:
+    return tuple(line[name] for name in self._keys)
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the lines that have a step; a partial last line is left out."""
+  with files.explained(path):
+    if not path.exists():
+      return []
+    text = path.read_text(encoding='utf-8', errors='replace')
+  return [json.loads(line) for line in text.splitlines() if _has_step(line)]
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+  """Returns strict JSON: NaN and the infinities become strings."""
+  clean = {
+    key: str(value) if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for key, value in values.items()
+  }  # fmt: skip
+  return json.dumps(clean, allow_nan=False)
+
+
+def append_line(path: pathlib.Path, line: str) -> None:
+  """Appends in one write, so that a kill leaves a whole line or none."""
+  with files.explained(path):
+    files.disk.append(path, (line + '\n').encode())
+
+
+def cut_partial_line(path: pathlib.Path) -> int:
+  """Cuts off a partial last line; returns the number of whole lines."""
+  count, size, end = 0, 0, 0
+  with files.explained(path):
+    if not path.exists():
+      return 0
+    with path.open('rb') as file:
+      while block := file.read(_BLOCK_BYTES):
+        count += block.count(b'\n')
+        end = size + block.rfind(b'\n') + 1 if b'\n' in block else end
+        size += len(block)
+    if end < size:
+      files.disk.truncate(path, end)
+  return count
+
+
+def _keep_until(path: pathlib.Path, step: int) -> None:
+  if not path.exists():
+    return
+  with files.explained(path):
+    text = path.read_text(encoding='utf-8', errors='replace')
+    kept = [line for line in text.splitlines() if _has_step(line, step)]
+    if kept != text.splitlines() or (text and not text.endswith('\n')):
+      files.write_text(path, ''.join(line + '\n' for line in kept))
+
+
+def _has_step(line: str, last: float = math.inf) -> bool:
+  """Returns whether a line is JSON with a step of at most `last`."""
+  try:
+    return int(json.loads(line)['step']) <= last
+  except (ValueError, KeyError, TypeError):
+    return False  # a kill cut the line
