@@ -31,6 +31,7 @@ import tftrain
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import format
 from tftrain.platform import files
+from tftrain.platform import hashing
 
 STEPS = 120
 
@@ -140,7 +141,7 @@ def train(model_dir, mark, count):
   state = {name: v.numpy() for name, v in run.trainer.read_state().items()}
   tf.io.gfile.makedirs(str(model_dir))
   digests = {
-    name: format.sha256(value) for name, value in sorted(state.items())
+    name: hashing.array_digest(value) for name, value in sorted(state.items())
   }
   pathlib.Path(model_dir, 'digests.json').write_text(json.dumps(digests))
   print('done', flush=True)

@@ -21,7 +21,7 @@ from tftrain.actions import digests as digests_lib
 from tftrain.actions import profiler
 from tftrain.checkpoint import format
 from tftrain.debug import compare_runs
-from tftrain.experiment import _provenance
+from tftrain.experiment import run_record
 from tftrain.interop import tracking
 from tftrain.launch import _rerun
 
@@ -50,18 +50,20 @@ def repository(tmp_path):
 
 
 def test_code_is_a_commit_and_a_hash_of_what_was_changed(repository):
-  clean = _provenance.code(repository)
+  clean = run_record.code_version(repository)
   assert len(clean['commit']) == 40
   assert clean['dirty'] is False and clean['diff_sha256'] is None
   (repository / 'model.py').write_text('width = 9\n')
-  changed = _provenance.code(repository)
+  changed = run_record.code_version(repository)
   assert changed['dirty'] and changed['commit'] == clean['commit']
   assert len(changed['diff_sha256']) == 64
-  assert _provenance.code(repository / 'below') == changed
+  assert run_record.code_version(repository / 'below') == changed
   (repository / 'model.py').write_text('width = 10\n')
-  assert _provenance.code(repository)['diff_sha256'] != changed['diff_sha256']
+  assert (
+    run_record.code_version(repository)['diff_sha256'] != changed['diff_sha256']
+  )
   (repository / 'model.py').write_text('width = 8\n')
-  assert _provenance.code(repository) == clean
+  assert run_record.code_version(repository) == clean
 
 
 def test_a_module_that_git_does_not_know_yet_is_a_change(repository):
@@ -69,12 +71,12 @@ def test_a_module_that_git_does_not_know_yet_is_a_change(repository):
   for text in ('a = 1\n', 'a = 2\n'):
     (repository / 'new.py').write_text(text)
     (repository / 'notes.txt').write_text(text)
-    found = _provenance.code(repository)
+    found = run_record.code_version(repository)
     assert found['dirty']
     hashes.append(found['diff_sha256'])
   assert hashes[0] != hashes[1]
   (repository / 'new.py').unlink()  # a text beside the code is none
-  assert _provenance.code(repository)['dirty'] is False
+  assert run_record.code_version(repository)['dirty'] is False
 
 
 def fake_git(tmp_path, monkeypatch, script):
@@ -86,11 +88,11 @@ def fake_git(tmp_path, monkeypatch, script):
 
 
 def test_what_git_cannot_say_is_left_out(tmp_path, monkeypatch, repository):
-  assert _provenance.code(tmp_path) is None  # no repository
+  assert run_record.code_version(tmp_path) is None  # no repository
   fake_git(tmp_path, monkeypatch, 'exit 128')
-  assert _provenance.code(repository) is None
+  assert run_record.code_version(repository) is None
   monkeypatch.setenv('PATH', str(tmp_path / 'nowhere'))
-  assert _provenance.code(repository) is None
+  assert run_record.code_version(repository) is None
 
 
 def is_alive(pid):
@@ -104,7 +106,7 @@ def is_alive(pid):
 def test_a_git_that_hangs_is_not_waited_for(tmp_path, monkeypatch, repository):
   fake_git(tmp_path, monkeypatch, f'sleep 30 & echo $! > {tmp_path}/pid; wait')
   begun = time.monotonic()
-  assert _provenance.code(repository, seconds=1.0) is None
+  assert run_record.code_version(repository, seconds=1.0) is None
   assert time.monotonic() - begun < 10
   pid = int((tmp_path / 'pid').read_text())
   while time.monotonic() - begun < 10 and is_alive(pid):
@@ -114,7 +116,9 @@ def test_a_git_that_hangs_is_not_waited_for(tmp_path, monkeypatch, repository):
 
 def test_what_is_long_in_a_fingerprint_is_kept_as_its_digest():
   files = [[f'train-{i:05d}', 100] for i in range(50)]
-  kept = _provenance.data({'train': {'batch_size': 8, 'files': files}})
+  kept = run_record.data_fingerprints(
+    {'train': {'batch_size': 8, 'files': files}}
+  )
   digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
   assert kept == {'train': {'batch_size': 8, 'files': f'sha256:{digest}'}}
 

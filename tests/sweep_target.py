@@ -13,7 +13,7 @@ import sys
 import time
 
 from tftrain import errors
-from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.report import report as report_lib
 from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
@@ -34,7 +34,7 @@ def work(trial):
     name, _, text = line.partition(' = ')
     values[name] = ast.literal_eval(text)
   path = trial.directory / 'metrics.jsonl'
-  files.cut_half_line(path) if path.exists() else None
+  jsonl.cut_partial_line(path) if path.exists() else None
   for step in range(
     len(_results.lines(trial.directory)) + 1, values['STEPS'] + 1
   ):
@@ -42,7 +42,7 @@ def work(trial):
     fault(values['DO'], step)
     tag = 'loss' if values['DO'] == 'other metric' else 'accuracy'
     line = {'step': step, 'source': 'eval/test', tag: values['LR'] * step}
-    files.append_line(path, json.dumps(line))
+    jsonl.append_line(path, json.dumps(line))
     report = report_lib.Report(
       source='eval/test',
       step=step,

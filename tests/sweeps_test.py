@@ -18,6 +18,7 @@ from tftrain.config import gin_files as gin_files_lib
 from tftrain.distribute import cluster_resolver
 from tftrain.platform import _filesystem
 from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.platform import resource_slots
 from tftrain.report import report as report_lib
 from tftrain.sweep import _lease as _lease_lib
@@ -638,7 +639,7 @@ def test_median_prunes_below_the_median(own, others, kept):
 def _write(directory, values):
   for step, value in values:
     line = {'step': step, 'source': 'eval/test', 'accuracy': value}
-    files.append_line(directory / 'metrics.jsonl', json.dumps(line))
+    jsonl.append_line(directory / 'metrics.jsonl', json.dumps(line))
 
 
 def _report(step, value):

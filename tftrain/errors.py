@@ -16,7 +16,9 @@ Error
 """
 
 from collections.abc import Iterable
+import numbers
 import re
+from typing import Any, TypeGuard
 
 
 class Error(Exception):
@@ -137,6 +139,20 @@ def _undressed(text: str) -> tuple[str, list[str]]:
     elif line and not line.startswith(_DRESSING):
       lines.append(line)
   return layer, lines
+
+
+def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
+  """Returns whether `value` is a whole number of at least `least`; no bool."""
+  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  return whole and bool(value >= least)
+
+
+def check_count(
+  name: str, value: Any, error: type[Error] = ConfigError
+) -> None:
+  """Raises `error`, which names the argument, if `value` is no count from 1."""
+  if not is_count(value):
+    raise error(f'{name} must be a whole number of at least 1, got {value!r}')
 
 
 def listing(names: Iterable[str], most: int = 5) -> str:

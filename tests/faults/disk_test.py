@@ -16,6 +16,7 @@ from tftrain import errors
 from tftrain.checkpoint import format
 from tftrain.platform import _filesystem
 from tftrain.platform import files
+from tftrain.platform import jsonl
 from tftrain.platform import signals as signals_lib
 
 _CODES = [errno.ENOSPC, errno.EIO, errno.EACCES]
@@ -172,7 +173,7 @@ def test_death_leaves_a_text_old_or_new(each):
 
 
 def _append(directory):
-  files.append_line(directory / 'a.txt', 'a line')
+  jsonl.append_line(directory / 'a.txt', 'a line')
 
 
 @pytest.mark.parametrize('code', _CODES)
@@ -185,17 +186,17 @@ def test_a_line_that_cannot_be_appended_leaves_no_trace(code, each):
 @pytest.mark.parametrize('room', range(6))
 def test_a_disk_that_fills_up_within_a_line_keeps_none_of_it(room, tmp_path):
   path = tmp_path / 'a.txt'
-  files.append_line(path, 'first')
+  jsonl.append_line(path, 'first')
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(
     resource.RLIMIT_FSIZE, (path.stat().st_size + room, before[1])
   )
   try:
     with pytest.raises(errors.RunDirectoryError, match='cannot use'):
-      files.append_line(path, 'second')
+      jsonl.append_line(path, 'second')
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
-  files.append_line(path, 'third')
+  jsonl.append_line(path, 'third')
   assert path.read_text() == 'first\nthird\n'
 
 

@@ -19,7 +19,7 @@ import tftrain
 from tftrain.actions import exporter as exporter_lib
 from tftrain.experiment import run as run_lib
 from tftrain.export import saved_model
-from tftrain.summary import summary_writer as summary_writer_lib
+from tftrain.summary import metrics_file as metrics_file_lib
 
 STEPS = 40
 SAVED = 20
@@ -138,7 +138,7 @@ def flush(gate):
   """Sweeps what a life from step 10 publishes until it saves step 20."""
   for directory in gate.directories():
     writer = tftrain.SummaryWriter(directory)
-    metrics = summary_writer_lib.MetricsFile(directory)
+    metrics = metrics_file_lib.MetricsFile(directory)
 
     def publish(writer=writer, metrics=metrics):
       for step in (BEFORE + 5, SAVED):
@@ -163,7 +163,7 @@ def start(trainer, model_dir):
     evaluators=(),
     checkpointer=checkpointer,
     summary_writer=writer,
-    metrics_file=summary_writer_lib.MetricsFile(model_dir),
+    metrics_file=metrics_file_lib.MetricsFile(model_dir),
     exporter=exporter_lib.Exporter(
       model_dir, trainer.task, lambda: trainer, exporter_lib.Export()
     ),

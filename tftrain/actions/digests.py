@@ -1,7 +1,5 @@
 """Digests: what a run saw and what it had become, step by step, as SHA-256."""
 
-from collections.abc import Iterable
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
+from tftrain.platform import hashing
 from tftrain.platform import jsonl
 from tftrain.report import report as report_lib
 
@@ -38,10 +37,7 @@ class Digests:
   part = 'summaries'
 
   def __init__(self, every: int = 100):
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-      raise errors.ConfigError(
-        f'Digests.every must be a whole number of at least 1, got {every!r}'
-      )
+    errors.check_count('Digests.every', every)
     self._every = every
     self._run: report_lib.BoundRun | None = None
     self._log: jsonl.ResumableLog | None = None
@@ -82,7 +78,9 @@ def batch_digest(batch: Any) -> str | None:
   if batch is None:
     return None
   leaves = tf.nest.flatten(batch, expand_composites=True)
-  return _digest((str(i), np.asarray(leaf)) for i, leaf in enumerate(leaves))
+  return hashing.arrays_digest(
+    (str(i), np.asarray(leaf)) for i, leaf in enumerate(leaves)
+  )
 
 
 def check_same_data(team: Any, what: str, reader: Any) -> None:
@@ -103,21 +101,7 @@ def check_same_data(team: Any, what: str, reader: Any) -> None:
 def weights_digest(task: Any) -> str:
   """SHA-256 of all variables of a Task: what is trained, and what is not."""
   owned = tracking.owned_by(task).variables
-  return _digest(
+  return hashing.arrays_digest(
     (name, variables_lib.raw(owned[name]).read_value().numpy())
     for name in sorted(owned)
   )
-
-
-def _digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
-  digest = hashlib.sha256()
-  for name, array in arrays:
-    head = f'{name} {tf.as_dtype(array.dtype).name}{list(array.shape)}\n'
-    digest.update(head.encode())
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if array.dtype == object:  # strings; where one ends must count
-      for text in flat:
-        digest.update(b'%d:%b' % (len(text), text))
-    else:
-      digest.update(flat.view(np.uint8).data)
-  return digest.hexdigest()

@@ -51,10 +51,7 @@ class Export:
   fresh: bool = True
 
   def __post_init__(self) -> None:
-    if not isinstance(self.keep, int) or self.keep < 1:
-      raise errors.ConfigError(
-        f'Export.keep must be a whole number of at least 1, got {self.keep!r}'
-      )
+    errors.check_count('Export.keep', self.keep)
     if isinstance(self.formats, str):
       raise errors.ConfigError(
         f'Export.formats = {self.formats!r}; give a list of names'

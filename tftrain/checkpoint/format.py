@@ -6,7 +6,6 @@ checkpoints/ckpt-00001000/state.{index,data-00000-of-00001}   a TF bundle
 
 from collections.abc import Mapping
 import errno
-import hashlib
 import json
 import pathlib
 import re
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.platform import hashing
 
 BUNDLE = 'state'
 
@@ -77,7 +77,7 @@ def write_checkpoint(
     name: {
       'shape': list(array.shape),
       'dtype': state[name].dtype.name,
-      'sha256': sha256(array),
+      'sha256': hashing.array_digest(array),
     }
     for name, array in arrays.items()
   }
@@ -131,14 +131,9 @@ def read_checkpoint(
   }
   for name, array in state.items():
     shape = values[name]['shape']
-    if list(array.shape) != shape or sha256(array) != values[name]['sha256']:
+    if (
+      list(array.shape) != shape
+      or hashing.array_digest(array) != values[name]['sha256']
+    ):
       raise ValueError(f'{name} differs from its digest in {_MANIFEST}')
   return manifest, state
-
-
-def sha256(array: np.ndarray) -> str:
-  if array.dtype == object:  # strings
-    return hashlib.sha256(b''.join(array.reshape(-1))).hexdigest()
-  # Hashed where it lies: a copy would cost as much memory again.
-  flat = np.ascontiguousarray(array).reshape(-1)
-  return hashlib.sha256(flat.view(np.uint8).data).hexdigest()

@@ -77,10 +77,8 @@ class Retention:
 
   def __post_init__(self) -> None:
     for name, value in (('keep', self.last), ('keep_every', self.every)):
-      if value is not None and (not isinstance(value, int) or value < 1):
-        raise errors.ConfigError(
-          f'{name} must be a whole number of at least 1, got {value!r}'
-        )
+      if value is not None:
+        errors.check_count(name, value)
 
   @property
   def most(self) -> int:

@@ -4,8 +4,6 @@ Each of its workers makes all batches, in order, and the first to bring one is
 taken. So a second worker makes nothing faster: it is there when one dies.
 """
 
-import hashlib
-import json
 import socket
 from typing import Any
 import uuid
@@ -13,6 +11,7 @@ import uuid
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.platform import hashing
 from tftrain.platform import timeouts
 
 _SECONDS = 10.0
@@ -62,8 +61,7 @@ def distributed(
       'dispatcher, or leave Examples.service out'
     ) from error
   _try_worker(address)
-  text = json.dumps(identity, sort_keys=True, default=str)
-  name = hashlib.sha256(text.encode()).hexdigest()[:16]
+  name = hashing.value_digest(identity)[:16]
   # A job that another iterator has read from is not begun again.
   name += f'-{uuid.uuid4().hex[:8]}'
   served = _served(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tftrain import errors
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data.sources import in_memory
 from tftrain.data.sources import shuffle as shuffle_lib
@@ -50,9 +51,9 @@ class Arrays(pipeline_lib.Pipeline):
   ):
     arrays = tf.nest.map_structure(np.asarray, arrays)
     examples = in_memory.count_rows(tf.nest.flatten(arrays))
-    pipeline_lib.check_count('batch_size', batch_size)
+    errors.check_count('batch_size', batch_size, errors.InputError)
     if epochs is not None:
-      pipeline_lib.check_count('epochs', epochs)
+      errors.check_count('epochs', epochs, errors.InputError)
     self._arrays = arrays
     self._training = training
     self.batch_size = self._size = batch_size

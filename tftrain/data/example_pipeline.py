@@ -100,9 +100,9 @@ class Examples(pipeline_lib.Pipeline):
     ram_budget_gb: float = 0.25,
     service: str | None = None,
   ):
-    pipeline_lib.check_count('batch_size', batch_size)
+    errors.check_count('batch_size', batch_size, errors.InputError)
     if epochs is not None:
-      pipeline_lib.check_count('epochs', epochs)
+      errors.check_count('epochs', epochs, errors.InputError)
     if remainder not in ('keep', 'drop', 'pad'):
       raise errors.ConfigError(
         f"Examples.remainder = {remainder!r}; give 'keep', 'drop' or 'pad'"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.platform import hashing
 
 _NAME = 'iterator'
 # How many batches are compared, at most.
@@ -66,9 +66,5 @@ def _digests(iterator: Iterator[Any], n: int) -> Iterator[str]:
     batch = next(iterator, None)
     if batch is None:
       return
-    digest = hashlib.sha256()
-    for leaf in tf.nest.flatten(batch, expand_composites=True):
-      array = leaf.numpy()
-      plain = array.dtype != object
-      digest.update(array.tobytes() if plain else repr(array.tolist()).encode())
-    yield digest.hexdigest()
+    leaves = tf.nest.flatten(batch, expand_composites=True)
+    yield hashing.arrays_digest(('', leaf.numpy()) for leaf in leaves)

@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
+from tftrain import errors
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import row_sharding
@@ -36,7 +37,7 @@ class FirstBatches(pipeline_lib.Pipeline):
   def __init__(
     self, data: pipeline_lib.Pipeline, batches: int, *, repeat: bool = False
   ):
-    pipeline_lib.check_count('FirstBatches.batches', batches)
+    errors.check_count('FirstBatches.batches', batches, errors.InputError)
     self.data = data
     self._batches = batches
     self._repeat = repeat

@@ -152,12 +152,5 @@ def _described(leaf: Any, comma: str = ', ') -> str:
   return f'{leaf.dtype.name}[{sizes}]'
 
 
-def check_count(name: str, value: Any) -> None:
-  if not isinstance(value, int) or value < 1:
-    raise errors.InputError(
-      f'{name} must be a whole number of at least 1, got {value!r}'
-    )
-
-
 def _as_numpy(leaf: Any) -> Any:
   return leaf if isinstance(leaf, tf.RaggedTensor) else np.asarray(leaf)

@@ -6,11 +6,11 @@ import time
 import numpy as np
 
 from tftrain import errors
-from tftrain.checkpoint import format
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.experiment import experiment as experiment_lib
 from tftrain.experiment import run as run_lib
 from tftrain.platform import files
+from tftrain.platform import hashing
 from tftrain.platform import lock
 from tftrain.platform import process_memory
 from tftrain.train import metrics
@@ -93,7 +93,7 @@ def _saved(run: run_lib.Run) -> Iterator[str]:
     )
   after = {k: v.numpy() for k, v in trainer.read_state().items()}
   for name, value in before.items():
-    if format.sha256(value) != format.sha256(after[name]):
+    if hashing.array_digest(value) != hashing.array_digest(after[name]):
       raise errors.CheckpointError(
         f'{name} is not what it was, once saved and restored; keep it in a '
         'variable that is an attribute of the Task'

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 import dataclasses
-import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -15,6 +13,7 @@ from tftrain.experiment import crash_dump
 from tftrain.experiment import run as run_lib
 from tftrain.interop import check_numerics
 from tftrain.interop import patching
+from tftrain.platform import hashing
 from tftrain.train import inner_loop
 from tftrain.train import trainer as trainer_lib
 
@@ -53,7 +52,7 @@ def replay(run: run_lib.Run, step: int) -> str:
   if not finite:
     trainer.write_state({k: v.numpy() for k, v in before.items()})
     lines += _causes(trainer, batch, gradients)
-  return '\n'.join([*lines, f'state after it: sha256 {_digest(after)}'])
+  return '\n'.join([*lines, f'state after it: sha256 {_state_digest(after)}'])
 
 
 def _restore(run: run_lib.Run, step: int) -> tuple[str, Any]:
@@ -122,7 +121,7 @@ def _compared(run: run_lib.Run, step: int, after: Any) -> Iterator[str]:
   other = [
     name
     for name, value in after.items()
-    if name in values and format.sha256(value.numpy()) != values[name]
+    if name in values and hashing.array_digest(value.numpy()) != values[name]
   ]
   if other:
     yield f'differs from the checkpoint of step {step}: {other[0]}'
@@ -135,6 +134,7 @@ def _values(path: pathlib.Path) -> dict[str, str]:
   return {name: facts['sha256'] for name, facts in values.items()}
 
 
-def _digest(state: dict[str, tf.Tensor]) -> str:
-  digests = {k: format.sha256(v.numpy()) for k, v in sorted(state.items())}
-  return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+def _state_digest(state: dict[str, tf.Tensor]) -> str:
+  return hashing.arrays_digest(
+    (name, value.numpy()) for name, value in sorted(state.items())
+  )

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import functools
-import hashlib
 import json
 import re
 import time
@@ -24,6 +23,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.distribute import row_sharding
+from tftrain.platform import hashing
 
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
@@ -373,8 +373,8 @@ def _marked(member: Any, name: int) -> Callable[..., Any]:
 
 
 def _digest(value: Any) -> int:
-  text = json.dumps(value, sort_keys=True, default=str)
-  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], 'big')
+  """Returns 48 bits of a digest: they fit into an int64."""
+  return int(hashing.value_digest(value)[:12], 16)
 
 
 def _packed(state: Mapping[str, Any], facts: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from collections.abc import Mapping
-import hashlib
 import itertools
 import json
 import os
@@ -13,13 +12,13 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.checkpoint import format
 from tftrain.data import dataset_pipeline
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.evaluation import _per_example
 from tftrain.evaluation import _prediction_files
 from tftrain.interop import variables as variables_lib
 from tftrain.platform import files
+from tftrain.platform import hashing
 from tftrain.platform import lock
 from tftrain.step import error_messages
 from tftrain.task import task as task_lib
@@ -78,7 +77,7 @@ def predict(
     made_of = {
       'data': dict(pipeline.fingerprint()),
       'origin': dict(origin or {}),
-      'weights': _digest(task),
+      'weights': _weights_digest(task),
     }
     files.make_directory(parts, 'output')
     with lock.lock(parts, 'output'):
@@ -151,14 +150,11 @@ def _rows_of(pipeline: pipeline_lib.Pipeline) -> int | None:
   return round(pipeline.num_examples / pipeline.steps_per_epoch)
 
 
-def _digest(task: task_lib.Task) -> str:
-  """SHA-256 of the weights as they are now."""
-  found = hashlib.sha256()
-  for variable in task.all_variables():
-    value = variables_lib.raw(variable).read_value().numpy()
-    found.update(f'{value.dtype} {value.shape} '.encode())
-    found.update(format.sha256(value).encode())
-  return found.hexdigest()
+def _weights_digest(task: task_lib.Task) -> str:
+  return hashing.arrays_digest(
+    (str(index), variables_lib.raw(variable).read_value().numpy())
+    for index, variable in enumerate(task.all_variables())
+  )
 
 
 class _Note:

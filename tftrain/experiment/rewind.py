@@ -34,11 +34,7 @@ class Rewind:
 
   def __post_init__(self) -> None:
     for name in ('pass_over', 'tries'):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise errors.ConfigError(
-          f'Rewind.{name} must be a whole number of at least 1, got {value!r}'
-        )
+      errors.check_count(f'Rewind.{name}', getattr(self, name))
 
 
 def train(

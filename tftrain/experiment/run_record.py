@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from tftrain.platform import files
+from tftrain.platform import hashing
 from tftrain.platform import jsonl
 
 NAME = 'run.json'
@@ -101,7 +102,7 @@ def _shortened(value: Any) -> Any:
   text = json.dumps(value, sort_keys=True)
   if len(text) <= _LONGEST_FACT:
     return json.loads(text)
-  return f'sha256:{hashlib.sha256(text.encode()).hexdigest()}'
+  return f'sha256:{hashing.text_digest(text)}'
 
 
 def _git(

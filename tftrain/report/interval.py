@@ -43,7 +43,7 @@ def all_resolved(
 def in_steps(name: str, value: Interval, per_epoch: float | None) -> int:
   """For what must be a number of steps."""
   steps = resolved(name, value, per_epoch)
-  if not isinstance(steps, int) or steps < 1:
+  if not errors.is_count(steps):
     raise errors.ConfigError(
       f'Experiment.{name} = {steps!r} must be a number of steps of at least 1, '
       'or epochs'

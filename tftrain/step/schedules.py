@@ -141,8 +141,7 @@ def _check_rate(argument: str, value: Any, wanted: str = _RATE) -> float:
 
 
 def _check_count(argument: str, value: Any) -> int:
-  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  if not whole or value < 1:
+  if not errors.is_count(value):
     _refuse(argument, value, 'a whole number of updates, at least 1')
   return int(value)
 

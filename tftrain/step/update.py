@@ -92,10 +92,9 @@ class Update:
     return given + [('rates', pattern) for pattern in self.rates]
 
   def _check_numbers(self) -> None:
-    whole = isinstance(self.accumulate, int)
-    if not whole or not _is_number(self.accumulate, above=0):
+    if not errors.is_count(self.accumulate):
       self._refuse('accumulate', 'give a whole number of at least 1')
-    if not isinstance(self.max_skips, int) or self.max_skips < 0:
+    if not errors.is_count(self.max_skips, 0):
       self._refuse('max_skips', 'give a whole number of at least 0')
     for name in ('clip_norm', 'clip_value', 'clip_adaptive'):
       value = getattr(self, name)

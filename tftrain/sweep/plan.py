@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 import json
 import pathlib
 import re
@@ -11,6 +10,7 @@ from typing import Any
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.platform import hashing
 from tftrain.sweep import pruner as pruner_lib
 from tftrain.sweep import search_space
 from tftrain.sweep import sweep as sweep_lib
@@ -115,7 +115,7 @@ def trials_of(sweep: sweep_lib.Sweep) -> list[Trial]:
         None if assignment is None else tuple(search_space.bindings(assignment))
       )
       said = lines or (f'{sweep.search} {point}',)
-      identity = _sha256('\n'.join([*said, f'seed {seed}']))[:12]
+      identity = hashing.text_digest('\n'.join([*said, f'seed {seed}']))[:12]
       if identity in known:
         raise errors.ConfigError(
           f'Sweep.space: trials {known[identity]} and {index} are the same '
@@ -240,8 +240,6 @@ def _text(path: pathlib.Path) -> str:
 
 
 def _digest(settings: Mapping[str, Any], texts: Sequence[str]) -> str:
-  return _sha256('\0'.join([json.dumps(settings, sort_keys=True), *texts]))
-
-
-def _sha256(text: str) -> str:
-  return hashlib.sha256(text.encode()).hexdigest()
+  return hashing.text_digest(
+    '\0'.join([json.dumps(settings, sort_keys=True), *texts])
+  )

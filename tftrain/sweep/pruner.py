@@ -102,7 +102,7 @@ def make(name: str, values: Mapping[str, Any]) -> Pruner:
         f'{name} has no parameter {key!r}; it has {", ".join(known)}'
       )
     least = 2 if key == 'factor' else 1
-    if type(value) is not int or value < least:
+    if not errors.is_count(value, least):
       raise errors.ConfigError(
         f'{name}.{key} = {value!r}; give a whole number of at least {least}'
       )
