@@ -83,5 +83,6 @@ setuptools.setup(
   package_data={
     'tftrain': ['**/*.pyi', 'py.typed'],
     'tftrain.bundled.configs': ['**/*.gin'],
+    'tftrain.launch': ['templates/**/*.txt'],
   },
 )

@@ -1,4 +1,4 @@
-"""tftrain-sweep: many trials of one recipe, on this machine or on many.
+"""tftrain-sweep: plans, runs and reports a sweep, on one machine or several.
 
 tftrain-sweep plan --sweep=lr.gin --sweep_dir=/runs/lr -- python -m tftrain
 tftrain-sweep run --sweep_dir=/runs/lr --parallel=2
@@ -150,7 +150,7 @@ def _status(plan: plan_lib.Plan) -> int:
 
 
 def run_main() -> None:
-  """The console script."""
+  """Runs the console script tftrain-sweep and exits with its code."""
   sys.exit(main())
 
 

@@ -1,4 +1,4 @@
-"""results.html: a sweep on one page that needs nothing else."""
+"""HTML report of a sweep: results.html, one self-contained page."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ td { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 """
 
-# A click on a heading sorts by it; another one the other way round.
+# A click on a heading sorts by its column; a second click reverses the order.
 _SORT = """
 document.querySelectorAll('th').forEach((head, column) => {
   head.addEventListener('click', () => {
@@ -46,16 +46,16 @@ document.querySelectorAll('th').forEach((head, column) => {
 });
 """
 
-_WIDE = 100  # from which ratio on an axis is logarithmic
+_WIDE = 100  # max/min ratio from which an axis is logarithmic
 
 
 def page(plan: plan_lib.Plan, rows: Sequence[_ranking.Row], best: str) -> str:
-  """All of the page.
+  """Returns the HTML page of a sweep.
 
   Args:
-    plan: The sweep.
-    rows: Its ranking.
-    best: What came out, in a line.
+    plan: The plan of the sweep.
+    rows: The ranked assignments, best first.
+    best: One line about the best assignment.
   """
   title = html.escape(plan.sweep_dir.name)
   parts = [
@@ -107,7 +107,7 @@ def _cell(value: Any, shown: str) -> str:
 def _figures(
   plan: plan_lib.Plan, rows: Sequence[_ranking.Row]
 ) -> Iterator[tuple[str, Any]]:
-  """(heading, figure) of what there is enough for."""
+  """Yields (heading, figure) of each plot that has enough data."""
   told = [r for r in rows if r.mean is not None and math.isfinite(r.mean)]
   varied = _ranking.names(told)
   if told and varied:
@@ -136,7 +136,7 @@ def _parallel(
       line={
         'color': means,
         'colorscale': 'Viridis',
-        'reversescale': plan.goal == 'max',  # the best are dark
+        'reversescale': plan.goal == 'max',  # dark is best
         'showscale': True,
       },
     )
@@ -145,7 +145,7 @@ def _parallel(
 
 
 def _axis(name: str, values: Sequence[literals.Value | None]) -> dict[str, Any]:
-  """An axis of numbers, or of texts in the order in which they come."""
+  """Returns a numeric axis, or a categorical one in order of occurrence."""
   numbers = _numbers(values)
   if numbers is None:
     kinds = list(dict.fromkeys(_said(value) for value in values))
@@ -219,7 +219,7 @@ def _bars(weights: dict[str, float]) -> Any:
 def _numbers(
   values: Sequence[literals.Value | None],
 ) -> list[float] | None:
-  """The values as numbers; None if they are not all of them."""
+  """Returns the values as floats; None if any of them is not a number."""
   if not all(type(value) in (int, float) for value in values):
     return None
   return [float(value) for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""How much each parameter of a sweep matters, as Optuna tells."""
+"""Importance of the parameters of a sweep, computed by Optuna."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,18 @@ from tftrain import errors
 from tftrain.sweep import _optuna_sampler
 from tftrain.sweep import _ranking
 
-_FEW = 3  # assignments from which it can be told
+_FEW = 3  # fewest assignments to compute importances from
 
 
 def of(
   rows: Sequence[_ranking.Row], varied: Sequence[str], goal: str
 ) -> dict[str, float]:
-  """Name -> share, of the parameters that all assignments have.
+  """Returns name -> share of importance for the shared parameters.
 
-  Optuna tells, where it is installed: how unlike the parameter is among the
-  best assignments and among all (Watanabe et al. 2023, "PED-ANOVA").
+  These are the parameters that vary and that all assignments have. The
+  importance is how much the distribution of a parameter among the best
+  assignments differs from that among all (Watanabe et al. 2023, "PED-ANOVA").
+  The result is empty without Optuna, and for too few assignments or parameters.
   """
   shared = [name for name in varied if all(name in r.values for r in rows)]
   shared = [n for n in shared if len({r.values[n] for r in rows}) > 1]
@@ -23,7 +25,7 @@ def of(
     return {}
   try:
     optuna = _optuna_sampler.imported()
-  except errors.ConfigError:  # an extra, and so is this part of the page
+  except errors.ConfigError:  # Optuna is an optional dependency
     return {}
   study = optuna.create_study(
     direction='maximize' if goal == 'max' else 'minimize'

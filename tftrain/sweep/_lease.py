@@ -1,11 +1,12 @@
-"""Who runs which trial: one file each, renamed to take it and to give it back.
+"""Leases of trials: one file per trial, renamed to take and to release it.
 
-`0007.pending`, `0007.running.<holder>`, then `0007.done`, `.failed`,
-`.diverged` or `.pruned`. Of all who rename the same file one succeeds, on any
-file system with an atomic rename; so a trial has one holder, and its end is
-noted once. A holder touches its file as a heartbeat. If none came for a while,
-or the holder is known to be dead, anybody may take the trial over, by a rename
-too; and who finds its file gone has lost the trial and must stop at once.
+A file is called `0007.pending`, then `0007.running.<holder>`, then
+`0007.done`, `.failed`, `.diverged` or `.pruned`. If several processes rename
+the same file, one succeeds, on any file system with an atomic rename. So a
+trial has one holder, and its outcome is recorded once. The holder touches its
+file as a heartbeat. If the heartbeat stops for too long, or the holder is known
+to be dead, any process may take the trial over, also by a rename. A holder that
+finds its file gone has lost the trial and must stop at once.
 """
 
 from collections.abc import Mapping
@@ -22,26 +23,27 @@ from tftrain import errors
 from tftrain.platform import files
 
 ENDED = ('done', 'failed', 'diverged', 'pruned')
-"""How a trial may end."""
+"""The final states of a trial."""
 
 HANDED = 'TFTRAIN_LEASE'
-"""The environment variable in which an engine hands a lease to a process."""
+"""The environment variable that passes a lease to the process of a trial."""
 
 _HOST = socket.gethostname().replace('.', '-').replace('_', '-')[:30]
 
 
 class LostError(errors.RunDirectoryError):
-  """The trial was taken over by somebody else."""
+  """Error of a holder whose trial another process has taken over."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """What the file of a trial says.
+  """The state of a trial, read from the name of its lease file.
 
   Attributes:
-    state: `pending`, `running`, or how it ended.
-    path: The file.
-    holder: `<host>_<pid>_<start of that process>_<number>` if it is running.
+    state: `pending`, `running`, or one of `ENDED`.
+    path: The lease file.
+    holder: `<host>_<pid>_<start of that process>_<random number>` if `state` is
+      `running`; '' otherwise.
   """
 
   state: str
@@ -54,7 +56,10 @@ class Seen:
     return f'pid {pid} on {host}'
 
   def process(self) -> int | None:
-    """The holder's pid, if it is a process here; 0 if it is known dead."""
+    """Returns the holder's pid, 0 if it is dead, or None.
+
+    None means that there is no holder, or that it is on another host.
+    """
     if not self.holder:
       return None
     host, pid, started, _ = self.holder.split('_')
@@ -64,7 +69,7 @@ class Seen:
 
 
 def read(sweep_dir: pathlib.Path) -> dict[int, Seen]:
-  """What is known of each trial, by one listing."""
+  """Returns the state of each trial by index, from one directory listing."""
   found = {}
   with files.explained(sweep_dir):
     for name in sorted(os.listdir(sweep_dir / 'leases')):
@@ -77,10 +82,10 @@ def read(sweep_dir: pathlib.Path) -> dict[int, Seen]:
 
 
 def find(sweep_dir: pathlib.Path, index: int) -> Seen:
-  """The same of one trial.
+  """Returns the state of one trial.
 
   Raises:
-    RunDirectoryError: Its file is gone.
+    RunDirectoryError: If the trial has no lease file.
   """
   for _ in range(50):
     seen = read(sweep_dir).get(index)
@@ -94,44 +99,47 @@ def find(sweep_dir: pathlib.Path, index: int) -> Seen:
 
 
 class Lease:
-  """A trial that is ours; made by `take`, or by `adopt`."""
+  """The lease that this process holds on a trial; made by `take` or `adopt`."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
 
   @property
   def name(self) -> str:
-    """What a child needs to `adopt` it."""
+    """The file name, which a child process needs to `adopt` the lease."""
     return self._path.name
 
   def beat(self) -> None:
-    """Says that the holder lives.
+    """Writes a heartbeat.
 
     Raises:
-      LostError: The trial is somebody else's by now.
+      LostError: If another process has taken the trial over.
     """
     try:
       files.touch(self._path)
     except FileNotFoundError as error:
       raise self._lost() from error
-    except OSError:  # a network that is away for a while: others will see
+    except OSError:  # a network outage; if it lasts, the lease expires
       pass
 
   def check(self) -> None:
-    """Raises LostError if the trial is somebody else's by now."""
+    """Raises LostError if another process has taken the trial over."""
     if not self._path.exists():
       raise self._lost()
 
   def end(self, state: str) -> None:
-    """Gives it back as `pending`, or as ended in one of the ways.
+    """Releases the lease.
+
+    Args:
+      state: `pending`, or one of `ENDED`.
 
     Raises:
-      LostError: The trial is somebody else's by now.
+      LostError: If another process has taken the trial over.
     """
     self._rename(f'{self._path.name.partition(".")[0]}.{state}')
 
   def adopt(self) -> 'Lease':
-    """Makes this process the holder, where its parent was."""
+    """Makes this process the holder in place of its parent."""
     self.beat()
     index = self._path.name.partition('.')[0]
     self._rename(f'{index}.running.{_holder()}')
@@ -153,11 +161,11 @@ class Lease:
 
 
 def take(seen: Seen) -> Lease | None:
-  """Takes a trial; None if somebody else was faster."""
+  """Takes a trial; returns None if another process was faster."""
   index = seen.path.name.partition('.')[0]
   new = seen.path.with_name(f'{index}.running.{_holder()}')
   try:
-    files.touch(seen.path)  # first, for a rename leaves the time as it was
+    files.touch(seen.path)  # first: a rename keeps the old time
     files.rename(seen.path, new)
   except FileNotFoundError:
     return None
@@ -165,9 +173,9 @@ def take(seen: Seen) -> Lease | None:
 
 
 def ages(sweep_dir: pathlib.Path, seen: Mapping[int, Seen]) -> dict[int, float]:
-  """Seconds since the last heartbeat of those that run.
+  """Returns the seconds since the last heartbeat of each running trial.
 
-  Both times are the file system's, so clocks of machines may differ.
+  Both times are the file system's, so the clocks of machines may differ.
   """
   clock = sweep_dir / 'leases' / f'.clock-{_holder()}'
   found = {}
@@ -187,14 +195,20 @@ def ages(sweep_dir: pathlib.Path, seen: Mapping[int, Seen]) -> dict[int, float]:
 
 
 def is_free(seen: Seen, age: float, limit: float) -> bool:
-  """Whether a trial may be taken, once `evict` has seen to its holder."""
+  """Returns whether a trial may be taken, after a call of `evict`.
+
+  Args:
+    seen: The state of the trial.
+    age: Seconds since its last heartbeat.
+    limit: Seconds without a heartbeat after which a lease expires.
+  """
   if seen.state == 'pending':
     return True
   return seen.state == 'running' and (age > limit or seen.process() == 0)
 
 
 def evict(seen: Seen) -> None:
-  """Kills a holder on this machine that lives but gives no sign of it."""
+  """Kills a holder on this machine that is alive but sends no heartbeat."""
   pid = seen.process() if seen.state == 'running' else None
   if pid and pid != os.getpid():
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -207,8 +221,10 @@ def _holder() -> str:
 
 
 def _start_of(pid: int) -> str:
-  """When a process began, so that a pid used again is told apart; '' if it is
-  dead, or one that only waits to be counted."""
+  """Returns the start time of a process, which exposes a reused pid.
+
+  Returns '' if the process is dead or a zombie.
+  """
   try:
     stat = pathlib.Path(f'/proc/{pid}/stat').read_text('ascii', 'replace')
   except OSError:
@@ -218,7 +234,7 @@ def _start_of(pid: int) -> str:
 
 
 def _signalled(pid: int) -> str:
-  """The same where there is no /proc."""
+  """Returns 'alive' or '' on systems without /proc."""
   try:
     os.kill(pid, 0)
   except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Trials that a sampler of Optuna draws, each from what came before it."""
+"""Optuna samplers: draw each trial from the results of earlier ones."""
 
 from collections.abc import Mapping
 import importlib.util
@@ -15,16 +15,16 @@ from tftrain.sweep import search_space
 
 _BRANCH = 'branch'
 _FURTHER = {'gp': 'torch', 'cmaes': 'cmaes'}
-"""What Optuna needs for some, beside itself."""
+"""The packages that some samplers need besides Optuna."""
 
 
 def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
-  """The bindings of a trial: drawn once, the same ever after.
+  """Returns the bindings of a trial, which are drawn once and then reused.
 
-  Repeats with other seeds get the same.
+  Repeats of the trial with other seeds share its bindings.
 
   Raises:
-    ConfigError: Optuna is not installed.
+    ConfigError: If Optuna is not installed.
   """
   known = _results.drawn(plan, trial)
   if known is not None:
@@ -40,18 +40,18 @@ def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
     'optuna': asked.number,
   }
   with files.explained(path):
-    # If another seed's process was faster, what we asked for stays unused.
+    # If the process of another seed was faster, this draw stays unused.
     files.write_new(path, json.dumps(record) + '\n')
   made = _results.drawn(plan, trial)
-  assert made is not None  # one of us has written it
+  assert made is not None  # this process or another has written it
   return made
 
 
 def check(search: str) -> None:
-  """Says now if a sampler is not there.
+  """Checks that a sampler is installed.
 
   Raises:
-    ConfigError: Optuna, or what it needs for this one, is not installed.
+    ConfigError: If Optuna, or a package that `search` needs, is not installed.
   """
   imported()
   package = _FURTHER.get(search, 'optuna')
@@ -63,10 +63,10 @@ def check(search: str) -> None:
 
 
 def imported() -> Any:
-  """Optuna; this is the one place that imports it, as it is an extra.
+  """Returns Optuna, an optional dependency that only this function imports.
 
   Raises:
-    ConfigError: It is not installed.
+    ConfigError: If Optuna is not installed.
   """
   try:
     import optuna
@@ -76,7 +76,7 @@ def imported() -> Any:
       'Sweep.search asks for a sampler of Optuna, which is not installed; '
       "pip install 'tftrain[optuna]', or take 'random'"
     ) from error
-  del journal  # imported for what it adds to optuna
+  del journal  # imported to load optuna.storages.journal
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   return optuna
 
@@ -97,7 +97,10 @@ def _study(plan: plan_lib.Plan, point: int) -> tuple[Any, Any]:
 
 
 def _sampler(optuna: Any, plan: plan_lib.Plan, point: int) -> Any:
-  """Each draw is a process of its own, so each has a seed of its own."""
+  """Returns a sampler with a seed that differs between points.
+
+  Each draw runs in its own process; one common seed would repeat the draws.
+  """
   kinds = optuna.samplers
   kind = {
     'tpe': kinds.TPESampler,
@@ -107,15 +110,15 @@ def _sampler(optuna: Any, plan: plan_lib.Plan, point: int) -> Any:
     'nsgaii': kinds.NSGAIISampler,
   }[plan.settings['search']]
   seed = int(plan.settings['seed'])
-  # The points of a quasi-random sequence belong together.
+  # All points of a quasi-random sequence need the same seed.
   seed = seed if kind is kinds.QMCSampler else seed * 100_003 + point
-  with warnings.catch_warnings():  # that its interface may change
+  with warnings.catch_warnings():  # the interface may change
     warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
     return kind(seed=seed)
 
 
 def _tell(study: Any, optuna: Any, plan: plan_lib.Plan) -> None:
-  """Tells the sampler what came of the trials that are over."""
+  """Reports the results of ended trials to the sampler."""
   states = optuna.trial.TrialState
   seen = _lease_lib.read(plan.sweep_dir)
   points: dict[int, list[plan_lib.Trial]] = {}
@@ -135,7 +138,7 @@ def _tell(study: Any, optuna: Any, plan: plan_lib.Plan) -> None:
     sound = [v for v in values if v is not None and abs(v) < float('inf')]
     if None in values or any(v != v for v in sound):
       study.tell(number, state=states.FAIL, skip_if_finished=True)
-    elif len(sound) < len(values):  # it diverged: that is how worst is said
+    elif len(sound) < len(values):  # diverged; PRUNED marks it as worst
       study.tell(number, state=states.PRUNED, skip_if_finished=True)
     else:
       mean = sum(sound) / len(sound)

@@ -1,4 +1,4 @@
-"""Which assignment did best: the trials of a sweep, repeats put together."""
+"""Ranking of the assignments of a sweep, averaged over seeds."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,19 +10,19 @@ from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
 
-# In which order assignments are ranked, by how they ended.
+# Assignments are ranked by status first, in this order.
 _ORDER = ('done', 'pruned', 'running', 'pending', 'diverged', 'failed')
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """An assignment and what came of it.
+  """An assignment and its results.
 
   Attributes:
     values: Name -> value, as bound.
-    repeats: Its trials, one for each seed.
-    status: The worst of theirs.
-    mean: Of the metric over the repeats; None where one of them has none.
+    repeats: Trials of the assignment, one for each seed.
+    status: The worst status of the repeats.
+    mean: Mean of the metric over the repeats; None if any has no value.
     deviation: Sample standard deviation over the repeats; 0 for one.
   """
 
@@ -38,7 +38,7 @@ class Row:
 
   @property
   def score(self) -> str:
-    """The mean as a person writes it."""
+    """The mean as text, with the deviation of several repeats."""
     if self.mean is None:
       return ''
     spread = f' ± {self.deviation:.2g}' if len(self.repeats) > 1 else ''
@@ -46,7 +46,7 @@ class Row:
 
 
 def rank(plan: plan_lib.Plan, found: Sequence[_results.Result]) -> list[Row]:
-  """The assignments, the best first; seeds are averaged and never ranked."""
+  """Returns the assignments, best first; seeds are averaged, never ranked."""
   points: dict[int, list[_results.Result]] = {}
   for result in found:
     points.setdefault(result.trial.point, []).append(result)
@@ -64,13 +64,13 @@ def rank(plan: plan_lib.Plan, found: Sequence[_results.Result]) -> list[Row]:
 
 
 def names(rows: Sequence[Row]) -> list[str]:
-  """What was varied, in the order of the sweep file."""
+  """Returns the names of the varied bindings, in the sweep file's order."""
   planned = sorted(rows, key=lambda row: row.repeats[0].trial.index)
   return list(dict.fromkeys(name for row in planned for name in row.values))
 
 
 def best_step(result: _results.Result, goal: str) -> int:
-  """Where a trial was at its best; 0 if it never reported."""
+  """Returns the step of the best value of a trial; 0 if it has no values."""
   if not result.history:
     return 0
   return max(

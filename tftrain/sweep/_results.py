@@ -1,4 +1,4 @@
-"""What came of the trials of a sweep, read from their directories."""
+"""Results of the trials of a sweep, read from their directories."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from tftrain.sweep import pruner as pruner_lib
 
 _STATUS = 'status.json'
 PRUNED = 'pruned.json'
-"""Why a trial was pruned; once it is there, the trial stays pruned."""
+"""The file with the reason of a pruning; a trial that has it stays pruned."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One trial as it is now.
+  """The present state and results of one trial.
 
   Attributes:
-    trial: What was planned.
-    directory: Where it lies.
+    trial: The trial as planned.
+    directory: Directory of the trial.
     status: `pending`, `running`, `done`, `failed`, `diverged` or `pruned`.
-    bindings: Lines of gin; None where they are not drawn yet.
-    facts: What its status.json says: `seconds`, `attempts`, `error`, ...
-    history: (step, value) of the sweep's metric, where it is finite or not.
-    holder: Who runs it, if anybody does.
+    bindings: Lines of gin; None if they are not drawn yet.
+    facts: Content of status.json: `seconds`, `attempts`, `error`, ...
+    history: (step, value) of the sweep's metric, including non-finite values.
+    holder: The process that runs the trial; '' if it is not running.
   """
 
   trial: plan_lib.Trial
@@ -44,7 +44,7 @@ class Result:
 
   @property
   def seconds(self) -> float:
-    """Time its processes took, all attempts together."""
+    """The run time of all attempts together."""
     total = float(self.facts.get('seconds', 0.0))
     if self.status == 'running' and 'started' in self.facts:
       total += max(0.0, time.time() - float(self.facts['started']))
@@ -52,11 +52,14 @@ class Result:
 
   @property
   def step(self) -> int:
-    """The newest at which it reported the metric."""
+    """The newest step that has a value of the metric; 0 without one."""
     return self.history[-1][0] if self.history else 0
 
   def value(self, goal: str) -> float | None:
-    """The last value of a trial that went to its end; worst if it diverged."""
+    """Returns the last value of the metric; None if there is no valid one.
+
+    A diverged trial has the worst value, an infinity. A failed one has None.
+    """
     if self.status == 'diverged':
       return -math.inf if goal == 'max' else math.inf
     if not self.history or self.status == 'failed':
@@ -64,12 +67,12 @@ class Result:
     return self.history[-1][1]
 
   def metrics(self) -> list[dict[str, Any]]:
-    """All lines of its metrics.jsonl."""
+    """Returns all lines of the trial's metrics.jsonl."""
     return lines(self.directory)
 
 
 def read(plan: plan_lib.Plan) -> list[Result]:
-  """All trials of a sweep, by index."""
+  """Returns the results of all trials of a sweep, by index."""
   seen = _lease_lib.read(plan.sweep_dir)
   return [read_one(plan, trial, seen.get(trial.index)) for trial in plan.trials]
 
@@ -77,12 +80,12 @@ def read(plan: plan_lib.Plan) -> list[Result]:
 def read_one(
   plan: plan_lib.Plan, trial: plan_lib.Trial, seen: _lease_lib.Seen | None
 ) -> Result:
-  """One trial of it, of which `seen` is known."""
+  """Returns the result of one trial, given the state of its lease."""
   directory = plan.directory(trial)
   return Result(
     trial=trial,
     directory=directory,
-    status=seen.state if seen else 'running',  # it is being renamed now
+    status=seen.state if seen else 'running',  # its file is being renamed
     bindings=trial.bindings or drawn(plan, trial),
     facts=facts(directory),
     history=history(lines(directory), plan.metric),
@@ -91,9 +94,10 @@ def read_one(
 
 
 def best(found: Sequence[Result], goal: str) -> Result | None:
-  """The trial that is done and has the best value, of which seeds count alike.
+  """Returns the first trial of the best assignment; None if none is done.
 
-  Where there are several seeds, that of the best mean over all of them.
+  An assignment counts once the trials of all of its seeds are done. Its value
+  is their mean.
   """
   points: dict[int, list[Result]] = {}
   for result in found:
@@ -110,7 +114,7 @@ def best(found: Sequence[Result], goal: str) -> Result | None:
 
 
 def facts(directory: pathlib.Path) -> dict[str, Any]:
-  """What a trial's status.json says; nothing if it is not there, or rotten."""
+  """Returns the content of a trial's status.json; {} if missing or corrupt."""
   path = directory / _STATUS
   try:
     found = json.loads(path.read_text(encoding='utf-8'))
@@ -120,19 +124,19 @@ def facts(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def write_facts(directory: pathlib.Path, **changes: Any) -> None:
-  """Changes what it says; None takes a fact away."""
+  """Updates a trial's status.json; a value of None removes its key."""
   now = {**facts(directory), **changes}
   kept = {key: value for key, value in now.items() if value is not None}
   files.write_json(directory / _STATUS, kept)
 
 
 def overdue(plan: plan_lib.Plan) -> str:
-  """The error of a trial that took too long."""
+  """Returns the error of a trial that exceeded Sweep.time_limit."""
   return f'it took longer than Sweep.time_limit = {plan.settings["time_limit"]}'
 
 
 def drawn(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str] | None:
-  """The bindings that a sampler has drawn for a trial, if it has."""
+  """Returns the bindings that a sampler drew for a trial; None before that."""
   path = drawn_path(plan, trial)
   if not path.exists():
     return None
@@ -152,7 +156,10 @@ def lines(directory: pathlib.Path) -> list[dict[str, Any]]:
 def history(
   lines: Sequence[Mapping[str, Any]], metric: str
 ) -> list[tuple[int, float]]:
-  """(step, value) of a metric; NaN and the infinities are texts in JSON."""
+  """Returns (step, value) of a metric.
+
+  JSON has NaN and the infinities as strings; `float` reads them.
+  """
   source, _, tag = metric.rpartition('/')
   return [
     (int(values['step']), float(values[tag]))
@@ -162,7 +169,7 @@ def history(
 
 
 def written(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The full names of all metrics that occur."""
+  """Returns the full names of all metrics in `lines`, sorted."""
   names = {
     f'{values.get("source")}/{tag}'
     for values in lines

@@ -1,4 +1,7 @@
-"""A sweep as its gin file says it; everything else in it is the trials'."""
+"""Sweep files: gin files that bind Sweep, its pruner and the trials' base.
+
+All bindings other than those of Sweep and the pruner apply to the trials.
+"""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -31,12 +34,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class SweepFile:
-  """What was read.
+  """A parsed sweep file.
 
   Attributes:
     sweep: The Sweep.
-    pruner: It, made; None if there is none.
-    base: What all trials have in common, as one gin text without includes.
+    pruner: The pruner of the sweep; None if Sweep.prune is None.
+    base: Bindings common to all trials, as one gin text without includes.
   """
 
   sweep: sweep_lib.Sweep
@@ -48,7 +51,8 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
   """Reads a sweep file; imports and runs nothing.
 
   Raises:
-    ConfigError: It is no gin, describes no sweep, or one that cannot be.
+    ConfigError: If the file is not valid gin, or its sweep is missing or
+      invalid.
   """
   ours: dict[str, dict[str, Any]] = {'Sweep': {}}
   ours.update({name: {} for name in pruner_lib.PRUNERS})
@@ -61,7 +65,7 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
       name = statement.selector.removeprefix('tftrain.')
       if name in ours and statement.arg_name:
         ours[name][statement.arg_name] = (where, statement.value)
-      else:  # a later one takes the place of an earlier one
+      else:  # a later binding replaces an earlier one
         lines.pop(statement[:3], None)
         lines[statement[:3]] = _line(statement)
   if not ours['Sweep']:
@@ -82,7 +86,7 @@ def _statements(
   where: str = '',
   open_files: list[str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-  """All of a text and of what it includes."""
+  """Yields (location, statement) of a text and its includes."""
   open_files = [] if open_files is None else open_files
   with gin_files_lib.opened(text, where, open_files):
     for where, statement in gin_files_lib.parsed(text):
@@ -129,7 +133,7 @@ def _made(given: dict[str, tuple[str, Any]], path: str) -> sweep_lib.Sweep:
 
 
 def _check_values(space: search_space.Space) -> None:
-  """What gin cannot read again would be another value in the trial."""
+  """Raises ConfigError for a choice that gin would not read back unchanged."""
   for branch in space:
     for dimension in branch:
       for value in (v for choice in dimension.choices for v in choice):

@@ -1,4 +1,4 @@
-"""What a person sees who watches a sweep: a live table, or plain lines."""
+"""Terminal display of a running sweep: a live table, or plain lines."""
 
 from collections.abc import Sequence
 import sys
@@ -17,7 +17,7 @@ _ROWS = 12
 
 
 class Lines:
-  """A line for each trial that ended, and one with the counts."""
+  """A log with a line for each ended trial, and one with the counts."""
 
   def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
@@ -48,7 +48,7 @@ class Lines:
 
 
 class Live:
-  """One table that is drawn over."""
+  """A live table, redrawn in place."""
 
   def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
@@ -85,14 +85,14 @@ class Live:
 
 
 def make(plan: plan_lib.Plan) -> Lines | Live:
-  """What fits where it is shown."""
+  """Returns a live table if stderr is a terminal, otherwise plain lines."""
   return Live(plan) if sys.stderr.isatty() else Lines(plan)
 
 
 def summary(
   plan: plan_lib.Plan, found: Sequence[_results.Result], began: float
 ) -> str:
-  """Counts, the best so far and how long it will take, in a line."""
+  """Returns one line with the counts, the best trial and the time left."""
   counts = {s: sum(r.status == s for r in found) for s in _STATES}
   parts = [f'{counts[s]} {s}' for s in _STATES if counts[s]]
   best = _results.best(found, plan.goal)
@@ -106,9 +106,9 @@ def summary(
 
 
 def remaining(found: Sequence[_results.Result], began: float) -> float | None:
-  """Seconds until all are over; None while nothing tells.
+  """Estimates the seconds until all trials are over; None if unknown.
 
-  From how fast trials ended since `began`, as many at a time as there were.
+  Extrapolates the rate at which trials ended since `began`.
   """
   left = sum(r.status in ('pending', 'running') for r in found)
   ended = sum(float(r.facts.get('ended', 0.0)) >= began for r in found)
@@ -118,7 +118,7 @@ def remaining(found: Sequence[_results.Result], began: float) -> float | None:
 
 
 def duration(seconds: float) -> str:
-  """'90 s', '12 min' or '3.4 h'."""
+  """Formats seconds as '90 s', '12 min' or '3.4 h'."""
   if seconds < 100:
     return f'{seconds:.0f} s'
   return (

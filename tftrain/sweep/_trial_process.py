@@ -1,4 +1,4 @@
-"""The process of one trial, as its engine sees it."""
+"""The process of one trial, as the scheduler starts, stops and records it."""
 
 from collections.abc import Sequence
 import contextlib
@@ -16,21 +16,21 @@ from tftrain.sweep import _lease as _lease_lib
 from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 
-_KILLED = 128  # shells add a signal's number to it
+_KILLED = 128  # shells add the number of a fatal signal to it
 _TAIL = 4000  # characters of a log
 
 
 class Child:
-  """One attempt at one trial: a process group of its own, with a log.
+  """One attempt at one trial: a separate process group, with a log.
 
   Args:
-    plan: Of the sweep.
-    trial: Which.
-    slot: Where it may run.
-    lease: The trial's, which the process will adopt.
+    plan: The plan of the sweep.
+    trial: The trial to run.
+    slot: The CPU cores and GPUs that the process may use.
+    lease: The lease of the trial, which the process will adopt.
 
   Raises:
-    ConfigError: The command cannot be started at all.
+    ConfigError: If the command cannot be started.
   """
 
   def __init__(
@@ -79,7 +79,7 @@ class Child:
     return self._process.poll() is not None
 
   def stop(self, grace: float) -> None:
-    """Asks it to save and end; if it has not after a while, kills it."""
+    """Sends SIGTERM; kills the process `grace` seconds after the first call."""
     now = time.monotonic()
     if self._asked is None:
       self._asked = now
@@ -88,17 +88,18 @@ class Child:
       self.kill()
 
   def kill(self) -> None:
-    """Ends it, and all that it has started, at once."""
+    """Kills the process group at once."""
     self._send(signal.SIGKILL)
 
   def close(self, *, stopping: bool) -> None:
-    """Notes how it ended, where it could not do so itself.
+    """Records the outcome if the process could not do so itself.
 
     Args:
-      stopping: It was asked to end, so that it is no failure.
+      stopping: Whether the process was asked to stop; its end is then not a
+        failure.
     """
     code = self._process.wait()
-    self.kill()  # what it has started must not outlive it
+    self.kill()  # its child processes must not outlive it
     seen = _lease_lib.find(self.plan.sweep_dir, self.trial.index)
     if seen.state == 'pending' and not stopping:
       self._end(seen, code)
@@ -110,7 +111,7 @@ class Child:
           self._end(seen, code)
 
   def _end(self, seen: _lease_lib.Seen, code: int) -> None:
-    """It was killed, or ended without a word."""
+    """Records a process that was killed, or that ended without an outcome."""
     number = -code if code < 0 else code - _KILLED
     if number <= 0:
       said = _last_line(self.plan.directory(self.trial) / 'log.txt')
@@ -142,12 +143,12 @@ class Child:
   ) -> None:
     lease = _lease_lib.take(seen)
     if lease is None:
-      return  # somebody else sees to it
+      return  # another process records the outcome
     directory = self.plan.directory(self.trial)
     known = _results.facts(directory)
     now = time.time()
     seconds = known.get('seconds', 0.0)
-    if seen.state == 'running':  # else it has counted them itself
+    if seen.state == 'running':  # else the process has added its time
       seconds += now - self._began
     with files.explained(directory):
       _results.write_facts(
@@ -168,7 +169,7 @@ class Child:
 
 
 def repeated_failure(found: Sequence[_results.Result], since: float) -> str:
-  """What the last three trials to end all failed of; '' if they did not."""
+  """Returns advice if the last three ended trials failed alike, else ''."""
   ended = [r for r in found if float(r.facts.get('ended', 0.0)) >= since]
   ended.sort(key=lambda result: float(result.facts.get('ended', 0.0)))
   last = ended[-3:]
@@ -196,13 +197,13 @@ def _argv(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
 
 
 def _cwd(plan: plan_lib.Plan) -> str | None:
-  """Where it was planned, if that is still there."""
+  """Returns the directory of the plan command, if it still exists."""
   cwd = str(plan.command['cwd'])
   return cwd if os.path.isdir(cwd) else None
 
 
 def _size(directory: pathlib.Path) -> int:
-  """How far a trial has got: its metrics only ever grow."""
+  """Returns the size of metrics.jsonl: it only grows, so it shows progress."""
   try:
     return (directory / 'metrics.jsonl').stat().st_size
   except FileNotFoundError:

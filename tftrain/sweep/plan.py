@@ -1,4 +1,4 @@
-"""The plan of a sweep: written once, read by all, changed by nobody."""
+"""The plan of a sweep: written once, read by all processes, never changed."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ class Trial:
   """One line of the plan.
 
   Attributes:
-    index: Its number, from 0.
-    point: Which assignment it tries; repeats with other seeds have the same.
-    id: Of the assignment and the seed.
-    directory: Its name below the sweep's.
-    bindings: Lines of gin; None where they are drawn when it is its turn.
-    seed: Its Experiment.seed; None leaves that of the base.
+    index: Number of the trial, from 0.
+    point: Number of the assignment; repeats with other seeds share it.
+    id: Digest of the assignment and the seed.
+    directory: Name of the trial's directory, inside that of the sweep.
+    bindings: Lines of gin; None if a sampler draws them when the trial starts.
+    seed: Experiment.seed of the trial; None keeps that of the base.
   """
 
   index: int
@@ -44,13 +44,13 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A sweep that was planned.
+  """A planned sweep.
 
   Attributes:
-    sweep_dir: Where it lies.
-    settings: What its file said of it, as JSON.
+    sweep_dir: Directory of the sweep.
+    settings: The fields of Sweep, as JSON data.
     command: `argv`, `cwd` and `search_paths` of the target.
-    trials: All of them, by index.
+    trials: All trials, by index.
   """
 
   sweep_dir: pathlib.Path
@@ -78,10 +78,10 @@ class Plan:
     return self.sweep_dir / trial.directory
 
   def trial(self, index: int) -> Trial:
-    """The trial with that index.
+    """Returns the trial with an index.
 
     Raises:
-      ConfigError: There is none.
+      ConfigError: If `index` is out of range.
     """
     if not 0 <= index < len(self.trials):
       raise errors.ConfigError(
@@ -92,10 +92,10 @@ class Plan:
 
 
 def trials_of(sweep: sweep_lib.Sweep) -> list[Trial]:
-  """All trials of a sweep: a function of its file alone.
+  """Returns all trials of a sweep; they depend on its file alone.
 
   Raises:
-    ConfigError: The space is none, or has two trials that are the same.
+    ConfigError: If the space is invalid, or two trials are identical.
   """
   space = search_space.parse(sweep.space)
   drawn: Sequence[search_space.Assignment | None]
@@ -130,9 +130,10 @@ def trials_of(sweep: sweep_lib.Sweep) -> list[Trial]:
 def _name(
   index: int, assignment: search_space.Assignment | str, seed: int | None
 ) -> str:
-  """`0003_learning_rate=0.1_s0`: for people; the index alone is what counts.
+  """Returns a directory name such as `0003_learning_rate=0.1_s0`.
 
-  Whatever a value says, the name stays one, of letters that shells let pass.
+  Programs use the index only; the rest is for people. The name has no
+  characters that a shell would interpret.
   """
   parts = (
     [assignment]
@@ -155,10 +156,10 @@ def write(
   command: Mapping[str, Any],
   trials: Sequence[Trial],
 ) -> Plan:
-  """Writes a plan; the directory appears with all of it, or not at all.
+  """Writes a plan; the directory appears complete or not at all.
 
   Raises:
-    RunDirectoryError: Something else is there, or it cannot be written.
+    RunDirectoryError: If `sweep_dir` holds other files or cannot be written.
   """
   lines = [json.dumps(dataclasses.asdict(trial)) + '\n' for trial in trials]
   texts = {'sweep.gin': sweep_text, 'base.gin': base, _PLAN: ''.join(lines)}
@@ -179,10 +180,10 @@ def write(
 
 
 def exists(sweep_dir: pathlib.Path) -> bool:
-  """Whether a plan is there.
+  """Returns whether `sweep_dir` holds a plan.
 
   Raises:
-    RunDirectoryError: There is something else.
+    RunDirectoryError: If `sweep_dir` holds other files and no plan.
   """
   if (sweep_dir / _SETTINGS).exists():
     return True
@@ -200,7 +201,7 @@ def read(sweep_dir: pathlib.Path) -> Plan:
   """Reads a plan.
 
   Raises:
-    RunDirectoryError: There is none, or it was changed by hand.
+    RunDirectoryError: If `sweep_dir` holds no plan, or its digest differs.
   """
   with files.explained(sweep_dir):
     if not exists(sweep_dir):

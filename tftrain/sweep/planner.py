@@ -1,4 +1,4 @@
-"""Making a plan: read the sweep, let the target check it, write it down."""
+"""Planning: reads a sweep file, has the target check it, writes the plan."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from tftrain.sweep import search_space
 from tftrain.sweep import sweep as sweep_lib
 
 _SHOWN = 5
-_SECONDS = 600  # in which a target must have described itself
+_SECONDS = 600  # timeout of the target's --mode=describe
 
 
 def plan(
@@ -30,20 +30,20 @@ def plan(
   argv: Sequence[str],
   search_paths: Sequence[str] = (),
 ) -> Iterator[str]:
-  """Plans a sweep; writes `sweep_dir` when all of it was found good.
+  """Plans a sweep; writes `sweep_dir` after all checks have passed.
 
   Args:
-    sweep_file: The gin file.
-    sweep_dir: Where to.
-    argv: The target: it is given --sweep_dir and --trial_index.
-    search_paths: Where else to look for gin files and modules.
+    sweep_file: Path of the gin file.
+    sweep_dir: Directory to write.
+    argv: Command of the target, which takes --sweep_dir and --trial_index.
+    search_paths: Further directories to search for gin files and modules.
 
   Yields:
-    Lines that say what was planned.
+    Lines that summarize the plan.
 
   Raises:
-    ConfigError: The file, the space, a binding or the metric is wrong.
-    RunDirectoryError: `sweep_dir` holds something else.
+    ConfigError: If the file, the space, a binding or the metric is invalid.
+    RunDirectoryError: If `sweep_dir` holds a sweep or other files.
   """
   if plan_lib.exists(sweep_dir):
     raise errors.RunDirectoryError(
@@ -73,10 +73,13 @@ def plan(
 
 
 def describe(draft: plan_lib.Plan) -> dict[str, Any]:
-  """What the target says of a plan: `trials`, `metrics`, `steps`.
+  """Returns the target's description of a plan.
+
+  Returns:
+    `trials`, `metrics` and `parameters`, as `launch` describes a sweep.
 
   Raises:
-    ConfigError: It says something else, or fails.
+    ConfigError: If the target fails, or its output is not such a description.
   """
   argv = [
     *draft.command['argv'],
@@ -145,10 +148,10 @@ def _check_trials(
 
 
 def _metric(asked: str, known: Sequence[str]) -> str:
-  """The full name of a metric, which may be shortened where that is unique.
+  """Returns the full name of a metric; `asked` may be a unique suffix.
 
   Raises:
-    ConfigError: There is none, or more than one.
+    ConfigError: If `asked` matches no metric, or more than one.
   """
   if asked in known:
     return asked
@@ -166,7 +169,7 @@ def _shown(plan: plan_lib.Plan, described: Mapping[str, Any]) -> Iterator[str]:
   many = f'{count} trials' if count > 1 else '1 trial'
   steps = [one.get('steps') for one in described['trials']]
   total = sum(n for n in steps if n)
-  # A sampler's trials are not known yet: what was described are samples.
+  # A sampler has drawn no trials yet: `steps` are of sample assignments.
   if total and len(steps) != count:
     total = round(total / len(steps) * count)
   cost = f', {total:,} steps in all' if total else ''

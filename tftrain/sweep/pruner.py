@@ -1,7 +1,7 @@
-"""Which trials are not worth going on with: decided from what peers wrote.
+"""Pruning: stops unpromising trials early, by comparison with their peers.
 
-There is no server. Each trial reads the `metrics.jsonl` of the others when it
-has a value itself, and compares at equal steps only.
+There is no server. A trial with a new value reads the `metrics.jsonl` of the
+others, and compares values at equal steps only.
 """
 
 from collections.abc import Mapping
@@ -15,33 +15,35 @@ from tftrain import errors
 
 
 class Pruner(Protocol):
-  """Says when to compare, and what comes of it."""
+  """Interface of a pruner: when to compare a trial, and whether to keep it."""
 
   def is_due(self, previous: int, step: int) -> bool:
-    """Whether to compare at `step`, the first value after `previous`."""
+    """Returns whether to compare at `step`, the first value after `previous`."""
 
   def keeps(self, own: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether a trial goes on.
+    """Returns whether a trial goes on.
 
     Args:
-      own: Its values so far, the present one last; greater is better.
-      others: Those of its peers at the same step.
+      own: Values of the trial so far, the present one last; greater is better.
+      others: Values of its peers at the same step.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Asha:
-  """Asynchronous successive halving: few get far, and nobody waits for anyone.
+  """Asynchronous successive halving, in which no trial waits for another.
 
-  At `min_steps`, and at each further `factor` times as many steps, a trial
-  goes on only if it is in the best 1/`factor` of those that were there so far.
+  At `min_steps`, then each time the step has grown by `factor`, a trial goes
+  on only if it is in the best 1/`factor` of the trials that got there so far.
   From Li et al., A System for Massively Parallel Hyperparameter Tuning,
   https://arxiv.org/abs/1810.05934; the variant that stops instead of pausing.
 
   Attributes:
-    min_steps: Where the first comparison is; nobody is pruned before.
-    factor: Of what is kept, and of the steps from one comparison to the next.
-    min_trials: How many must have got there before anybody is pruned.
+    min_steps: Step of the first comparison; no trial is pruned before it.
+    factor: 1/`factor` of the trials are kept; also the ratio of the steps of
+      two comparisons. At least 2, by default 3.
+    min_trials: Trials that must reach a step before any is pruned there; by
+      default 2.
   """
 
   min_steps: int
@@ -64,13 +66,15 @@ class Asha:
 
 @dataclasses.dataclass(frozen=True)
 class Median:
-  """Ends a trial whose best so far is below the median of its peers now.
+  """Median rule: prunes a trial whose best value is below its peers' median.
 
-  From Golovin et al., Google Vizier, 2017, section 3.2.2.
+  The median is that of the peers' values at the present step. From Golovin et
+  al., Google Vizier, 2017, section 3.2.2.
 
   Attributes:
-    min_steps: Nobody is pruned before.
-    min_trials: How many must have a value at a step before anybody is pruned.
+    min_steps: Step before which no trial is pruned.
+    min_trials: Trials that must have a value at a step before any is pruned
+      there; by default 4.
   """
 
   min_steps: int
@@ -89,10 +93,11 @@ PRUNERS: Mapping[str, Any] = {'Asha': Asha, 'Median': Median}
 
 
 def make(name: str, values: Mapping[str, Any]) -> Pruner:
-  """The pruner of that name.
+  """Returns the pruner of a name.
 
   Raises:
-    ConfigError: A value that it does not take, or one that makes no sense.
+    ConfigError: If `values` has an unknown or invalid parameter, or lacks
+      min_steps.
   """
   kind = PRUNERS[name]
   known = [field.name for field in dataclasses.fields(kind)]
@@ -115,7 +120,7 @@ def make(name: str, values: Mapping[str, Any]) -> Pruner:
 
 
 def facts(pruner: Pruner | None) -> dict[str, Any] | None:
-  """As JSON; `from_facts` makes it again."""
+  """Returns a pruner as JSON data, which `from_facts` reads."""
   if pruner is None:
     return None
   assert isinstance(pruner, Asha | Median)
@@ -130,7 +135,7 @@ def from_facts(given: Mapping[str, Any] | None) -> Pruner | None:
 
 
 def comparable(value: Any, goal: str) -> float:
-  """Greater is better, and what is not finite is worst."""
+  """Returns a number of which greater is better; -inf for non-finite values."""
   number = float(value)
   if not math.isfinite(number):
     return -math.inf

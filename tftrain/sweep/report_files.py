@@ -1,4 +1,4 @@
-"""The report of a sweep: results.csv, results.md, a page, TensorBoard's tab."""
+"""The report of a sweep: CSV, Markdown, HTML and TensorBoard's HPARAMS tab."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ _ENDS = ('error', 'directory')
 
 
 def write(plan: plan_lib.Plan) -> Iterator[str]:
-  """Writes all of it into the sweep's directory; yields what was written.
+  """Writes the report into the sweep's directory; yields lines about it.
 
-  It may be written at any time, also while trials run.
+  The report may be written at any time, also while trials run.
 
   Raises:
-    InputError: No trial has begun.
+    InputError: If no trial has started.
   """
   found = _results.read(plan)
   if not any(result.bindings and result.facts for result in found):
@@ -64,7 +64,7 @@ def write(plan: plan_lib.Plan) -> Iterator[str]:
 
 
 def _import_pages() -> Any:
-  """What draws the page; None without plotly, which is an extra."""
+  """Returns the module of the HTML report; None without plotly, an extra."""
   try:
     from tftrain.sweep import _html_report
   except ModuleNotFoundError as error:
@@ -75,7 +75,7 @@ def _import_pages() -> Any:
 
 
 def best(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
-  """The best assignment in one line."""
+  """Returns one line about the best assignment."""
   first = rows[0]
   if first.status != 'done':
     return f'No assignment is done yet; {plan.metric} decides.'
@@ -86,7 +86,7 @@ def best(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
 
 
 def table(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
-  """A line of CSV for each trial."""
+  """Returns a CSV table with a line for each trial."""
   varied = _ranking.names(rows)
   stream = io.StringIO()
   writer = csv.writer(stream, lineterminator='\n')
@@ -113,7 +113,7 @@ def table(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
 
 
 def text(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
-  """The ranking in Markdown."""
+  """Returns the ranking in Markdown."""
   varied = _ranking.names(rows)
   head = ['rank', plan.metric, *varied, 'best step', 'status', 'seconds', '']
   lines = [
@@ -152,10 +152,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _write_tab(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> None:
-  """Says what the columns of the HPARAMS tab are; each trial wrote its row.
+  """Writes the columns of the HPARAMS tab; each trial writes its row.
 
-  TensorBoard's own writer needs TensorFlow; the framing of its records does
-  not.
+  Frames the records itself, as TensorBoard's event writer needs TensorFlow.
   """
   source, _, tag = plan.metric.rpartition('/')
   config = summary_v2.hparams_config_pb(
@@ -182,7 +181,7 @@ def _write_tab(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> None:
 
 
 def _domain(name: str, rows: Sequence[_ranking.Row]) -> summary_v2.Domain:
-  """The values of a parameter, all of one kind: TensorBoard wants that."""
+  """Returns the values of a parameter, all of one type, as TensorBoard needs."""
   values = {row.values[name] for row in rows if name in row.values}
   kinds = {type(value) for value in values}
   if kinds <= {int, float}:

@@ -1,7 +1,7 @@
-"""The engine of a sweep on one machine: trials in slots until all are over.
+"""The scheduler of a sweep on one machine: runs trials in slots to the end.
 
-It keeps nothing in memory that is not in the sweep's directory, so nothing is
-lost when it ends, however it does. `run` and `worker` are the same engine.
+All of its state is in the sweep's directory, so nothing is lost if the
+scheduler is killed. The commands `run` and `worker` use the same scheduler.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from tftrain.sweep import _results
 from tftrain.sweep import _trial_process
 from tftrain.sweep import plan as plan_lib
 
-_TICK = 0.05  # seconds between two looks at the children
-_LOOK = 0.5  # and at everything else
+_TICK = 0.05  # seconds between two polls of the child processes
+_LOOK = 0.5  # seconds between two reads of leases and results
 
 Show = Callable[[Sequence[_results.Result]], None]
 
 
 class Controller:
-  """Runs the trials of a plan that nobody else runs.
+  """The scheduler of those trials of a plan that no other process runs.
 
   Args:
-    plan: The sweep's.
-    places: How many at a time, and where.
-    show: Is given all results, now and then.
-    keep_going: Whether to go on after three equal failures.
+    plan: The plan of the sweep.
+    places: Slots, one for each concurrent trial.
+    show: Callback that is given all results repeatedly.
+    keep_going: Whether to go on after three equal failures; by default not.
   """
 
   def __init__(
@@ -55,10 +55,14 @@ class Controller:
     self._failure = ''
 
   def run(self) -> int:
-    """Returns 0; 1 if a trial failed; 128 + the signal that stopped it.
+    """Runs trials until all are over, or until a signal or repeated failure.
+
+    Returns:
+      0; 1 if a trial failed; 128 + the number of the signal that stopped it.
 
     Raises:
-      Error: It cannot go on: the command cannot be started, say.
+      Error: If the command cannot be started, or three trials in a row failed
+        alike.
     """
     with signals_lib.handled((signal.SIGINT, signal.SIGTERM), self._receive):
       try:
@@ -98,7 +102,7 @@ class Controller:
       time.sleep(_TICK)
 
   def _reap(self) -> bool:
-    """Frees the slots of those that ended; True if there were any."""
+    """Frees the slots of ended processes; returns whether there were any."""
     ended = [child for child in self._children if child.has_ended()]
     for child in ended:
       self._children.remove(child)
@@ -107,16 +111,16 @@ class Controller:
     return bool(ended)
 
   def _fill(self) -> bool:
-    """Starts trials where there is room; True if all trials are over.
+    """Starts trials in free slots; returns whether all trials are over.
 
-    Those of others may still have to be taken over.
+    Trials of other processes may still have to be taken over.
     """
     seen = _lease_lib.read(self._plan.sweep_dir)
     ages = _lease_lib.ages(self._plan.sweep_dir, seen)
     own = {child.trial.index for child in self._children}
     for child in self._children:
       if ages.get(child.trial.index, 0.0) > self._limit:
-        child.kill()  # it hangs so that not even its heartbeat runs
+        child.kill()  # it hangs: even its heartbeat has stopped
     for index, one in seen.items():
       if not self._free or self._stopping:
         break
@@ -138,7 +142,7 @@ class Controller:
   def _receive(self, number: int, frame: Any) -> None:
     del frame
     if self._signal and number == signal.SIGINT:
-      self._abandon()  # asked twice
+      self._abandon()  # a second request kills at once
     self._signal = self._signal or number
 
   def _abandon(self) -> None:
@@ -147,7 +151,7 @@ class Controller:
 
 
 class _Board:
-  """Reads results; those of trials that are over, once."""
+  """A cache of results: those of ended trials are read once."""
 
   def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
@@ -168,7 +172,7 @@ class _Board:
 
 
 def retry(plan: plan_lib.Plan, states: Sequence[str]) -> int:
-  """Makes trials that ended in one of these states pending; says how many."""
+  """Makes trials that ended in `states` pending; returns how many."""
   count = 0
   for one in _lease_lib.read(plan.sweep_dir).values():
     if one.state in states:

@@ -1,4 +1,4 @@
-"""What a sweep varies: grids, unions, zips, distributions."""
+"""Search spaces: grids, unions, zipped bindings and distributions."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ _REFUSED = 'Experiment.seed'
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-  """A range to draw from: `log_uniform(1e-5, 1e-2)`.
+  """A range to draw from, such as `log_uniform(1e-5, 1e-2)`.
 
   Attributes:
     kind: `uniform`, `log_uniform`, `int` or `log_int`; ints include `high`.
-    low: The least value.
-    high: The greatest.
+    low: Least value.
+    high: Greatest value.
   """
 
   kind: str
@@ -45,7 +45,10 @@ class Distribution:
     return self.kind.startswith('log')
 
   def draw(self, generator: random.Random) -> float:
-    """A value; floats have six digits, so that names and files stay short."""
+    """Returns a random value.
+
+    Floats have six digits, so that names and files stay short.
+    """
     low, high = self.low, self.high
     if self.kind == 'int':
       return generator.randint(int(low), int(high))
@@ -60,12 +63,12 @@ class Distribution:
 
 @dataclasses.dataclass(frozen=True)
 class Dimension:
-  """What varies together: one binding, or several that are zipped.
+  """One binding to vary, or several that are zipped.
 
   Attributes:
-    names: The bindings.
-    choices: A tuple of values for each choice; empty where a range is given.
-    range: The range of values; None where choices are given.
+    names: Names of the bindings.
+    choices: A tuple of values for each choice; empty if `range` is given.
+    range: Range of the values; None if `choices` are given.
   """
 
   names: tuple[str, ...]
@@ -81,7 +84,7 @@ class Dimension:
     return dict(zip(self.names, values, strict=True))
 
   def ends(self) -> list[Assignment]:
-    """All choices, or both ends of the range."""
+    """Returns all choices, or both ends of the range."""
     if self.range is None:
       return [self.assign(values) for values in self.choices]
     kind = int if self.range.is_int else float
@@ -96,10 +99,10 @@ Space = tuple[Branch, ...]
 
 
 def parse(given: Any) -> Space:
-  """What `Sweep.space` says.
+  """Parses `Sweep.space`.
 
   Raises:
-    ConfigError: It is no space; the key is named.
+    ConfigError: If `given` is not a valid space; the message names the key.
   """
   branches = given if isinstance(given, list) else [given]
   if not branches or not all(isinstance(b, dict) and b for b in branches):
@@ -182,14 +185,17 @@ def _distribution(key: str, text: str) -> Distribution:
 
 
 class Literal(str):
-  """A value as gin has it, written as it is."""
+  """The gin text of a value; its repr has no quotes."""
 
   def __repr__(self) -> str:
     return str(self)
 
 
 def facts(space: Space) -> list[list[dict[str, Any]]]:
-  """As JSON, values as texts of gin; `from_facts` reads it."""
+  """Returns a space as JSON data, which `from_facts` reads.
+
+  Values become gin texts.
+  """
   return [
     [
       {
@@ -204,7 +210,7 @@ def facts(space: Space) -> list[list[dict[str, Any]]]:
 
 
 def from_facts(given: Any) -> Space:
-  """The space again; what was a value is a Literal."""
+  """Returns a space from `facts`; its values are Literals."""
   return tuple(
     tuple(
       Dimension(
@@ -219,10 +225,10 @@ def from_facts(given: Any) -> Space:
 
 
 def grid(space: Space) -> list[Assignment]:
-  """All combinations, branch by branch; the last dimension varies fastest.
+  """Returns all combinations, branch by branch, the last dimension fastest.
 
   Raises:
-    ConfigError: There is a range, of which there is no end of values.
+    ConfigError: If the space has a range, whose values cannot be enumerated.
   """
   found = []
   for branch in space:
@@ -238,10 +244,10 @@ def grid(space: Space) -> list[Assignment]:
 
 
 def sample(space: Space, count: int, seed: int) -> list[Assignment]:
-  """`count` different assignments, always the same for the same seed.
+  """Draws `count` different assignments, the same ones for the same seed.
 
   Raises:
-    ConfigError: There are not that many.
+    ConfigError: If the space has too few different assignments.
   """
   generator = random.Random(f'tftrain sweep {seed}')
   found: list[Assignment] = []
@@ -266,7 +272,7 @@ def sample(space: Space, count: int, seed: int) -> list[Assignment]:
 
 
 def probes(space: Space) -> Iterator[Assignment]:
-  """A few assignments in which each choice and each end occurs."""
+  """Yields a few assignments that cover each choice and each end of a range."""
   for branch in space:
     first = _merged([dimension.ends()[0] for dimension in branch])
     yield first
@@ -276,7 +282,7 @@ def probes(space: Space) -> Iterator[Assignment]:
 
 
 def bindings(assignment: Assignment) -> list[str]:
-  """As lines of gin."""
+  """Returns an assignment as lines of gin."""
   return [f'{name} = {value!r}' for name, value in assignment.items()]
 
 

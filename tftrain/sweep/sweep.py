@@ -1,4 +1,4 @@
-"""Sweep: the recipe of a sweep."""
+"""Sweep: the search space, search method and metric of a sweep."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -8,31 +8,34 @@ from tftrain import errors
 from tftrain.report import interval
 
 SAMPLERS = ('tpe', 'gp', 'cmaes', 'qmc', 'nsgaii')
-"""What Optuna offers: these look at what came of earlier trials."""
+"""The samplers of Optuna, which use the results of earlier trials."""
 
 _SEARCHES = ('grid', 'random', *SAMPLERS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-  """What to vary, how, and by what to judge.
+  """The settings of a sweep.
 
   Attributes:
-    space: A dict of choices is a grid; a list of dicts a union, of which each
-      trial takes one; a tuple as a key zips its bindings.
-    metric: What to judge by: source/tag, such as `eval/test/accuracy`.
-    goal: `max` or `min`.
-    search: `grid`, `random`, or a sampler of Optuna: `tpe`, `gp`, `cmaes`,
-      `qmc`, `nsgaii`.
-    num_trials: How many assignments; a grid needs none.
-    seeds: Each assignment is repeated with each of these as Experiment.seed.
-    seed: Of what is drawn.
-    prune: `@Asha()` or `@Median()`.
-    time_limit: The longest a trial may take in one go, such as '2h'.
-    max_kills: How often in a row a trial may be killed by a signal without
-      having got further, before it counts as failed.
-    lease_seconds: After how long without a heartbeat a trial is taken over.
-    grace_seconds: How long a trial that is asked to stop has to save.
+    space: Bindings to vary. A dict of choices is a grid; a list of dicts is a
+      union, of which each trial takes one; a tuple as a key zips its bindings.
+    metric: Metric to rank trials by: source/tag, such as `eval/test/accuracy`.
+    goal: `max`, the default, or `min`.
+    search: `grid`, the default, `random`, or a sampler of Optuna: `tpe`, `gp`,
+      `cmaes`, `qmc`, `nsgaii`.
+    num_trials: Number of assignments to draw; must be None for a grid.
+    seeds: Values of Experiment.seed; each assignment is repeated with each.
+    seed: Seed of the draws; by default 0.
+    prune: Pruner, `@Asha()` or `@Median()`; by default None, no pruning.
+    time_limit: Longest duration of one attempt at a trial, such as '2h'; by
+      default None, no limit.
+    max_kills: Number of kills by a signal in a row, without progress between
+      them, at which a trial counts as failed; by default 5.
+    lease_seconds: Seconds without a heartbeat after which another process takes
+      a trial over; by default 60.
+    grace_seconds: Seconds that a trial has to save after a stop signal, before
+      it is killed; by default 60.
   """
 
   space: Any
@@ -50,7 +53,7 @@ class Sweep:
 
 
 def check(sweep: Sweep) -> None:
-  """Raises ConfigError where a value makes no sense."""
+  """Raises ConfigError if a field of `sweep` is invalid."""
   for name, value, allowed in (
     ('goal', sweep.goal, ('max', 'min')),
     ('search', sweep.search, _SEARCHES),

@@ -1,7 +1,7 @@
-"""One trial of a sweep, from the inside: the same under any scheduler.
+"""One trial of a sweep, run in this process, under any scheduler.
 
 `--sweep_dir=D --trial_index=N` takes trial N, runs it in its directory, and
-notes how it ended. Programs that are no `tftrain` do the same with `run`.
+records its outcome. Programs other than `tftrain` do the same with `run`.
 """
 
 from collections.abc import Callable
@@ -31,16 +31,16 @@ from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
 
 _LOST = 3
-_BEATS = 6  # per lease
+_BEATS = 6  # heartbeats per lease_seconds
 
 
 class Trial:
   """A trial that this process runs; made by `run`.
 
   Attributes:
-    plan: The sweep's.
-    directory: The trial's, and its model_dir.
-    bindings: Lines of gin, the seed among them.
+    plan: The plan of the sweep.
+    directory: Directory of the trial, which is its model_dir.
+    bindings: Lines of gin, including the seed.
   """
 
   def __init__(
@@ -61,7 +61,7 @@ class Trial:
     )
 
   def begin(self) -> None:
-    """Draws what is to be drawn, notes the start and begins to beat."""
+    """Records the start, starts the heartbeat and draws missing bindings."""
     files.make_directory(self.directory, 'sweep_dir')
     known = _results.facts(self.directory)
     with files.explained(self.directory):
@@ -85,7 +85,7 @@ class Trial:
       self.bindings.append(f'Experiment.seed = {trial.seed}')
 
   def flags(self) -> dict[str, Any]:
-    """Flag of `tftrain` -> value that makes this trial of a command."""
+    """Returns flag -> value with which `tftrain` runs this trial."""
     return {
       'gin_file': [str(self.plan.base)],
       'gin_bindings': self.bindings,
@@ -94,18 +94,23 @@ class Trial:
     }
 
   def actions(self) -> list[report_lib.Action]:
-    """What a run must be given to be pruned, and to stop once it is lost."""
+    """Returns the Actions that prune the run and stop it if the lease is lost."""
     return [Watch(self.plan, self._trial, self.check)]
 
   def check(self) -> None:
-    """Ends this process at once if the trial is somebody else's by now."""
+    """Exits this process at once if another one has taken the trial over."""
     try:
       self._lease.check()
     except _lease_lib.LostError as error:
       self._leave(error)
 
   def end(self, state: str, error: str | None = None) -> None:
-    """Notes how it ended: a state of `leases`, or `pending` to be resumed."""
+    """Records the outcome of the trial and releases its lease.
+
+    Args:
+      state: A final state of a lease, or `pending` for a trial to be resumed.
+      error: Message of the error that ended the trial; None without one.
+    """
     self._ended.set()
     if self._watch.is_alive():
       self._watch.join()
@@ -124,17 +129,17 @@ class Trial:
     }
     try:
       _results.write_facts(self.directory, **facts)
-    except OSError as failure:  # a full disk: the name of the lease says it
+    except OSError as failure:  # a full disk: the lease has the state
       _say(
         f'{self.directory}/status.json cannot be written: {failure.strerror}'
       )
     self._lease.end(state)
 
   def outcome(self) -> str:
-    """`done` or `pruned`, of a run that has come to its end.
+    """Returns `done` or `pruned`, for a run that has ended.
 
     Raises:
-      ConfigError: It never wrote the metric.
+      ConfigError: If the run never wrote the metric.
     """
     if (self.directory / _results.PRUNED).exists():
       return 'pruned'
@@ -154,15 +159,15 @@ class Trial:
         self._lease.beat()
       except _lease_lib.LostError as error:
         self._leave(error)
-      with contextlib.suppress(OSError):  # the lease is what counts
+      with contextlib.suppress(OSError):  # the lease file decides
         _results.write_facts(self.directory, heartbeat=time.time())
       if self._left() <= 0 and not self._overdue:
         self._overdue = True
-        with contextlib.suppress(OSError):  # for whoever sees it die of that
+        with contextlib.suppress(OSError):  # the scheduler reads it
           _results.write_facts(self.directory, overdue=True)
         _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
         main = threading.main_thread().ident
-        if main is not None:  # there, so that what it waits for is left
+        if main is not None:  # interrupts a call that blocks
           signal.pthread_kill(main, signal.SIGTERM)
         grace = float(self.plan.settings['grace_seconds'])
         timer = threading.Timer(grace, self._give_up)
@@ -175,24 +180,24 @@ class Trial:
     return max(0.0, self._started + self._limit - time.time())
 
   def _give_up(self) -> None:
-    """It does not stop by itself."""
+    """Fails the trial if it has not stopped within the grace period."""
     if not self._ended.is_set():
       self.end('failed')
       os._exit(1)
 
   def _leave(self, error: errors.Error) -> None:
-    """At once, so that not even a checkpoint is written any more."""
+    """Exits at once, so that not even a checkpoint is written any more."""
     _say(f'error: {error}')
     os._exit(_LOST)
 
 
 class Watch:
-  """The Action that prunes: it compares with peers, at equal steps.
+  """An Action (callback) that prunes: it compares with peers at equal steps.
 
   Args:
-    plan: Of the sweep.
-    trial: This one.
-    check: Ends the process if the trial is somebody else's.
+    plan: The plan of the sweep.
+    trial: The trial of this process.
+    check: Function that exits the process if the lease is lost.
   """
 
   hears_all = True
@@ -214,7 +219,7 @@ class Watch:
       return None
     path = self._plan.directory(self._trial) / _results.PRUNED
     with files.explained(path):
-      if path.exists():  # decided in an earlier life, whatever peers did since
+      if path.exists():  # decided in an earlier attempt; it stays
         decided = int(json.loads(path.read_text('utf-8'))['step'])
         return report_lib.Signal.STOP if report.step >= decided else None
       reason = self._reason(self._pruner, report.step)
@@ -226,7 +231,7 @@ class Watch:
   def _reason(
     self, pruner: pruner_lib.Pruner, step: int
   ) -> Mapping[str, Any] | None:
-    """Why it is to be pruned; None if it goes on."""
+    """Returns the reason to prune the trial; None if it goes on."""
     known = self._values(self._plan.directory(self._trial))
     own = [value for at, value in known if at <= step]
     previous = max((at for at, _ in known if at < step), default=0)
@@ -256,14 +261,16 @@ def run(
   """Runs one trial of a sweep; returns the exit code.
 
   Args:
-    sweep_dir: The sweep's directory.
-    index: Which trial.
-    work: What a trial is; it returns 0 when it has come to its end, another
-      code when it was stopped and is to be resumed.
+    sweep_dir: Directory of the sweep.
+    index: Index of the trial, from 0.
+    work: Function that runs the trial. It returns 0 when the trial has ended,
+      another code when the trial was stopped and is to be resumed.
 
   Raises:
-    RunDirectoryError: There is no such sweep, or another process runs it.
-    Error: What `work` raised; the trial is then `failed`, or `diverged`.
+    RunDirectoryError: If `sweep_dir` holds no sweep, or another process runs
+      the trial.
+    ConfigError: If `index` is out of range, or the metric was never written.
+    Error: If `work` raises it; the trial is then `failed`, or `diverged`.
   """
   plan = plan_lib.read(files.run_directory(sweep_dir))
   trial = plan.trial(index)
@@ -293,10 +300,10 @@ def run(
 
 
 def check_flags(flags: Any) -> None:
-  """Says what goes with --sweep_dir.
+  """Checks the flags that are given with --sweep_dir or --trial_index.
 
   Raises:
-    ConfigError: Something that does not.
+    ConfigError: If a flag is missing or conflicts with them.
   """
   index, mode = flags.trial_index, flags.mode
   if index is None and mode != 'describe':
@@ -325,9 +332,9 @@ def check_flags(flags: Any) -> None:
 
 
 def _lease(plan: plan_lib.Plan, index: int) -> _lease_lib.Lease | None:
-  """The right to run a trial; None if it is over.
+  """Takes the lease of a trial; returns None if the trial is over.
 
-  A trial that failed is run again, as it was asked for by its number.
+  A failed trial runs again, as it was requested by its index.
   """
   given = os.environ.pop(_lease_lib.HANDED, None)
   if given:
