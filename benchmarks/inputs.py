@@ -320,7 +320,7 @@ def time_arrays(directory: pathlib.Path) -> dict[str, Any]:
   )
 
 
-def seconds_to_first(pipeline: tftrain.Pipeline, step: int) -> float:
+def seconds_to_first(pipeline: tftrain.data.Pipeline, step: int) -> float:
   gc.collect()
   begun = time.perf_counter()
   next(iter(pipeline.dataset(0, step)))

@@ -69,7 +69,7 @@ def summaries(rounds, directory):
   found = []
   plain, observed = make_trainer(), make_trainer()
   writers = Many(
-    tftrain.SummaryWriter(directory), tftrain.MetricsFile(directory)
+    tftrain.summary.SummaryWriter(directory), tftrain.summary.MetricsFile(directory)
   )
   for number in range(1, rounds + 2):
     begun = time.perf_counter()

@@ -65,7 +65,7 @@ def measure(kind, rounds, examples, directory):
   x = random.standard_normal((examples, FEATURES), np.float32)
   y = random.integers(0, 10, examples)
   task = make_task(x, y)
-  tftrain.export_model(task, tf.constant(x[:4]), directory / 'export')
+  tftrain.export.export_model(task, tf.constant(x[:4]), directory / 'export')
   found = {'by hand': [], 'tftrain': []}
   for number in range(rounds + 1):
     hand = directory / f'hand-{number}.{kind}'

@@ -156,12 +156,12 @@ def tftrain_arrays(workload: Workload, directory: pathlib.Path) -> Contestant:
 def tftrain_same_input(
   workload: Workload, directory: pathlib.Path
 ) -> Contestant:
-  data = tftrain.Batches(workload.dataset())
+  data = tftrain.data.DatasetPipeline(workload.dataset())
   return _tftrain(workload, directory / 'batches', data)
 
 
 def _tftrain(
-  workload: Workload, directory: pathlib.Path, data: tftrain.Pipeline
+  workload: Workload, directory: pathlib.Path, data: tftrain.data.Pipeline
 ) -> Contestant:
   """A whole run: summaries, metrics file, evaluation and checkpoints."""
   task = tftrain.SupervisedTask(
@@ -171,8 +171,8 @@ def _tftrain(
     metrics={'accuracy': keras.metrics.sparse_categorical_accuracy},
   )
   trainer = tftrain.Trainer(task, data, steps_per_loop=BLOCK, log_every=BLOCK)
-  writer = tftrain.SummaryWriter(directory)
-  publish = [writer, tftrain.MetricsFile(directory)]
+  writer = tftrain.summary.SummaryWriter(directory)
+  publish = [writer, tftrain.summary.MetricsFile(directory)]
   test_data = tftrain.Arrays(workload.arrays(), 100, training=False)
   evaluator = tftrain.Evaluator(
     task, test_data, actions=publish, stop=trainer.stop_variable

@@ -54,7 +54,7 @@ def main():
       sent.append(time.perf_counter())
       os.kill(os.getpid(), signal.SIGTERM)
 
-    with tftrain.stop_on_signal(trainer.request_stop):
+    with tftrain.platform.stop_on_signal(trainer.request_stop):
       threading.Timer(draw.uniform(0.5, 1.0), send).start()
       trainer.train(10**9)
       found.append(time.perf_counter() - sent[0])

@@ -125,7 +125,7 @@ TWO_METRICS = {**ACCURACY, 'largest_logit': largest_logit}
 
 def tftrain_loop(
   workload: engine.Workload,
-  data: Callable[[engine.Workload], tftrain.Pipeline],
+  data: Callable[[engine.Workload], tftrain.data.Pipeline],
   strategy: tf.distribute.Strategy,
   metrics: Mapping[str, Callable[..., Any]] = ACCURACY,
   **update: Any,
@@ -156,11 +156,11 @@ def tftrain_loop(
   return run
 
 
-def same_input(workload: engine.Workload) -> tftrain.Pipeline:
-  return tftrain.Batches(workload.dataset())
+def same_input(workload: engine.Workload) -> tftrain.data.Pipeline:
+  return tftrain.data.DatasetPipeline(workload.dataset())
 
 
-def arrays(workload: engine.Workload) -> tftrain.Pipeline:
+def arrays(workload: engine.Workload) -> tftrain.data.Pipeline:
   return tftrain.Arrays(workload.arrays(), workload.batch_size)
 
 

@@ -79,7 +79,7 @@ def make_task(
 
 
 @gin.register(module='heads')
-def train_data(batch_sizes: Mapping[str, int]) -> tftrain.Batches:
+def train_data(batch_sizes: Mapping[str, int]) -> tftrain.data.DatasetPipeline:
   """Batches for some of the heads; no image trains both."""
   images, digit = digits.load('train')
   parts = {}
@@ -87,7 +87,7 @@ def train_data(batch_sizes: Mapping[str, int]) -> tftrain.Batches:
     half = slice(list(LABELS).index(head), None, 2)
     rows = images[half], LABELS[head][digit[half]]
     parts[head] = tftrain.Arrays(rows, batch_size).dataset(seed=0)
-  return tftrain.Batches(tf.data.Dataset.zip(parts))
+  return tftrain.data.DatasetPipeline(tf.data.Dataset.zip(parts))
 
 
 @gin.register(module='heads')
@@ -112,7 +112,7 @@ def run(directory: str, steps: int = 1000) -> None:
   ).prepare(f'{directory}/loop')
   loop.train()
   task, images = loop.trainer.task, loop.trainer.example_features()
-  tftrain.export_model(task, images, f'{directory}/trunk', part=task.trunk)
+  tftrain.export.export_model(task, images, f'{directory}/trunk', part=task.trunk)
 
 
 if __name__ == '__main__':

@@ -62,9 +62,9 @@ def main(argv: list[str]) -> int:
   trainer = tftrain.Trainer(
     task, tftrain.Arrays(train, batch_size=32), strategy=strategy
   )
-  writer = tftrain.SummaryWriter(_MODEL_DIR.value)
+  writer = tftrain.summary.SummaryWriter(_MODEL_DIR.value)
   evaluator = tftrain.Evaluator(
-    task, [test], strategy=strategy, actions=[writer, tftrain.Progress()]
+    task, [test], strategy=strategy, actions=[writer, tftrain.summary.ProgressBar()]
   )
   # What was logged up to a step is on disk before the checkpoint of that step
   # is: after a kill, no curve has a gap.
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     tftrain.Every(500, evaluator),
     tftrain.Every(500, checkpointer),  # the last: it holds what the rest did
   ]
-  with tftrain.stop_on_signal(trainer.request_stop) as stopper:
+  with tftrain.platform.stop_on_signal(trainer.request_stop) as stopper:
     for report in trainer.steps(_STEPS.value, actions):
       # Whatever you like, every `log_every` steps.
       print(f'step {report.step:5d}  loss {report.scalars["loss"]:.4f}')

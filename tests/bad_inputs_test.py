@@ -819,7 +819,7 @@ def test_a_mixture_of_what_does_not_go_together():
 def test_what_is_no_source():
   text = (
     'Examples takes a source such as TFRecords or InMemory, got {}; arrays go '
-    'into Arrays, a dataset of batches into Batches'
+    'into Arrays, a dataset of batches into DatasetPipeline'
   )
   with refused(text.format('_RangeDataset')):
     tftrain.data.Examples(tf.data.Dataset.range(9), 2)

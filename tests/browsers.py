@@ -147,7 +147,7 @@ class Digits(tftrain.SupervisedTask):
     pictures = tf.reshape(tf.gather(images, wrong), [-1, 8, 8, 1])
     return {
       'wrong': tf.image.resize(pictures, [64, 64], 'nearest'),
-      'confusion': tftrain.confusion_matrix(labels, answers, range(10)),
+      'confusion': tftrain.summary.confusion_matrix(labels, answers, range(10)),
     }
 
 
@@ -176,7 +176,7 @@ def train(logdir, name, learning_rate, steps=200):
     log_every=20,
     eval_every=20,
     export=False,
-    actions=[tftrain.Histograms(50)],
+    actions=[tftrain.actions.WeightHistograms(50)],
   ).prepare(logdir / name)
   bindings = [f'Adam.learning_rate = {learning_rate}']
   return run.train({'config.gin': f'{bindings[0]}\n'}, bindings).scalars

@@ -296,7 +296,7 @@ def test_a_run_whose_data_change_says_so(tmp_path, caplog, max_traces):
 
   recipe = tftrain.Experiment(
     cases.supervised,
-    lambda: tftrain.Batches(data, resume='restart'),
+    lambda: tftrain.data.DatasetPipeline(data, resume='restart'),
     steps=4,
     checkpoint_every=2,
     export=False,

@@ -582,8 +582,8 @@ _REFUSED = {
     'a.gin:1: Tfds runs the',
   ),
   'a file anywhere': (
-    "CsvSink.path = '/etc/x'\n",
-    'a.gin:1: CsvSink writes to any path',
+    "CsvWriter.path = '/etc/x'\n",
+    'a.gin:1: CsvWriter writes to any path',
   ),
   'a machine elsewhere': (
     "Examples.service = 'grpc://there'\n",

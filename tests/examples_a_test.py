@@ -98,7 +98,7 @@ def test_gan_on_two_devices_trains_the_critic_twice_as_often(tmp_path):
   report = report_on(run.task, digits.test_data(), strategy)
   assert 0 < report.scalars['loss'] < 8
   assert report.artifacts['drawn'].shape == (1, 80, 80, 1)
-  directory = tftrain.export_model(
+  directory = tftrain.export.export_model(
     run.task, run.example_features(), tmp_path / 'export'
   )
   serve = tf.saved_model.load(str(directory)).signatures['serving_default']

@@ -30,7 +30,7 @@ def exported(task, directory, data=None, **options):
   """Trains nothing, exports; the live Task and the loaded SavedModel."""
   trainer = trainer_of(task, data)
   features = trainer.example_features()
-  path = tftrain.export_model(task, features, directory / '1', **options)
+  path = tftrain.export.export_model(task, features, directory / '1', **options)
   return features, tf.saved_model.load(str(path))
 
 
@@ -47,7 +47,7 @@ class Offering(tftrain.SupervisedTask):
     return {'probability': tf.nn.softmax(self.model(image, training=False))}
 
   def signatures(self, features):
-    one = tftrain.Signature(self.probabilities, {'image': features})
+    one = tftrain.export.Signature(self.probabilities, {'image': features})
     return {'probabilities': one}
 
 
@@ -109,7 +109,7 @@ def test_another_process_gives_the_same_bits(tmp_path):
 
     def signatures(self, features):
       words = np.array([b'one', b'two\0', 'drei é'.encode()], object)
-      return {'texts': tftrain.Signature(self.texts, {'word': words})}
+      return {'texts': tftrain.export.Signature(self.texts, {'word': words})}
 
   _, loaded = exported(offering(Mixed), tmp_path, fresh=True)
   seen = json.loads((tmp_path / '1' / saved_model.COMPARISON).read_text())
@@ -136,7 +136,7 @@ def _wrong(function, example=None, specs=None):
   class Wrong(Offering):
     def signatures(self, features):
       given = example or {'image': features}
-      return {'wrong': tftrain.Signature(function, given, specs or {})}
+      return {'wrong': tftrain.export.Signature(function, given, specs or {})}
 
   return offering(Wrong)
 
@@ -190,7 +190,7 @@ def test_names_of_signatures_stay_in_their_place(tmp_path):
   class Named(Offering):
     def signatures(self, features):
       return {
-        '../x': tftrain.Signature(self.probabilities, {'image': features})
+        '../x': tftrain.export.Signature(self.probabilities, {'image': features})
       }
 
   with pytest.raises(errors.ConfigError, match='cannot name a directory'):
@@ -363,7 +363,7 @@ _MODELS = {
 def test_models_of_all_kinds_are_the_same_in_another_process(name, tmp_path):
   task, data = _MODELS[name](tmp_path)
   trainer = trainer_of(task, data)
-  tftrain.export_model(
+  tftrain.export.export_model(
     task,
     trainer.example_features(),
     tmp_path / '1',
@@ -382,7 +382,7 @@ def test_models_of_all_kinds_are_the_same_in_another_process(name, tmp_path):
 def test_a_shared_trunk_is_the_same_in_another_process(tmp_path):
   task = heads.make_task()
   trainer = tftrain.Trainer(task, heads.train_data({'digit': 8, 'loop': 8}))
-  tftrain.export_model(
+  tftrain.export.export_model(
     task,
     trainer.example_features(),
     tmp_path / '1',
@@ -413,7 +413,7 @@ def names_in(directory):
 
 def test_exports_come_every_so_often_and_the_newest_are_kept(tmp_path):
   (tmp_path / 'export' / 'mine').mkdir(parents=True)
-  export = tftrain.Export(every=10, keep=2, fresh=False)
+  export = tftrain.actions.Export(every=10, keep=2, fresh=False)
   experiment(export=export).train(tmp_path)
   names = {path.name for path in (tmp_path / 'export').iterdir()}
   assert names == {'30', '40', 'mine'}
@@ -431,8 +431,8 @@ def test_what_was_exported_on_a_way_not_taken_is_set_aside(tmp_path):
     steps=40,
     log_every=5,
     checkpoint_every=20,
-    export=tftrain.Export(every=10, keep=9, fresh=False),
-    rewind=tftrain.Rewind(pass_over=10),
+    export=tftrain.actions.Export(every=10, keep=9, fresh=False),
+    rewind=tftrain.experiment.Rewind(pass_over=10),
   ).prepare(tmp_path)
   run.train()
   names = {path.name.partition('-')[0] for path in run_exports(tmp_path)}
@@ -452,8 +452,8 @@ def run_exports(model_dir):
 
 @pytest.mark.slow
 def test_exports_come_with_each_new_best(tmp_path):
-  export = tftrain.Export(on_best=True, keep=99, fresh=False)
-  best = tftrain.Best('eval/test/loss', 'min')
+  export = tftrain.actions.Export(on_best=True, keep=99, fresh=False)
+  best = tftrain.checkpoint.KeepBest('eval/test/loss', 'min')
   experiment(export=export, best=best).train(tmp_path)
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   values = [json.loads(line) for line in lines]
@@ -468,19 +468,19 @@ def test_exports_come_with_each_new_best(tmp_path):
 
 def test_options_that_make_no_sense_are_refused(tmp_path):
   with pytest.raises(errors.ConfigError, match='on_best needs Experiment.best'):
-    experiment(export=tftrain.Export(on_best=True)).prepare(tmp_path)
+    experiment(export=tftrain.actions.Export(on_best=True)).prepare(tmp_path)
   with pytest.raises(errors.ConfigError, match="'trunk' is no model of Offer"):
-    experiment(export=tftrain.Export(part='trunk')).prepare(tmp_path)
+    experiment(export=tftrain.actions.Export(part='trunk')).prepare(tmp_path)
   with pytest.raises(errors.ConfigError, match='Export.keep'):
-    tftrain.Export(keep=0)
+    tftrain.actions.Export(keep=0)
   with pytest.raises(errors.ConfigError, match='give a list'):
-    tftrain.Export(formats='tflite')
+    tftrain.actions.Export(formats='tflite')
   with pytest.raises(errors.ConfigError, match='no export format'):
-    experiment(export=tftrain.Export(formats=['x'])).prepare(tmp_path)
+    experiment(export=tftrain.actions.Export(formats=['x'])).prepare(tmp_path)
 
 
 def test_a_part_is_exported_by_its_name(tmp_path):
-  experiment(export=tftrain.Export(part='model', fresh=False)).train(tmp_path)
+  experiment(export=tftrain.actions.Export(part='model', fresh=False)).train(tmp_path)
   loaded = tf.saved_model.load(str(tmp_path / 'export' / '40'))
   assert list(loaded.signatures) == ['serving_default']
 

@@ -67,7 +67,7 @@ def test_a_run_reports_them_and_may_wait_for_them(tmp_path):
     lambda: tftrain.Arrays(cases.arrays(20), 8, training=False),
     steps=10,
     eval_every=5,
-    best=tftrain.Best('eval/test/auc', goal='max'),
+    best=tftrain.checkpoint.KeepBest('eval/test/auc', goal='max'),
     export=False,
   ).train(tmp_path)
   assert 0.5 < result.scalars['eval/test/auc'] <= 1.0

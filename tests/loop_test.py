@@ -53,11 +53,11 @@ def test_data_that_ends_in_a_block_ends_the_run_exactly(kind, strategy):
   dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
   pipelines = {
     'arrays': tftrain.Arrays((x, y), 8, epochs=1),
-    'dataset': tftrain.Batches(dataset, repeat=False),
-    'list': tftrain.Batches(
+    'dataset': tftrain.data.DatasetPipeline(dataset, repeat=False),
+    'list': tftrain.data.DatasetPipeline(
       [(x[i : i + 8], y[i : i + 8]) for i in range(0, 60, 8)], repeat=False
     ),
-    'unknown': tftrain.Batches(
+    'unknown': tftrain.data.DatasetPipeline(
       lambda: dataset.filter(lambda *_: True), repeat=False
     ),
   }
@@ -374,7 +374,7 @@ class Broken(Pair):
 
 def test_a_nan_in_the_first_of_two_updates_stops_the_run():
   run = pair_trainer(Broken)
-  with pytest.raises(tftrain.NonFiniteError, match='step 1'):
+  with pytest.raises(tftrain.errors.NonFiniteError, match='step 1'):
     run.train(5)
 
 

@@ -29,7 +29,7 @@ def run_dir(request, tmp_path_factory):
     steps=60,
     log_every=20,
     eval_every='2 epochs',
-    export=tftrain.Export(fresh=False),
+    export=tftrain.actions.Export(fresh=False),
     strategy=request.param,
   ).prepare(model_dir)
   run.train({'config.gin': 'Experiment.steps = 60\n'})
@@ -109,13 +109,13 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(tmp_path):
   data = tftrain.Arrays(cases.arrays(), 8)
   trainer = tftrain.Trainer(task, data)
   with pytest.raises(errors.ExportError, match='differs from the live one'):
-    tftrain.export_model(
+    tftrain.export.export_model(
       task, trainer.example_features(), tmp_path / 'out' / '1'
     )
   assert list((tmp_path / 'out').iterdir()) == []
   (tmp_path / 'out' / '2').mkdir()
   with pytest.raises(errors.ExportError, match='exists'):
-    tftrain.export_model(task, None, tmp_path / 'out' / '2')
+    tftrain.export.export_model(task, None, tmp_path / 'out' / '2')
 
 
 def test_dictionaries_of_features_become_named_inputs(tmp_path):
@@ -130,7 +130,7 @@ def test_dictionaries_of_features_become_named_inputs(tmp_path):
   x, _ = cases.arrays()
   data = tftrain.Arrays({'a': x[:, :2], 'b': x[:, 2:]}, 8)
   trainer = tftrain.Trainer(Two(cases.model(), keras.optimizers.SGD()), data)
-  path = tftrain.export_model(
+  path = tftrain.export.export_model(
     trainer.task, trainer.example_features(), tmp_path / '1'
   )
   signature = tf.saved_model.load(str(path)).signatures['serving_default']
@@ -151,7 +151,7 @@ def test_several_inputs_and_outputs_are_numbered(tmp_path):
     lambda: Two(cases.model(), keras.optimizers.SGD()),
     lambda: tftrain.Arrays(((x[:, :2], x[:, 2:]), y), 8),
     steps=2,
-    export=tftrain.Export(fresh=False),
+    export=tftrain.actions.Export(fresh=False),
   ).prepare(tmp_path)
   run.train()
   served = tf.saved_model.load(str(tmp_path / 'export' / '2'))
@@ -186,7 +186,7 @@ def test_an_export_that_failed_is_made_by_the_next_start(tmp_path):
       cases.supervised,
       lambda: tftrain.Arrays(cases.arrays(), 8),
       steps=4,
-      export=tftrain.Export(fresh=False),
+      export=tftrain.actions.Export(fresh=False),
     ).train(tmp_path)
 
   (tmp_path / 'export').write_text('in the way')
@@ -203,7 +203,7 @@ def test_progress_says_step_metrics_and_speed(capsys):
   trainer = tftrain.Trainer(
     cases.supervised(), tftrain.Arrays(cases.arrays(), 8), log_every=10
   )
-  trainer.train(20, [tftrain.Progress()])
+  trainer.train(20, [tftrain.summary.ProgressBar()])
   lines = capsys.readouterr().err.splitlines()
   lines = [line for line in lines if ' train ' in line]
   assert len(lines) == 2
@@ -211,7 +211,7 @@ def test_progress_says_step_metrics_and_speed(capsys):
 
 
 def test_metrics_files_take_non_finite_values_as_strict_json(tmp_path):
-  sink = tftrain.MetricsFile(tmp_path)
+  sink = tftrain.summary.MetricsFile(tmp_path)
   scalars = {'a': float('nan'), 'b': 1e300, 'c': float('-inf')}
   sink(cases.report(1, source='eval/test', scalars=scalars))
   line = pathlib.Path(tmp_path, 'metrics.jsonl').read_text()
@@ -225,7 +225,7 @@ def test_lines_after_the_restored_step_are_taken_back(tmp_path):
   path.write_text(
     kept + '{"step": 20, "source": "train", "loss": 9.0}\n' + '{"step": 30, "so'
   )
-  sink = tftrain.MetricsFile(tmp_path)
+  sink = tftrain.summary.MetricsFile(tmp_path)
   for step, loss in ((20, 2.0), (20, 2.0), (30, 3.0)):
     scalars = {'loss': loss}
     sink(cases.report(step, start_step=10, last_step=30, scalars=scalars))
@@ -254,7 +254,7 @@ def test_averaged_weights_are_what_is_exported(strategy, tmp_path):
   trainer = averaged_run(strategy)
   before = cases.state_of(trainer)
   x = trainer.example_features()
-  tftrain.export_model(trainer.task, x, tmp_path / 'model')
+  tftrain.export.export_model(trainer.task, x, tmp_path / 'model')
   cases.assert_same_bits(before, cases.state_of(trainer))
   exported = tf.saved_model.load(str(tmp_path / 'model')).signatures
   outputs = exported['serving_default'](inputs=x)['outputs'].numpy()
@@ -267,7 +267,7 @@ def test_a_part_is_exported_alone(tmp_path):
   trainer = averaged_run('one_device')
   trunk = trainer.task.model.layers[0]
   x = trainer.example_features()
-  tftrain.export_model(trainer.task, x, tmp_path / 'trunk', part=trunk)
+  tftrain.export.export_model(trainer.task, x, tmp_path / 'trunk', part=trunk)
   exported = tf.saved_model.load(str(tmp_path / 'trunk'))
   outputs = exported.signatures['serving_default'](inputs=x)['outputs']
   with trainer.task.averaged():

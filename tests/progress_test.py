@@ -49,7 +49,7 @@ def report(step, source='train', **timing):
 
 def test_a_terminal_shows_one_line_that_is_written_over(terminal):
   stream, read = terminal
-  show = tftrain.Progress(stream)
+  show = tftrain.summary.ProgressBar(stream)
   show(report(100, steps_per_second=50.0, input_wait=0.41))
   first = read()
   assert '100/200' in first and 'loss 0.25' in first
@@ -63,7 +63,7 @@ def test_a_terminal_shows_one_line_that_is_written_over(terminal):
 
 
 def test_elsewhere_each_report_is_a_line_with_the_time(capsys):
-  show = tftrain.Progress()
+  show = tftrain.summary.ProgressBar()
   show(report(100, steps_per_second=50.0, input_wait=0.41))
   line = capsys.readouterr().err
   assert re.fullmatch(
@@ -94,6 +94,6 @@ def test_quiet_shows_nothing(tmp_path, capfd):
 
 def test_of_many_metrics_a_line_shows_some(capsys):
   scalars = {f'metric_{i}': float(i) for i in range(10_000)}
-  progress_bar.Progress()(cases.report(1, scalars=scalars))
+  progress_bar.ProgressBar()(cases.report(1, scalars=scalars))
   line = capsys.readouterr().err
   assert 'metric_11 11  +9,988 more' in line and 'metric_12 ' not in line

@@ -76,7 +76,7 @@ def uneven_data(batches=(30, 30)):
     batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
     return batches.take(count).filter(lambda x, y: True)
 
-  return tftrain.Batches(make, repeat=False)
+  return tftrain.data.DatasetPipeline(make, repeat=False)
 
 
 @gin.register(module='recipes')
@@ -106,7 +106,7 @@ def breaking_data(worker=1, batch=15):
 
     return batches.enumerate().map(broken)
 
-  return tftrain.Batches(make, resume='skip')
+  return tftrain.data.DatasetPipeline(make, resume='skip')
 
 
 class Breaking:

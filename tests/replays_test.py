@@ -161,7 +161,7 @@ def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
 def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
   def data():
     dataset = tf.data.Dataset.from_tensor_slices(arrays(-1.0))
-    return tftrain.data.Batches(
+    return tftrain.data.DatasetPipeline(
       lambda: dataset.repeat().batch(8, drop_remainder=True), resume='state'
     )
 

@@ -83,7 +83,7 @@ def test_a_signal_saves_within_a_long_block_and_the_run_goes_on(tmp_path):
     os.kill(os.getpid(), signal.SIGTERM)
 
   trainer.train(5)
-  with tftrain.stop_on_signal(
+  with tftrain.platform.stop_on_signal(
     trainer.request_stop, trainer.request_save
   ) as stopper:
     threading.Timer(0.2, ask).start()
@@ -119,7 +119,7 @@ def test_an_action_that_fails_costs_no_step(unbroken, tmp_path):
 
 def test_names_of_signals_that_make_no_sense():
   def make(**options):
-    with tftrain.stop_on_signal(lambda: None, **options):
+    with tftrain.platform.stop_on_signal(lambda: None, **options):
       pass
 
   for options, text in (

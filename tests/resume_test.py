@@ -93,7 +93,7 @@ _COUNT = itertools.count()
     (noisy, 'RandomStandardNormal is stateful'),
     (different_each_time, 'made twice, it yields different batches'),
     (
-      lambda: tftrain.Batches(shuffled()),
+      lambda: tftrain.data.DatasetPipeline(shuffled()),
       'made twice, it yields different batches',
     ),
   ],
@@ -103,7 +103,7 @@ def test_a_dataset_that_cannot_go_on_is_refused(data, reason, tmp_path):
     experiment(data, 5).prepare(tmp_path)
   assert str(caught.value) == (
     f'a stopped run could not go on with this dataset: {reason}. Seed its '
-    "shuffles, or give tftrain.Batches(data, resume='skip') or 'restart'"
+    "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or 'restart'"
   )
   assert not list(tmp_path.iterdir())
 
@@ -111,15 +111,15 @@ def test_a_dataset_that_cannot_go_on_is_refused(data, reason, tmp_path):
 def test_skip_makes_the_batches_again_and_restart_begins_anew():
   plain = tf.data.Dataset.range(40).batch(4)
   for resume, first in (('skip', 12), ('restart', 0)):
-    batches = tftrain.Batches(plain, resume=resume)
+    batches = tftrain.data.DatasetPipeline(plain, resume=resume)
     assert next(iter(batches.dataset(0, start_step=3)))[0].numpy() == first
     batches.check_resumable()
   with pytest.raises(errors.ConfigError, match="'state', 'skip' or 'restart'"):
-    tftrain.Batches(plain, resume='start')
+    tftrain.data.DatasetPipeline(plain, resume='start')
 
 
 def test_a_list_goes_on_by_skipping():
-  batches = tftrain.Batches([(X[:8], Y[:8]), (X[8:16], Y[8:16])])
+  batches = tftrain.data.DatasetPipeline([(X[:8], Y[:8]), (X[8:16], Y[8:16])])
   batches.check_resumable()
   again = next(iter(batches.dataset(0, start_step=3)))
   np.testing.assert_array_equal(again[0], X[8:16])

@@ -26,7 +26,7 @@ def saved(scores, unfinite=()):
 
 
 _NONE = [None] * 6
-_BEST = retention.Best('eval/test/loss', 'min')
+_BEST = retention.KeepBest('eval/test/loss', 'min')
 _TABLE = [
   ({'last': 2}, _NONE, (), {50, 60}),
   ({'last': 9}, _NONE, (), {10, 20, 30, 40, 50, 60}),
@@ -39,7 +39,7 @@ _TABLE = [
   ({'last': 1, 'best': _BEST}, [NAN, NAN, 7, NAN, 9, 8], (), {30, 60}),
   ({'last': 1, 'best': _BEST}, [None, 9, None, NAN, None, None], (), {20, 60}),
   (
-    {'last': 1, 'best': retention.Best('a/b', 'max', keep=2)},
+    {'last': 1, 'best': retention.KeepBest('a/b', 'max', keep=2)},
     [5, 3, 4, 5, NAN, 1],
     (),
     {10, 40, 60},
@@ -93,7 +93,7 @@ def test_all_rules_together_agree_with_a_slow_and_plain_one():
         rules = retention.Retention(
           last=last,
           every=every,
-          best=retention.Best('a/b', keep=best),
+          best=retention.KeepBest('a/b', keep=best),
           behind=behind,
         )
         expected = _by_hand(ours, last, every, best, behind)
@@ -103,8 +103,8 @@ def test_all_rules_together_agree_with_a_slow_and_plain_one():
 @pytest.mark.parametrize(
   'make',
   [
-    lambda: retention.Best('a/b', 'most'),
-    lambda: retention.Best('a/b', keep=0),
+    lambda: retention.KeepBest('a/b', 'most'),
+    lambda: retention.KeepBest('a/b', keep=0),
     lambda: retention.Retention(last=0),
     lambda: retention.Retention(every=0),
     lambda: retention.Retention(last=1.5),
@@ -123,7 +123,7 @@ def experiment(**changes):
     'checkpoint_every': 30,
     'keep': 1,
     'export': False,
-    'best': tftrain.Best('eval/test/accuracy'),
+    'best': tftrain.checkpoint.KeepBest('eval/test/accuracy'),
     **changes,
   }
   return tftrain.Experiment(
@@ -164,7 +164,7 @@ def test_the_best_survives_and_is_found_again(tmp_path):
 
 def test_a_best_that_came_early_outlives_a_restart(tmp_path):
   """The metric is best at the second evaluation, and never again."""
-  best = tftrain.Best('eval/test/loss', 'min')
+  best = tftrain.checkpoint.KeepBest('eval/test/loss', 'min')
   experiment(best=best, steps=30).train(tmp_path)
   experiment(best=best).train(tmp_path)
   run = experiment(best=best).prepare(tmp_path)
@@ -173,7 +173,7 @@ def test_a_best_that_came_early_outlives_a_restart(tmp_path):
 
 
 def test_an_unknown_metric_or_checkpoint_is_refused(tmp_path):
-  unknown = experiment(best=tftrain.Best('eval/test/acuracy'))
+  unknown = experiment(best=tftrain.checkpoint.KeepBest('eval/test/acuracy'))
   with pytest.raises(errors.ConfigError, match='best waits.*eval/test/acc'):
     unknown.prepare(tmp_path)
   assert list(tmp_path.iterdir()) == []

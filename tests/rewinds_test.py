@@ -159,7 +159,7 @@ def experiment(**options):
     steps=60,
     steps_per_loop=7,
     export=False,
-    rewind=tftrain.Rewind(pass_over=5),
+    rewind=tftrain.experiment.Rewind(pass_over=5),
     **options,
   )
 
@@ -229,7 +229,7 @@ def test_it_goes_back_only_so_often(tmp_path):
 
   recipe = tftrain.Experiment(
     cases.supervised, always_bad, steps=60, export=False,
-    rewind=tftrain.Rewind(pass_over=5, tries=2),
+    rewind=tftrain.experiment.Rewind(pass_over=5, tries=2),
   )  # fmt: skip
   with pytest.raises(errors.NonFiniteError, match='2 times already') as info:
     recipe.train(tmp_path)
@@ -237,10 +237,10 @@ def test_it_goes_back_only_so_often(tmp_path):
 
 
 def test_a_spike_is_found_and_its_memory_is_saved():
-  spike = tftrain.LossSpike(3.0, reports=3)
+  spike = tftrain.actions.LossSpike(3.0, reports=3)
   for step, loss in enumerate((1.0, 1.2, float('nan'), 0.9, 2.5)):
     spike(cases.report(step + 1, scalars={'loss': loss}))
-  other = tftrain.LossSpike(3.0, reports=3)
+  other = tftrain.actions.LossSpike(3.0, reports=3)
   other.write_state(json.loads(json.dumps(spike.read_state())))
   other(cases.report(7, source='eval/test', scalars={'loss': 99.0}))
   with pytest.raises(
@@ -263,8 +263,8 @@ def test_a_spike_makes_a_run_go_back(tmp_path):
     steps=60,
     log_every=5,
     export=False,
-    rewind=tftrain.Rewind(pass_over=5),
-    actions=[tftrain.LossSpike(3.0, reports=3)],
+    rewind=tftrain.experiment.Rewind(pass_over=5),
+    actions=[tftrain.actions.LossSpike(3.0, reports=3)],
   )
   recipe.train(tmp_path)
   manifest, state = final(tmp_path)
@@ -277,10 +277,10 @@ def test_a_spike_makes_a_run_go_back(tmp_path):
 
 def test_settings_that_make_no_sense():
   for make in (
-    lambda: tftrain.Rewind(pass_over=0),
-    lambda: tftrain.Rewind(tries=0),
-    lambda: tftrain.LossSpike(1.0),
-    lambda: tftrain.LossSpike(reports=0),
+    lambda: tftrain.experiment.Rewind(pass_over=0),
+    lambda: tftrain.experiment.Rewind(tries=0),
+    lambda: tftrain.actions.LossSpike(1.0),
+    lambda: tftrain.actions.LossSpike(reports=0),
     lambda: tftrain.Update(max_skips=-1),
   ):
     with pytest.raises(errors.ConfigError):

@@ -66,36 +66,36 @@ def _joined(rates, boundaries):
 # Name -> schedule, closed form, steps besides 0, 1 and 2**31 + 5.
 _CASES = {
   'warm-up to a constant': (
-    schedules.WarmUp(0.3, 8),
+    schedules.LinearWarmup(0.3, 8),
     _warm_up(_constant(0.3), 8),
     [4, 7, 8, 9, 1000],
   ),
   'warm-up of one update': (
-    schedules.WarmUp(1, 1, 0.25),
+    schedules.LinearWarmup(1, 1, 0.25),
     _warm_up(_constant(1.0), 1, 0.25),
     [2],
   ),
   'warm-up to a cosine': (
-    schedules.WarmUp(keras_schedules.CosineDecay(1e-3, 1000, 0.1), 500, 1e-5),
+    schedules.LinearWarmup(keras_schedules.CosineDecay(1e-3, 1000, 0.1), 500, 1e-5),
     _warm_up(_cosine(1e-3, 1000, 0.1), 500, 1e-5),
     [250, 499, 500, 501, 1000, 1499, 1500, 1501],
   ),
   'warm-up that falls': (
-    schedules.WarmUp(1e-3, 100, 1.0),
+    schedules.LinearWarmup(1e-3, 100, 1.0),
     _warm_up(_constant(1e-3), 100, 1.0),
     [50, 99, 100, 101],
   ),
   'inverse square root': (
-    schedules.InverseSqrt(0.7, 4000),
+    schedules.InverseSqrtDecay(0.7, 4000),
     _inverse_sqrt(0.7, 4000),
     [2000, 3999, 4000, 4001, 16000],
   ),
   'joined': (
-    schedules.Joined(
+    schedules.JoinedSchedules(
       [
         0.5,
         keras_schedules.PolynomialDecay(0.4, 10, 0.1),
-        schedules.InverseSqrt(0.2, 5),
+        schedules.InverseSqrtDecay(0.2, 5),
         0,
       ],
       [3, 20, 2**31],
@@ -112,13 +112,13 @@ _CASES = {
     [2, 3, 4, 8, 13, 19, 20, 21, 25, 26, 2**31 - 1, 2**31],
   ),
   'joined to one': (
-    schedules.Joined([0.5], []),
+    schedules.JoinedSchedules([0.5], []),
     _constant(0.5),
     [7],
   ),
   'one within another': (
-    schedules.WarmUp(
-      schedules.Joined([1.0, schedules.WarmUp(0.5, 4)], [10]), 6, 2.0
+    schedules.LinearWarmup(
+      schedules.JoinedSchedules([1.0, schedules.LinearWarmup(0.5, 4)], [10]), 6, 2.0
     ),
     _warm_up(
       _joined([_constant(1.0), _warm_up(_constant(0.5), 4)], [10]), 6, 2.0
@@ -169,9 +169,9 @@ def test_rates_of_compiled_steps(schedule, closed_form, steps, jit):
 )
 def test_a_step_may_be_of_any_kind(make):
   for one in (
-    schedules.WarmUp(0.4, 8),
-    schedules.InverseSqrt(0.4, 8),
-    schedules.Joined([1.0, schedules.WarmUp(0.4, 4)], [3]),
+    schedules.LinearWarmup(0.4, 8),
+    schedules.InverseSqrtDecay(0.4, 8),
+    schedules.JoinedSchedules([1.0, schedules.LinearWarmup(0.4, 4)], [3]),
   ):
     step = make()
     assert one(step) == tf.constant(0.3)
@@ -181,9 +181,9 @@ def test_a_step_may_be_of_any_kind(make):
 def test_late_steps_lose_no_digits():
   late = 2**31
   line = keras_schedules.PolynomialDecay(1.0, 8, 0.0)
-  assert schedules.WarmUp(line, late)(late + 5) == 0.375
-  assert schedules.Joined([1.0, line], [late])(late + 5) == 0.375
-  assert schedules.WarmUp(0.0, late, 1.0)(late - 1) == 2.0**-31
+  assert schedules.LinearWarmup(line, late)(late + 5) == 0.375
+  assert schedules.JoinedSchedules([1.0, line], [late])(late + 5) == 0.375
+  assert schedules.LinearWarmup(0.0, late, 1.0)(late - 1) == 2.0**-31
 
 
 def test_no_step_divides_by_zero():
@@ -205,9 +205,9 @@ def test_a_later_schedule_sees_no_step_before_its_first():
       seen.append((step.dtype, int(step)))
       return tf.constant(1, tf.int64)
 
-  assert schedules.Joined([0.5, Watch()], [10])(3) == 0.5
-  assert schedules.WarmUp(Watch(), 10)(3) == tf.constant(0.3)
-  assert schedules.WarmUp(Watch(), 10)(13) == 1.0
+  assert schedules.JoinedSchedules([0.5, Watch()], [10])(3) == 0.5
+  assert schedules.LinearWarmup(Watch(), 10)(3) == tf.constant(0.3)
+  assert schedules.LinearWarmup(Watch(), 10)(13) == 1.0
   assert seen == [(tf.int64, 0), (tf.int64, 0), (tf.int64, 3)]
 
 
@@ -216,11 +216,11 @@ def test_a_later_schedule_sees_no_step_before_its_first():
   ('schedule', 'closed_form'),
   [
     (
-      schedules.WarmUp(keras_schedules.CosineDecay(0.5, 6, 0.1), 4),
+      schedules.LinearWarmup(keras_schedules.CosineDecay(0.5, 6, 0.1), 4),
       _warm_up(_cosine(0.5, 6, 0.1), 4),
     ),
     (
-      schedules.Joined([0.5, schedules.InverseSqrt(0.2, 3)], [2]),
+      schedules.JoinedSchedules([0.5, schedules.InverseSqrtDecay(0.2, 3)], [2]),
       _joined([_constant(0.5), _inverse_sqrt(0.2, 3)], [2]),
     ),
   ],
@@ -273,7 +273,7 @@ class _Own(keras_schedules.LearningRateSchedule):
 
 
 def test_a_schedule_of_the_users_comes_back_too():
-  config = keras_schedules.serialize(schedules.WarmUp(_Own(0.5), 3))
+  config = keras_schedules.serialize(schedules.LinearWarmup(_Own(0.5), 3))
   again = keras_schedules.deserialize(config, {'_Own': _Own})
   assert again(5) == 1.5
 
@@ -281,7 +281,7 @@ def test_a_schedule_of_the_users_comes_back_too():
     pass
 
   with pytest.raises(NotImplementedError, match='get_config'):
-    schedules.Joined([Mute(), 0.1], [5]).get_config()
+    schedules.JoinedSchedules([Mute(), 0.1], [5]).get_config()
 
 
 _RATE = 'a learning rate of at least 0'
@@ -290,35 +290,35 @@ _COUNT = 'a whole number of updates, at least 1'
 _INCREASE = 'updates that increase'
 _MORE = 'one schedule more than boundaries, here'
 _REFUSED = [
-  ('WarmUp', (0.1, 0), 'steps=0', _COUNT),
-  ('WarmUp', (0.1, -5), 'steps=-5', _COUNT),
-  ('WarmUp', (0.1, 10.0), 'steps=10.0', _COUNT),
-  ('WarmUp', (0.1, True), 'steps=True', _COUNT),
-  ('WarmUp', (0.1, '9'), "steps='9'", _COUNT),
-  ('WarmUp', (-0.1, 9), 'after=-0.1', _SCHEDULE),
-  ('WarmUp', ('0.1', 9), "after='0.1'", _SCHEDULE),
-  ('WarmUp', (None, 9), 'after=None', _SCHEDULE),
-  ('WarmUp', (False, 9), 'after=False', _SCHEDULE),
-  ('WarmUp', (float, 9), "after=<class 'float'>", _SCHEDULE),
-  ('WarmUp', (np.zeros((2, 1)), 9), 'after=array([[0.], [0.]])', _SCHEDULE),
-  ('WarmUp', (1.0, 9, -1), 'start=-1', _RATE),
-  ('WarmUp', (1.0, 9, np.nan), 'start=nan', _RATE),
-  ('WarmUp', (1.0, 9, '0'), "start='0'", _RATE),
-  ('InverseSqrt', (-1.0, 9), 'peak=-1.0', _RATE),
-  ('InverseSqrt', (np.inf, 9), 'peak=inf', _RATE),
-  ('InverseSqrt', (None, 9), 'peak=None', _RATE),
-  ('InverseSqrt', (1.0, 0), 'warm_up=0', _COUNT),
-  ('Joined', (0.1, [5]), 'schedules=0.1', 'a list'),
-  ('Joined', ([0.1, 0.2], 5), 'boundaries=5', 'a list'),
-  ('Joined', ([], []), 'schedules=[]', f'{_MORE} 1'),
-  ('Joined', ([0.1], [5, 6]), 'schedules=[0.1]', f'{_MORE} 3'),
-  ('Joined', ([0.1, 1.0], []), 'schedules=[0.1, 1.0]', f'{_MORE} 1'),
-  ('Joined', ([0.1, -0.2], [5]), 'schedules[1]=-0.2', _SCHEDULE),
-  ('Joined', (['x', 0.2], [5]), "schedules[0]='x'", _SCHEDULE),
-  ('Joined', ([0.1, 0.2], [0]), 'boundaries[0]=0', _COUNT),
-  ('Joined', ([0.1, 0.2, 0.3], [5, 6.5]), 'boundaries[1]=6.5', _COUNT),
-  ('Joined', ([0.1, 0.2, 0.3], [6, 5]), 'boundaries=[6, 5]', _INCREASE),
-  ('Joined', ((0.1, 0.2, 0.3), (5, 5)), 'boundaries=(5, 5)', _INCREASE),
+  ('LinearWarmup', (0.1, 0), 'steps=0', _COUNT),
+  ('LinearWarmup', (0.1, -5), 'steps=-5', _COUNT),
+  ('LinearWarmup', (0.1, 10.0), 'steps=10.0', _COUNT),
+  ('LinearWarmup', (0.1, True), 'steps=True', _COUNT),
+  ('LinearWarmup', (0.1, '9'), "steps='9'", _COUNT),
+  ('LinearWarmup', (-0.1, 9), 'after=-0.1', _SCHEDULE),
+  ('LinearWarmup', ('0.1', 9), "after='0.1'", _SCHEDULE),
+  ('LinearWarmup', (None, 9), 'after=None', _SCHEDULE),
+  ('LinearWarmup', (False, 9), 'after=False', _SCHEDULE),
+  ('LinearWarmup', (float, 9), "after=<class 'float'>", _SCHEDULE),
+  ('LinearWarmup', (np.zeros((2, 1)), 9), 'after=array([[0.], [0.]])', _SCHEDULE),
+  ('LinearWarmup', (1.0, 9, -1), 'start=-1', _RATE),
+  ('LinearWarmup', (1.0, 9, np.nan), 'start=nan', _RATE),
+  ('LinearWarmup', (1.0, 9, '0'), "start='0'", _RATE),
+  ('InverseSqrtDecay', (-1.0, 9), 'peak=-1.0', _RATE),
+  ('InverseSqrtDecay', (np.inf, 9), 'peak=inf', _RATE),
+  ('InverseSqrtDecay', (None, 9), 'peak=None', _RATE),
+  ('InverseSqrtDecay', (1.0, 0), 'warm_up=0', _COUNT),
+  ('JoinedSchedules', (0.1, [5]), 'schedules=0.1', 'a list'),
+  ('JoinedSchedules', ([0.1, 0.2], 5), 'boundaries=5', 'a list'),
+  ('JoinedSchedules', ([], []), 'schedules=[]', f'{_MORE} 1'),
+  ('JoinedSchedules', ([0.1], [5, 6]), 'schedules=[0.1]', f'{_MORE} 3'),
+  ('JoinedSchedules', ([0.1, 1.0], []), 'schedules=[0.1, 1.0]', f'{_MORE} 1'),
+  ('JoinedSchedules', ([0.1, -0.2], [5]), 'schedules[1]=-0.2', _SCHEDULE),
+  ('JoinedSchedules', (['x', 0.2], [5]), "schedules[0]='x'", _SCHEDULE),
+  ('JoinedSchedules', ([0.1, 0.2], [0]), 'boundaries[0]=0', _COUNT),
+  ('JoinedSchedules', ([0.1, 0.2, 0.3], [5, 6.5]), 'boundaries[1]=6.5', _COUNT),
+  ('JoinedSchedules', ([0.1, 0.2, 0.3], [6, 5]), 'boundaries=[6, 5]', _INCREASE),
+  ('JoinedSchedules', ((0.1, 0.2, 0.3), (5, 5)), 'boundaries=(5, 5)', _INCREASE),
 ]
 
 

@@ -120,7 +120,7 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
 def test_sounds_can_be_listened_to(tmp_path):
   wave = np.sin(np.arange(800) / 10).astype('float32')
   clips = np.stack([wave, -wave, 0 * wave, wave / 2])[..., None]
-  plugin, value = shown_by(tmp_path, lambda _: tftrain.Audio(clips, 8000))
+  plugin, value = shown_by(tmp_path, lambda _: tftrain.summary.Audio(clips, 8000))
   assert plugin == 'audio'
   assert len(value) == 4  # TensorBoard's own default would be three
   sound, rate = tf.audio.decode_wav(value[1][0])
@@ -129,7 +129,7 @@ def test_sounds_can_be_listened_to(tmp_path):
 
 
 def test_a_table_is_markdown(tmp_path):
-  table = tftrain.Table(
+  table = tftrain.summary.Table(
     ['name', 'value'], [['a|b', 0.123456], ['two\nlines', np.float32(2)]]
   )
   plugin, value = shown_by(tmp_path, lambda _: table)
@@ -146,7 +146,7 @@ def test_a_table_is_markdown(tmp_path):
   'values', [np.random.RandomState(0).normal(size=(40, 50)), np.full(7, 3.0)]
 )
 def test_a_histogram_is_that_of_tensorflow(tmp_path, values):
-  plugin, value = shown_by(tmp_path, lambda _: tftrain.Histogram(values))
+  plugin, value = shown_by(tmp_path, lambda _: tftrain.summary.Histogram(values))
   with tf.summary.create_file_writer(str(tmp_path / 'other')).as_default(0):
     tf.summary.histogram('shown', values)
   expected = written(tmp_path / 'other', 'shown')
@@ -160,7 +160,7 @@ def test_a_histogram_is_that_of_tensorflow(tmp_path, values):
 )
 def test_a_histogram_leaves_out_what_is_not_finite(tmp_path, values, count):
   with tf.summary.create_file_writer(str(tmp_path)).as_default(0):
-    artifacts_lib.write('a', tftrain.Histogram(values))
+    artifacts_lib.write('a', tftrain.summary.Histogram(values))
   _, _, value = written(tmp_path, 'a')
   assert value.shape == (30, 3)
   assert value[:, 2].sum() == count
@@ -172,7 +172,7 @@ def test_a_precision_recall_curve_is_that_of_tensorboard(tmp_path):
   labels = random.rand(3, 100) < 0.3
   scores = random.rand(3, 100).astype('float32')
   plugin, value = shown_by(
-    tmp_path, lambda _: tftrain.PrCurve(labels, tf.constant(scores))
+    tmp_path, lambda _: tftrain.summary.PrCurve(labels, tf.constant(scores))
   )
   assert plugin == 'pr_curves'
   expected = pr_summary.pb('a', labels, scores).value[0].tensor
@@ -182,7 +182,7 @@ def test_a_precision_recall_curve_is_that_of_tensorboard(tmp_path):
 def test_a_precision_recall_curve_by_hand(tmp_path):
   labels, scores = [1, 0, 1, 0, 1], [1.0, 0.6, 0.5, 0.0, np.nan]
   with tf.summary.create_file_writer(str(tmp_path)).as_default(0):
-    artifacts_lib.write('a', tftrain.PrCurve(labels, scores))
+    artifacts_lib.write('a', tftrain.summary.PrCurve(labels, scores))
   _, _, value = written(tmp_path, 'a')
   np.testing.assert_allclose(value[:, 0], [2, 2, 0, 0, 0.5, 1])
   np.testing.assert_allclose(value[:, 110], [1, 1, 1, 1, 0.5, 0.5])
@@ -221,7 +221,7 @@ def test_nothing_imports_matplotlib(monkeypatch):
 
 
 def test_a_confusion_matrix_counts(tmp_path):
-  found = tftrain.confusion_matrix(
+  found = tftrain.summary.confusion_matrix(
     tf.constant([0, 0, 1, 2, 2, 2]), [0, 1, 1, 2, 2, 0], ['a', 'b', 'c']
   )
   assert found.markdown().splitlines() == [
@@ -235,7 +235,7 @@ def test_a_confusion_matrix_counts(tmp_path):
 
 
 def test_a_confusion_matrix_can_be_drawn():
-  image = tftrain.confusion_matrix([0, 0, 1], [0, 1, 1], 'abc', image=True)
+  image = tftrain.summary.confusion_matrix([0, 0, 1], [0, 1, 1], 'abc', image=True)
   artifacts_lib.prepared('Shows', {'a': image})
   assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
   squares = image[0, 8::16, 8::16]
@@ -255,26 +255,26 @@ def test_a_confusion_matrix_can_be_drawn():
 )
 def test_a_wrong_confusion_matrix_is_refused(labels, predictions, said):
   with pytest.raises(errors.TaskError, match=f'^confusion_matrix has {said}'):
-    tftrain.confusion_matrix(labels, predictions, ['a', 'b'])
+    tftrain.summary.confusion_matrix(labels, predictions, ['a', 'b'])
 
 
 @pytest.mark.parametrize(
   ('shown', 'said'),
   [
-    (tftrain.Audio(np.zeros((2, 9)), 8), 'samples of shape (2, 9); give fl'),
-    (tftrain.Audio(np.zeros((1, 9, 1), int), 8), 'samples of shape (1, 9, 1)'),
-    (tftrain.Audio([0.0], 8), 'samples of type list; give floats [clips'),
-    (tftrain.Audio(np.zeros((1, 9, 1)), 0), 'sample_rate 0; give frames'),
-    (tftrain.Table('ab', []), "columns 'ab'; give a list of names"),
-    (tftrain.Table([], []), 'columns []; give a list of names'),
-    (tftrain.Table(['a', 'b'], [[1, 2], [3]]), 'a row 1 of 1 values for 2 col'),
-    (tftrain.Table(['a', 'b'], ['xy']), 'a row 0 of type str; give a list'),
-    (tftrain.Table(['a'], [3]), 'a row 0 of type int; give a list'),
-    (tftrain.Histogram(['a']), 'values of type list; give numbers'),
-    (tftrain.PrCurve([0, 1], [0.5]), 'labels of type list and scores of ty'),
-    (tftrain.PrCurve([0, 2], [0.5, 0.5]), 'the label 2; give 0 or 1'),
-    (tftrain.PrCurve([0, 1], [0.5, 1.5]), 'the score 1.5; give probabilities'),
-    (tftrain.PrCurve([0, 1], [-3, 0.5]), 'the score -3; give probabilities'),
+    (tftrain.summary.Audio(np.zeros((2, 9)), 8), 'samples of shape (2, 9); give fl'),
+    (tftrain.summary.Audio(np.zeros((1, 9, 1), int), 8), 'samples of shape (1, 9, 1)'),
+    (tftrain.summary.Audio([0.0], 8), 'samples of type list; give floats [clips'),
+    (tftrain.summary.Audio(np.zeros((1, 9, 1)), 0), 'sample_rate 0; give frames'),
+    (tftrain.summary.Table('ab', []), "columns 'ab'; give a list of names"),
+    (tftrain.summary.Table([], []), 'columns []; give a list of names'),
+    (tftrain.summary.Table(['a', 'b'], [[1, 2], [3]]), 'a row 1 of 1 values for 2 col'),
+    (tftrain.summary.Table(['a', 'b'], ['xy']), 'a row 0 of type str; give a list'),
+    (tftrain.summary.Table(['a'], [3]), 'a row 0 of type int; give a list'),
+    (tftrain.summary.Histogram(['a']), 'values of type list; give numbers'),
+    (tftrain.summary.PrCurve([0, 1], [0.5]), 'labels of type list and scores of ty'),
+    (tftrain.summary.PrCurve([0, 2], [0.5, 0.5]), 'the label 2; give 0 or 1'),
+    (tftrain.summary.PrCurve([0, 1], [0.5, 1.5]), 'the score 1.5; give probabilities'),
+    (tftrain.summary.PrCurve([0, 1], [-3, 0.5]), 'the score -3; give probabilities'),
     (np.zeros((1, 2, 2, 5)), 'of shape (1, 2, 2, 5); give 1 to 4 channels'),
     (np.zeros((1, 2, 2, 1), int), 'of int64 images; give uint8, or floats'),
     (object(), 'of type object; give images'),
@@ -286,7 +286,7 @@ def test_what_cannot_be_shown_is_named(shown, said):
 
 def test_what_cannot_be_shown_is_refused_before_anything_is_written(tmp_path):
   model_dir = tmp_path / 'run'
-  wrong = tftrain.Audio(np.zeros((2, 9)), 8)
+  wrong = tftrain.summary.Audio(np.zeros((2, 9)), 8)
   with pytest.raises(errors.TaskError, match="'shown' with samples of shape"):
     train(model_dir, lambda: showing(lambda _: {'shown': wrong}))
   assert not model_dir.exists()
@@ -327,7 +327,7 @@ NAMES = [
 
 
 def test_weights_are_shown_at_their_interval_and_at_the_end(tmp_path):
-  train(tmp_path, steps=7, actions=[tftrain.Histograms(3)])
+  train(tmp_path, steps=7, actions=[tftrain.actions.WeightHistograms(3)])
   assert histogram_tags(tmp_path / 'train') == {
     f'weights/{name}': [3, 6, 7] for name in NAMES
   }
@@ -341,7 +341,7 @@ def test_weights_and_gradients_are_the_right_ones(tmp_path, strategy):
     steps=4,
     export=False,
     strategy=strategy,
-    actions=[tftrain.Histograms(4, gradients=True)],
+    actions=[tftrain.actions.WeightHistograms(4, gradients=True)],
   ).prepare(tmp_path)
   run.train()
   assert list(histogram_tags(tmp_path / 'train')) == [
@@ -381,13 +381,13 @@ def test_looking_changes_nothing(tmp_path, options):
 
   cases.assert_same_bits(
     state_after('plain', []),
-    state_after('looked', [tftrain.Histograms(2, gradients=True)]),
+    state_after('looked', [tftrain.actions.WeightHistograms(2, gradients=True)]),
   )
 
 
 @pytest.mark.slow
 def test_a_recipe_can_be_used_twice(tmp_path):
-  histograms = tftrain.Histograms(2)
+  histograms = tftrain.actions.WeightHistograms(2)
   for action in (histograms, tftrain.Every(2, histograms)):
     recipe = tftrain.Experiment(
       cases.supervised,
@@ -409,8 +409,8 @@ def test_histograms_that_belong_to_nothing_say_so():
   trainer = tftrain.Trainer(
     cases.supervised(), tftrain.Arrays(cases.arrays(), 8)
   )
-  with pytest.raises(errors.ConfigError, match=r'^Histograms does not know'):
-    trainer.train(1, [tftrain.Histograms(1)])
+  with pytest.raises(errors.ConfigError, match=r'^WeightHistograms does not know'):
+    trainer.train(1, [tftrain.actions.WeightHistograms(1)])
 
 
 def test_gradients_that_cannot_be_had_are_refused_before_step_1(tmp_path):
@@ -427,7 +427,7 @@ def test_gradients_that_cannot_be_had_are_refused_before_step_1(tmp_path):
       lambda: tftrain.Arrays(cases.arrays(), 8),
       steps=2,
       export=False,
-      actions=[tftrain.Histograms(gradients=True)],
+      actions=[tftrain.actions.WeightHistograms(gradients=True)],
     ).prepare(tmp_path)
 
 
@@ -446,9 +446,9 @@ def test_gin_gives_histograms_and_sinks(tmp_path, fresh_gin):
     'Experiment.train_data = @recipes.train_data\n'
     'Experiment.steps = 4\n'
     'Experiment.export = False\n'
-    'Experiment.actions = [@Histograms(), @CsvSink()]\n'
-    'Histograms.every = 2\n'
-    "CsvSink.path = 'lines/own.csv'\n"
+    'Experiment.actions = [@WeightHistograms(), @CsvWriter()]\n'
+    'WeightHistograms.every = 2\n'
+    "CsvWriter.path = 'lines/own.csv'\n"
   )
   loader.load([str(path)]).train(tmp_path / 'run')
   loader.check_used()
@@ -470,7 +470,7 @@ def test_what_cannot_be_written_is_warned_of_once(
   tmp_path, monkeypatch, caplog
 ):
   monkeypatch.setattr(files, 'disk', Full())
-  result = train(tmp_path, steps=6, actions=[tftrain.Histograms(1)])
+  result = train(tmp_path, steps=6, actions=[tftrain.actions.WeightHistograms(1)])
   assert result.step == 6
   said = [r.message for r in caplog.records if r.levelno == logging.WARNING]
   assert len([text for text in said if 'Summaries below' in text]) == 1
@@ -649,7 +649,7 @@ def test_frozen_parameters_are_told_apart(tmp_path):
 # Sinks.
 
 
-class Kept(tftrain.Sink):
+class Kept(tftrain.summary.MetricWriter):
   def __init__(self, kept):
     self._kept = kept
 
@@ -666,7 +666,7 @@ def test_a_sink_hears_of_training_and_of_evaluations(tmp_path):
   assert all(scalars['loss'] > 0 for _, _, scalars in kept)
 
 
-class Broken(tftrain.Sink):
+class Broken(tftrain.summary.MetricWriter):
   tries = 0
 
   def write(self, report):
@@ -690,7 +690,7 @@ def test_a_sink_that_fails_stops_nothing(tmp_path, caplog):
 
 def test_a_sink_needs_write():
   with pytest.raises(TypeError, match='write'):
-    tftrain.Sink()
+    tftrain.summary.MetricWriter()
 
 
 def csv_lines(path):
@@ -698,7 +698,7 @@ def csv_lines(path):
 
 
 def test_a_csv_file_has_a_line_for_each_report(tmp_path):
-  result = train(tmp_path, actions=[tftrain.CsvSink()])
+  result = train(tmp_path, actions=[tftrain.summary.CsvWriter()])
   header, *lines = csv_lines(tmp_path / 'metrics.csv')
   assert header.startswith('step,source,loss,accuracy,')
   assert [line.split(',')[:2] for line in lines] == [
@@ -708,7 +708,7 @@ def test_a_csv_file_has_a_line_for_each_report(tmp_path):
 
 
 def test_a_csv_file_gets_columns_as_they_come(tmp_path):
-  sink = tftrain.CsvSink(tmp_path / 'deep' / 'own.csv')
+  sink = tftrain.summary.CsvWriter(tmp_path / 'deep' / 'own.csv')
   for step, scalars in (
     (1, {'a': 1.0}),
     (2, {'a, "b"': float('nan')}),
@@ -726,7 +726,7 @@ def test_a_csv_file_gets_columns_as_they_come(tmp_path):
 def test_a_resumed_run_takes_lines_back(tmp_path):
   path = tmp_path / 'own.csv'
   path.write_text('step,source,a\n10,train,1.0\n20,train,9.0\n30,tr')
-  sink = tftrain.CsvSink(path)
+  sink = tftrain.summary.CsvWriter(path)
   for step, value in ((10, 7.0), (20, 2.0), (30, 3.0)):
     sink(cases.report(step, start_step=10, scalars={'a': value}))
   lines = ['step,source,a', '10,train,1.0', '20,train,2.0', '30,train,3.0']
@@ -749,7 +749,7 @@ def test_a_killed_and_resumed_run_has_the_lines_of_an_unbroken_one(tmp_path):
         tmp_path / name,
         steps=last,
         checkpoint_every=2,
-        actions=[tftrain.CsvSink()],
+        actions=[tftrain.summary.CsvWriter()],
       )
     return (tmp_path / name / 'metrics.csv').read_text()
 
@@ -759,7 +759,7 @@ def test_a_killed_and_resumed_run_has_the_lines_of_an_unbroken_one(tmp_path):
 def test_a_file_that_is_something_else_is_left_alone(tmp_path, caplog):
   path = tmp_path / 'own.csv'
   path.write_text('precious,data\n1,2\n')
-  sink = tftrain.CsvSink(path)
+  sink = tftrain.summary.CsvWriter(path)
   sink(cases.report(1, scalars={'a': 1.0}))
   assert path.read_text() == 'precious,data\n1,2\n'
-  assert 'own.csv is no file of a CsvSink; remove it' in caplog.text
+  assert 'own.csv is no file of a CsvWriter; remove it' in caplog.text

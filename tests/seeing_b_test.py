@@ -181,7 +181,7 @@ def read_lines(path):
 
 
 def digests(every, **changes):
-  return experiment(actions=[tftrain.Digests(every)], **changes)
+  return experiment(actions=[tftrain.actions.Digests(every)], **changes)
 
 
 def sha256(*arrays):
@@ -236,7 +236,7 @@ def kill():
 )
 def test_digests_of_a_killed_run_are_those_of_a_whole_one(tmp_path, killed_at):
   digests(1, steps=9).train(tmp_path / 'whole')
-  actions = [tftrain.Digests(1), At(killed_at, kill)]
+  actions = [tftrain.actions.Digests(1), At(killed_at, kill)]
   with pytest.raises(Killed):
     experiment(actions=actions, steps=9).train(tmp_path / 'parts')
   path = tmp_path / 'parts' / 'digests.jsonl'
@@ -261,12 +261,12 @@ def test_a_run_that_goes_back_takes_its_digests_back(tmp_path):
     def __call__(self, report):
       if report.step == 5 and not Once.seen:
         Once.seen = True
-        raise tftrain.NonFiniteError('step 5', step=5)
+        raise tftrain.errors.NonFiniteError('step 5', step=5)
 
   experiment(
-    actions=[tftrain.Digests(1), Once()],
+    actions=[tftrain.actions.Digests(1), Once()],
     steps=8,
-    rewind=tftrain.Rewind(pass_over=2),
+    rewind=tftrain.experiment.Rewind(pass_over=2),
   ).train(tmp_path / 'run')
   lines = read_lines(tmp_path / 'run' / 'digests.jsonl')
   assert [line['step'] for line in lines] == list(range(1, 9))
@@ -291,14 +291,14 @@ def dataset():
 def batches(resume):
   x, y = cases.arrays(24)
   parts = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
-  return tftrain.Batches(parts, resume=resume)
+  return tftrain.data.DatasetPipeline(parts, resume=resume)
 
 
 @pytest.mark.parametrize(
   ('data', 'known'),
   [
     (cursor_data(), True),
-    (tftrain.Batches(dataset), False),
+    (tftrain.data.DatasetPipeline(dataset), False),
     (batches('restart'), False),
     (batches('skip'), True),
     (train_data(), True),
@@ -314,7 +314,7 @@ def test_a_batch_has_a_digest_where_it_can_be_made_again(data, known, tmp_path):
 
 def test_where_a_text_ends_counts():
   one, other = (
-    tftrain.Batches([(np.array(texts, object),)], resume='skip')
+    tftrain.data.DatasetPipeline([(np.array(texts, object),)], resume='skip')
     for texts in ([b'ab', b'c'], [b'a', b'bc'])
   )
   found = [digests_lib.batch_digest(data.peek(1)[0]) for data in (one, other)]
@@ -323,15 +323,15 @@ def test_where_a_text_ends_counts():
 
 def test_digests_without_a_run_or_a_number_are_refused():
   with pytest.raises(tftrain.Error, match='at least 1, got 0'):
-    tftrain.Digests(0)
+    tftrain.actions.Digests(0)
   with pytest.raises(tftrain.Error, match='Experiment.actions'):
-    tftrain.Digests(1)(cases.report(1))
+    tftrain.actions.Digests(1)(cases.report(1))
 
 
 def runs_of(tmp_path, **changes):
   """Two runs, the second with `changes`; what diff says of them."""
-  experiment(actions=[tftrain.Digests(2)]).train(tmp_path / 'a')
-  fields = {'actions': [tftrain.Digests(2)], **changes}
+  experiment(actions=[tftrain.actions.Digests(2)]).train(tmp_path / 'a')
+  fields = {'actions': [tftrain.actions.Digests(2)], **changes}
   experiment(**fields).train(tmp_path / 'b')
   return compare_runs.compare(tmp_path / 'a', tmp_path / 'b')
 
@@ -591,7 +591,7 @@ def test_batches_within_the_graph_repeat_too():
 
 def test_data_shorter_than_asked_for_repeat_what_there_is():
   parts = [(np.full([2, 1], i, 'float32'),) for i in range(2)]
-  short = tftrain.Batches(parts, repeat=False)
+  short = tftrain.data.DatasetPipeline(parts, repeat=False)
   few = tftrain.data.FirstBatches(short, 5, repeat=True)
   found = [int(b[0][0, 0]) for b in few.dataset(0, 5).take(4)]
   assert found == [1, 0, 1, 0]
@@ -681,7 +681,7 @@ def count_of(run, kind):
 @pytest.mark.slow
 def test_a_profile_is_of_exactly_its_steps(tmp_path, capsys):
   # At 3 and 6 there are evaluations and saves, which are not to be in it.
-  others = [At(3, note), tftrain.Profile(4, 6), At(6, note)]
+  others = [At(3, note), tftrain.actions.Profiler(4, 6), At(6, note)]
   experiment(actions=others, steps=9).train(tmp_path / 'run')
   run = tmp_path / 'run'
   assert count_of(run, 'SparseSoftmaxCrossEntropyWithLogits') == 3
@@ -698,7 +698,7 @@ def test_a_profile_is_of_exactly_its_steps(tmp_path, capsys):
 
 def test_a_save_is_waited_for_before_the_trace_begins(tmp_path, monkeypatch):
   write, start = format.write_checkpoint, tf.profiler.experimental.start
-  run = experiment(actions=[tftrain.Profile(4, 5)]).prepare(tmp_path / 'run')
+  run = experiment(actions=[tftrain.actions.Profiler(4, 5)]).prepare(tmp_path / 'run')
   writing = []
 
   def slowly(*given):
@@ -717,7 +717,7 @@ def test_a_save_is_waited_for_before_the_trace_begins(tmp_path, monkeypatch):
 
 
 def test_what_happens_between_the_profiled_steps_is_in_the_trace(tmp_path):
-  others = [At(5, note), tftrain.Profile(4, 6)]
+  others = [At(5, note), tftrain.actions.Profiler(4, 6)]
   experiment(actions=others, steps=7).train(tmp_path / 'run')
   assert count_of(tmp_path / 'run', 'MatrixSolve') > 0
 
@@ -768,14 +768,14 @@ def test_a_bad_range_is_refused_before_step_1(commands, tmp_path, steps):
 
 def test_profile_steps_is_no_part_of_the_configuration(commands, tmp_path):
   old = first_run(commands, tmp_path, '--profile_steps=2:3')
-  assert 'Profile' not in (old / 'config.gin').read_text()
+  assert 'Profiler' not in (old / 'config.gin').read_text()
   assert (old / 'profile-2-3.txt').exists()
 
 
 def test_another_profiler_is_said_in_a_line(tmp_path, caplog):
   tf.profiler.experimental.start(str(tmp_path / 'other'))
   try:
-    result = experiment(actions=[tftrain.Profile(2, 3)]).train(tmp_path / 'run')
+    result = experiment(actions=[tftrain.actions.Profiler(2, 3)]).train(tmp_path / 'run')
   finally:
     tf.profiler.experimental.stop(save=False)
   assert result.step == 6
@@ -785,15 +785,15 @@ def test_another_profiler_is_said_in_a_line(tmp_path, caplog):
 
 def test_a_run_resumed_behind_the_steps_has_no_profile(tmp_path, caplog):
   experiment(steps=3).train(tmp_path / 'run')
-  profile = [tftrain.Profile(2, 5)]
+  profile = [tftrain.actions.Profiler(2, 5)]
   experiment(actions=profile).train(tmp_path / 'run')
   assert 'the run is at step 4 already' in caplog.text
   assert not list((tmp_path / 'run').glob('profile*'))
 
 
 def test_a_stop_while_tracing_frees_the_profiler(tmp_path, caplog):
-  run = experiment(actions=[tftrain.Profile(2, 5)]).prepare(tmp_path / 'run')
-  profile = next(a for a in run._actions if isinstance(a, tftrain.Profile))
+  run = experiment(actions=[tftrain.actions.Profiler(2, 5)]).prepare(tmp_path / 'run')
+  profile = next(a for a in run._actions if isinstance(a, tftrain.actions.Profiler))
   profile(cases.report(1, last_step=6))
   assert profile.place < 0
   profile(cases.report(3, last_step=6, stopping=True))

@@ -44,7 +44,7 @@ def trained(tmp_path_factory):
     lambda: digits.make_task(lambda: keras.optimizers.Adam(0.01), filters=4),
     digits.train_data,
     steps=40,
-    export=tftrain.Export(fresh=False),
+    export=tftrain.actions.Export(fresh=False),
   ).prepare(model_dir)
   experiment.train()
   return experiment.trainer.task, model_dir / 'export' / '40'

@@ -507,7 +507,7 @@ def test_a_step_that_fails_leaves_batch_statistics_as_they_were():
   for strategy in STRATEGIES:
     trainer, _ = train(normalized, 1, strategy, [good, bad])
     before = cases.state_of(trainer)
-    with pytest.raises(tftrain.NonFiniteError, match='step 2'):
+    with pytest.raises(tftrain.errors.NonFiniteError, match='step 2'):
       trainer.train(2)
     for name, value in cases.state_of(trainer).items():
       if name.startswith(('model/', 'optimizer/')):

@@ -96,7 +96,7 @@ def test_weights_come_from(source, old, tmp_path):
   path = str(source(old, tmp_path))
   new = trainer()
   before = cases.state_of(new)
-  warm_start.load(new.task, tftrain.WarmStart(path))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(path))
   assert same(weights(new), weights(old))
   after = cases.state_of(new)
   changed = {n for n, v in after.items() if not np.array_equal(before[n], v)}
@@ -107,7 +107,7 @@ def test_one_checkpoint_among_several(old, tmp_path):
   early = tmp_path / 'old' / 'checkpoints' / 'ckpt-00000010'
   new, same_run = trainer(), trainer(seed=1)
   same_run.train(10)
-  warm_start.load(new.task, tftrain.WarmStart(str(early)))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(str(early)))
   assert same(weights(new), weights(same_run))
 
 
@@ -126,7 +126,7 @@ def test_a_layer_that_was_renamed(source, old, tmp_path):
       f'^{there}/2/_kernel$': 'model/sequential/top/kernel',
       f'^{there}/2/bias$': 'model/sequential/top/bias',
     }
-  warm_start.load(new.task, tftrain.WarmStart(path, mapping=mapping))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(path, mapping=mapping))
   assert same(weights(new), weights(old))
 
 
@@ -146,7 +146,7 @@ def test_a_renamed_layer_in_a_keras_file(old, tmp_path):
       k.replace('/dense_1/', '/top/').replace('/dense/', '/body/'): v
       for k, v in mapping.items()
     }
-  warm_start.load(new.task, tftrain.WarmStart(path, mapping=mapping))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(path, mapping=mapping))
   assert same(weights(new), weights(old))
 
 
@@ -161,7 +161,7 @@ def refused(new, start, pattern):
 
 
 def test_a_refusal_names_both_sides_and_what_was_renamed(old, tmp_path):
-  start = tftrain.WarmStart(str(tmp_path / 'old'))
+  start = tftrain.experiment.WarmStart(str(tmp_path / 'old'))
   text = refused(trainer(body='encoder'), start, 'of another model')
   assert 'missing model/sequential/encoder/' in text
   assert 'unexpected model/sequential/body/' in text
@@ -172,14 +172,14 @@ def test_a_refusal_names_both_sides_and_what_was_renamed(old, tmp_path):
 
 @pytest.mark.parametrize('strict', [True, False])
 def test_a_wrong_shape_is_refused(strict, old, tmp_path):
-  start = tftrain.WarmStart(str(tmp_path / 'old'), strict=strict)
+  start = tftrain.experiment.WarmStart(str(tmp_path / 'old'), strict=strict)
   pattern = r'top/\w+: checkpoint float32\[.*3\] vs model float32\[.*5\]'
   refused(trainer(classes=5), start, pattern)
 
 
 def test_a_wrong_shape_in_the_files_of_others_is_refused(old, tmp_path):
   for source in (_tensorflow, _keras):
-    start = tftrain.WarmStart(str(source(old, tmp_path)))
+    start = tftrain.experiment.WarmStart(str(source(old, tmp_path)))
     refused(trainer(classes=5), start, 'does not fit the model')
 
 
@@ -187,10 +187,10 @@ def test_not_strict_takes_what_fits(old, tmp_path):
   new = trainer(top='head')
   before = weights(new)
   path = str(tmp_path / 'old')
-  warm_start.load(new.task, tftrain.WarmStart(path, strict=False))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(path, strict=False))
   assert same(weights(new), [*weights(old)[:2], *before[2:]])
   other = trainer(body='a', top='b')
-  start = tftrain.WarmStart(path, strict=False)
+  start = tftrain.experiment.WarmStart(path, strict=False)
   refused(other, start, '0 of 4 weights')
 
 
@@ -199,12 +199,12 @@ def test_what_is_excluded_keeps_its_values(source, old, tmp_path):
   path = str(source(old, tmp_path))
   new = trainer(classes=5)
   before = weights(new)
-  warm_start.load(new.task, tftrain.WarmStart(path, exclude='/top/'))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(path, exclude='/top/'))
   assert same(weights(new), [*weights(old)[:2], *before[2:]])
 
 
 def test_a_mapping_that_makes_two_one_is_refused(old, tmp_path):
-  start = tftrain.WarmStart(
+  start = tftrain.experiment.WarmStart(
     str(tmp_path / 'old'), mapping={'/top/bias': '/body/bias'}
   )
   refused(trainer(), start, 'two values of .* the name')
@@ -213,32 +213,32 @@ def test_a_mapping_that_makes_two_one_is_refused(old, tmp_path):
 def test_what_is_not_there(old, tmp_path):
   new = trainer()
   for name in ('nothing', 'nothing.weights.h5', 'nothing.index'):
-    start = tftrain.WarmStart(str(tmp_path / name))
+    start = tftrain.experiment.WarmStart(str(tmp_path / name))
     refused(new, start, f'init_from: there is no .*{name}')
   (tmp_path / 'empty').mkdir()
-  refused(new, tftrain.WarmStart(str(tmp_path / 'empty')), 'no checkpoint')
+  refused(new, tftrain.experiment.WarmStart(str(tmp_path / 'empty')), 'no checkpoint')
 
 
 def test_what_cannot_be_read(old, tmp_path):
   garbage = tmp_path / 'garbage.weights.h5'
   garbage.write_bytes(b'no such file')
-  refused(trainer(), tftrain.WarmStart(str(garbage)), 'garbage.weights.h5')
+  refused(trainer(), tftrain.experiment.WarmStart(str(garbage)), 'garbage.weights.h5')
   newest = _one(old, tmp_path)
   (newest / 'state.index').write_bytes(b'')
-  start = tftrain.WarmStart(str(tmp_path / 'old'))
+  start = tftrain.experiment.WarmStart(str(tmp_path / 'old'))
   refused(trainer(), start, 'cannot be read')
 
 
 def test_a_whole_keras_model_is_refused_with_advice(old, tmp_path):
   path = tmp_path / 'old.keras'
   old.task.model.save(path)
-  refused(trainer(), tftrain.WarmStart(str(path)), r'save_weights\(\)')
+  refused(trainer(), tftrain.experiment.WarmStart(str(path)), r'save_weights\(\)')
 
 
 def test_a_pattern_that_is_none_is_refused():
   for options in ({'exclude': '('}, {'mapping': {'(': ''}}):
     with pytest.raises(errors.ConfigError, match='no regular expression'):
-      tftrain.WarmStart('anywhere', **options)
+      tftrain.experiment.WarmStart('anywhere', **options)
 
 
 def averaged(run):
@@ -253,14 +253,14 @@ def test_moving_averages_are_taken_where_asked_for(tmp_path):
   assert not same(averaged(run), weights(run))
   for averages, expected in ((True, averaged(run)), (False, weights(run))):
     new = trainer()
-    start = tftrain.WarmStart(str(tmp_path), averages=averages)
+    start = tftrain.experiment.WarmStart(str(tmp_path), averages=averages)
     warm_start.load(new.task, start)
     assert same(weights(new), expected)
 
 
 def test_the_averages_of_the_new_run_begin_at_the_loaded_weights(old, tmp_path):
   new = trainer(update=tftrain.Update(ema=0.9))
-  warm_start.load(new.task, tftrain.WarmStart(str(tmp_path / 'old')))
+  warm_start.load(new.task, tftrain.experiment.WarmStart(str(tmp_path / 'old')))
   assert same(averaged(new), weights(old))
 
 
@@ -292,7 +292,7 @@ def test_only_a_run_at_step_0_is_given_weights(old, tmp_path, monkeypatch):
   run = experiment(10, init_from=path).prepare(tmp_path / 'new')
   run.train()
   assert len(loaded) == 1
-  whole = experiment(10, init_from=tftrain.WarmStart(path))
+  whole = experiment(10, init_from=tftrain.experiment.WarmStart(path))
   run_whole = whole.prepare(tmp_path / 'whole')
   run_whole.train()
   assert same(weights(run.trainer), weights(run_whole.trainer))

@@ -307,9 +307,9 @@ def test_the_chief_exports(commands, tmp_path):
   """The whole of it: histograms, digests, an export that is compared."""
   bindings = bind(
     'Experiment.export = True',
-    'Experiment.actions = [@Digests(), @Histograms()]',
+    'Experiment.actions = [@Digests(), @WeightHistograms()]',
     'Digests.every = 20',
-    'Histograms.every = 20',
+    'WeightHistograms.every = 20',
   )
   ended = teams.Team(commands, tmp_path, *bindings).wait()
   teams.assert_ended(ended, 0, 0)

@@ -137,7 +137,7 @@ def export(gate, source):
 def flush(gate):
   """Sweeps what a life from step 10 publishes until it saves step 20."""
   for directory in gate.directories():
-    writer = tftrain.SummaryWriter(directory)
+    writer = tftrain.summary.SummaryWriter(directory)
     metrics = metrics_file_lib.MetricsFile(directory)
 
     def publish(writer=writer, metrics=metrics):
@@ -154,7 +154,7 @@ def flush(gate):
 
 def start(trainer, model_dir):
   """What a run does before its first step; returns the step it begins at."""
-  writer = tftrain.SummaryWriter(model_dir)
+  writer = tftrain.summary.SummaryWriter(model_dir)
   checkpointer = tftrain.Checkpointer(model_dir, trainer, keep=1)
   run = run_lib.Run(
     model_dir,

@@ -88,7 +88,7 @@ class Exporter:
     samples: Callable[[], Samples],
     options: Export,
     *,
-    best: retention.Best | None = None,
+    best: retention.KeepBest | None = None,
     about: Callable[[], Mapping[str, Any]] = dict,
   ):
     self.directory = files.run_directory(model_dir) / 'export'

@@ -17,14 +17,14 @@ from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
 
 
-class Histograms:
+class WeightHistograms:
   """Writes histograms of what is trained, for TensorBoard.
 
   Each weight is `weights/<name>`. With `gradients`, `gradients/<name>` is the
   gradient of the loss of one batch, the same batch each time, before clipping;
   that costs a step that is not compiled.
 
-  >>> Experiment(..., actions=[Histograms(every=500)])
+  >>> Experiment(..., actions=[WeightHistograms(every=500)])
 
   Args:
     every: How often: steps, or a time such as '10m', or a list of both.
@@ -69,7 +69,7 @@ class Histograms:
   def __call__(self, report: report_lib.Report) -> None:
     if self._writer is None:
       raise errors.ConfigError(
-        'Histograms does not know whose weights to show; give it to '
+        'WeightHistograms does not know whose weights to show; give it to '
         'Experiment.actions, or call its bind() first'
       )
     self._every(report)
@@ -105,7 +105,7 @@ class Histograms:
     task = self._trainer.task
     if type(task).loss is task_lib.Task.loss or task.optimizer is None:
       raise errors.ConfigError(
-        f'Histograms(gradients=True): {type(task).__name__} has no '
+        f'WeightHistograms(gradients=True): {type(task).__name__} has no '
         'loss(batch, training) of its own with one optimizer; leave '
         'gradients=False'
       )

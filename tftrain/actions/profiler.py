@@ -1,4 +1,4 @@
-"""Profile: a trace of a few steps, and the operations that cost most there."""
+"""Profiler: a trace of a few steps, and the operations that cost most there."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -25,14 +25,14 @@ _OPERATION = re.compile(r'([A-Za-z0-9_.][\w./>\\-]*):(\w+)')
 _SUMS = ('Steps', 'XLA Modules', 'Framework Name Scope', 'Source code')
 
 
-class Profile:
+class Profiler:
   """Traces the steps `first` to `last` with TensorFlow's profiler.
 
   The trace goes to `model_dir/train/plugins/profile/`, for TensorBoard's
   profile plugin. A table of the costliest operations is printed and kept as
   `profile-<first>-<last>.txt`; it needs no plugin.
 
-  >>> Experiment(make_task, train_data, steps=100, actions=[Profile(10, 19)])
+  >>> Experiment(make_task, train_data, steps=100, actions=[Profiler(10, 19)])
 
   Args:
     first: Step, at least 2: tracing begins where the step before it has ended.
@@ -81,7 +81,7 @@ class Profile:
   def __call__(self, report: report_lib.Report) -> None:
     if self._run is None:
       raise errors.ConfigError(
-        'Profile does not know its run; give it to Experiment.actions'
+        'Profiler does not know its run; give it to Experiment.actions'
       )
     if self._is_tracing:
       went_back = report.step < self.first - 1
@@ -230,7 +230,7 @@ def _planes(path: pathlib.Path) -> Sequence[Any]:
   return list(space.planes)
 
 
-def parse(text: str) -> Profile:
+def parse(text: str) -> Profiler:
   """Reads `a:b`.
 
   Raises:
@@ -241,4 +241,4 @@ def parse(text: str) -> Profile:
     raise errors.ConfigError(
       f'--profile_steps={text} is no range of steps; give a:b, such as 10:19'
     )
-  return Profile(int(match[1]), int(match[2]))
+  return Profiler(int(match[1]), int(match[2]))

@@ -73,7 +73,7 @@ class Checkpointer:
     *,
     keep: int = 3,
     keep_every: int | None = None,
-    best: retention.Best | None = None,
+    best: retention.KeepBest | None = None,
     keep_behind: int = 0,
     durable: bool = False,
     max_failures: int = 0,

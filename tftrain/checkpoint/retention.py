@@ -8,13 +8,13 @@ from tftrain import errors
 
 
 @dataclasses.dataclass(frozen=True)
-class Best:
+class KeepBest:
   """Keeps the checkpoints with the best values of a metric.
 
   A checkpoint is then also saved after each evaluation that brings one of the
   best values. NaN is worse than anything.
 
-  >>> Experiment(..., best=Best('eval/test/accuracy'))
+  >>> Experiment(..., best=KeepBest('eval/test/accuracy'))
 
   Attributes:
     metric: Full name, source/tag, such as `eval/test/accuracy`.
@@ -32,10 +32,12 @@ class Best:
   def __post_init__(self) -> None:
     if self.goal not in ('min', 'max'):
       raise errors.ConfigError(
-        f"Best.goal must be 'min' or 'max', got {self.goal!r}"
+        f"KeepBest.goal must be 'min' or 'max', got {self.goal!r}"
       )
     if self.keep < 1:
-      raise errors.ConfigError(f'Best.keep must be at least 1, got {self.keep}')
+      raise errors.ConfigError(
+        f'KeepBest.keep must be at least 1, got {self.keep}'
+      )
 
   def rank(self, value: float) -> float:
     """Greater is better."""
@@ -51,7 +53,7 @@ class Saved:
   Attributes:
     step: Of the run.
     finite: Whether all its values are.
-    score: The value of `Best.metric` at that step, where it was measured.
+    score: The value of `KeepBest.metric` at that step, where it was measured.
   """
 
   step: int
@@ -72,7 +74,7 @@ class Retention:
 
   last: int = 3
   every: int | None = None
-  best: Best | None = None
+  best: KeepBest | None = None
   behind: int = 0
 
   def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a class or function takes: names, types and defaults."""
+"""Signatures of configurables: names, types and defaults of parameters."""
 
 import dataclasses
 import inspect
@@ -11,7 +11,7 @@ from gin import config as gin_config
 Kinds = tuple[type, ...]
 
 NONE = inspect.Parameter.empty
-"""The default of a parameter that has none."""
+"""The default of a parameter without one."""
 
 _CHECKED = (int, float, bool, str, type(None))
 _NAMES = {type(None): 'None'}
@@ -19,11 +19,11 @@ _NAMES = {type(None): 'None'}
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-  """One parameter.
+  """One parameter of a class or function.
 
   Attributes:
-    kinds: The types that it takes; () is any.
-    default: Its default, or NONE.
+    kinds: Accepted types; () accepts any.
+    default: Default value, or NONE.
   """
 
   kinds: Kinds = ()
@@ -31,7 +31,7 @@ class Parameter:
 
   @property
   def must_be_bound(self) -> bool:
-    """Whether its author wants it in the configuration: gin.REQUIRED."""
+    """True if the default is gin.REQUIRED, so that gin must bind it."""
     return self.default is gin_config.REQUIRED
 
   def fits(self, value: Any) -> bool:
@@ -46,7 +46,7 @@ class Parameter:
 
 
 def of(function: Any) -> dict[str, Parameter]:
-  """Name -> Parameter; `**` stands for any name."""
+  """Returns name -> Parameter; `**` stands for any name."""
   found: dict[str, Parameter] = {}
   inits, own = [function], 0
   if inspect.isclass(function):
@@ -57,7 +57,7 @@ def of(function: Any) -> dict[str, Parameter]:
   for init in inits:
     try:
       signature = inspect.signature(init)
-    except (TypeError, ValueError):  # of C, and without one
+    except (TypeError, ValueError):  # a C function without a signature
       return {**found, '**': Parameter()}
     hints = _hints(init)
     open_ended = False
@@ -68,7 +68,7 @@ def of(function: Any) -> dict[str, Parameter]:
         kinds = _kinds(hints.get(parameter.name), parameter.default)
         found.setdefault(parameter.name, Parameter(kinds, parameter.default))
     if not open_ended:
-      return found  # what a base class takes, this one does not pass on
+      return found  # without **kwargs, nothing reaches a base class
   return found if inspect.isclass(function) else {**found, '**': Parameter()}
 
 

@@ -1,4 +1,4 @@
-"""The resolved recipe as a tree: every value, and where it came from."""
+"""Description of a configuration: a tree of all values and their sources."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -26,16 +26,17 @@ class _Bare(str):
 
 
 _CALLER = 'caller'
-"""Where the value of a parameter without binding and default comes from."""
+"""The source of a parameter without binding and default."""
 
 
 def tree(recipe: _resolver.Recipe) -> dict[str, Any]:
-  """The Experiment and all that it refers to, as JSON can hold it.
+  """Returns the Experiment and all that it references, as JSON data.
 
   A node has `name`, `scope` and `parameters`; a parameter has `value`, `source`
-  (`configs/digits.gin:25`, a flag, `default` or `caller`), `macro` where one
-  gave the value, and `references`, which are nodes. What was shown before has
-  `shown` instead of parameters.
+  (`configs/digits.gin:25`, a flag, `default` or `caller`), `macro` and `bound`
+  if a macro gave the value, and `references`, which are nodes. A node that
+  occurred before has `shown` instead of parameters. The root may have nodes
+  `called_from_python`.
   """
   shown: set[_resolver.Place] = set()
   root = _node(recipe, _resolver.EXPERIMENT, '', shown)
@@ -105,7 +106,7 @@ def _unbound(name: str, takes: _call_signature.Parameter) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """As JSON has it; what JSON has not, as text."""
+  """Returns a value as JSON data; other types become text."""
   if isinstance(value, dict):
     return {str(key): _plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
@@ -122,7 +123,7 @@ def _plain(value: Any) -> Any:
 
 
 def text(node: Mapping[str, Any]) -> str:
-  """The tree for people: a line for each parameter."""
+  """Formats the tree for people, with a line for each parameter."""
   rows = list(_rows(node, 0))
   width = min(max(len(left) for left, _ in rows), 56)
   return '\n'.join(f'{left:<{width}}  {right}'.rstrip() for left, right in rows)
@@ -153,7 +154,7 @@ def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
 
 
 def steps(experiment: experiment_lib.Experiment) -> int | None:
-  """Where the run would end; None where its data do not say."""
+  """Returns the last step of a run; None if the length of its data is unknown."""
   if experiment.steps is not None:
     return experiment.steps
   _, data = next(experiment.all_data())
@@ -165,5 +166,5 @@ def steps(experiment: experiment_lib.Experiment) -> int | None:
 def as_json(
   recipe: _resolver.Recipe, experiment: experiment_lib.Experiment
 ) -> str:
-  """One line, for programs."""
+  """Returns the tree and the steps as one line of JSON."""
   return json.dumps({'recipe': tree(recipe), 'steps': steps(experiment)})

@@ -1,7 +1,8 @@
-"""What Python code itself does with gin: whom it calls, which scopes it enters.
+"""Gin usage of Python code: the configurables it calls, the scopes it enters.
 
-A gin file shows only half of that. The other half is read off the modules that
-use gin, none of which is run for it.
+A gin file shows only the references between configurables. The usage by Python
+is found in the imported modules that use gin, by parsing their source; no code
+runs.
 """
 
 import ast
@@ -29,13 +30,13 @@ _OURS = (
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-  """What is known of Python's side.
+  """The configurables and scopes that Python code uses.
 
   Attributes:
     called: Selectors that Python code can call without a reference.
-    scopes: Names of scopes that it enters.
-    any_name: Whether it may also look up names that cannot be read off it.
-    any_scope: Whether it may also enter such scopes.
+    scopes: Names of scopes that Python code enters.
+    any_name: Whether it may also call configurables that parsing cannot find.
+    any_scope: Whether it may also enter scopes that parsing cannot find.
   """
 
   called: frozenset[str]
@@ -45,7 +46,7 @@ class Usage:
 
 
 def find() -> Usage:
-  """What the modules do that are imported now."""
+  """Returns the gin usage of all imported modules."""
   scopes: set[str] = set()
   any_name = any_scope = False
   held: set[int] = set()
@@ -67,7 +68,7 @@ def find() -> Usage:
 
 
 def _users() -> Iterator[types.ModuleType]:
-  """The modules that hold gin, or something of it."""
+  """Yields the modules that hold gin, or one of its functions."""
   marks = {id(gin), id(gin_config)}
   marks |= {id(value) for value in vars(gin).values() if callable(value)}
   for name, module in list(sys.modules.items()):
@@ -77,12 +78,12 @@ def _users() -> Iterator[types.ModuleType]:
 
 
 def _calls(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
-  """(function, first argument) of what looks gin's scopes or names up."""
+  """Yields (function, first argument) of calls that look up scopes or names."""
   if module.__name__.startswith(('gin.', 'tftrain.')):
     return
   try:
     tree = _tree(inspect.getsource(module))
-  except (OSError, TypeError, SyntaxError):  # typed at a prompt, or compiled
+  except (OSError, TypeError, SyntaxError):  # a prompt, or a C module
     return
   for node in ast.walk(tree):
     if isinstance(node, ast.Call):
@@ -98,10 +99,11 @@ def _tree(source: str) -> ast.Module:
 
 
 def check_layers() -> None:
-  """Refuses Keras layers whose constructor gin has replaced.
+  """Rejects Keras layers whose constructor gin has replaced.
 
   Raises:
-    ConfigError: Keras could not make them, nor save their configuration.
+    ConfigError: If a layer is decorated with @gin.configurable. Keras could
+      neither build it nor save its configuration.
   """
   for selector, entry in gin_config._REGISTRY.items():
     cls = entry.wrapped

@@ -1,4 +1,4 @@
-"""What a configuration comes to: which binding holds, and who is reached."""
+"""Resolution of bindings: those in effect and the configurables they reach."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -14,19 +14,21 @@ from tftrain.experiment import experiment as experiment_lib
 
 EXPERIMENT = 'tftrain.Experiment'
 FACTORIES = ('task', 'train_data', 'eval_data')
-"""What an Experiment calls, without arguments."""
+"""The parameters of an Experiment that it calls without arguments."""
 
 Place = tuple[str, str]
 """(selector, scope)."""
 
 
 class Recipe:
-  """The bindings that hold in the end, and what they lead to.
+  """The bindings in effect, and the configurables that they reach.
 
   Attributes:
-    bound: (selector, scope) -> parameter -> the Statement that holds.
-    macros: Name -> the Statement that holds.
-    called: Which of `reached` are called without arguments.
+    bound: (selector, scope) -> parameter -> the Statement in effect.
+    macros: Name -> the Statement in effect.
+    usage: The gin usage of Python code.
+    called: Those of `reached` that are called without arguments.
+    reached: (selector, scope) -> location of the first reference to it.
   """
 
   def __init__(self, found: Sequence[gin_parser.Statement]):
@@ -49,7 +51,7 @@ class Recipe:
   def bindings(
     self, selector: str, scope: str
   ) -> dict[str, gin_parser.Statement]:
-    """Parameter -> the Statement that holds for it in a scope."""
+    """Returns parameter -> the Statement in effect within a scope."""
     found = dict(self.bound.get((selector, ''), {}))
     parts = scope.split('/') if scope else []
     for end in range(1, len(parts) + 1):
@@ -59,7 +61,7 @@ class Recipe:
   def references(
     self, statement: gin_parser.Statement, scope: str
   ) -> Iterator[tuple[gin_files_lib.Reference, Any, str]]:
-    """(reference, gin's Configurable, scope) of all that a value refers to."""
+    """Yields (reference, gin's Configurable, scope) for a Statement's value."""
     for reference, origin in self._plain(statement, ()):
       configurable = origin.names.find(reference.selector, origin.where)
       yield reference, configurable, reference.scope or scope
@@ -67,7 +69,7 @@ class Recipe:
   def _plain(
     self, statement: gin_parser.Statement, through: tuple[str, ...]
   ) -> Iterator[tuple[gin_files_lib.Reference, gin_parser.Statement]]:
-    """References, and the Statement that has each: macros lead to others."""
+    """Yields each reference and its Statement, with macros resolved."""
     for reference in gin_files_lib.references(statement.value):
       name = reference.name
       if not reference.is_macro:
@@ -83,14 +85,14 @@ class Recipe:
   def source(
     self, statement: gin_parser.Statement
   ) -> tuple[Any, gin_parser.Statement]:
-    """(value, the Statement that has it): that of the last macro."""
+    """Returns (value, its Statement), with macros resolved."""
     seen = set()
     while isinstance(statement.value, gin_files_lib.Reference):
       name = statement.value.name
       if not statement.value.is_macro or name not in self.macros:
         break
       if name in seen:
-        break  # said elsewhere
+        break  # _plain() already raises for cyclic macros
       seen.add(name)
       statement = self.macros[name]
     return statement.value, statement
@@ -108,12 +110,12 @@ class Recipe:
 
 
 def wrapped(selector: str) -> Any:
-  """The class or function of a full selector."""
+  """Returns the class or function of a full selector."""
   if selector == EXPERIMENT:
     return experiment_lib.Experiment
   return gin_config._REGISTRY[selector].wrapped
 
 
 def short(selector: str) -> str:
-  """As little of a selector as names it."""
+  """Returns the shortest unambiguous form of a selector."""
   return str(gin_config._REGISTRY.minimal_selector(selector))

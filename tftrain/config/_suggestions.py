@@ -1,4 +1,4 @@
-"""What a value that is no gin value was meant to be."""
+"""Suggested corrections for values that gin cannot parse."""
 
 import ast
 from collections.abc import Callable
@@ -31,13 +31,13 @@ _LONGEST = 100
 _LARGEST = 1e18
 
 Registered = Callable[[str], Any]
-"""The class or function of a name, or None."""
+"""A function from a name to the registered class or function, or None."""
 
 
 def of_line(line: str, offset: int, registered: Registered) -> str | None:
-  """What is to be said of a line that gin cannot read at an offset.
+  """Returns an error message for a line that gin cannot parse at `offset`.
 
-  None where no value is at fault.
+  Returns None if no correction is known.
   """
   begin, equals, _ = line.partition('=')
   text = _value_at(line, max(offset, len(begin + equals) if equals else 0))
@@ -48,9 +48,9 @@ def of_line(line: str, offset: int, registered: Registered) -> str | None:
 
 
 def _value_at(line: str, offset: int) -> str:
-  """The value of a line, or the item of a list, that an offset lies in."""
+  """Returns the value, or the item of a list, at an offset of a line."""
   line = line.partition('#')[0].rstrip()
-  starts = [0]  # of the values that are open at the offset, the last innermost
+  starts = [0]  # offsets of the values open at `offset`, innermost last
   for place in re.finditer(r'[=,:](?=\s|$)|[\[{(]|[\]})]|=', line[:offset]):
     if place[0] in '[{(':
       starts.append(place.end())
@@ -68,7 +68,10 @@ def _value_at(line: str, offset: int) -> str:
 
 
 def of_flag(flag: str, value: str, registered: Registered) -> str | None:
-  """What is to be said of `--gin.NAME=VALUE` where VALUE cannot be read."""
+  """Returns an error message for `--gin.NAME=VALUE` with an invalid VALUE.
+
+  Returns None if no correction is known.
+  """
   advice = correction(value, registered)
   if not advice:
     return None
@@ -78,7 +81,7 @@ def of_flag(flag: str, value: str, registered: Registered) -> str | None:
 
 
 def correction(text: str, registered: Registered) -> tuple[str, str] | None:
-  """(what to do, the corrected value) for a text; None if nobody can tell."""
+  """Returns (advice, corrected value) for a text; None if none is known."""
   text = text.strip()
   if not text or len(text) > _LONGEST or '\n' in text:
     return None
@@ -104,7 +107,7 @@ def correction(text: str, registered: Registered) -> tuple[str, str] | None:
 
 
 def _computed(text: str) -> int | float | None:
-  """The value of an arithmetic expression of plain numbers."""
+  """Returns the value of an arithmetic expression; None for other texts."""
   try:
     tree = ast.parse(text, mode='eval').body
     if not isinstance(tree, ast.BinOp):
@@ -116,7 +119,11 @@ def _computed(text: str) -> int | float | None:
 
 
 def _number(node: ast.expr) -> int | float:
-  """Raises ValueError where it is more than numbers, or too large a one."""
+  """Returns the value of an expression of numbers.
+
+  Raises:
+    ValueError: If `node` has anything but numbers, or its value is too large.
+  """
   value: int | float
   if isinstance(node, ast.Constant) and type(node.value) in (int, float):
     value = node.value  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What a configuration may do that is to be data, and no program."""
+"""Checks of untrusted configurations, which may hold data but run no code."""
 
 from collections.abc import Sequence
 import pathlib
@@ -10,10 +10,10 @@ from gin import config_parser
 from tftrain import errors
 from tftrain.config import gin_files as gin_files_lib
 
-# Registered, but not for strangers: they run or fetch what a text names, or
-# write where it says.
+# Registered, but not allowed in untrusted files: these run or fetch what a text
+# names, or write to a path that it gives.
 _REFUSED = {
-  'tftrain.CsvSink': 'writes to any path',
+  'tftrain.CsvWriter': 'writes to any path',
   'tftrain.Generator': 'calls what it is given',
   'tftrain.Tfds': 'runs the code of a data set',
   'gin.constant': 'is no part of a recipe',
@@ -21,19 +21,19 @@ _REFUSED = {
 _REFUSED_PARAMETERS = {
   ('tftrain.Examples', 'service'): 'sends the data to another machine'
 }
-# Keras makes an object of a dict with these keys, and imports its module.
+# Keras deserializes a dict with these keys, and imports the module it names.
 _OBJECT = ('class_name', 'module', 'registered_name')
 
 
 def check(text: gin_files_lib.Text, roots: Sequence[pathlib.Path]) -> None:
-  """Refuses what is more than data, before anything is imported or made.
+  """Rejects a text that is more than data, before any import or call.
 
-  Names may be those that are registered already: the public ones of tftrain,
-  Keras's optimizers, schedules, losses and metrics, and what the script that
-  starts the run has imported.
+  The text may use the names that are already registered: the public ones of
+  tftrain, Keras's optimizers, schedules, losses and metrics, and those that the
+  script that starts the run has imported.
 
   Raises:
-    ConfigError: A text imports something, or names what it may not.
+    ConfigError: If a text imports a module, or uses a name that is not allowed.
   """
   _check(text, roots, '', [])
 
@@ -89,7 +89,7 @@ def _check_value(value: Any, where: str) -> None:
     if not reference.is_macro:
       _check_name(reference.selector, None, where)
   for found in _dicts(value):
-    # What is referred to may come to such a key.
+    # A reference as a key may evaluate to one of these keys.
     keys = [
       k for k in found if k in _OBJECT or any(gin_files_lib.references(k))
     ]

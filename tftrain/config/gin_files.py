@@ -1,4 +1,4 @@
-"""Gin files as text: found, read, and put together without running anything.
+"""Gin files as text: finds, reads and parses them without running any code.
 
 No module is imported, so that programs without TensorFlow can read a
 configuration.
@@ -21,12 +21,12 @@ from tftrain import errors
 from tftrain.config import _suggestions
 
 BINDINGS = '--gin_bindings'
-"""Where bindings of the command line stand."""
+"""The origin of bindings from the command line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """`@scope/name`, `@scope/name()` or `%NAME`, as a value."""
+  """A reference as a value: `@scope/name`, `@scope/name()` or `%NAME`."""
 
   name: str
   is_macro: bool = False
@@ -55,13 +55,13 @@ class Delegate(config_parser.ParserDelegate):  # type: ignore[misc]
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A gin text and where it comes from.
+  """A gin text and its origin.
 
   Attributes:
-    content: What it says.
-    origin: Its file, or the flag that it was given with.
-    folder: Where its includes are looked for first.
-    value_of: Of a flag `--gin.NAME=VALUE`, the VALUE.
+    content: The gin text.
+    origin: File or flag that the text comes from.
+    folder: Directory to search for includes first; None for a flag.
+    value_of: The VALUE of a flag `--gin.NAME=VALUE`; None otherwise.
   """
 
   content: str
@@ -74,9 +74,9 @@ class Text:
 
 
 def roots(search_paths: Sequence[str]) -> list[pathlib.Path]:
-  """Where gin files and the modules they import are looked for, in order."""
+  """Returns the directories to search for gin files and modules, in order."""
   package = pathlib.Path(__file__).parent
-  bundled = package / 'bundled'  # in the wheel; in a checkout they lie beside
+  bundled = package / 'bundled'  # in the wheel, not in a checkout
   shipped = bundled if bundled.is_dir() else package.parent
   return [
     pathlib.Path.cwd(),
@@ -94,16 +94,16 @@ def of_file(
 
 
 def _shown(path: pathlib.Path) -> str:
-  """Short where it lies below the working directory."""
+  """Returns a path, relative to the working directory if it is inside."""
   here = pathlib.Path.cwd()
   return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def parsed(text: Text) -> Iterator[tuple[str, Any]]:
-  """(where it stands, gin's statement) of each statement of a text.
+  """Yields (location, gin's statement) for each statement of a text.
 
   Raises:
-    ConfigError: It is not gin; says what may have been meant.
+    ConfigError: If `text` is not valid gin; the message suggests a correction.
   """
   try:
     for statement in config_parser.ConfigParser(text.content, Delegate()):
@@ -141,14 +141,14 @@ def _said(text: Text, error: Exception) -> str:
   )
 
 
-# What gin says of a value, not of a statement.
+# gin's messages about values, as opposed to statements.
 _IN_VALUE = re.compile(
   "Unable to parse value|Failed to parse token|Expected newline|Expected ','"
 )
 
 
 def registered(name: str) -> Any:
-  """The class or function that is registered by a name, if it is one."""
+  """Returns the class or function of a name; None if unknown or ambiguous."""
   matches = gin_config._REGISTRY.matching_selectors(name)
   return gin_config._REGISTRY[matches[0]].wrapped if len(matches) == 1 else None
 
@@ -156,14 +156,14 @@ def registered(name: str) -> Any:
 def included(
   text: Text, statement: Any, where: str, roots: Sequence[pathlib.Path]
 ) -> Text:
-  """The text that an include names: beside the file, else in the roots."""
+  """Returns an included text: beside the including file, else in `roots`."""
   beside = [] if text.folder is None else [text.folder]
   return of_file(statement.filename, [*beside, *roots], where)
 
 
 @contextlib.contextmanager
 def opened(text: Text, where: str, open_files: list[str]) -> Iterator[None]:
-  """While a text is read; a file that includes itself is refused."""
+  """Tracks a text while it is read; rejects a file that includes itself."""
   if text.folder is not None and text.origin in open_files:
     raise errors.ConfigError(
       f'{where}: {text.origin} includes itself; take one of the includes away'
@@ -174,10 +174,10 @@ def opened(text: Text, where: str, open_files: list[str]) -> Iterator[None]:
 
 
 def text_of(path: pathlib.Path) -> str:
-  """What a gin file says.
+  """Returns the text of a gin file.
 
   Raises:
-    ConfigError: It is no text, or may not be read.
+    ConfigError: If `path` cannot be read, or is not UTF-8.
   """
   try:
     return path.read_text('utf-8')
@@ -204,7 +204,7 @@ def find(name: str, roots: Sequence[pathlib.Path], where: str) -> pathlib.Path:
 
 
 def references(value: Any) -> Iterator[Reference]:
-  """What a value refers to, however deep."""
+  """Yields all references in a value, at any depth."""
   if isinstance(value, Reference):
     yield value
   elif isinstance(value, dict):
@@ -217,6 +217,6 @@ def references(value: Any) -> Iterator[Reference]:
 
 
 def suggest(name: str, known: Any, before: str = '') -> str:
-  """`; did you mean ...?`, or nothing where nothing is near."""
+  """Returns `; did you mean ...?` for a similar name, or ''."""
   close = difflib.get_close_matches(name, [k for k in known if k != '**'], n=1)
   return f'; did you mean {before + close[0]!r}?' if close else ''

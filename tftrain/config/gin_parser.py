@@ -1,4 +1,4 @@
-"""Reading gin files, before gin runs them."""
+"""Parsing of gin files into statements, before gin applies them."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from tftrain.config import gin_files as gin_files_lib
 
 
 class Names:
-  """What the names of one text mean.
+  """Name resolution within one gin text.
 
-  By what is registered; or, after `from __gin__ import dynamic_registration`,
-  by the imports of the text, as in Python.
+  Names refer to registered configurables; or, after `from __gin__ import
+  dynamic_registration`, to the imports of the text, as in Python.
   """
 
   def __init__(self) -> None:
@@ -33,10 +33,10 @@ class Names:
     self._context.process_import(statement)
 
   def find(self, selector: str, where: str) -> Any:
-    """gin's Configurable of a name.
+    """Returns gin's Configurable of a name.
 
     Raises:
-      ConfigError: There is none, or more than one.
+      ConfigError: If `selector` is unknown or ambiguous.
     """
     if self.is_dynamic:
       return self._imported(selector, where)
@@ -60,7 +60,7 @@ class Names:
     )
 
   def _imported(self, selector: str, where: str) -> Any:
-    """Registers what has not been registered yet."""
+    """Returns the Configurable of an imported name, registered on demand."""
     symbols = self._context._symbol_table
     first, *rest = selector.split('.')
     if first not in symbols:
@@ -90,7 +90,7 @@ class Names:
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-  """One binding and where it stands."""
+  """One binding and its location."""
 
   where: str
   origin: str
@@ -106,14 +106,14 @@ class Statement:
 
   @property
   def macro(self) -> str:
-    """The full name of a macro."""
-    if self.parameter:  # %NAME.value is the long way to say so
+    """The full name of the macro."""
+    if self.parameter:  # NAME/macro.value = ... is the long form
       return self.scope
     return f'{self.scope}/{self.selector}' if self.scope else self.selector
 
   @property
   def name(self) -> str:
-    """As it was written."""
+    """The name of the binding, as written."""
     if self.is_macro:
       return self.macro
     scope = f'{self.scope}/' if self.scope else ''
@@ -121,7 +121,7 @@ class Statement:
 
   @property
   def configurable(self) -> Any:
-    """gin's Configurable whose parameter it binds."""
+    """The Configurable of gin whose parameter is bound."""
     return self.names.find(self.selector, self.where)
 
 
@@ -131,7 +131,7 @@ def read(
   where: str = '',
   open_files: list[str] | None = None,
 ) -> Iterator[Statement]:
-  """The bindings of a gin text and its includes; imports what it imports."""
+  """Yields the bindings of a gin text and its includes; runs its imports."""
   open_files = [] if open_files is None else open_files
   names = Names()
   with gin_files_lib.opened(text, where, open_files):
@@ -154,9 +154,9 @@ def read(
 
 
 def bind(text: gin_files_lib.Text, roots: Sequence[pathlib.Path]) -> None:
-  """Has gin take a text that was read and checked.
+  """Applies a text that was read and checked to gin.
 
-  As gin.parse_config does; but gin looks includes up from the working directory
+  Replaces gin.parse_config, which finds includes from the working directory
   only.
   """
   parser = config_parser.ConfigParser(text.content, gin_config.ParserDelegate())
@@ -203,7 +203,7 @@ def _import(statement: Any, where: str, names: Names) -> None:
 
 
 def values(text: str) -> dict[str, str]:
-  """Binding -> value as text, macros resolved."""
+  """Returns binding -> value as text, with macros resolved."""
   found = [
     s
     for s in config_parser.ConfigParser(text, gin_files_lib.Delegate())

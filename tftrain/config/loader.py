@@ -1,6 +1,6 @@
-"""gin at the edge: registration, parsing, saving.
+"""Loading of gin configurations: parsing, checking, building and saving.
 
-This layer alone imports gin. The core takes plain arguments.
+The training core does not import gin; it takes plain arguments.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from tftrain.experiment import experiment as experiment_lib
 from tftrain.platform import redaction
 from tftrain.report import report as report_lib
 
-# What may change between the lives of a run: how long, how often, on what.
+# Parameters that may change when a run resumes: how long, how often, on what.
 _FREE = frozenset(
   f'Experiment.{name}'
   for name in (
@@ -43,18 +43,18 @@ _Bound = Mapping[tuple[str, str], Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """A configuration that was read, checked and taken.
+  """A configuration that was read, checked and applied.
 
   Attributes:
-    experiment: What it makes.
-    recipe: The bindings that hold, and where each came from.
+    experiment: The Experiment that it builds.
+    recipe: The bindings in effect, and their sources.
   """
 
   experiment: experiment_lib.Experiment
   recipe: _resolver.Recipe
 
   def described(self, form: str = 'text') -> str:
-    """Each value and where it came from, as `text` or one line of `json`."""
+    """Returns all values and sources, as `text` or one line of `json`."""
     if form == 'json':
       return _describe.as_json(self.recipe, self.experiment)
     return _describe.text(_describe.tree(self.recipe))
@@ -65,7 +65,7 @@ def load(
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = (),
 ) -> experiment_lib.Experiment:
-  """The Experiment of a configuration: see `load_all`."""
+  """Returns the Experiment of a configuration; see `load_all`."""
   return load_all(gin_files, bindings, search_paths).experiment
 
 
@@ -77,18 +77,19 @@ def load_all(
   origins: Mapping[str, str] | None = None,
   trust: str = 'program',
 ) -> Loaded:
-  """Parses and checks a configuration.
+  """Parses, checks and applies a configuration.
 
   Args:
-    gin_files: Their names.
-    bindings: Further texts, which come last.
-    search_paths: Where files are looked for, after the working directory.
-    origins: Binding -> the flag it was given with, if not --gin_bindings.
-    trust: `program`, or `data`: then it may import nothing.
+    gin_files: Names of gin files.
+    bindings: Further gin texts, which are applied last.
+    search_paths: Directories to search after the working directory.
+    origins: Binding -> the flag that gave it, if not --gin_bindings.
+    trust: `program`, or `data`, which allows no imports; see `_trust`.
 
   Raises:
-    ConfigError: A file is missing, a name or parameter unknown, a value of the
-      wrong type: one line with file, line and what may have been meant.
+    ConfigError: If a file is missing, a name or parameter is unknown, or a
+      value has the wrong type. The message is one line with file, line and a
+      suggestion.
   """
   registry.register()
   roots = gin_files_lib.roots(search_paths)
@@ -126,24 +127,24 @@ def _of_flag(binding: str, origins: Mapping[str, str]) -> gin_files_lib.Text:
 def profiled(
   experiment: experiment_lib.Experiment, steps: str
 ) -> experiment_lib.Experiment:
-  """The same with a Profile of the steps `a:b`, which is no part of its run."""
+  """Returns the experiment with a Profiler of the steps `a:b` added."""
   return watched(experiment, [profiler.parse(steps)])
 
 
 def watched(
   experiment: experiment_lib.Experiment, actions: Sequence[report_lib.Action]
 ) -> experiment_lib.Experiment:
-  """The same with further Actions, which are no part of its recipe."""
+  """Returns the experiment with further Actions, which its recipe lacks."""
   return dataclasses.replace(
     experiment, actions=[*experiment.actions, *actions]
   )
 
 
 def check_used() -> None:
-  """Refuses bindings that nothing has read; call when all parts are built.
+  """Rejects bindings that nothing has read; call after all parts are built.
 
   Raises:
-    ConfigError: A binding had no effect.
+    ConfigError: If a binding has no effect.
   """
   used = {
     (scope, selector, parameter)
@@ -168,7 +169,7 @@ def check_used() -> None:
 
 
 def texts() -> dict[str, str]:
-  """File name -> text: what was asked for, and what it came to."""
+  """Returns file name -> text of the given and the operative configuration."""
   operative = gin_config._OPERATIVE_CONFIG
   with gin_config._OPERATIVE_CONFIG_LOCK:
     return {
@@ -178,9 +179,10 @@ def texts() -> dict[str, str]:
 
 
 def _text(bound: _Bound) -> str:
-  """gin's text of some bindings, without the texts of secrets.
+  """Returns gin's text of some bindings, with secrets redacted.
 
-  It stays a configuration; a run that repeats it asks for them anew.
+  The text is a valid configuration; a run that repeats it must be given the
+  secrets again.
   """
   hidden = {
     reference.scoped_selector.removesuffix('/gin.macro')
@@ -205,10 +207,11 @@ def _text(bound: _Bound) -> str:
 
 
 def check_same(model_dir: pathlib.Path) -> None:
-  """Refuses a model_dir that was trained with another configuration.
+  """Rejects a model_dir that was trained with another configuration.
 
   Raises:
-    RunDirectoryError: It differs in more than how long, how often and where.
+    RunDirectoryError: If more differs than the parameters that may change when
+      a run resumes.
   """
   path = model_dir / 'config.gin'
   if not path.exists():
@@ -224,7 +227,7 @@ def check_same(model_dir: pathlib.Path) -> None:
     and name not in _FREE
     and _selector(name) not in free
   )
-  # A macro may feed a free parameter; what it feeds is compared by value.
+  # Macros are compared through the parameters they set, some of which are free.
   if different:
     name = different[0]
     more = f' and {len(different) - 1} more' if len(different) > 1 else ''
@@ -236,8 +239,12 @@ def check_same(model_dir: pathlib.Path) -> None:
 
 
 def _reached(values: Mapping[str, str], *, free: bool) -> set[str]:
-  """The configurables that the Experiment's free parameters, or all others,
-  lead to."""
+  """Returns the configurables that the Experiment reaches.
+
+  Args:
+    values: Binding -> value as text.
+    free: Whether to start from the parameters in _FREE, or from all others.
+  """
   found: set[str] = set()
   waiting = [
     value
@@ -253,7 +260,7 @@ def _reached(values: Mapping[str, str], *, free: bool) -> set[str]:
 
 
 def _selector(name: str) -> str:
-  """`Adam` of `train/optimizers.Adam.learning_rate`."""
+  """Returns `Adam` for `train/optimizers.Adam.learning_rate`."""
   return name.rpartition('/')[2].split('.')[-2]
 
 

@@ -1,7 +1,7 @@
-"""Registry: the classes that gin files can configure.
+"""Registry of the classes that gin files can configure.
 
-All of ours are registered under the module `tftrain`, in whatever room they
-are: a gin file says `tftrain.Update` or `Update`.
+The classes of all packages of tftrain are registered under the module
+`tftrain`: a gin file says `tftrain.Update` or `Update`.
 """
 
 import inspect
@@ -44,10 +44,10 @@ _PUBLIC = (
   digests_lib.Digests,
   experiment_lib.Experiment,
   exporter_lib.Export,
-  histograms.Histograms,
+  histograms.WeightHistograms,
   third_party.ArrayRecord,
   arrays.Arrays,
-  dataset_pipeline.Batches,
+  dataset_pipeline.DatasetPipeline,
   batching.Bucketed,
   text.Csv,
   example_pipeline.Examples,
@@ -68,30 +68,30 @@ _PUBLIC = (
   folders.TextFiles,
   text.TextLines,
   third_party.Tfds,
-  profiler.Profile,
-  retention.Best,
+  profiler.Profiler,
+  retention.KeepBest,
   rewind_lib.Rewind,
-  schedules.InverseSqrt,
-  schedules.Joined,
-  schedules.WarmUp,
-  metric_writer.CsvSink,
+  schedules.InverseSqrtDecay,
+  schedules.JoinedSchedules,
+  schedules.LinearWarmup,
+  metric_writer.CsvWriter,
   loss_spike.LossSpike,
   supervised_task.SupervisedTask,
   update_lib.Update,
   warm_start.WarmStart,
 )
 
-# They make objects, of any module, as a dict says.
+# Functions of Keras that build objects of any module, named in a dict.
 _FROM_DICTS = ('deserialize', 'get', 'serialize')
 
 
 def forget() -> None:
-  """Makes room for another configuration in this process."""
+  """Clears the configuration of gin, so that another can be loaded."""
   gin.clear_config()
 
 
 def register() -> None:
-  """Makes the public classes and Keras's own known to gin; may be repeated."""
+  """Registers the public classes and those of Keras with gin; idempotent."""
   if gin_config._REGISTRY.matching_selectors('tftrain.Experiment'):
     return
   for cls in _PUBLIC:

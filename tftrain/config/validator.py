@@ -1,4 +1,4 @@
-"""Checks of bindings, all of them before gin or anything else runs."""
+"""Validation of bindings, before gin applies any of them."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from tftrain.platform import redaction
 
 
 def check(found: Sequence[gin_parser.Statement]) -> _resolver.Recipe:
-  """What the statements come to.
+  """Validates all statements and returns their resolution.
 
   Raises:
-    ConfigError: The first of them that is wrong or has no effect.
+    ConfigError: If a statement is invalid or has no effect.
   """
   _python_usage.check_layers()
   macros = {s.macro: s for s in found if s.is_macro}
@@ -83,7 +83,7 @@ def _check_type(
 
 
 def _check_redacted(recipe: _resolver.Recipe) -> None:
-  """Refuses a saved configuration whose secrets are not given anew."""
+  """Rejects a saved configuration whose redacted secrets are not given."""
   holding = [s for bound in recipe.bound.values() for s in bound.values()]
   for statement in [*holding, *recipe.macros.values()]:
     if redaction.is_redacted(statement.value):
@@ -94,7 +94,7 @@ def _check_redacted(recipe: _resolver.Recipe) -> None:
 
 
 def _check_once(found: Sequence[gin_parser.Statement]) -> None:
-  """Refuses two bindings of one thing in one file: one of them is a slip."""
+  """Rejects two bindings of one parameter in a file: one is a mistake."""
   seen: dict[tuple[str, ...], gin_parser.Statement] = {}
   for statement in found:
     if statement.is_macro:
@@ -108,7 +108,7 @@ def _check_once(found: Sequence[gin_parser.Statement]) -> None:
         statement.parameter,
       )
     first = seen.setdefault(key, statement)
-    # Of flags, as of all options, the last one counts.
+    # Of repeated flags the last one counts, as usual on a command line.
     if first is not statement and not statement.origin.startswith('--gin'):
       raise errors.ConfigError(
         f'{statement.where}: {statement.name} is bound a second time, after '
@@ -119,7 +119,7 @@ def _check_once(found: Sequence[gin_parser.Statement]) -> None:
 def _check_scopes(
   found: Sequence[gin_parser.Statement], recipe: _resolver.Recipe
 ) -> None:
-  """Refuses bindings in scopes that nothing enters."""
+  """Rejects bindings in scopes that nothing enters."""
   usage = recipe.usage
   if usage.any_scope:
     return
@@ -138,7 +138,7 @@ def _check_scopes(
     if any(f'{other}/'.startswith(f'{scope}/') for other in entered):
       continue
     if usage.scopes and set(scope.split('/')) <= single:
-      continue  # Python may enter one within another
+      continue  # Python may nest scopes that it enters
     raise errors.ConfigError(
       f'{statement.where}: {statement.name} has no effect: the scope {scope!r} '
       f'is not entered (scopes used: {", ".join(used) or "none"})'
@@ -217,7 +217,7 @@ def _check_used(
   found: Sequence[gin_parser.Statement], recipe: _resolver.Recipe
 ) -> None:
   if recipe.usage.any_name:
-    return  # config.check_used asks again, once all parts are built
+    return  # loader.check_used() checks again after all parts are built
   reached = {selector for selector, _ in recipe.reached}
   for statement in found:
     if statement.is_macro:

@@ -4,7 +4,7 @@ from .batching import Packed as Packed
 from .batching import Padded as Padded
 from .batching import Ragged as Ragged
 from .dataset_pipeline import as_pipeline as as_pipeline
-from .dataset_pipeline import Batches as Batches
+from .dataset_pipeline import DatasetPipeline as DatasetPipeline
 from .example_pipeline import Examples as Examples
 from .limit import all_limited as all_limited
 from .limit import FirstBatches as FirstBatches

@@ -19,7 +19,7 @@ def part_of(
     raise errors.InputError(
       f'Examples takes a source such as TFRecords or InMemory, got '
       f'{type(source).__name__}; arrays go into Arrays, a dataset of batches '
-      'into Batches'
+      'into DatasetPipeline'
     )
   if subset not in ('train', 'holdout'):
     raise errors.ConfigError(

@@ -14,7 +14,7 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.data.sources import shuffle as shuffle_lib
 
 
-class Batches(pipeline_lib.Pipeline):
+class DatasetPipeline(pipeline_lib.Pipeline):
   """Batches that the user makes.
 
   How a stopped run goes on is up to `resume`:
@@ -78,7 +78,7 @@ class Batches(pipeline_lib.Pipeline):
     if reason:
       raise errors.InputError(
         f'a stopped run could not go on with this dataset: {reason}. Seed its '
-        "shuffles, or give tftrain.Batches(data, resume='skip') or 'restart'"
+        "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or 'restart'"
       )
     self._checked = True
 
@@ -102,7 +102,7 @@ def as_pipeline(data: Any, *, training: bool) -> pipeline_lib.Pipeline:
   # A dataset's factory is kept: called again under the same seed it shuffles
   # the same way, which the dataset itself does not.
   again = isinstance(made, tf.data.Dataset)
-  return Batches(data if again else made, repeat=training)
+  return DatasetPipeline(data if again else made, repeat=training)
 
 
 def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:

@@ -1,1 +1,5 @@
-"""Debugging: replay a step, compare runs, inspect data, find a rate."""
+"""Debugging: replays a step, compares runs, inspects data, finds a rate."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Devices and workers: strategies, clusters, and how replicas share a batch."""
+"""Devices and workers: strategies, clusters, and rows of a batch."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

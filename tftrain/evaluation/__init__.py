@@ -1,1 +1,5 @@
-"""Evaluation and prediction: metrics of a dataset, outputs of examples."""
+"""Evaluation and prediction: metrics of a dataset, outputs per example."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

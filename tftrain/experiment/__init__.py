@@ -1,1 +1,5 @@
-"""Experiments: a whole run on one model_dir, from config to result."""
+"""Experiments: a whole run in one model_dir, from recipe to result."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

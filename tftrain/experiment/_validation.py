@@ -67,7 +67,7 @@ def check(recipe: Any, names: Iterable[str]) -> None:
 def _check_kinds(recipe: Any) -> None:
   for name, kind in (
     ('update', update_lib.Update),
-    ('best', retention.Best),
+    ('best', retention.KeepBest),
     ('rewind', rewind_lib.Rewind),
     ('export', exporter_lib.Export | bool),
     ('init_from', warm_start.WarmStart | str),

@@ -104,7 +104,7 @@ class Experiment:
   checkpoint_every: interval.Interval | Sequence[interval.Interval] = 1000
   keep: int = 3
   keep_every: int | None = None
-  best: retention.Best | None = None
+  best: retention.KeepBest | None = None
   durable: bool = False
   max_failed_saves: int = 0
   max_time: str | None = None
@@ -449,5 +449,5 @@ def _publishers(
   """Who writes curves, who writes lines, and all who are to see each Report."""
   writer = summary_writer_lib.SummaryWriter(model_dir)
   metrics_file = metrics_file_lib.MetricsFile(model_dir, name)
-  shown = [] if quiet else [progress_bar.Progress()]
+  shown = [] if quiet else [progress_bar.ProgressBar()]
   return writer, metrics_file, [writer, metrics_file, *shown]

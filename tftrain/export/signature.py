@@ -27,7 +27,7 @@ class Signature:
 
   >>> class Digits(tftrain.SupervisedTask):
   ...   def signatures(self, features):
-  ...     return {'top': tftrain.Signature(self.top, {'image': features})}
+  ...     return {'top': tftrain.export.Signature(self.top, {'image': features})}
 
   Attributes:
     function: Takes the inputs by their names; returns a tensor, or several in a

@@ -1,1 +1,1 @@
-"""Adapters to internals of TensorFlow and Keras."""
+"""Interoperation: adapters to private parts of TensorFlow and Keras."""

@@ -1,4 +1,4 @@
-"""All trials of a sweep checked in one process, before any of them runs."""
+"""Checks all trials of a sweep in one process, before any of them runs."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -18,23 +18,25 @@ from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import search_space
 from tftrain.train import metrics
 
-_BUILT = 16  # kinds of trials that are built, at most
+_BUILT = 16  # most kinds of trials to build
 
 
 def described(sweep_dir: str) -> str:
-  """What is asked of a target, as one line of JSON.
+  """Returns the description of a sweep, as one line of JSON.
 
-  `trials`: index, steps and error (or null) of each; `metrics`: the full names
-  that a trial writes; `parameters`: how many weights are trained.
+  `trials` has index, steps and error (or null) of each; `metrics` the full
+  names that a trial writes; `parameters` the number of trained weights.
   """
   plan = plan_lib.read(files.run_directory(sweep_dir))
   return json.dumps(describe(plan))
 
 
 def describe(plan: plan_lib.Plan) -> dict[str, Any]:
-  """Checks each trial's bindings by name, parameter and type, and builds one
-  trial of each kind: of those that bind the same names and refer to the same
-  things.
+  """Returns the description of a plan, after checks of its trials.
+
+  Checks each trial's bindings by name, parameter and type. Builds one trial of
+  each kind; trials of a kind bind the same names and refer to the same
+  configurables.
   """
   registry.register()
   search_paths = list(plan.command['search_paths'])
@@ -69,7 +71,7 @@ def describe(plan: plan_lib.Plan) -> dict[str, Any]:
 
 
 def _compare_metrics(found: Sequence[dict[str, Any]], asked: str) -> None:
-  """A metric that only some trials write cannot rank all of them."""
+  """Adds an error to trials that lack the metric, if other trials write it."""
   lacking = []
   for trial in found:
     names = trial.pop('metrics', None)
@@ -84,7 +86,7 @@ def _compare_metrics(found: Sequence[dict[str, Any]], asked: str) -> None:
 
 
 def _trials(plan: plan_lib.Plan) -> Iterator[tuple[int, list[str]]]:
-  """(index, bindings) of each; of a sampler's, samples in their place."""
+  """Yields (index, bindings) of each trial; for a sampler, of probes."""
   drawn = [trial for trial in plan.trials if trial.bindings is not None]
   for trial in drawn:
     yield trial.index, [*(trial.bindings or ()), *_seed(trial)]
@@ -109,7 +111,7 @@ def _kind(own: Sequence[gin_parser.Statement]) -> tuple[Any, ...]:
 def _built(
   plan: plan_lib.Plan, bindings: Sequence[str], search_paths: Sequence[str]
 ) -> dict[str, Any]:
-  """What is found out about a trial by building all of its parts."""
+  """Returns steps, metrics and size of a trial, by building all its parts."""
   registry.forget()
   experiment = loader.load([str(plan.base)], bindings, search_paths)
   with files.scratch_directory() as scratch:
@@ -125,7 +127,7 @@ def _built(
 def _steps(
   found: Sequence[gin_parser.Statement], built: int | None
 ) -> int | None:
-  """What Experiment.steps comes to; where it is not said, as of its kind."""
+  """Returns the bound value of Experiment.steps, or else `built`."""
   macros = {s.selector: s.value for s in found if s.is_macro}
   steps: Any = built
   for one in found:

@@ -1,4 +1,4 @@
-"""What the command does in each of its modes, and prints of it."""
+"""Modes of the command line: the work and the output of each."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from tftrain.platform import goodput
 
 @dataclasses.dataclass
 class Job:
-  """What one call of the command has to do.
+  """The work of one call of the command.
 
   Attributes:
-    experiment: The recipe, as the gin files and flags say.
-    run: It, prepared on its model_dir; nothing is written yet.
-    texts: Gives the texts that the run is to keep: file name -> text.
-    bindings: What the command line bound.
-    result: What came of the training, once it was called.
+    experiment: The Experiment, as configured by the gin files and flags.
+    run: The run, prepared on its model_dir; nothing is written yet.
+    texts: Function that returns the texts to save: file name -> text.
+    bindings: Bindings from the command line.
+    result: Result of the training; None before it.
   """
 
   experiment: Any
@@ -36,22 +36,26 @@ class Job:
     return pathlib.Path(self.run.model_dir)
 
   def train(self) -> Any:
-    """Trains to the end, or until a signal; returns the `tftrain.Result`."""
+    """Trains to the end, or until a signal.
+
+    Returns:
+      The `tftrain.experiment.Result`.
+    """
     self.result = self.run.train(self.texts(), self.bindings)
     return self.result
 
   def exit_code(self, preempted: int | None = None) -> int:
-    """What the process returns: not 0 where a signal ended the training.
+    """Returns the exit code; it is not 0 if a signal ended the training.
 
     Args:
-      preempted: What it is then; None is the signal's own.
+      preempted: Exit code after a signal; None takes the signal's own.
     """
     code = int(self.result.exit_code) if self.result else 0
     return _stopped(code, preempted) if code else 0
 
 
 def first_line(error: errors.Error) -> str:
-  """What we said; gin adds lines about its own calls."""
+  """Returns the first line of an error; gin adds lines about its calls."""
   return str(error).splitlines()[0]
 
 
@@ -93,7 +97,7 @@ def rerun(job: Job, old: str, main: Callable[[Job], int | None]) -> int | None:
 
 
 def check(experiment: Any, heavy: Any) -> int:
-  """A line for each check; nothing is left of them."""
+  """Prints a line for each check; leaves no files."""
   try:
     for line in heavy.preflights.check(experiment):
       print(line, flush=True)

@@ -1,4 +1,4 @@
-"""Rerun: a run repeated from what its directory says of it."""
+"""Rerun: repeats a run from the records in its directory."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from typing import Any
 from tftrain import errors
 from tftrain.debug import compare_runs
 
-# Flags that decide what comes out, and are in no gin file.
+# Flags that affect the result of a run, and are not in its gin file.
 _BOOLEANS = ('run_eagerly', 'deterministic', 'tf32')
 _FLAGS = ('local_devices', *_BOOLEANS)
 _TOLD = ('code', 'data', 'versions')
 
 
 def flags_of(run: str, model_dir: str) -> dict[str, str]:
-  """Flag -> value with which `run` was made, its config.gin among them.
+  """Returns flag -> value that `run` was started with, including config.gin.
 
   Raises:
-    RunDirectoryError: `run` is no run of the command line.
-    ConfigError: `model_dir` is where it lies.
+    RunDirectoryError: If `run` was not started by the command line.
+    ConfigError: If `model_dir` is the directory of `run`.
   """
   path = pathlib.Path(run)
   if path.resolve() == pathlib.Path(model_dir).resolve():
@@ -44,13 +44,13 @@ def flags_of(run: str, model_dir: str) -> dict[str, str]:
 
 
 def mode_of(run: str) -> str:
-  """Whether `run` was evaluated: `train` or `train_and_eval`."""
+  """Returns `train` if `run` was not evaluated, else `train_and_eval`."""
   mode = _value(_argv(compare_runs.read(pathlib.Path(run))), 'mode')
   return 'train' if mode == 'train' else 'train_and_eval'
 
 
 def warnings(run: str, life: Mapping[str, Any]) -> Iterator[str]:
-  """A line for each of code, data and versions that is not what it was."""
+  """Yields a line for each of code, data and versions that differs."""
   lines = list(
     compare_runs.facts(compare_runs.read(pathlib.Path(run)), {'lives': [life]})
   )
@@ -64,7 +64,7 @@ def warnings(run: str, life: Mapping[str, Any]) -> Iterator[str]:
 
 
 def verdict(run: str, model_dir: str) -> str:
-  """What diff says of the two runs."""
+  """Returns the comparison of the two runs, as text."""
   try:
     return f'Compared with {run}: {compare_runs.compare(run, model_dir)}'
   except errors.RunDirectoryError as error:
@@ -77,7 +77,7 @@ def _argv(record: Mapping[str, Any]) -> list[str]:
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:
-  """What a flag was given on a command line; the last one counts."""
+  """Returns the value of a flag on a command line; the last one counts."""
   value = None
   for word, following in zip(argv, [*argv[1:], ''], strict=True):
     flag, equals, given = word.lstrip('-').partition('=')
@@ -85,7 +85,7 @@ def _value(argv: Sequence[str], name: str) -> str | None:
       continue
     if equals:
       value = given
-    elif name in _BOOLEANS:  # a boolean has no word after it
+    elif name in _BOOLEANS:  # a boolean flag takes no separate value
       value = str(flag == name)
     else:
       value = following

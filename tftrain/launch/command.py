@@ -1,4 +1,4 @@
-"""The command line: absl flags in, exit code out."""
+"""The command: parses the flags, runs a mode and returns an exit code."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -42,10 +42,10 @@ def run(
   main: Callable[[_modes.Job], int | None] | None = None,
   argv: list[str] | None = None,
 ) -> NoReturn:
-  """Runs the command line from a script of the user's own, and exits.
+  """Runs the command line from a user's script, and exits.
 
-  What the script has imported or registered is known to its gin files. `main`
-  is called where the command would train; all other modes are as they are.
+  Gin files can use what the script has imported or registered. `main` is called
+  in the modes that train; all other modes are unchanged.
 
   >>> def main(job):
   ...   result = job.train()
@@ -53,9 +53,10 @@ def run(
   >>> tftrain.launch.run(main)
 
   Args:
-    main: Takes the Job, calls `job.train()`; returns an exit code, or None for
-      that of the training. None trains as the command does.
-    argv: The command line; None is that of the process.
+    main: Function that takes the Job and calls `job.train()`. It returns an
+      exit code, or None for that of the training. Without `main` the command
+      trains as usual.
+    argv: Command line; by default that of the process.
   """
   sys.exit(execute(sys.argv if argv is None else argv, main))
 
@@ -82,7 +83,7 @@ def execute(
     if not cluster_resolver.enter(
       os.environ, flags_lib.WORKERS.value, flags_lib.TASK.value, together
     ):
-      return 0  # one worker is enough
+      return 0  # the chief alone runs this mode
     return _work(origins, main)
   except errors.Error as error:
     print(f'error: {_modes.first_line(error)}', file=sys.stderr)
@@ -93,16 +94,16 @@ _GIN_FLAG = re.compile(r'--?gin\.(.*)', re.DOTALL)
 
 
 def rewritten(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-  """A command line with `--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`.
+  """Rewrites `--gin.NAME=VALUE` as `--gin_bindings=NAME = VALUE`.
 
-  absl knows no flags whose names are not known before. The idea is that of t5x
+  absl accepts only flags that are defined in advance. The idea is that of t5x
   (`gin_utils.rewrite_gin_args`).
 
   Returns:
-    (the command line, binding -> the flag that it was given with)
+    (the command line, binding -> the flag that gave it)
 
   Raises:
-    ConfigError: A flag has no name, or no value.
+    ConfigError: If a flag has no valid name, or no value.
   """
   words: list[str] = []
   origins: dict[str, str] = {}
@@ -158,7 +159,7 @@ def _parse(argv: list[str]) -> None:
 
 
 def _take_flags_of_run() -> None:
-  """Sets what the run to be repeated was started with."""
+  """Sets the flags that the run to be repeated was started with."""
   if flags_lib.GIN_FILE.value:
     raise errors.ConfigError(
       '--mode=rerun takes the configuration of --run; leave out --gin_file'
@@ -212,7 +213,7 @@ def _work(
   loaded = _load(heavy.config, origins)
   if mode in flags_lib.WITHOUT_RUN:
     return _without_run(mode, loaded, heavy)
-  assert flags_lib.MODEL_DIR.value is not None  # _parse has seen to that
+  assert flags_lib.MODEL_DIR.value is not None  # _parse() requires it
   model_dir = files.run_directory(flags_lib.MODEL_DIR.value)
   heavy.config.check_same(model_dir)
   experiment = heavy.config.watched(loaded.experiment, watching)
@@ -273,7 +274,7 @@ def _load(config: Any, origins: dict[str, str]) -> Any:
 
 
 def _without_run(mode: str, loaded: Any, heavy: Any) -> int:
-  """The modes that need no model_dir, and leave nothing behind."""
+  """Runs a mode that needs no model_dir and leaves no run behind."""
   if mode == 'describe':
     print(loaded.described(flags_lib.FORMAT.value))
     return 0
@@ -313,7 +314,7 @@ def _with_run(
 
 
 def _import_heavy() -> Any:
-  """The one place of this file that imports TensorFlow, so --help need not."""
+  """Imports TensorFlow and what needs it, which --help does without."""
   import tensorflow as tf
 
   from tftrain.config import loader

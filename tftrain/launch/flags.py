@@ -1,6 +1,6 @@
 """Flags of the command line.
 
-They are defined where this module is imported: only the command does.
+Importing this module defines the flags; only the command imports it.
 """
 
 from typing import Any
@@ -180,11 +180,11 @@ BUCKET_MB = flags.DEFINE_float(
 
 
 OF_EXPERIMENT = (ALL_REDUCE, BUCKET_MB)
-"""Those that set a value of the Experiment."""
+"""The flags that set a parameter of the Experiment."""
 
 
 def device_options() -> dict[str, Any]:
-  """The fields of `devices.Devices`."""
+  """Returns the fields of `devices.Devices` as given by the flags."""
   return {
     flag.name: flag.value
     for flag in (

@@ -1,4 +1,4 @@
-"""New projects: copies the templates of a project that trains.
+"""Project generator: copies the templates of a project that trains.
 
 python -m tftrain.launch.new_project NAME
 """
@@ -23,15 +23,15 @@ _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 
 
 def make(name: str, parent: pathlib.Path) -> pathlib.Path:
-  """Makes a project; all of its directory is there, or nothing.
+  """Creates a project; its directory appears complete or not at all.
 
   Args:
-    name: Of the project, its directory, its package and its gin file.
-    parent: Where the directory is made.
+    name: Name of the project, its directory, its package and its gin file.
+    parent: Directory in which the project's directory is created.
 
   Raises:
-    ConfigError: The name is none that Python could import.
-    RunDirectoryError: Something of that name is there.
+    ConfigError: If `name` is not a valid or free name of a Python module.
+    RunDirectoryError: If `name` exists in `parent`.
   """
   directory = parent / name
   _check_name(name)
@@ -64,7 +64,7 @@ def _check_name(name: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Returns 0, or 2 for a name that cannot be taken."""
+  """Creates a project; returns 0, or 2 if the arguments are invalid."""
   if len(arguments) != 1 or arguments[0].startswith('-'):
     print(_USAGE, file=sys.stderr)
     return 2

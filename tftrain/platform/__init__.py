@@ -1,1 +1,5 @@
-"""Platform: files, signals, timeouts, locks and other services of the operating system."""
+"""The operating system: files, signals, timeouts, locks and digests."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

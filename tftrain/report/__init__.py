@@ -1,1 +1,5 @@
-"""Reports: what a Trainer tells its Actions, and when an Action is due."""
+"""Reports: what a Trainer passes to its Actions, and when one is due."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

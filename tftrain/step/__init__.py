@@ -1,1 +1,5 @@
 """One training step: gradients, clipping, loss scale, update and EMA."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

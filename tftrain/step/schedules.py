@@ -30,7 +30,7 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 
 
 @keras.saving.register_keras_serializable('tftrain')
-class WarmUp(_Schedule):
+class LinearWarmup(_Schedule):
   """Rises linearly, then does what another schedule says.
 
   Update number `step`, counted from 0, has the learning rate
@@ -49,9 +49,9 @@ class WarmUp(_Schedule):
   """
 
   def __init__(self, after: Any, steps: int, start: float = 0.0):
-    self.after = _check_schedule('WarmUp(after', after)
-    self.steps = _check_count('WarmUp(steps', steps)
-    self.start = _check_rate('WarmUp(start', start)
+    self.after = _check_schedule('LinearWarmup(after', after)
+    self.steps = _check_count('LinearWarmup(steps', steps)
+    self.start = _check_rate('LinearWarmup(start', start)
 
   def __call__(self, step: Any) -> tf.Tensor:
     step = tf.cast(step, tf.int64)
@@ -63,7 +63,7 @@ class WarmUp(_Schedule):
 
 
 @keras.saving.register_keras_serializable('tftrain')
-class InverseSqrt(_Schedule):
+class InverseSqrtDecay(_Schedule):
   """Rises linearly to a peak, then falls with the square root of the updates.
 
   Update number `step`, counted from 0, has the learning rate
@@ -79,8 +79,8 @@ class InverseSqrt(_Schedule):
   """
 
   def __init__(self, peak: float, warm_up: int):
-    self.peak = _check_rate('InverseSqrt(peak', peak)
-    self.warm_up = _check_count('InverseSqrt(warm_up', warm_up)
+    self.peak = _check_rate('InverseSqrtDecay(peak', peak)
+    self.warm_up = _check_count('InverseSqrtDecay(warm_up', warm_up)
 
   def __call__(self, step: Any) -> tf.Tensor:
     ratio = tf.cast(step, tf.float32) / self.warm_up
@@ -89,7 +89,7 @@ class InverseSqrt(_Schedule):
 
 
 @keras.saving.register_keras_serializable('tftrain')
-class Joined(_Schedule):
+class JoinedSchedules(_Schedule):
   """One schedule after another.
 
   Update number `step`, counted from 0, has the learning rate
@@ -103,14 +103,18 @@ class Joined(_Schedule):
   """
 
   def __init__(self, schedules: Any, boundaries: Any):
-    self.schedules = _check_all('Joined(schedules', schedules, _check_schedule)
-    self.boundaries = _check_all('Joined(boundaries', boundaries, _check_count)
+    self.schedules = _check_all(
+      'JoinedSchedules(schedules', schedules, _check_schedule
+    )
+    self.boundaries = _check_all(
+      'JoinedSchedules(boundaries', boundaries, _check_count
+    )
     count = len(boundaries) + 1
     if len(schedules) != count:
       wanted = f'one schedule more than boundaries, here {count}'
-      _refuse('Joined(schedules', schedules, wanted)
+      _refuse('JoinedSchedules(schedules', schedules, wanted)
     if self.boundaries != sorted(set(self.boundaries)):
-      _refuse('Joined(boundaries', boundaries, 'updates that increase')
+      _refuse('JoinedSchedules(boundaries', boundaries, 'updates that increase')
 
   def __call__(self, step: Any) -> tf.Tensor:
     step = tf.cast(step, tf.int64)

@@ -200,7 +200,7 @@ class _Images:
     shape, kind = _shape(self.images), _dtype(self.images)
     wanted = (
       'give images [images, height, width, channels], a str, or one of '
-      'tftrain.Audio, Table, Histogram, PrCurve'
+      'tftrain.summary.Audio, Table, Histogram, PrCurve'
     )
     if shape is None or len(shape) != 4:
       return f'{_described(self.images)}; {wanted}'
@@ -275,7 +275,7 @@ def confusion_matrix(
   >>> def artifacts(self, batch):
   ...   x, y = batch
   ...   guessed = tf.argmax(self.model(x), -1)
-  ...   return {'confusion': tftrain.confusion_matrix(y, guessed, NAMES)}
+  ...   return {'confusion': tftrain.summary.confusion_matrix(y, guessed, NAMES)}
 
   Args:
     labels: The class of each example, an integer.

@@ -14,13 +14,13 @@ from tftrain.platform import jsonl
 from tftrain.report import report as report_lib
 
 
-class Sink(abc.ABC):
+class MetricWriter(abc.ABC):
   """Writes the Reports of training and evaluation somewhere; an Action.
 
   Subclass it and write `write`. What `write` raises is warned of, once a
   minute, and the run goes on without it.
 
-  >>> class Printed(Sink):
+  >>> class Printed(MetricWriter):
   ...   def write(self, report):
   ...     print(report.source, report.step, dict(report.scalars))
   >>> Experiment(..., actions=[Printed()])
@@ -46,7 +46,7 @@ class Sink(abc.ABC):
       self.write(report)
 
 
-class CsvSink(Sink):
+class CsvWriter(MetricWriter):
   """A file of comma-separated values: step, source, and a column per metric.
 
   A metric that appears later gets a column of its own then. A resumed run takes
@@ -85,7 +85,7 @@ class CsvSink(Sink):
     """Takes back the lines after `step`, and what a kill left of one."""
     rows = [row for row in self._read() if _step_of(row) <= step]
     columns = list(rows[0]) if rows else ['step', 'source']
-    files.make_directory(self._path.parent, 'path for CsvSink')
+    files.make_directory(self._path.parent, 'path for CsvWriter')
     self._rewrite(rows, columns)
     self._written = {(row['step'], row['source']) for row in rows}
     self._begun_at = step
@@ -104,7 +104,7 @@ class CsvSink(Sink):
     found = list(csv.reader(io.StringIO(text, newline='')))
     if not found or found[0][:2] != ['step', 'source']:
       raise errors.RunDirectoryError(
-        f'{self._path} is no file of a CsvSink; remove it, or give another path'
+        f'{self._path} is no file of a CsvWriter; remove it, or give another path'
       )
     whole = found[1:] if text.endswith('\n') else found[1:-1]
     return [

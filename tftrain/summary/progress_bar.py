@@ -13,7 +13,7 @@ _MOST = 12  # metrics in a line
 _FORMAT = '{n:,}/{total:,} |{bar:12}| {elapsed}<{remaining}{postfix}'
 
 
-class Progress:
+class ProgressBar:
   """Shows step, metrics, speed, waiting for input, and the time that is left.
 
   On a terminal training is one line that is written over, and each evaluation

@@ -18,7 +18,7 @@ class Pruner(Protocol):
   """Interface of a pruner: when to compare a trial, and whether to keep it."""
 
   def is_due(self, previous: int, step: int) -> bool:
-    """Returns whether to compare at `step`, the first value after `previous`."""
+    """Returns whether to compare at `step`, the next value after `previous`."""
 
   def keeps(self, own: Sequence[float], others: Sequence[float]) -> bool:
     """Returns whether a trial goes on.

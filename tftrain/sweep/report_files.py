@@ -181,7 +181,7 @@ def _write_tab(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> None:
 
 
 def _domain(name: str, rows: Sequence[_ranking.Row]) -> summary_v2.Domain:
-  """Returns the values of a parameter, all of one type, as TensorBoard needs."""
+  """Returns the values of a parameter in one type, as TensorBoard requires."""
   values = {row.values[name] for row in rows if name in row.values}
   kinds = {type(value) for value in values}
   if kinds <= {int, float}:

@@ -94,7 +94,7 @@ class Trial:
     }
 
   def actions(self) -> list[report_lib.Action]:
-    """Returns the Actions that prune the run and stop it if the lease is lost."""
+    """Returns the Actions that prune the run and stop it without a lease."""
     return [Watch(self.plan, self._trial, self.check)]
 
   def check(self) -> None:

@@ -179,7 +179,7 @@ class Task:
 
     Returns:
       Name -> images `[images, height, width, channels]`, uint8 or 0 to 1; a
-      text in Markdown; a tftrain.Audio, Table, Histogram or PrCurve; or a
+      text in Markdown; a tftrain.summary.Audio, Table, Histogram or PrCurve; or a
       matplotlib Figure. TensorBoard shows them.
     """
     del batch

@@ -1,1 +1,1 @@
-"""Sources: read single examples from files, memory and generators."""
+"""Sources: single examples from files, memory and generators."""

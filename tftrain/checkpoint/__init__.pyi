@@ -1,0 +1,2 @@
+from .checkpointer import Checkpointer as Checkpointer
+from .retention import KeepBest as KeepBest

@@ -1,0 +1,1 @@
+from .compare_runs import compare as compare

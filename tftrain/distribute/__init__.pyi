@@ -1,0 +1,2 @@
+from .strategy import make_strategy as make_strategy
+from .strategy import set_local_devices as set_local_devices

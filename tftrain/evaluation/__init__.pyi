@@ -1,0 +1,2 @@
+from .evaluator import Evaluator as Evaluator
+from .predictor import predict as predict

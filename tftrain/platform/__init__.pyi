@@ -1,0 +1,1 @@
+from .signals import stop_on_signal as stop_on_signal

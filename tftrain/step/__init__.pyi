@@ -1,0 +1,6 @@
+from . import schedules as schedules
+from .loss import Loss as Loss
+from .schedules import InverseSqrtDecay as InverseSqrtDecay
+from .schedules import JoinedSchedules as JoinedSchedules
+from .schedules import LinearWarmup as LinearWarmup
+from .update import Update as Update

@@ -1,0 +1,10 @@
+from .artifacts import Audio as Audio
+from .artifacts import confusion_matrix as confusion_matrix
+from .artifacts import Histogram as Histogram
+from .artifacts import PrCurve as PrCurve
+from .artifacts import Table as Table
+from .metric_writer import CsvWriter as CsvWriter
+from .metric_writer import MetricWriter as MetricWriter
+from .metrics_file import MetricsFile as MetricsFile
+from .progress_bar import ProgressBar as ProgressBar
+from .summary_writer import SummaryWriter as SummaryWriter

@@ -1,0 +1,2 @@
+from .plan import Plan as Plan
+from .sweep import Sweep as Sweep
