@@ -69,7 +69,8 @@ def summaries(rounds, directory):
   found = []
   plain, observed = make_trainer(), make_trainer()
   writers = Many(
-    tftrain.summary.SummaryWriter(directory), tftrain.summary.MetricsFile(directory)
+    tftrain.summary.SummaryWriter(directory),
+    tftrain.summary.MetricsFile(directory),
   )
   for number in range(1, rounds + 2):
     begun = time.perf_counter()

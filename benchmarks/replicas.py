@@ -149,7 +149,9 @@ CONTESTANTS: Mapping[str, Callable[[], engine.Contestant]] = {
   engine.TFTRAIN: lambda: ours(
     tftrain.Arrays(WORKLOAD.arrays(), WORKLOAD.batch_size)
   ),
-  engine.SAME_INPUT: lambda: ours(tftrain.data.DatasetPipeline(WORKLOAD.dataset())),
+  engine.SAME_INPUT: lambda: ours(
+    tftrain.data.DatasetPipeline(WORKLOAD.dataset())
+  ),
   'hand': hand,
   'call': call,
 }

@@ -112,7 +112,9 @@ def run(directory: str, steps: int = 1000) -> None:
   ).prepare(f'{directory}/loop')
   loop.train()
   task, images = loop.trainer.task, loop.trainer.example_features()
-  tftrain.export.export_model(task, images, f'{directory}/trunk', part=task.trunk)
+  tftrain.export.export_model(
+    task, images, f'{directory}/trunk', part=task.trunk
+  )
 
 
 if __name__ == '__main__':

@@ -64,7 +64,10 @@ def main(argv: list[str]) -> int:
   )
   writer = tftrain.summary.SummaryWriter(_MODEL_DIR.value)
   evaluator = tftrain.Evaluator(
-    task, [test], strategy=strategy, actions=[writer, tftrain.summary.ProgressBar()]
+    task,
+    [test],
+    strategy=strategy,
+    actions=[writer, tftrain.summary.ProgressBar()],
   )
   # What was logged up to a step is on disk before the checkpoint of that step
   # is: after a kill, no curve has a gap.

@@ -123,7 +123,7 @@ def train(commands, directory, argv, environments):
   assert [one.code for one in ended] == [0, 0], [one.stderr for one in ended]
   record = json.loads((directory / 'run' / 'run.json').read_text())
   assert record['finished']['step'] == 8
-  assert record['lives'][0]['replicas'] == 2
+  assert record['attempts'][0]['replicas'] == 2
 
 
 @pytest.mark.slow

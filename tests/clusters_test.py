@@ -79,8 +79,8 @@ def test_one_process_is_no_cluster(environment):
 @pytest.mark.parametrize(
   ('environment', 'workers', 'task', 'message'),
   [
-    ({}, ['a:1', 'b:2'], None, '--workers needs --task'),
-    ({}, [], 1, '--task=1 needs --workers'),
+    ({}, ['a:1', 'b:2'], None, '--workers needs --task_index'),
+    ({}, [], 1, '--task_index=1 needs --workers'),
     ({}, ['a:1', 'b:2'], 2, 'task 2 is none of 2 workers'),
     ({}, ['a:1', 'a:1'], 0, 'a:1 is given twice'),
     ({}, ['a', 'b:2'], 0, "the worker 'a' is no address; write host:port"),

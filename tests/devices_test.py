@@ -41,7 +41,7 @@ def test_flags_are_set_before_tensorflow_starts_and_recorded(
   )  # fmt: skip
   ended = run(commands, tmp_path, *flags)
   assert ended.code == 0, ended.stderr
-  (life,) = json.loads((tmp_path / 'run' / 'run.json').read_text())['lives']
+  (life,) = json.loads((tmp_path / 'run' / 'run.json').read_text())['attempts']
   assert life['devices'] == {  # no GPU's memory can grow here
     'tf32_off': True,
     'deterministic': True,
@@ -87,7 +87,7 @@ def test_what_comes_too_late_is_one_line():
       'needs 2 devices, there is 1',
     ),
     (
-      ['--all_reduce=nccl', '--workers=a:1,b:2', '--task=0'],
+      ['--all_reduce=nccl', '--workers=a:1,b:2', '--task_index=0'],
       "'nccl' needs GPUs",
     ),
   ],

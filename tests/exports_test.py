@@ -190,7 +190,9 @@ def test_names_of_signatures_stay_in_their_place(tmp_path):
   class Named(Offering):
     def signatures(self, features):
       return {
-        '../x': tftrain.export.Signature(self.probabilities, {'image': features})
+        '../x': tftrain.export.Signature(
+          self.probabilities, {'image': features}
+        )
       }
 
   with pytest.raises(errors.ConfigError, match='cannot name a directory'):
@@ -432,7 +434,7 @@ def test_what_was_exported_on_a_way_not_taken_is_set_aside(tmp_path):
     log_every=5,
     checkpoint_every=20,
     export=tftrain.actions.Export(every=10, keep=9, fresh=False),
-    rewind=tftrain.experiment.Rewind(pass_over=10),
+    rewind=tftrain.experiment.Rewind(skip_batches=10),
   ).prepare(tmp_path)
   run.train()
   names = {path.name.partition('-')[0] for path in run_exports(tmp_path)}
@@ -480,7 +482,9 @@ def test_options_that_make_no_sense_are_refused(tmp_path):
 
 
 def test_a_part_is_exported_by_its_name(tmp_path):
-  experiment(export=tftrain.actions.Export(part='model', fresh=False)).train(tmp_path)
+  experiment(export=tftrain.actions.Export(part='model', fresh=False)).train(
+    tmp_path
+  )
   loaded = tf.saved_model.load(str(tmp_path / 'export' / '40'))
   assert list(loaded.signatures) == ['serving_default']
 

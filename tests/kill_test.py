@@ -103,7 +103,7 @@ def test_killed_and_started_again_equals_never_killed(
     landed += server.run_and_kill(tmp_path, mark, draw.randint(2, most))
   digests, metrics = server.finish(tmp_path)
   run = json.loads((tmp_path / 'run.json').read_text())
-  starts = [life['start_step'] for life in run['lives']]
+  starts = [life['start_step'] for life in run['attempts']]
   assert len(set(starts)) > 2, f'too few lives went on from a save: {starts}'
   assert landed == _KILLS[mark], 'some kills did not land'
   assert metrics == never_killed[1]

@@ -182,7 +182,9 @@ class Poisoned(Critic):
 
 
 def test_the_error_shows_the_loss_that_was_not_finite():
-  with pytest.raises(tftrain.errors.NonFiniteError, match='loss (nan|inf|-inf)'):
+  with pytest.raises(
+    tftrain.errors.NonFiniteError, match='loss (nan|inf|-inf)'
+  ):
     train(step_test.of(Poisoned), 1)
 
 

@@ -108,7 +108,9 @@ def test_what_is_not_finite_ends_the_test_and_nothing_else():
 
 
 def test_data_that_end_end_the_test():
-  data = tftrain.data.DatasetPipeline([np.ones((4, 8), 'float32')] * 12, repeat=False)
+  data = tftrain.data.DatasetPipeline(
+    [np.ones((4, 8), 'float32')] * 12, repeat=False
+  )
   trainer = tftrain.Trainer(Quadratic(), data)
   found = lr_finder.find(trainer)
   assert found.ended == 'the data ended' and len(found.rates) == 12

@@ -82,7 +82,8 @@ def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
   addresses = local_launcher.free_addresses(2)
   began = time.monotonic()
   ended = teams.alone(
-    commands, tmp_path, f'--workers={",".join(addresses)}', f'--task={task}',
+    commands, tmp_path, f'--workers={",".join(addresses)}',
+    f'--task_index={task}',
     environment={'TFTRAIN_CLUSTER_DEADLINE': '1'},
   )  # fmt: skip
   assert time.monotonic() - began < 20
@@ -107,7 +108,8 @@ def test_a_worker_that_dies_once_all_have_met_is_one_line(
   thread.start()
   began = time.monotonic()
   ended = teams.alone(
-    commands, tmp_path, f'--workers={",".join(addresses)}', f'--task={task}',
+    commands, tmp_path, f'--workers={",".join(addresses)}',
+    f'--task_index={task}',
     environment={'TFTRAIN_CLUSTER_DEADLINE': '3'},
   )  # fmt: skip
   thread.join()

@@ -103,7 +103,8 @@ def test_a_dataset_that_cannot_go_on_is_refused(data, reason, tmp_path):
     experiment(data, 5).prepare(tmp_path)
   assert str(caught.value) == (
     f'a stopped run could not go on with this dataset: {reason}. Seed its '
-    "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or 'restart'"
+    "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or "
+    "'restart'"
   )
   assert not list(tmp_path.iterdir())
 

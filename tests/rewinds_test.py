@@ -159,7 +159,7 @@ def experiment(**options):
     steps=60,
     steps_per_loop=7,
     export=False,
-    rewind=tftrain.experiment.Rewind(pass_over=5),
+    rewind=tftrain.experiment.Rewind(skip_batches=5),
     **options,
   )
 
@@ -184,7 +184,7 @@ def test_a_rewind_passes_over_the_steps_before_and_at_the_bad_one(tmp_path):
   assert steps == list(range(5, 61, 5))
 
   told = experiment().prepare(tmp_path / 'told')
-  told.trainer.detours.add(29, 33)
+  told.trainer.skipped_steps.add(29, 33)
   told.train()
   cases.assert_same_bits(state, final(tmp_path / 'told')[1])
   assert lines(tmp_path / 'run') == lines(tmp_path / 'told')
@@ -229,11 +229,11 @@ def test_it_goes_back_only_so_often(tmp_path):
 
   recipe = tftrain.Experiment(
     cases.supervised, always_bad, steps=60, export=False,
-    rewind=tftrain.experiment.Rewind(pass_over=5, tries=2),
+    rewind=tftrain.experiment.Rewind(skip_batches=5, max_rewinds=2),
   )  # fmt: skip
   with pytest.raises(errors.NonFiniteError, match='2 times already') as info:
     recipe.train(tmp_path)
-  assert 'Rewind.tries' in str(info.value) and '\n' not in str(info.value)
+  assert 'Rewind.max_rewinds' in str(info.value) and '\n' not in str(info.value)
 
 
 def test_a_spike_is_found_and_its_memory_is_saved():
@@ -263,7 +263,7 @@ def test_a_spike_makes_a_run_go_back(tmp_path):
     steps=60,
     log_every=5,
     export=False,
-    rewind=tftrain.experiment.Rewind(pass_over=5),
+    rewind=tftrain.experiment.Rewind(skip_batches=5),
     actions=[tftrain.actions.LossSpike(3.0, reports=3)],
   )
   recipe.train(tmp_path)
@@ -277,8 +277,8 @@ def test_a_spike_makes_a_run_go_back(tmp_path):
 
 def test_settings_that_make_no_sense():
   for make in (
-    lambda: tftrain.experiment.Rewind(pass_over=0),
-    lambda: tftrain.experiment.Rewind(tries=0),
+    lambda: tftrain.experiment.Rewind(skip_batches=0),
+    lambda: tftrain.experiment.Rewind(max_rewinds=0),
     lambda: tftrain.actions.LossSpike(1.0),
     lambda: tftrain.actions.LossSpike(reports=0),
     lambda: tftrain.Update(max_skips=-1),

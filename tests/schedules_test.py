@@ -76,7 +76,9 @@ _CASES = {
     [2],
   ),
   'warm-up to a cosine': (
-    schedules.LinearWarmup(keras_schedules.CosineDecay(1e-3, 1000, 0.1), 500, 1e-5),
+    schedules.LinearWarmup(
+      keras_schedules.CosineDecay(1e-3, 1000, 0.1), 500, 1e-5
+    ),
     _warm_up(_cosine(1e-3, 1000, 0.1), 500, 1e-5),
     [250, 499, 500, 501, 1000, 1499, 1500, 1501],
   ),
@@ -118,7 +120,9 @@ _CASES = {
   ),
   'one within another': (
     schedules.LinearWarmup(
-      schedules.JoinedSchedules([1.0, schedules.LinearWarmup(0.5, 4)], [10]), 6, 2.0
+      schedules.JoinedSchedules([1.0, schedules.LinearWarmup(0.5, 4)], [10]),
+      6,
+      2.0,
     ),
     _warm_up(
       _joined([_constant(1.0), _warm_up(_constant(0.5), 4)], [10]), 6, 2.0
@@ -300,7 +304,12 @@ _REFUSED = [
   ('LinearWarmup', (None, 9), 'after=None', _SCHEDULE),
   ('LinearWarmup', (False, 9), 'after=False', _SCHEDULE),
   ('LinearWarmup', (float, 9), "after=<class 'float'>", _SCHEDULE),
-  ('LinearWarmup', (np.zeros((2, 1)), 9), 'after=array([[0.], [0.]])', _SCHEDULE),
+  (
+    'LinearWarmup',
+    (np.zeros((2, 1)), 9),
+    'after=array([[0.], [0.]])',
+    _SCHEDULE,
+  ),
   ('LinearWarmup', (1.0, 9, -1), 'start=-1', _RATE),
   ('LinearWarmup', (1.0, 9, np.nan), 'start=nan', _RATE),
   ('LinearWarmup', (1.0, 9, '0'), "start='0'", _RATE),
@@ -317,8 +326,18 @@ _REFUSED = [
   ('JoinedSchedules', (['x', 0.2], [5]), "schedules[0]='x'", _SCHEDULE),
   ('JoinedSchedules', ([0.1, 0.2], [0]), 'boundaries[0]=0', _COUNT),
   ('JoinedSchedules', ([0.1, 0.2, 0.3], [5, 6.5]), 'boundaries[1]=6.5', _COUNT),
-  ('JoinedSchedules', ([0.1, 0.2, 0.3], [6, 5]), 'boundaries=[6, 5]', _INCREASE),
-  ('JoinedSchedules', ((0.1, 0.2, 0.3), (5, 5)), 'boundaries=(5, 5)', _INCREASE),
+  (
+    'JoinedSchedules',
+    ([0.1, 0.2, 0.3], [6, 5]),
+    'boundaries=[6, 5]',
+    _INCREASE,
+  ),
+  (
+    'JoinedSchedules',
+    ((0.1, 0.2, 0.3), (5, 5)),
+    'boundaries=(5, 5)',
+    _INCREASE,
+  ),
 ]
 
 

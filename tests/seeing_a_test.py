@@ -120,7 +120,9 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
 def test_sounds_can_be_listened_to(tmp_path):
   wave = np.sin(np.arange(800) / 10).astype('float32')
   clips = np.stack([wave, -wave, 0 * wave, wave / 2])[..., None]
-  plugin, value = shown_by(tmp_path, lambda _: tftrain.summary.Audio(clips, 8000))
+  plugin, value = shown_by(
+    tmp_path, lambda _: tftrain.summary.Audio(clips, 8000)
+  )
   assert plugin == 'audio'
   assert len(value) == 4  # TensorBoard's own default would be three
   sound, rate = tf.audio.decode_wav(value[1][0])
@@ -146,7 +148,9 @@ def test_a_table_is_markdown(tmp_path):
   'values', [np.random.RandomState(0).normal(size=(40, 50)), np.full(7, 3.0)]
 )
 def test_a_histogram_is_that_of_tensorflow(tmp_path, values):
-  plugin, value = shown_by(tmp_path, lambda _: tftrain.summary.Histogram(values))
+  plugin, value = shown_by(
+    tmp_path, lambda _: tftrain.summary.Histogram(values)
+  )
   with tf.summary.create_file_writer(str(tmp_path / 'other')).as_default(0):
     tf.summary.histogram('shown', values)
   expected = written(tmp_path / 'other', 'shown')
@@ -235,7 +239,9 @@ def test_a_confusion_matrix_counts(tmp_path):
 
 
 def test_a_confusion_matrix_can_be_drawn():
-  image = tftrain.summary.confusion_matrix([0, 0, 1], [0, 1, 1], 'abc', image=True)
+  image = tftrain.summary.confusion_matrix(
+    [0, 0, 1], [0, 1, 1], 'abc', image=True
+  )
   artifacts_lib.prepared('Shows', {'a': image})
   assert image.shape == (1, 48, 48, 3) and image.dtype == np.uint8
   squares = image[0, 8::16, 8::16]
@@ -261,20 +267,47 @@ def test_a_wrong_confusion_matrix_is_refused(labels, predictions, said):
 @pytest.mark.parametrize(
   ('shown', 'said'),
   [
-    (tftrain.summary.Audio(np.zeros((2, 9)), 8), 'samples of shape (2, 9); give fl'),
-    (tftrain.summary.Audio(np.zeros((1, 9, 1), int), 8), 'samples of shape (1, 9, 1)'),
-    (tftrain.summary.Audio([0.0], 8), 'samples of type list; give floats [clips'),
-    (tftrain.summary.Audio(np.zeros((1, 9, 1)), 0), 'sample_rate 0; give frames'),
+    (
+      tftrain.summary.Audio(np.zeros((2, 9)), 8),
+      'samples of shape (2, 9); give fl',
+    ),
+    (
+      tftrain.summary.Audio(np.zeros((1, 9, 1), int), 8),
+      'samples of shape (1, 9, 1)',
+    ),
+    (
+      tftrain.summary.Audio([0.0], 8),
+      'samples of type list; give floats [clips',
+    ),
+    (
+      tftrain.summary.Audio(np.zeros((1, 9, 1)), 0),
+      'sample_rate 0; give frames',
+    ),
     (tftrain.summary.Table('ab', []), "columns 'ab'; give a list of names"),
     (tftrain.summary.Table([], []), 'columns []; give a list of names'),
-    (tftrain.summary.Table(['a', 'b'], [[1, 2], [3]]), 'a row 1 of 1 values for 2 col'),
-    (tftrain.summary.Table(['a', 'b'], ['xy']), 'a row 0 of type str; give a list'),
+    (
+      tftrain.summary.Table(['a', 'b'], [[1, 2], [3]]),
+      'a row 1 of 1 values for 2 col',
+    ),
+    (
+      tftrain.summary.Table(['a', 'b'], ['xy']),
+      'a row 0 of type str; give a list',
+    ),
     (tftrain.summary.Table(['a'], [3]), 'a row 0 of type int; give a list'),
     (tftrain.summary.Histogram(['a']), 'values of type list; give numbers'),
-    (tftrain.summary.PrCurve([0, 1], [0.5]), 'labels of type list and scores of ty'),
+    (
+      tftrain.summary.PrCurve([0, 1], [0.5]),
+      'labels of type list and scores of ty',
+    ),
     (tftrain.summary.PrCurve([0, 2], [0.5, 0.5]), 'the label 2; give 0 or 1'),
-    (tftrain.summary.PrCurve([0, 1], [0.5, 1.5]), 'the score 1.5; give probabilities'),
-    (tftrain.summary.PrCurve([0, 1], [-3, 0.5]), 'the score -3; give probabilities'),
+    (
+      tftrain.summary.PrCurve([0, 1], [0.5, 1.5]),
+      'the score 1.5; give probabilities',
+    ),
+    (
+      tftrain.summary.PrCurve([0, 1], [-3, 0.5]),
+      'the score -3; give probabilities',
+    ),
     (np.zeros((1, 2, 2, 5)), 'of shape (1, 2, 2, 5); give 1 to 4 channels'),
     (np.zeros((1, 2, 2, 1), int), 'of int64 images; give uint8, or floats'),
     (object(), 'of type object; give images'),
@@ -381,7 +414,9 @@ def test_looking_changes_nothing(tmp_path, options):
 
   cases.assert_same_bits(
     state_after('plain', []),
-    state_after('looked', [tftrain.actions.WeightHistograms(2, gradients=True)]),
+    state_after(
+      'looked', [tftrain.actions.WeightHistograms(2, gradients=True)]
+    ),
   )
 
 
@@ -409,7 +444,9 @@ def test_histograms_that_belong_to_nothing_say_so():
   trainer = tftrain.Trainer(
     cases.supervised(), tftrain.Arrays(cases.arrays(), 8)
   )
-  with pytest.raises(errors.ConfigError, match=r'^WeightHistograms does not know'):
+  with pytest.raises(
+    errors.ConfigError, match=r'^WeightHistograms does not know'
+  ):
     trainer.train(1, [tftrain.actions.WeightHistograms(1)])
 
 
@@ -470,7 +507,9 @@ def test_what_cannot_be_written_is_warned_of_once(
   tmp_path, monkeypatch, caplog
 ):
   monkeypatch.setattr(files, 'disk', Full())
-  result = train(tmp_path, steps=6, actions=[tftrain.actions.WeightHistograms(1)])
+  result = train(
+    tmp_path, steps=6, actions=[tftrain.actions.WeightHistograms(1)]
+  )
   assert result.step == 6
   said = [r.message for r in caplog.records if r.levelno == logging.WARNING]
   assert len([text for text in said if 'Summaries below' in text]) == 1

@@ -158,7 +158,7 @@ def test_each_life_says_what_it_was_made_of(tmp_path, monkeypatch, repository):
   experiment(steps=2, seed=3).train(tmp_path / 'run')
   (repository / 'model.py').write_text('secret = 7\n')
   experiment(steps=4, seed=3).train(tmp_path / 'run')
-  lives = record(tmp_path / 'run')['lives']
+  lives = record(tmp_path / 'run')['attempts']
   assert [life['git']['dirty'] for life in lives] == [False, True]
   for life in lives:
     assert life['seed'] == 3 and life['replicas'] == 1
@@ -173,7 +173,7 @@ def test_a_run_outside_of_a_repository_says_nothing_of_code(
 ):
   monkeypatch.chdir(tmp_path)
   experiment(steps=1).train(tmp_path / 'run')
-  assert 'git' not in record(tmp_path / 'run')['lives'][0]
+  assert 'git' not in record(tmp_path / 'run')['attempts'][0]
 
 
 def read_lines(path):
@@ -266,7 +266,7 @@ def test_a_run_that_goes_back_takes_its_digests_back(tmp_path):
   experiment(
     actions=[tftrain.actions.Digests(1), Once()],
     steps=8,
-    rewind=tftrain.experiment.Rewind(pass_over=2),
+    rewind=tftrain.experiment.Rewind(skip_batches=2),
   ).train(tmp_path / 'run')
   lines = read_lines(tmp_path / 'run' / 'digests.jsonl')
   assert [line['step'] for line in lines] == list(range(1, 9))
@@ -386,7 +386,7 @@ def test_a_run_that_goes_on_is_not_the_same(tmp_path):
 
 def write_run(path, life, config='', lines=('{"step": 1, "source": "train"}',)):
   path.mkdir()
-  (path / 'run.json').write_text(json.dumps({'lives': [life]}))
+  (path / 'run.json').write_text(json.dumps({'attempts': [life]}))
   (path / 'config.gin').write_text(config)
   (path / 'metrics.jsonl').write_text(''.join(f'{line}\n' for line in lines))
   return path
@@ -445,7 +445,8 @@ def test_diff_runs_without_tensorflow(tmp_path):
   code = (
     'import runpy, sys\n'
     f'sys.argv = ["diff", {str(a)!r}, {str(b)!r}]\n'
-    'try:\n  runpy.run_module("tftrain.debug.compare_runs", run_name="__main__")\n'
+    'try:\n'
+    '  runpy.run_module("tftrain.debug.compare_runs", run_name="__main__")\n'
     'finally:\n  print("tensorflow" in sys.modules)\n'
   )
   ended = subprocess.run(
@@ -512,7 +513,7 @@ def test_rerun_repeats_a_run_to_the_bit(commands, tmp_path):
 def test_rerun_warns_of_what_is_not_as_it_was(commands, tmp_path):
   old = first_run(commands, tmp_path, '--mode', 'train')
   run = record(old)
-  life = run['lives'][-1]
+  life = run['attempts'][-1]
   life['tensorflow'] = '2.20.0'
   life['data']['train']['sha256'] = 'other'
   life['git'] = {'commit': 'c' * 40, 'dirty': False, 'diff_sha256': None}
@@ -698,7 +699,9 @@ def test_a_profile_is_of_exactly_its_steps(tmp_path, capsys):
 
 def test_a_save_is_waited_for_before_the_trace_begins(tmp_path, monkeypatch):
   write, start = format.write_checkpoint, tf.profiler.experimental.start
-  run = experiment(actions=[tftrain.actions.Profiler(4, 5)]).prepare(tmp_path / 'run')
+  run = experiment(actions=[tftrain.actions.Profiler(4, 5)]).prepare(
+    tmp_path / 'run'
+  )
   writing = []
 
   def slowly(*given):
@@ -775,7 +778,9 @@ def test_profile_steps_is_no_part_of_the_configuration(commands, tmp_path):
 def test_another_profiler_is_said_in_a_line(tmp_path, caplog):
   tf.profiler.experimental.start(str(tmp_path / 'other'))
   try:
-    result = experiment(actions=[tftrain.actions.Profiler(2, 3)]).train(tmp_path / 'run')
+    result = experiment(actions=[tftrain.actions.Profiler(2, 3)]).train(
+      tmp_path / 'run'
+    )
   finally:
     tf.profiler.experimental.stop(save=False)
   assert result.step == 6
@@ -792,8 +797,12 @@ def test_a_run_resumed_behind_the_steps_has_no_profile(tmp_path, caplog):
 
 
 def test_a_stop_while_tracing_frees_the_profiler(tmp_path, caplog):
-  run = experiment(actions=[tftrain.actions.Profiler(2, 5)]).prepare(tmp_path / 'run')
-  profile = next(a for a in run._actions if isinstance(a, tftrain.actions.Profiler))
+  run = experiment(actions=[tftrain.actions.Profiler(2, 5)]).prepare(
+    tmp_path / 'run'
+  )
+  profile = next(
+    a for a in run._actions if isinstance(a, tftrain.actions.Profiler)
+  )
   profile(cases.report(1, last_step=6))
   assert profile.place < 0
   profile(cases.report(3, last_step=6, stopping=True))

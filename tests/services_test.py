@@ -155,7 +155,8 @@ def test_a_dispatcher_without_a_worker_is_an_error_in_time(
     data(address)
   assert str(raised.value) == (
     f'the tf.data service at {address} has no worker that serves: no answer '
-    'within 1 s; start one (python -m tftrain.data.data_service_server worker), and see '
+    'within 1 s; start one (python -m tftrain.data.data_service_server '
+    'worker), and see '
     'that it can be reached from here'
   )
   servers.wait_for(servers.worker())

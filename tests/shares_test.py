@@ -46,8 +46,9 @@ def test_a_worker_s_rows_dealt_again_are_those_of_its_replicas(
         end - begin
       )
       dealt.append((begin + first, begin + last))
-      whole = row_sharding.Share(share.first + replica, share.first + replica + 1,
-                           replicas)  # fmt: skip
+      whole = row_sharding.Share(
+        share.first + replica, share.first + replica + 1, replicas
+      )
       assert dealt[-1] == whole.of(rows)
       in_graph = whole.of(tf.constant(rows))
       assert [int(place) for place in in_graph] == list(dealt[-1])
@@ -426,7 +427,7 @@ def test_an_own_train_step_gets_the_whole_batch(kind):
   )
   feed = feed_lib.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
 
-  class Second(coordinator.Alone):
+  class Second(coordinator.SingleWorker):
     rows = row_sharding.Share(1, 2, 2)
 
   counters = counters_lib.Counters.make(Second())

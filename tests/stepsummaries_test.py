@@ -241,7 +241,7 @@ class Poisoned(tftrain.SupervisedTask):
 def test_a_run_that_goes_back_writes_on(tmp_path):
   recipe = experiment(
     lambda: task(Poisoned),
-    rewind=tftrain.experiment.Rewind(pass_over=1),
+    rewind=tftrain.experiment.Rewind(skip_batches=1),
     checkpoint_every=2,
     steps=8,
   )

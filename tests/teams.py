@@ -36,8 +36,8 @@ class Team:
     self.model_dir = directory / 'run'
     workers = f'--workers={",".join(local_launcher.free_addresses(2))}'
     common = [*command(directory), workers, *arguments]
-    self.chief = commands.start(*common, '--task=0')
-    self.other = commands.start(*common, '--task=1', *others)
+    self.chief = commands.start(*common, '--task_index=0')
+    self.other = commands.start(*common, '--task_index=1', *others)
 
   def wait(self):
     """Both have to be waited for, whatever becomes of the first."""

@@ -216,13 +216,17 @@ def test_what_is_not_there(old, tmp_path):
     start = tftrain.experiment.WarmStart(str(tmp_path / name))
     refused(new, start, f'init_from: there is no .*{name}')
   (tmp_path / 'empty').mkdir()
-  refused(new, tftrain.experiment.WarmStart(str(tmp_path / 'empty')), 'no checkpoint')
+  refused(
+    new, tftrain.experiment.WarmStart(str(tmp_path / 'empty')), 'no checkpoint'
+  )
 
 
 def test_what_cannot_be_read(old, tmp_path):
   garbage = tmp_path / 'garbage.weights.h5'
   garbage.write_bytes(b'no such file')
-  refused(trainer(), tftrain.experiment.WarmStart(str(garbage)), 'garbage.weights.h5')
+  refused(
+    trainer(), tftrain.experiment.WarmStart(str(garbage)), 'garbage.weights.h5'
+  )
   newest = _one(old, tmp_path)
   (newest / 'state.index').write_bytes(b'')
   start = tftrain.experiment.WarmStart(str(tmp_path / 'old'))
@@ -232,7 +236,9 @@ def test_what_cannot_be_read(old, tmp_path):
 def test_a_whole_keras_model_is_refused_with_advice(old, tmp_path):
   path = tmp_path / 'old.keras'
   old.task.model.save(path)
-  refused(trainer(), tftrain.experiment.WarmStart(str(path)), r'save_weights\(\)')
+  refused(
+    trainer(), tftrain.experiment.WarmStart(str(path)), r'save_weights\(\)'
+  )
 
 
 def test_a_pattern_that_is_none_is_refused():

@@ -88,7 +88,7 @@ def test_a_rewind_with_summaries_in_the_step(commands, tmp_path):
     'Examples.batch_size = 8',
     'make_normalized_task.kind = @recipes.shown_kind()',
     'Experiment.rewind = @Rewind()',
-    'Rewind.pass_over = 3',
+    'Rewind.skip_batches = 3',
   )
   ended = teams.Team(commands, tmp_path, *bindings).wait()
   teams.assert_ended(ended, 0, 0)

@@ -28,7 +28,7 @@ def test_two_workers_are_two_devices(commands, tmp_path, reference):
   assert 'Done: step 40' in ended[0].stdout
   assert ended[1].stdout == ''
   record = json.loads((tmp_path / 'run' / 'run.json').read_text())
-  assert [life['replicas'] for life in record['lives']] == [2]
+  assert [life['replicas'] for life in record['attempts']] == [2]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Every operation on the disk fails once, or is the last before death.
 
-Needs no privilege: the faults are put into `tftrain.platform._filesystem`. What TensorFlow
-writes itself does not come by there; see sweep_test.py.
+Needs no privilege: the faults are put into `tftrain.platform._filesystem`.
+What TensorFlow writes itself does not come by there; see sweep_test.py.
 """
 
 import errno

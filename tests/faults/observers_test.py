@@ -67,7 +67,10 @@ def test_a_signal_stops_an_evaluator_and_the_same_command_goes_on(run):
 
 
 def test_the_best_checkpoint_is_what_is_evaluated_and_exported(run):
-  best = ['Experiment.best = @KeepBest()', "KeepBest.metric = 'eval/test/accuracy'"]
+  best = [
+    'Experiment.best = @KeepBest()',
+    "KeepBest.metric = 'eval/test/accuracy'",
+  ]
   best += ['Experiment.eval_every = 10']
   run.finish(*best)
   evals = [l for l in run.lines() if l['source'] == 'eval/test']

@@ -43,7 +43,7 @@ def test_a_run_that_goes_back_ends_alike_however_often_it_is_killed(
     'mishaps.train_data.bad_row = 41',
     'Experiment.rewind = @Rewind()',
   ]
-  bindings += ['Rewind.pass_over = 3', 'Rewind.tries = 20']
+  bindings += ['Rewind.skip_batches = 3', 'Rewind.max_rewinds = 20']
   other = run.another(tmp_path / 'other')
   ended = other.finish(*bindings)
   assert 'Going back to step' in ended.stderr

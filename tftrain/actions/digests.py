@@ -59,7 +59,7 @@ class Digests:
       )
     step, trainer = report.step, self._run.trainer
     # A rewind takes lines back like a restart, perhaps from the same step.
-    attempt = report.start_step, trainer.detours.parts
+    attempt = report.start_step, trainer.skipped_steps.parts
     if attempt != self._attempt or step < self._last_step:
       self._log.resume(report.start_step)
       self._attempt = attempt

@@ -154,7 +154,7 @@ def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
 
 
 def steps(experiment: experiment_lib.Experiment) -> int | None:
-  """Returns the last step of a run; None if the length of its data is unknown."""
+  """Returns the last step of a run; None if its data have no known length."""
   if experiment.steps is not None:
     return experiment.steps
   _, data = next(experiment.all_data())

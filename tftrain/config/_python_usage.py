@@ -83,7 +83,7 @@ def _calls(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
     return
   try:
     tree = _tree(inspect.getsource(module))
-  except (OSError, TypeError, SyntaxError):  # a prompt, or a C module
+  except (OSError, TypeError, SyntaxError):  # no source: a prompt or C
     return
   for node in ast.walk(tree):
     if isinstance(node, ast.Call):

@@ -1,4 +1,4 @@
-"""Checks of untrusted configurations, which may hold data but run no code."""
+"""Checks of untrusted configurations: data is allowed, code is not."""
 
 from collections.abc import Sequence
 import pathlib

@@ -222,7 +222,7 @@ def values(text: str) -> dict[str, str]:
         value = macros.get(value.name, value)
       scope = f'{s.scope}/' if s.scope else ''
       selector = s.selector.removeprefix('tftrain.')
-      if selector.endswith('.Experiment'):  # as dynamic registration writes it
+      if selector.endswith('.Experiment'):  # dynamic registration
         selector = 'Experiment'
       values[f'{scope}{selector}.{s.arg_name}'] = repr(value)
   return values

@@ -134,7 +134,7 @@ def profiled(
 def watched(
   experiment: experiment_lib.Experiment, actions: Sequence[report_lib.Action]
 ) -> experiment_lib.Experiment:
-  """Returns the experiment with further Actions, which its recipe lacks."""
+  """Returns the experiment with further Actions, not in its recipe."""
   return dataclasses.replace(
     experiment, actions=[*experiment.actions, *actions]
   )

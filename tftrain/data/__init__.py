@@ -1,7 +1,7 @@
-"""Where batches come from.
+"""Data pipelines: make batches from sources of examples.
 
-A Source holds single examples; an Examples makes batches of them. Arrays and
-Batches are Pipelines of their own.
+A `Source` holds single examples, and `Examples` makes batches of them. `Arrays`
+and `DatasetPipeline` are Pipelines without a Source.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""python -m tftrain.inputs: looks at TFRecord files, checks and repairs them.
+"""Inspects, checks and repairs TFRecord files.
 
 python -m tftrain.data inspect '/data/train-*'
 python -m tftrain.data check '/data/train-*'
@@ -23,7 +23,7 @@ _SHOWN = 70
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Returns 0, 1 if a file is damaged, 2 if what was asked for is wrong."""
+  """Returns 0, 1 if a file is damaged, 2 if the arguments are invalid."""
   parser = argparse.ArgumentParser(
     prog='python -m tftrain.data', description=__doc__.partition('\n')[0]
   )

@@ -1,8 +1,8 @@
-"""Batches of which the step alone does not say where they begin.
+"""Cursors: positions of batches that do not follow from the step alone.
 
-Each comes with a cursor, int64 `[2]`: where the next one begins, as a position
-in the source and the number of elements already taken of the window that begins
-there.
+Each batch comes with a cursor, int64 `[2]`, to the beginning of the next batch:
+the position in the source at which a window begins, and the number of elements
+already taken from that window.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from tftrain.data.sources import shuffle as shuffle_lib
 
 
 def filtered(batches: tf.data.Dataset) -> tf.data.Dataset:
-  """Of (positions, examples) of those that a filter kept."""
+  """Returns (batch, cursor) for the (positions, examples) a filter kept."""
   zero = tf.constant(0, tf.int64)
   return batches.map(
     lambda positions, examples: (
@@ -33,15 +33,15 @@ def bucketed(
   *,
   drop: bool,
 ) -> tf.data.Dataset:
-  """Batches of like length.
+  """Returns (batch, cursor) for batches of similar length.
 
   Args:
-    numbered: (position, example), one by one.
-    batcher: Sorts and cuts windows of them.
-    rows: Of a batch.
-    seed: Of the order of batches; None leaves them sorted.
-    skipped: How many to leave out of the first window.
-    drop: Whether to leave out what is not a full batch.
+    numbered: Dataset of (position, example).
+    batcher: Sorts windows by length and cuts them into batches.
+    rows: Rows of a batch.
+    seed: Seed of the order of batches; None leaves them sorted.
+    skipped: Batches to skip in the first window.
+    drop: True drops batches that are not full.
   """
   windows = numbered.ragged_batch(rows * batcher.window)
   batches = windows.flat_map(
@@ -68,11 +68,14 @@ def packed(
   *,
   drop: bool,
 ) -> tf.data.Dataset:
-  """Rows of several sequences each; arguments as for `bucketed`."""
+  """Returns (batch, cursor) for rows of several sequences each.
+
+  The arguments are those of `bucketed`, but `skipped` counts rows.
+  """
 
   def pack(positions: tf.Tensor, examples: Any) -> tf.data.Dataset:
     found = batcher.collate(examples)
-    if seed is not None:  # else pieces of one text follow each other
+    if seed is not None:  # otherwise pieces of one text stay adjacent
       found = shuffle_lib.permuted_rows(
         found, shuffle_lib.seed_of(seed, positions[0])
       )
@@ -90,7 +93,7 @@ def packed(
 def _with_cursor(
   elements: tf.data.Dataset, positions: tf.Tensor
 ) -> tf.data.Dataset:
-  """(element, where the one after it begins) of a window."""
+  """Returns (element, cursor of the next element) for a window."""
   count, zero = elements.cardinality(), tf.constant(0, tf.int64)
 
   def after(number: tf.Tensor, element: Any) -> Any:

@@ -1,7 +1,7 @@
 """tf.data service: other machines make the batches.
 
-Each of its workers makes all batches, in order, and the first to bring one is
-taken. So a second worker makes nothing faster: it is there when one dies.
+Each worker of the service makes all batches in order, and the first copy of a
+batch is used. A second worker adds fault tolerance, not speed.
 """
 
 import socket
@@ -16,14 +16,15 @@ from tftrain.platform import timeouts
 
 _SECONDS = 10.0
 _WORKER_SECONDS = timeouts.DEFAULT
-# How HTTP/2, and so gRPC, begins: with it a server has to answer SETTINGS.
+# The HTTP/2 connection preface, which gRPC uses, and an empty SETTINGS frame; a
+# server must answer with SETTINGS.
 _GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, *[0] * 5])
-# Each worker that died keeps one, until the dispatcher knows.
+# A request to a dead worker stays outstanding until the dispatcher notices.
 _REQUESTS = 16
 
 
 def check(address: str | None, epochs: int | None) -> None:
-  """Raises ConfigError for data that a service cannot make safely."""
+  """Raises ConfigError if a service is given for data that ends."""
   if address is not None and epochs is not None:
     raise errors.ConfigError(
       f'Examples.service = {address!r} with data that end: they never would '
@@ -35,17 +36,18 @@ def check(address: str | None, epochs: int | None) -> None:
 def distributed(
   dataset: tf.data.Dataset, address: str, identity: Any
 ) -> tf.data.Dataset:
-  """The same batches in the same order, made by the service at `address`.
+  """Returns the same batches in the same order, made by a tf.data service.
 
   Args:
-    dataset: What it is to run; it goes on for ever.
+    dataset: Dataset that the service runs; must be infinite.
     address: `grpc://host:port` of the dispatcher.
-    identity: All that the batches depend on (JSON): who reads others does not
-      share a job.
+    identity: JSON of everything the batches depend on, so that readers of
+      different batches do not share a job.
 
   Raises:
-    InputError: Nobody listens there, or it has no worker that answers;
-      TensorFlow would wait for ever.
+    ConfigError: If `address` is not `grpc://host:port`.
+    InputError: If no dispatcher answers at `address`, or if none of its workers
+      does; TensorFlow would wait without end.
   """
   protocol, _, rest = address.partition('://')
   host, _, port = rest.rpartition(':')
@@ -62,7 +64,7 @@ def distributed(
     ) from error
   _try_worker(address)
   name = hashing.value_digest(identity)[:16]
-  # A job that another iterator has read from is not begun again.
+  # Unique, because a job that another iterator has read does not start over.
   name += f'-{uuid.uuid4().hex[:8]}'
   served = _served(
     dataset.enumerate(),
@@ -96,13 +98,14 @@ def _try_worker(address: str) -> None:
   except (TimeoutError, tf.errors.OpError) as error:
     raise errors.InputError(
       f'the tf.data service at {address} has no worker that serves: '
-      f'{errors.one_line(error)}; start one (python -m tftrain.data.data_service_server '
+      f'{errors.one_line(error)}; start one '
+      '(python -m tftrain.data.data_service_server '
       'worker), and see that it can be reached from here'
     ) from error
 
 
 def _each_once(numbered: tf.data.Dataset) -> tf.data.Dataset:
-  """Each batch as soon as one worker brings it; all bring them in order."""
+  """Returns the first copy of each batch; each worker sends them in order."""
 
   def note(expected: tf.Tensor, element: Any) -> Any:
     number, batch = element

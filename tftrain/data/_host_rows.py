@@ -9,7 +9,7 @@ from tftrain.data.sources import source as source_lib
 from tftrain.distribute import row_sharding
 
 Mapped = Callable[[tf.data.Dataset], tf.data.Dataset]
-"""From (position, example), one by one, to (position, mapped example)."""
+"""Maps a dataset of (position, example) to (position, mapped example)."""
 
 
 def batches(
@@ -22,16 +22,19 @@ def batches(
   drop: bool,
   mapped: Mapped | None,
 ) -> tf.data.Dataset | None:
-  """Batches from `start_step` on; None if the source cannot be cut.
+  """Returns batches from `start_step` on, with one worker's rows.
 
   Args:
-    source: Of the examples.
-    size: Rows of a whole batch.
-    order: In which the examples come.
-    start_step: The first batch.
-    cut: Which of their rows to make.
-    drop: Whether to leave out a last batch that is not full.
-    mapped: What is done to single examples; None leaves them.
+    source: Source of the examples.
+    size: Rows of a global batch.
+    order: Order of the examples.
+    start_step: Step of the first batch.
+    cut: Selects the worker's rows of a global batch.
+    drop: True drops a last batch that is not full.
+    mapped: Maps single examples; None leaves them unchanged.
+
+  Returns:
+    The batches, or None if the source cannot read selected rows only.
   """
   chunks = source.own(size, order, start_step * size, cut)
   if chunks is None:
@@ -45,7 +48,7 @@ def batches(
       chunks = chunks.take(max(0, total // size - start_step))
   if mapped is None:
     return chunks
-  # Positions are those of the whole batch: a map's seed is made of them.
+  # Positions count in the global batch: the seed of a map depends on them.
   numbered = chunks.enumerate(start_step).map(
     lambda step, own: (
       shuffle_lib.positions(step * size, size, total, cut),
@@ -58,13 +61,13 @@ def batches(
   )
   if total is not None and start_step * size < total:
     first, end = cut(total % size or size)
-    if first == end:  # else this worker would end a step before the others
+    if first == end:  # otherwise this worker would end a step before the others
       made = made.concatenate(_no_rows(source, mapped))
   return made.map(lambda _, examples: examples)
 
 
 def _no_rows(source: source_lib.Source, mapped: Mapped) -> tf.data.Dataset:
-  """A batch of no example."""
+  """Returns a dataset of one batch with 0 rows."""
   one = source.chunks(1, shuffle_lib.Order()).unbatch().enumerate().take(1)
   return (
     mapped(one)

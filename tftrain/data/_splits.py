@@ -1,4 +1,4 @@
-"""Which part of a source is read: held out or not, and by which host."""
+"""Splits of a source: training and holdout, and the shard of each host."""
 
 from typing import Any
 
@@ -14,7 +14,19 @@ def part_of(
   shard: tuple[int, int],
   cache: bool,
 ) -> source_lib.Source:
-  """What one host's `Examples` reads of a source; see there."""
+  """Returns the part of a source that one host reads.
+
+  Args:
+    source: Source of the examples.
+    holdout: Share of the examples to hold out; None holds out nothing.
+    subset: `train` or `holdout`.
+    shard: (host, hosts).
+    cache: True loads the part into memory.
+
+  Raises:
+    ConfigError: If the arguments exclude each other or are out of range.
+    InputError: If `source` is not a Source.
+  """
   if not isinstance(source, source_lib.Source):
     raise errors.InputError(
       f'Examples takes a source such as TFRecords or InMemory, got '
@@ -45,7 +57,12 @@ def part_of(
 
 
 def share_of(batch_size: int, shard: tuple[int, int]) -> int:
-  """The rows of a global batch that one host makes."""
+  """Returns the rows of a global batch that one host makes.
+
+  Raises:
+    ConfigError: If the host index of `shard` is out of range.
+    InputError: If `batch_size` is not divisible by the number of hosts.
+  """
   index, hosts = shard
   if not 0 <= index < hosts:
     raise errors.ConfigError(

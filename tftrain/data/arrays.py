@@ -1,4 +1,4 @@
-"""Arrays in memory, shuffled by index."""
+"""Arrays: a pipeline of arrays in memory, shuffled by index."""
 
 from collections.abc import Mapping
 import copy
@@ -13,9 +13,9 @@ from tftrain.data.sources import in_memory
 from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.distribute import row_sharding
 
-# Up to this size a batch is gathered inside the training graph: copying it
-# costs less than waking the input thread (measured: a 1.3x faster step for 32
-# rows of 64 floats). Above it, tf.data gathers ahead on another core.
+# Up to this size the training graph gathers a batch: copying it costs less than
+# waking the input thread (measured: a 1.3x faster step for 32 rows of 64
+# floats). Larger batches are gathered ahead by tf.data on another core.
 _IN_GRAPH_BYTES = 64 * 1024
 
 
@@ -23,22 +23,23 @@ class Arrays(pipeline_lib.Pipeline):
   """Batches gathered from arrays that share their first dimension.
 
   In training every epoch is one permutation of the examples, a function of
-  (seed, epoch) computed index by index, so that starting at step 1,000,000
-  costs nothing and no shuffle buffer exists. Batches run on over epoch ends:
-  each has `batch_size` rows, each example comes once per epoch. For evaluation
-  (`training=False`) the order is that of the arrays, the epoch is one, and the
-  last batch is as long as what is left.
+  (seed, epoch) computed index by index. Starting at step 1,000,000 therefore
+  costs nothing, and there is no shuffle buffer. Batches straddle epoch ends:
+  each batch has `batch_size` rows, and each example comes once per epoch. For
+  evaluation (`training=False`) the data is one epoch in the order of the
+  arrays, and the last batch holds the remaining rows.
 
   >>> digits = Arrays((images, labels), batch_size=32)
 
   Args:
     arrays: An array or a nest (tuple, dict) of arrays, `[examples, ...]`.
     batch_size: Rows of a global batch.
-    training: Whether to shuffle and repeat.
-    epochs: Epochs until the data ends; None repeats for ever in training.
+    training: True shuffles and repeats.
+    epochs: Epochs until the data ends; None repeats without end in training.
 
   Raises:
-    InputError: There are no examples, or the arrays disagree on their number.
+    InputError: If there are no examples, the arrays differ in length, or
+      `batch_size` or `epochs` is not a whole number of at least 1.
   """
 
   def __init__(
@@ -64,7 +65,7 @@ class Arrays(pipeline_lib.Pipeline):
     self.num_steps = (
       None if self._total is None else -(-self._total // batch_size)
     )
-    # One batch size for good where every batch is full: static shapes help.
+    # Static shapes help, so the row count is static if every batch is full.
     full = self._total is None or self._total % batch_size == 0
     self._rows = batch_size if full else None
     self._share: row_sharding.Share | None = None
@@ -88,7 +89,7 @@ class Arrays(pipeline_lib.Pipeline):
     return shuffle_lib.untuned(batches.prefetch(2))
 
   def part(self, share: row_sharding.Share) -> 'Arrays':
-    self._load()  # once for both
+    self._load()  # once for both pipelines
     other = copy.copy(self)
     other._share = share
     first, end = share.of(self._size)
@@ -133,7 +134,7 @@ class Arrays(pipeline_lib.Pipeline):
     )
 
   def _indices(self, seed: int, step: tf.Tensor) -> tf.Tensor:
-    """Which examples make up the batch of `step`, int64 `[batch]`."""
+    """Returns the example indices of the batch of `step`, int64 `[batch]`."""
     stop = self._total if self._rows is None else None
     position = shuffle_lib.positions(step * self._size, self._size, stop)
     order = shuffle_lib.Order(seed if self._training else None)

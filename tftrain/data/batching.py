@@ -1,8 +1,7 @@
-"""Batches of sequences: as they are, padded, sorted by length, or packed.
+"""Batching of sequences: ragged, padded, bucketed by length, or packed.
 
-A batcher takes a window of examples and makes batches of them, or rows that are
-then batched. It keeps nothing from one window to the next, so that a run can go
-on from any.
+A batcher turns a window of examples into batches, or into rows to be batched.
+Batchers keep no state between windows, so a run can resume at any window.
 """
 
 import abc
@@ -18,28 +17,32 @@ from tftrain.data.sources import shuffle as shuffle_lib
 
 
 class Batcher(abc.ABC):
-  """How examples become batches."""
+  """Abstract base of batchers, which turn examples into batches."""
 
   @abc.abstractmethod
   def collate(self, examples: Any) -> Any:
-    """From examples, ragged where lengths vary, to a batch."""
+    """Makes a batch of examples, which are ragged where lengths vary."""
 
 
 class Ragged(Batcher):
-  """Leaves what varies in length as `tf.RaggedTensor`s."""
+  """Keeps features of varying length as `tf.RaggedTensor`s."""
 
   def collate(self, examples: Any) -> Any:
     return examples
 
 
 class Padded(Batcher):
-  """Pads what varies in length at its end.
+  """Pads features of varying length at their end.
 
   Args:
-    length: To this; None pads to the longest of each batch. A fixed length
-      keeps shapes static, as XLA wants them.
-    value: With this.
-    too_long: What to do with the longer ones: `error` or `truncate`.
+    length: Length to pad to; None pads to the longest sequence of each batch.
+      A fixed length keeps shapes static, as XLA needs them.
+    value: Padding value; strings are padded with ''.
+    too_long: Treatment of sequences longer than `length`: `error` or
+      `truncate`.
+
+  Raises:
+    ConfigError: If `too_long` is unknown.
   """
 
   def __init__(
@@ -66,19 +69,25 @@ class Padded(Batcher):
 
 
 class Bucketed(Batcher):
-  """Puts examples of like length together, padded to one of few lengths.
+  """Groups examples of similar length, padded to one of a few lengths.
 
-  Windows of `window` batches are sorted by length and cut into batches, which
-  come in random order. So all batches have the same number of rows and no
-  example is left out; a batch is as long as the boundary above its longest.
+  Windows of `window` batches are sorted by length and cut into batches. The
+  batches of a window come in random order if the data is shuffled. All batches
+  have the same number of rows and no example is left out. A batch is padded to
+  the smallest boundary that fits its longest example.
 
   Args:
     boundaries: Lengths to pad to, ascending.
-    window: How many batches are sorted together.
-    value: What to pad with.
-    too_long: What to do with what is longer than the last boundary: `error` or
+    window: Number of batches that are sorted together.
+    value: Padding value; strings are padded with ''.
+    too_long: Treatment of sequences longer than the last boundary: `error` or
       `truncate`.
-    by: Which feature's length counts; None where there is one that varies.
+    by: Feature whose length counts; None takes the longest feature of each
+      example.
+
+  Raises:
+    ConfigError: If `boundaries` are not ascending lengths, or `too_long` is
+      unknown.
   """
 
   def __init__(
@@ -104,7 +113,7 @@ class Bucketed(Batcher):
     self.by = by
 
   def collate(self, examples: Any) -> Any:
-    """One batch, padded to the boundary above its longest."""
+    """Returns one batch, padded to the boundary that fits its longest."""
     lengths = self._lengths(examples)
     longest = tf.reduce_max(lengths)
     bounds = tf.constant(self.boundaries, tf.int64)
@@ -123,12 +132,12 @@ class Bucketed(Batcher):
   def split(
     self, examples: Any, batch_size: int, seed: tf.Tensor | None
   ) -> tf.data.Dataset:
-    """The batches of a window.
+    """Returns the batches of a window.
 
     Args:
-      examples: All of them.
-      batch_size: Rows of each; the last may have fewer.
-      seed: int32 `[2]`, of the order of the batches; None leaves them sorted.
+      examples: All examples of the window.
+      batch_size: Rows of a batch; the last batch may have fewer.
+      seed: int32 `[2]`, seed of the order of batches; None leaves them sorted.
     """
     lengths = self._lengths(examples)
     sorted_index = tf.argsort(lengths, stable=True)
@@ -162,19 +171,22 @@ class Bucketed(Batcher):
 
 
 class Packed(Batcher):
-  """Puts several sequences into each row, so that little is padding.
+  """Packs several sequences into each row, which saves padding.
 
-  Every feature of an example must vary in length, all alike. For a feature
-  `ids`, rows have `ids`, `ids_segment_ids` (1, 2, ... and 0 for padding) and
-  `ids_positions` (0, 1, ... within each sequence), as in seqio (Raffel et al.
-  2020). Attention must not cross segments.
+  All features of an example must vary in length, and have the same length. For
+  a feature `ids`, rows have `ids`, `ids_segment_ids` (1, 2, ... and 0 for
+  padding) and `ids_positions` (0, 1, ... within each sequence), as in seqio
+  (Raffel et al. 2020). Attention must not cross segments.
 
   Args:
-    length: Of a row.
-    window: How many examples are packed together, first fit; they are in
-      memory at once. In training the rows of a window are shuffled.
-    too_long: What to do with the longer ones: `error`, `truncate`, or `split`,
-      which makes sequences of `length` and a rest of each.
+    length: Length of a row.
+    window: Number of examples that are packed together, by first fit; they are
+      in memory at once. In training the rows of a window are shuffled.
+    too_long: Treatment of sequences longer than `length`: `error`, `truncate`,
+      or `split` into sequences of `length` and a remainder.
+
+  Raises:
+    ConfigError: If `length` or `window` is below 1, or `too_long` is unknown.
   """
 
   def __init__(
@@ -190,7 +202,7 @@ class Packed(Batcher):
     self.too_long = too_long
 
   def collate(self, examples: Any) -> Any:
-    """All rows of a window, `[rows, length]`, in order."""
+    """Returns all rows of a window, `[rows, length]`, in order."""
     if not isinstance(examples, dict) or not all(
       isinstance(leaf, tf.RaggedTensor) for leaf in examples.values()
     ):
@@ -228,7 +240,11 @@ class Packed(Batcher):
     return tf.RaggedTensor.from_row_lengths(leaf.flat_values, cut)
 
   def _places(self, lengths: np.ndarray) -> tuple[np.ndarray, np.int64]:
-    """Row, first column and segment of each sequence, by first fit."""
+    """Places sequences by first fit.
+
+    Returns:
+      (row, first column, segment) of each sequence, `[n, 3]`; number of rows.
+    """
     used = np.zeros(len(lengths) + 1, np.int64)
     segments = np.zeros(len(lengths) + 1, np.int64)
     places = np.zeros((len(lengths), 3), np.int64)
@@ -268,7 +284,7 @@ class Packed(Batcher):
 
 
 def padded(leaf: tf.RaggedTensor, length: Any, value: float) -> tf.Tensor:
-  """A dense `[rows, length, ...]`, cut or filled up at the end."""
+  """Returns a dense `[rows, length, ...]`, cut or padded at the end."""
   inner = leaf.shape[2:].as_list()
   shape: Any = None
   if tf.is_tensor(length):
@@ -284,7 +300,7 @@ _UNEQUAL = 'Packed: the features of an example differ in length'
 
 
 def explain(text: str) -> str | None:
-  """The sentence for what a check of this file says in TensorFlow's words."""
+  """Returns a message if `text` quotes an assertion of this module."""
   found = re.search(rf'\[({_TOO_LONG} [^:]*):\] \[(\d+)\]', text)
   if found:
     return f"{found[1]}: {found[2]}; raise it, or set too_long='truncate'"
@@ -294,12 +310,12 @@ def explain(text: str) -> str | None:
 
 
 def _limited(leaf: tf.RaggedTensor, length: int, what: str) -> tf.RaggedTensor:
-  """The same, with a check that no row is longer."""
+  """Returns the leaf, with an assertion that no row exceeds `length`."""
   longest = tf.reduce_max(leaf.row_lengths())
   check = tf.debugging.Assert(
     longest <= length, [f'{_TOO_LONG} {what} = {length}:', longest]
   )
-  with tf.control_dependencies([check]):  # whatever is made of it comes after
+  with tf.control_dependencies([check]):  # runs before any use of the leaf
     values, lengths = tf.identity(leaf.values), tf.identity(leaf.row_lengths())
   return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
 

@@ -1,7 +1,7 @@
-"""python -m tftrain.inputs.servers: a tf.data service, for Examples.service.
+"""Runs a dispatcher or a worker of a tf.data service, for Examples.service.
 
-python -m tftrain.data.data_service_server dispatcher --port=5050 --work_dir=/data/service
-python -m tftrain.data.data_service_server worker --dispatcher=host0:5050
+python -m tftrain.data.data_service_server dispatcher --port=PORT --work_dir=DIR
+python -m tftrain.data.data_service_server worker --dispatcher=HOST:PORT
 """
 
 import argparse
@@ -15,13 +15,13 @@ import tensorflow as tf
 from tftrain import errors
 
 _SERVICE = tf.data.experimental.service
-_LOST_MS = 5_000  # a worker that says nothing for so long is lost
+_LOST_MS = 5_000  # a worker without a heartbeat for this long is lost
 _BEAT_MS = 1_000
 _PATIENCE_MS = 60_000
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Serves until it is killed; 1 if it cannot begin."""
+  """Serves until killed; returns 1 if the server cannot start."""
   given = _parser().parse_args(arguments)
   tf.config.set_visible_devices([], 'GPU')
   try:

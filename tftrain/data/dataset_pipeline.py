@@ -1,4 +1,4 @@
-"""Batches that the user makes: a tf.data.Dataset, or any re-iterable."""
+"""DatasetPipeline: batches from a tf.data.Dataset, or any re-iterable."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -15,29 +15,31 @@ from tftrain.data.sources import shuffle as shuffle_lib
 
 
 class DatasetPipeline(pipeline_lib.Pipeline):
-  """Batches that the user makes.
+  """Pipeline of batches that the user makes.
 
-  How a stopped run goes on is up to `resume`:
+  The data of a resumed run depends on `resume`:
 
-  state: Checkpoints keep the iterator, with what is in its shuffle buffers.
-    That is exact, and tried out before step 1.
-  skip: The batches seen are made again and passed over. That is exact if they
-    are the same each time.
-  restart: The data begins anew.
+  state: Checkpoints save the iterator with its shuffle buffers. This is exact,
+    and is tested before step 1.
+  skip: The run makes the batches again and skips those it has seen. This is
+    exact if the batches are the same each time.
+  restart: The data starts over.
 
-  A function that makes a dataset, and a dataset, are resumed by state; if that
-  cannot be done, the run asks for another choice. Lists are resumed by skip.
+  By default datasets, and functions that make one, are resumed by `state`; if
+  the iterator cannot be saved, the run raises InputError before step 1. Lists
+  and other re-iterables are resumed by `skip`.
 
   Args:
     data: A zero-argument function that makes a `tf.data.Dataset` of global
       batches, such a dataset, or any re-iterable of batches (a list of NumPy
       tuples). The global seed is set before the function is called.
-    repeat: Whether to start over when the data ends.
+    repeat: True starts over when the data ends.
     resume: `state`, `skip` or `restart`; None chooses as above.
 
   Raises:
-    InputError: The data yields no batch, or is an iterator that can be read
-      only once.
+    ConfigError: If `resume` is unknown.
+    InputError: If `data` yields no batch, yields single examples, or is an
+      iterator that can be read only once.
   """
 
   def __init__(
@@ -78,7 +80,8 @@ class DatasetPipeline(pipeline_lib.Pipeline):
     if reason:
       raise errors.InputError(
         f'a stopped run could not go on with this dataset: {reason}. Seed its '
-        "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or 'restart'"
+        "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or "
+        "'restart'"
       )
     self._checked = True
 
@@ -95,18 +98,28 @@ class DatasetPipeline(pipeline_lib.Pipeline):
 
 
 def as_pipeline(data: Any, *, training: bool) -> pipeline_lib.Pipeline:
-  """Takes what a user has for data, or a function that makes it."""
+  """Returns a Pipeline for the user's data, or for a function that makes it.
+
+  Args:
+    data: A Pipeline, a dataset, a re-iterable of batches, or a zero-argument
+      function that returns one of these.
+    training: True repeats data that is not a Pipeline.
+  """
   made = data() if callable(data) else data
   if isinstance(made, pipeline_lib.Pipeline):
     return made
-  # A dataset's factory is kept: called again under the same seed it shuffles
-  # the same way, which the dataset itself does not.
+  # Keeps the factory of a dataset: called again under the same seed it shuffles
+  # the same way, unlike a second iteration over the dataset.
   again = isinstance(made, tf.data.Dataset)
   return DatasetPipeline(data if again else made, repeat=training)
 
 
 def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
-  """What makes a dataset of `data`, and whether Python makes its batches."""
+  """Returns a function that makes a dataset of `data`.
+
+  Returns:
+    The function, and True if Python makes the batches.
+  """
   if isinstance(data, tf.data.Dataset):
     return lambda: data, False
   if callable(data):
@@ -140,11 +153,14 @@ def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
 
 
 def _as_tuple(batch: Any) -> Any:
-  """tf.data takes a list for one tensor; here [x, y] is features and labels."""
+  """Returns a list as a tuple.
+
+  tf.data treats a list as one tensor; here [x, y] is features and labels.
+  """
   return tuple(batch) if isinstance(batch, list) else batch
 
 
 def _open_spec(leaf: Any) -> tf.TensorSpec:
-  """The spec of one batch's leaf, its number of rows left open."""
+  """Returns the spec of a leaf of a batch, with any number of rows."""
   array = np.asarray(leaf)
   return tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype))

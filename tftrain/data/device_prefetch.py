@@ -1,4 +1,4 @@
-"""Batches copied to the accelerator ahead of the step that takes them."""
+"""Device prefetch: copies batches to the GPU ahead of the step."""
 
 import os
 from typing import Any
@@ -7,17 +7,17 @@ import tensorflow as tf
 
 from tftrain.data import pipeline as pipeline_lib
 
-# So many lie there: one in use, one on its way.
+# Batches on the device: one in use, one on its way.
 _AHEAD = 2
 
 
 def device_for(pipeline: pipeline_lib.Pipeline) -> str | None:
-  """Where its batches are to be copied; None leaves them on the host.
+  """Returns the device to copy batches to; None leaves them on the host.
 
-  That is the one GPU of a run without a strategy: of several replicas each
-  takes its rows of a batch on the host. An iterator that a checkpoint keeps
-  stays there, and so does one that brings cursors, which the host reads. With
-  TFTRAIN_DEVICE_PREFETCH=0 all stay there.
+  The device is the only GPU of a run without a strategy; several replicas take
+  their rows of a batch on the host. Batches also stay on the host if
+  checkpoints keep the iterator, if the pipeline yields cursors, which the host
+  reads, or if TFTRAIN_DEVICE_PREFETCH=0.
   """
   if os.environ.get('TFTRAIN_DEVICE_PREFETCH') == '0':
     return None
@@ -30,7 +30,7 @@ def device_for(pipeline: pipeline_lib.Pipeline) -> str | None:
 
 
 def fits(element_spec: Any) -> bool:
-  """Whether an accelerator can hold it: numbers in dense tensors."""
+  """Returns whether a GPU can hold the batches: dense numeric tensors."""
   return all(
     isinstance(leaf, tf.TensorSpec)
     and (leaf.dtype.is_floating or leaf.dtype.is_integer or leaf.dtype.is_bool)
@@ -39,9 +39,9 @@ def fits(element_spec: Any) -> bool:
 
 
 def iterator(dataset: tf.data.Dataset, device: str) -> Any:
-  """An iterator whose batches are on `device` before they are asked for.
+  """Returns an iterator whose batches are copied to `device` in advance.
 
-  It cannot be saved: where a batch begins must be known otherwise.
+  Checkpoints cannot save this iterator; the step must determine the batch.
   """
   there = dataset.apply(tf.data.experimental.prefetch_to_device(device, _AHEAD))
   with tf.device(device):

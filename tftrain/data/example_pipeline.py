@@ -1,4 +1,4 @@
-"""Examples: from a source of single examples to batches."""
+"""Examples: makes batches from a source of single examples."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -23,57 +23,61 @@ from tftrain.data.sources import transforms
 from tftrain.distribute import row_sharding
 from tftrain.interop import autograph
 
-# Examples decoded together before they are taken one by one.
+# Examples decoded together before they are unbatched.
 _CHUNK = 256
-# What is shuffled together, and what of an endless source is looked at.
+# The shuffle window in records, and the number of examples of an endless source
+# that a filter is tested on.
 _WINDOW, _MANY = 10_000, 100_000
 
 
 class Examples(pipeline_lib.Pipeline):
-  """Batches of the examples of a source: held out, shuffled, mapped, filtered.
+  """Batches of the examples of a source: split, shuffled, mapped, filtered.
 
   >>> Examples(TFRecords('/data/train-*'), 128, select=('image', 'label'))
 
-  In training the examples are shuffled anew each epoch and batches run on over
-  epoch ends; for evaluation (`training=False`) all come once, in order. The
-  order is a function of (seed, step), whatever the replicas. Where an example
-  is dropped, or several share a row, a cursor says where a step begins, and
-  checkpoints keep it.
+  In training the examples are shuffled anew each epoch and batches straddle
+  epoch ends; for evaluation (`training=False`) all examples come once, in
+  order. The order is a function of (seed, step), for any number of replicas. If
+  examples are filtered, bucketed or packed, the beginning of a step is a cursor
+  that checkpoints save.
 
   Args:
-    source: Where examples come from.
+    source: Source of the examples.
     batch_size: Rows of a global batch.
-    training: Whether to shuffle and repeat.
-    epochs: Epochs until the data ends; None repeats for ever in training.
-    map: From one example to another; `map(example)` or `map(example, seed)`,
-      where `seed`, int32 `[2]`, is another for each example and epoch, for
+    training: True shuffles and repeats.
+    epochs: Epochs until the data ends; None repeats without end in training.
+    map: Maps one example to another: `map(example)` or `map(example, seed)`.
+      `seed`, int32 `[2]`, differs for each example and epoch; it is meant for
       tf.random.stateless_uniform and the like.
-    filter: Of a mapped example, whether to keep it.
+    filter: Returns True for each mapped example to keep.
     select: Names of features to make a tuple of: `('image', 'label')`.
-    batcher: `Padded`, `Bucketed`, `Packed` or `Ragged`, where lengths vary.
-    map_batch: From one batch to another; much faster than `map`.
-    shuffle: Records of files are shuffled within windows of so many; None is
-      10,000, or what `ram_budget_gb` allows. What is found by index is shuffled
-      as a whole, and only 0 matters: no shuffle.
-    holdout: The share of examples held out, before any shuffle, and
-    subset: which of the two parts this is: `train` or `holdout`.
-    cache: Keeps all examples in memory, before `map`.
-    remainder: What becomes of a last batch that is not full: `keep`, `drop`,
-      or `pad`, which fills it up with rows of weight zero: (x, y) becomes
-      (x, y, weights), a dictionary gets `weights`.
-    shard: (host, hosts): which part of the data this host reads. `batch_size`
-      stays that of all hosts together.
-    prefetch: How many batches are made ahead.
-    threads: How many threads work for this pipeline; None is TensorFlow's pool.
-    ram_budget_gb: What a window may take; all else is a few batches.
-    service: Address of a tf.data service that does the work, `grpc://host:port`.
+    batcher: `Padded`, `Bucketed`, `Packed` or `Ragged`, if lengths vary.
+    map_batch: Maps one batch to another; much faster than `map`.
+    shuffle: Size of a shuffle window in records, for sources of files; None is
+      10,000, or fewer if `ram_budget_gb` is exceeded. Sources with random
+      access are shuffled as a whole. 0 turns shuffling off.
+    holdout: Share of the examples to hold out before any shuffle.
+    subset: `train` or `holdout`, the part of the examples to read.
+    cache: True keeps all examples in memory, before `map`.
+    remainder: Treatment of a last batch that is not full: `keep`, `drop`, or
+      `pad` with rows of weight zero. With `pad`, (x, y) becomes
+      (x, y, weights), and a dictionary gets `weights`.
+    shard: (host, hosts), the part of the data that this host reads.
+      `batch_size` remains the global one.
+    prefetch: Number of batches made ahead.
+    threads: Threads of a private pool for this pipeline; None is TensorFlow's
+      pool.
+    ram_budget_gb: Memory for a shuffle window, in GB; the rest of the pipeline
+      needs a few batches.
+    service: Address of a tf.data service that makes the batches,
+      `grpc://host:port`.
 
   Raises:
-    ConfigError: Arguments that exclude each other.
-    InputError: What the source holds does not fit them.
+    ConfigError: If an argument is invalid, or arguments exclude each other.
+    InputError: If the examples of `source` do not fit the arguments.
 
   Attributes:
-    source: What is read, after `holdout`, `shard` and `cache`.
+    source: The source that is read, after `holdout`, `shard` and `cache`.
     select: As given, a tuple or None.
   """
 
@@ -136,12 +140,12 @@ class Examples(pipeline_lib.Pipeline):
     self._count_steps()
 
   def over(self, source: source_lib.Source) -> 'Examples':
-    """The same batches of other examples: all of them, once, in order.
+    """Returns a pipeline of other examples: all of them, once, in order.
 
-    What is done to an example stays (`map`, `select`, `map_batch`, the
-    batcher). What chooses among examples goes: `filter`, `holdout`, `shard`,
-    shuffling, dropping the remainder. Batches of like length become padded
-    ones, as those have the examples in their order.
+    The processing of an example stays: `map`, `select`, `map_batch` and the
+    batcher. The selection of examples is dropped: `filter`, `holdout`, `shard`,
+    shuffling, and dropping the remainder. `Bucketed` becomes `Padded`, which
+    keeps the order of the examples.
     """
     other = copy.copy(self)
     other.source = _splits.part_of(source, None, 'train', (0, 1), False)
@@ -172,7 +176,7 @@ class Examples(pipeline_lib.Pipeline):
     self.has_cursor = self._filter is not None or self.rearranges
 
   def _check(self) -> None:
-    """Finds now what would fail later; sets `element_spec`."""
+    """Builds the pipeline once, to fail early; sets `element_spec`."""
     with pipeline_lib.explained(self):
       self._refuse_random()
       if self._filter is not None:
@@ -228,7 +232,7 @@ class Examples(pipeline_lib.Pipeline):
     dropped = self._remainder == 'drop'
     self.num_steps = total // self._rows if dropped else -(-total // self._rows)
 
-  # The stages, each on top of the one before.
+  # The stages of the dataset.
 
   @autograph.unconverted
   def dataset(
@@ -246,7 +250,7 @@ class Examples(pipeline_lib.Pipeline):
   def stages(
     self, seed: int, start_step: int = 0, cursor: Sequence[int] | None = None
   ) -> list[tuple[str, tf.data.Dataset]]:
-    """Name -> what comes out of it, from reading to whole batches."""
+    """Returns (name, dataset) of each stage, from reading to whole batches."""
     order = shuffle_lib.Order(
       seed=seed if self._shuffle else None,
       epochs=self._epochs,
@@ -272,7 +276,7 @@ class Examples(pipeline_lib.Pipeline):
         dataset = self._filtered(dataset)
         found.append(('filter', dataset))
       dataset = self._batched(dataset, seed, skipped)
-    if self._finishes():  # a map that does nothing costs a tenth of the time
+    if self._finishes():  # an identity map would take a tenth of the time
       dataset = dataset.map(
         self._finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
       )
@@ -282,13 +286,13 @@ class Examples(pipeline_lib.Pipeline):
   def _chunks(
     self, order: shuffle_lib.Order, begin: int = 0
   ) -> tf.data.Dataset:
-    """Examples that will be taken one by one."""
+    """Returns chunks of examples, to be unbatched."""
     return self.source.chunks(min(_CHUNK, self._rows), order, begin)
 
   def _numbered(
     self, chunks: tf.data.Dataset, begin: int = 0, seed: int = 0
   ) -> tf.data.Dataset:
-    """(position, mapped example), one by one."""
+    """Returns a dataset of (position, mapped example)."""
     numbered = chunks.unbatch().enumerate(begin)
     return numbered if self._map is None else self._mapped(numbered, seed)
 
@@ -317,7 +321,7 @@ class Examples(pipeline_lib.Pipeline):
   def _batched(
     self, numbered: tf.data.Dataset, seed: int, skipped: int
   ) -> tf.data.Dataset:
-    """Batches that are not collated yet; with a cursor, if there is one."""
+    """Returns unfinished batches, or (batch, cursor) if there is a cursor."""
     drop = self._remainder == 'drop' or self._epochs is None
     order_seed = seed if self._shuffle else None
     if isinstance(self._batcher, batching.Bucketed):
@@ -340,7 +344,7 @@ class Examples(pipeline_lib.Pipeline):
     if (
       self.has_cursor
       or not (self._batcher is None or fixed)
-      or self._map_batch is not None  # it may mix rows
+      or self._map_batch is not None  # may mix rows
       or self._service is not None
       or self._rows != self._size
       or self._size < share.replicas
@@ -375,8 +379,8 @@ class Examples(pipeline_lib.Pipeline):
     return self._remainder == 'pad' or any(task is not None for task in tasks)
 
   def _finished(self, batch: Any, *cursor: Any) -> Any:
-    """A batch as the Task gets it."""
-    if not self.has_cursor and cursor:  # tf.data has taken a tuple apart
+    """Returns a batch as the Task gets it."""
+    if not self.has_cursor and cursor:  # tf.data unpacks a tuple
       batch, cursor = (batch, *cursor), ()
     done = isinstance(self._batcher, batching.Bucketed | batching.Packed)
     if self._batcher is not None and not done:
@@ -389,7 +393,7 @@ class Examples(pipeline_lib.Pipeline):
       batch = transforms.filled(batch, self._full)
     return (batch, *cursor) if self.has_cursor else batch
 
-  # What others want to know.
+  # Information for exports, checkpoints and error messages.
 
   def decoder(self) -> serving_decoder.Decoder | None:
     if self._batcher is not None:
@@ -403,7 +407,7 @@ class Examples(pipeline_lib.Pipeline):
 
   @property
   def steps_per_epoch(self) -> float | None:
-    # Of what this host reads, as its batches are.
+    # num_examples and _rows both count this host's part.
     return None if self.num_examples is None else self.num_examples / self._rows
 
   def fingerprint(self) -> Mapping[str, Any]:
@@ -437,7 +441,7 @@ def _options(threads: int | None) -> tf.data.Options:
 
 
 def _named(spec: Any) -> Iterator[tuple[str, Any]]:
-  """(name, leaf) of a nest of dictionaries and tuples."""
+  """Yields (name, leaf) of a nest of dictionaries and tuples."""
   if isinstance(spec, Mapping):
     for name, part in spec.items():
       yield from ((repr(name), leaf) for _, leaf in _named(part))

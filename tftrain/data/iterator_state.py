@@ -1,4 +1,4 @@
-"""Where a tf.data iterator stands, as bytes, and whether to trust them."""
+"""Iterator state: saves, restores and tests tf.data iterators."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from tftrain.platform import files
 from tftrain.platform import hashing
 
 _NAME = 'iterator'
-# How many batches are compared, at most.
+# Batches compared, at most.
 _PROBED = 16
 
 
 def save_iterator(iterator: Any) -> tf.Tensor:
-  """The iterator with all that is in its buffers, a string `[1]`."""
+  """Returns the iterator's state with its buffers, a string `[1]`."""
   with files.scratch_directory() as directory:
     tf.train.Checkpoint(iterator=iterator).write(str(directory / _NAME))
     index = (directory / f'{_NAME}.index').read_bytes()
@@ -26,7 +26,7 @@ def save_iterator(iterator: Any) -> tf.Tensor:
 
 
 def load_iterator(iterator: Any, saved: Any) -> None:
-  """Moves a new iterator of the same dataset to where the saved one was."""
+  """Restores a new iterator of the same dataset to the saved position."""
   content = bytes(np.asarray(saved)[0])
   end = 8 + int.from_bytes(content[:8], 'big')
   with files.scratch_directory() as directory:
@@ -37,10 +37,11 @@ def load_iterator(iterator: Any, saved: Any) -> None:
 
 
 def why_not_saved(make: Callable[[], tf.data.Dataset]) -> str | None:
-  """Why iterators of a dataset cannot be resumed exactly; None if they can.
+  """Returns the reason that a dataset cannot resume exactly, or None.
 
-  Makes it twice, reads some batches of each, over the end of the first epoch
-  where that is near, saves one midway and reads on from there.
+  Makes the dataset twice and compares some batches, past the end of the first
+  epoch if it is near. Then saves an iterator midway, restores it, and compares
+  the batches that follow.
 
   Args:
     make: Makes the dataset as a run would, repeated and seeded.

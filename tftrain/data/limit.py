@@ -1,4 +1,4 @@
-"""The first batches of other data: repeated for ever, or no more than these."""
+"""FirstBatches: limits data to its first batches, or repeats only these."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from tftrain.distribute import row_sharding
 
 
 class FirstBatches(pipeline_lib.Pipeline):
-  """The first batches of `data`, and nothing after them.
+  """The first batches of `data`, once or repeated without end.
 
-  Repeated, they show whether a model can learn anything at all: a few it should
-  learn by heart. They are then kept in memory, so that those of a dataset that
-  shuffles anew each time stay the same.
+  Repeated batches test whether a model can learn at all: it should overfit a
+  few batches. They are kept in memory, so that they stay the same if a dataset
+  shuffles anew each time.
 
   Args:
-    data: Where they come from.
-    batches: How many.
-    repeat: Whether to begin again after them, for ever.
+    data: Pipeline to limit.
+    batches: Number of batches.
+    repeat: True starts over after the last of the batches, without end.
 
   Raises:
-    InputError: It is no number of batches.
+    InputError: If `batches` is not a whole number of at least 1.
 
   Attributes:
     data: As given.
@@ -45,8 +45,8 @@ class FirstBatches(pipeline_lib.Pipeline):
     self.batch_size = data.batch_size
     self.lost, self.pads = data.lost, data.pads
     self.rearranges = data.rearranges
-    # Epochs go on being those of `data`, so that a run of so many epochs does
-    # not become one of a few steps.
+    # Epochs remain those of `data`, so that a run measured in epochs does not
+    # shrink to a few steps.
     self.num_examples = data.num_examples
     self.repeats = repeat
     if not repeat:
@@ -72,7 +72,7 @@ class FirstBatches(pipeline_lib.Pipeline):
     return first.cache().repeat().skip(skipped)
 
   def _count(self, first: tf.data.Dataset) -> int:
-    """How many there are, where the data may end before that."""
+    """Returns the number of batches; fewer if the data ends earlier."""
     if self.data.repeats:
       return self._batches
     if self.data.num_steps is not None:
@@ -80,7 +80,7 @@ class FirstBatches(pipeline_lib.Pipeline):
     return int(first.reduce(tf.zeros([], tf.int64), lambda n, _: n + 1))
 
   def batch(self, seed: int, step: tf.Tensor) -> Any:
-    if not self._repeat:  # whoever reads it stops at `num_steps`
+    if not self._repeat:  # the reader stops at `num_steps`
       return self.data.batch(seed, step)
     ends = self.data.num_steps
     count = self._batches if ends is None else min(self._batches, ends)
@@ -119,7 +119,14 @@ def limited(
   *,
   repeat: bool = False,
 ) -> pipeline_lib.Pipeline:
-  """`data` where `batches` is None, else its first batches; says so."""
+  """Returns the first batches of `data`, or `data` if `batches` is None.
+
+  Args:
+    data: Pipeline to limit.
+    batches: Number of batches, or None.
+    what: Name of the data in the warning that is logged.
+    repeat: True repeats the batches without end.
+  """
   if batches is None:
     return data
   found = FirstBatches(data, batches, repeat=repeat)
@@ -131,7 +138,7 @@ def limited(
 def all_limited(
   data: Mapping[str, Callable[[], Any]], batches: int | None
 ) -> Mapping[str, Callable[[], Any]]:
-  """Name -> function that makes evaluation data, each limited."""
+  """Returns name -> function that makes limited evaluation data."""
   if batches is None:
     return data
 

@@ -1,4 +1,4 @@
-"""Files that a user names, read as the data of a run is read."""
+"""Opens files that a user names, and reads them like the data of a run."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from tftrain.data.sources import source as source_lib
 from tftrain.data.sources import text
 from tftrain.data.sources import tfrecord
 
-# What is read where the batches of `like` have no size of their own.
+# Used if the batches of `like` have no fixed size.
 _BATCH_SIZE = 128
 
 _FILES: Mapping[str, Callable[[Any, Any], source_lib.Source]] = {
@@ -37,19 +37,20 @@ def open_input(
 ) -> pipeline_lib.Pipeline:
   """Makes evaluation data of files: each example once, in order.
 
-  `*.tfrecord*`, `.csv` and `.jsonl` hold the features that the source of `like`
-  has, labels among them, and go through its `map`, `select`, `map_batch` and
-  batcher. `.npy` is one array, `.npz` arrays by name. Of those, what `select`
-  names after the first, labels and weights, need not be there. Where `like`
-  is no Examples, arrays are the features of its batches as they are.
+  Files of kind `*.tfrecord*`, `.csv` and `.jsonl` hold the features of the
+  source of `like`, labels included, and go through the `map`, `select`,
+  `map_batch` and batcher of `like`. `.npy` is one array, `.npz` arrays by name.
+  Arrays may lack the features that `select` names after the first: labels and
+  weights. If `like` is not an Examples, the arrays are the features of its
+  batches, unprocessed.
 
   Args:
     path: A file or a glob.
-    like: How the data of the run is read.
+    like: Pipeline of the run, which defines features and processing.
 
   Raises:
-    InputError: Files of an unknown kind or of several, or what they hold is not
-      what `like` takes.
+    InputError: If the files are of an unknown kind or of several kinds, or if
+      their contents do not match `like`.
   """
   if isinstance(like, limit.FirstBatches):
     like = like.data  # files are read whole
@@ -74,7 +75,7 @@ def open_input(
 
 
 def stamps(path: str | pathlib.Path) -> list[list[Any]]:
-  """[name, bytes, time] of each file: whether they are what they were."""
+  """Returns [name, bytes, mtime in ns] of each file, to detect changes."""
   found = [(name, os.stat(name)) for name in file_source.find(path)]
   return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
 
@@ -118,7 +119,7 @@ def _features_of(like: example_pipeline.Examples) -> dict[str, str]:
 
 
 def _read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Name -> array; that of an .npy is called ''."""
+  """Returns name -> array; the array of an .npy is called ''."""
   first, *more = file_source.find(path)
   if more:
     raise errors.InputError(
@@ -142,7 +143,7 @@ def _as_examples(
   found: Mapping[str, np.ndarray],
   like: example_pipeline.Examples,
 ) -> Any:
-  """What a source like that of `like` would have in memory."""
+  """Returns the arrays as examples of the source of `like`."""
   spec = like.source.element_spec
   if not isinstance(spec, Mapping):
     return _nest(path, found, spec, 0)
@@ -173,7 +174,7 @@ def _as_examples(
 
 
 def _zeros(rows: int, leaf: tf.TensorSpec) -> np.ndarray:
-  """In the place of labels, which nothing reads."""
+  """Returns zeros in place of labels, which are not read."""
   sizes = [size or 1 for size in leaf.shape]
   if leaf.dtype == tf.string:
     return np.full([rows, *sizes], b'', object)
@@ -185,7 +186,7 @@ def _as_batches(
   found: Mapping[str, np.ndarray],
   like: pipeline_lib.Pipeline,
 ) -> Any:
-  """The features of a batch: its first part, or all of it."""
+  """Returns the features of a batch: its first part, or all of it."""
   spec = like.element_spec
   return _nest(path, found, spec[0] if isinstance(spec, tuple) else spec, 1)
 
@@ -196,7 +197,7 @@ def _nest(
   spec: Any,
   rows: int,
 ) -> Any:
-  """The arrays that are called like the leaves of `spec`, or the only one."""
+  """Returns the arrays named like the leaves of `spec`, or the only array."""
   if isinstance(spec, Mapping):
     for name in spec:
       if name not in found:
@@ -227,14 +228,17 @@ def _checked(
   leaf: tf.TensorSpec,
   rows: int,
 ) -> np.ndarray:
-  """The array, if its examples are as in the data of the run.
+  """Returns the array if its examples match the data of the run.
 
   Args:
-    path: For messages, and
-    name: likewise.
+    path: File name for messages.
+    name: Array name for messages.
     array: `[examples, ...]`.
-    leaf: The spec of an example, or of a batch.
-    rows: How many dimensions of `leaf` count examples.
+    leaf: Spec of an example, or of a batch.
+    rows: Leading dimensions of `leaf` that count examples.
+
+  Raises:
+    InputError: If the shape or the dtype of `array` does not match `leaf`.
   """
   what = f'{path}: {name!r}' if name else f'{path}'
   shape = tf.TensorShape(leaf.shape[rows:])

@@ -1,4 +1,4 @@
-"""What a training run asks of its data."""
+"""Pipeline: the interface between a run and its data."""
 
 import abc
 from collections.abc import Iterator
@@ -14,24 +14,25 @@ from tftrain.distribute import row_sharding
 
 
 class Pipeline(abc.ABC):
-  """Batches as a pure function of (seed, step): it can start at any step.
+  """Batches as a pure function of (seed, step), readable from any step.
 
   Attributes:
     element_spec: Nest of `tf.TensorSpec` of one global batch.
-    batch_size: Rows of a global batch, None where it varies.
-    num_examples: Examples of one epoch, None where unknown.
-    num_steps: Batches until the data ends; None where it repeats for ever or
-      its end is unknown.
-    repeats: Whether it is known to go on for ever.
-    has_cursor: Whether the step alone does not say where a batch begins. Then
-      `dataset` yields (batch, cursor), the cursor, int64 `[2]`, being where the
-      next one begins, and takes it: `dataset(seed, start_step, cursor)`.
-    keeps_iterator: Whether checkpoints keep the iterator itself, because
-      nothing less says where a batch begins. `dataset` then starts at step 0.
-    restarts: Whether a resumed run begins its data anew.
+    batch_size: Rows of a global batch; None if it varies.
+    num_examples: Examples of one epoch; None if unknown.
+    num_steps: Batches until the data ends; None if the data repeats without end
+      or its end is unknown.
+    repeats: True if the data is known to have no end.
+    has_cursor: True if the step alone does not determine the beginning of a
+      batch. Then `dataset` yields (batch, cursor), and continues from a cursor:
+      `dataset(seed, start_step, cursor)`. The cursor, int64 `[2]`, is the
+      beginning of the next batch.
+    keeps_iterator: True if checkpoints save the iterator itself, because
+      nothing less determines the position. `dataset` then starts at step 0.
+    restarts: True if a resumed run starts its data over.
     lost: Damaged records that were left out.
-    pads: Whether the last rows of a batch may be fillers of weight zero.
-    rearranges: Whether rows are not the examples one by one, in their order.
+    pads: True if the last rows of a batch may be padding of weight zero.
+    rearranges: True if rows are not single examples in their order.
   """
 
   element_spec: Any
@@ -47,85 +48,86 @@ class Pipeline(abc.ABC):
   rearranges: bool = False
 
   def check_resumable(self) -> None:
-    """Raises InputError if a run that is stopped could not go on exactly."""
+    """Raises InputError if a stopped run could not resume exactly."""
     return
 
-  def decoder(self) -> Any:  # a Decoder, which stands further down
-    """What it makes of serialized records, or None if it reads none."""
+  def decoder(self) -> Any:  # a serving_decoder.Decoder
+    """Returns a Decoder of serialized records; None for other data."""
     return None
 
   @abc.abstractmethod
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
-    """The batches of steps `start_step`, `start_step + 1`, ..."""
+    """Returns the batches of steps `start_step`, `start_step + 1`, ..."""
 
   def batch(self, seed: int, step: tf.Tensor) -> Any:
-    """The batch of `step` as a graph expression, or None.
+    """Returns the batch of `step` as a graph expression, or None.
 
-    Where a batch is cheap to compute in the training graph itself, doing so
-    spares the hand-over from the input threads at every step.
+    A batch that is cheap to compute in the training graph itself saves the
+    hand-over from the input threads at every step.
     """
     del seed, step
     return None
 
   def part(self, share: row_sharding.Share) -> 'Pipeline | None':
-    """The same batches, of each only the rows of a share; the rest is not made.
+    """Returns the same batches with only the rows of `share`, or None.
 
-    A batch of which the share has no row comes with 0 rows. None where it
-    cannot be done, or would change a number.
+    The other rows are not made. A batch without rows of `share` has 0 rows. The
+    result is None if the pipeline does not support shares, or if the values
+    would change.
     """
     del share
     return None
 
   @property
   def steps_per_epoch(self) -> float | None:
-    """Batches per epoch; a fraction where batches straddle its end."""
+    """The batches per epoch, a fraction if batches straddle its end."""
     if self.num_examples is None or self.batch_size is None:
       return None
     return self.num_examples / self.batch_size
 
   def label_range(self) -> tuple[int, int] | None:
-    """Smallest and largest integer label where that is known, else None."""
+    """Returns the smallest and largest integer label; None if unknown."""
     return None
 
   def stages(self, seed: int) -> list[tuple[str, tf.data.Dataset]]:
-    """Name -> dataset up to there, for whoever asks where the time goes."""
+    """Returns (name, dataset up to this stage), for timing the stages."""
     return [('batch', self.dataset(seed))]
 
   def explain(self, error: BaseException) -> str | None:
-    """What of the data made reading it fail, where that can be found out."""
+    """Returns the fault in the data that made reading fail; None if unknown."""
     del error
     return None
 
   def peek(self, n: int = 1, seed: int = 0) -> list[Any]:
-    """The first `n` batches, as NumPy arrays."""
+    """Returns the first `n` batches, as NumPy arrays."""
     with explained(self):
       found = list(self.dataset(seed).take(n))
     batches = [batch[0] for batch in found] if self.has_cursor else found
     return [tf.nest.map_structure(_as_numpy, batch) for batch in batches]
 
   def describe(self) -> str:
-    """What comes out of it, in a few lines."""
+    """Returns the numbers of examples and steps and the batch spec, as text."""
     examples = 'unknown' if self.num_examples is None else self.num_examples
     steps = 'without end' if self.repeats else self.num_steps or 'unknown'
     lines = [f'examples: {examples}', f'steps: {steps}']
     if self.lost:
       lines.append(f'damaged records left out: {self.lost}')
-    batch = tf.nest.map_structure(  # as `features` are written
+    batch = tf.nest.map_structure(  # in the syntax of `features`
       lambda leaf: _described(leaf, ','), self.element_spec
     )
     return '\n'.join([*lines, f'batch: {batch}'])
 
   @abc.abstractmethod
   def fingerprint(self) -> Mapping[str, Any]:
-    """What must be equal for a resumed run to see the same batches (JSON)."""
+    """Returns JSON that identifies the batches; a resumed run must match it."""
 
 
 @contextlib.contextmanager
 def explained(pipeline: Pipeline) -> Iterator[None]:
-  """Makes an InputError of what TensorFlow says when reading fails."""
+  """Raises an InputError that names the cause if TensorFlow cannot read."""
   try:
     yield
-  except UnicodeDecodeError as error:  # TensorFlow's text quotes the record
+  except UnicodeDecodeError as error:  # TensorFlow quotes the raw record
     text = pipeline.explain(error)
     if text is None:
       raise
@@ -139,7 +141,7 @@ def explained(pipeline: Pipeline) -> Iterator[None]:
 
 
 def described(batch: Any) -> str:
-  """The dtypes and shapes of what is in a batch, or of its specs."""
+  """Returns the dtypes and shapes of a batch, or of its specs, as text."""
   return ', '.join(map(_described, tf.nest.flatten(batch)))
 
 

@@ -1,4 +1,4 @@
-"""Decoder: what a pipeline makes of serialized records, for an export."""
+"""Decoder: decodes serialized records in an exported model."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from tftrain.interop import autograph
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-  """The way from records to a batch, without the files.
+  """The processing from serialized records to a batch, without the files.
 
   Attributes:
-    features: Name -> what a record holds.
-    records: Some real ones, to try it on.
-    map: From an example to an example, as in an evaluation.
-    mapped_spec: What a batch of mapped examples is.
-    finish: From mapped examples, `[n, ...]`, to what the Task gets.
+    features: Name -> Feature of a record.
+    records: Some real records, for a trial.
+    map: Maps an example to an example, as in an evaluation.
+    mapped_spec: Spec of a batch of mapped examples.
+    finish: Maps mapped examples, `[n, ...]`, to the batch that the Task gets.
   """
 
   features: Mapping[str, feature_spec.Feature]
@@ -35,7 +35,7 @@ class Decoder:
 
   @property
   def spec(self) -> dict[str, tf.TensorSpec]:
-    """Of one example."""
+    """The spec of one example."""
     return {
       name: tf.TensorSpec(feature.shape, feature.dtype)
       for name, feature in self.features.items()
@@ -44,15 +44,15 @@ class Decoder:
   def decode(
     self, serialized: tf.Tensor, needed: Sequence[int], wanted: Sequence[int]
   ) -> Any:
-    """A batch made of serialized records, strings `[n]`.
+    """Returns a batch made of serialized records.
 
     Args:
-      serialized: The records.
-      needed: Which features are taken out of them, by their index; others are
+      serialized: Records, strings `[n]`.
+      needed: Indices of the features to parse; the others are zero.
+      wanted: Indices of the leaves of mapped examples to return; the others are
         zero.
-      wanted: Which leaves of the mapped examples matter; others are zero.
     """
-    # The order of tf.nest, in which features and leaves were counted.
+    # Indices count features and leaves in the order of tf.nest.
     names = sorted(self.features)
     read = {names[index]: self.features[names[index]] for index in needed}
     found = tfrecord.decoded(serialized, read)
@@ -85,13 +85,13 @@ def make(
   spec: Any,
   finish: Callable[[Any], Any],
 ) -> Decoder | None:
-  """None where a source holds no serialized tf.train.Examples.
+  """Makes a Decoder; None if the source does not hold tf.train.Examples.
 
   Args:
-    source: What the pipeline reads.
-    function: Its map.
-    spec: Of one mapped example.
-    finish: From mapped examples, `[n, ...]`, to what the Task gets.
+    source: Source that the pipeline reads.
+    function: Map of the pipeline; None leaves examples unchanged.
+    spec: Spec of one mapped example.
+    finish: Maps mapped examples, `[n, ...]`, to the batch that the Task gets.
   """
   if not isinstance(source, tfrecord.TFRecords):
     return None
@@ -100,7 +100,7 @@ def make(
     if function is None:
       return example
     convert = autograph.converted(function)
-    if transforms.takes_seed(function):  # chance is none here
+    if transforms.takes_seed(function):  # serving is deterministic
       return convert(example, shuffle_lib.seed_of(0, tf.constant(0, tf.int64)))
     return convert(example)
 

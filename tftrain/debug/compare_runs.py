@@ -180,15 +180,17 @@ def _end(path: pathlib.Path) -> int:
 
 
 def _both(one: Record, other: Record, name: str) -> tuple[Any, Any]:
-  """The values that a fact had in the lives of each run."""
-  return _in_lives(one, name), _in_lives(other, name)
+  """The values that a fact had in the attempts of each run."""
+  return _in_attempts(one, name), _in_attempts(other, name)
 
 
-def _in_lives(record: Record, name: str) -> list[Any]:
-  lives = record.get('lives')
-  lives = [life for life in lives or [] if isinstance(life, dict)]
+def _in_attempts(record: Record, name: str) -> list[Any]:
+  attempts = record.get('attempts')
+  attempts = [
+    attempt for attempt in attempts or [] if isinstance(attempt, dict)
+  ]
   values: list[Any] = []
-  for value in [life.get(name, record.get(name)) for life in lives]:
+  for value in [attempt.get(name, record.get(name)) for attempt in attempts]:
     if value not in values:
       values.append(value)
   return values or [record.get(name)]

@@ -86,14 +86,14 @@ def resolve(
   Args:
     environment: `os.environ`.
     workers: Of the flag `--workers`.
-    task: Of the flag `--task`.
+    task: Of the flag `--task_index`.
 
   Raises:
     StrategyError: What is told cannot be.
   """
   if not workers and task is not None:
     raise errors.StrategyError(
-      f'--task={task} needs --workers=host:port,...; leave it out'
+      f'--task_index={task} needs --workers=host:port,...; leave it out'
     )
   found: Cluster | None = None
   if workers:
@@ -118,7 +118,7 @@ def enter(
   Args:
     environment: `os.environ`.
     workers: Of the flag `--workers`.
-    task: Of the flag `--task`.
+    task: Of the flag `--task_index`.
     together: Whether what comes is for all workers; else the first does it
       alone.
 
@@ -144,7 +144,7 @@ def leave(environment: MutableMapping[str, str]) -> None:
 def _of_flags(workers: Sequence[str], task: int | None) -> Cluster:
   if task is None:
     raise errors.StrategyError(
-      '--workers needs --task, the number of this process among them'
+      '--workers needs --task_index, the number of this process among them'
     )
   return Cluster(tuple(workers), task, '--workers')
 
@@ -184,7 +184,7 @@ def _of_kubernetes(environment: Mapping[str, str]) -> Cluster:
   if not dash or index != str(task):
     raise errors.StrategyError(
       f'HOSTNAME={host!r} is not that of pod {task} of an Indexed Job, '
-      f'<job>-{task}; give --workers and --task instead'
+      f'<job>-{task}; give --workers and --task_index instead'
     )
   service = environment.get('TFTRAIN_SERVICE', '')
   domain = f'.{service}' if service else ''
@@ -203,7 +203,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Cluster | None:
   if len(per_host) != len(hosts) or sum(per_host) != count:
     raise errors.StrategyError(
       f'SLURM_STEP_TASKS_PER_NODE={text!r} is not {count} tasks on '
-      f'{len(hosts)} nodes; give --workers and --task instead'
+      f'{len(hosts)} nodes; give --workers and --task_index instead'
     )
   # Jobs that share a node must not share ports.
   first = PORT + 64 * (_number(environment, 'SLURM_JOB_ID', 0) % 500)
@@ -228,7 +228,8 @@ def expand_hosts(text: str) -> list[str]:
     hosts += _expanded(item)
   if not hosts or text.count('[') != text.count(']'):
     raise errors.StrategyError(
-      f'{text!r} is no list of Slurm nodes; give --workers and --task instead'
+      f'{text!r} is no list of Slurm nodes; give --workers and --task_index '
+      'instead'
     )
   return hosts
 
@@ -266,6 +267,6 @@ def _number(
   if not text.strip().isdecimal():
     raise errors.StrategyError(
       f'{name}={text!r} must be a whole number; set it, or give --workers and '
-      '--task'
+      '--task_index'
     )
   return int(text)

@@ -62,7 +62,7 @@ def together(
   return run
 
 
-class Alone:
+class SingleWorker:
   """One process: there is nobody to tell anything."""
 
   leads = True
@@ -70,7 +70,7 @@ class Alone:
   # Whose rows of a batch are this worker's, where there are several.
   rows: row_sharding.Share | None = None
 
-  def joined(self, member: Any) -> 'Alone':
+  def joined(self, member: Any) -> 'SingleWorker':
     """Makes a member known whose methods are marked; the same order on all."""
     del member
     return self
@@ -114,19 +114,19 @@ class Alone:
     yield [0]
 
 
-ALONE = Alone()
+SINGLE_WORKER = SingleWorker()
 
 
-def of(strategy: tf.distribute.Strategy) -> Alone:
+def of(strategy: tf.distribute.Strategy) -> SingleWorker:
   """The workers of a strategy, one object for all who ask."""
   if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-    return ALONE
+    return SINGLE_WORKER
   if not hasattr(strategy, '_tftrain_workers'):
-    strategy._tftrain_workers = Workers(strategy)
+    strategy._tftrain_workers = MultiWorker(strategy)
   return strategy._tftrain_workers  # type: ignore[no-any-return]
 
 
-class Workers(Alone):
+class MultiWorker(SingleWorker):
   """The processes of a MultiWorkerMirroredStrategy.
 
   Args:
@@ -150,7 +150,7 @@ class Workers(Alone):
     self._broken = False
     self._sum = tf.function(self._added, autograph=False)
 
-  def joined(self, member: Any) -> 'Workers':
+  def joined(self, member: Any) -> 'MultiWorker':
     self._members.append(member)
     return self
 

@@ -51,7 +51,7 @@ def make_strategy(
     if name != 'auto':
       raise errors.StrategyError(
         f'strategy {name!r} needs to know the other workers; set TF_CONFIG, '
-        'give --workers and --task, or --local_workers=2'
+        'give --workers and --task_index, or --local_workers=2'
       )
   if name == 'tpu':
     reduction.check(name, gpus=0, devices=1)

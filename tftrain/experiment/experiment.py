@@ -316,7 +316,7 @@ class Experiment:
       keep=self.keep,
       keep_every=self.keep_every,
       best=self.best,
-      keep_behind=self.rewind.pass_over if self.rewind else 0,
+      keep_behind=self.rewind.skip_batches if self.rewind else 0,
       durable=self.durable,
       max_failures=self.max_failed_saves,
       actions=actions,

@@ -16,24 +16,24 @@ from tftrain.train import trainer as trainer_lib
 class Rewind:
   """What to do when a loss or gradient is not finite, or the loss spikes.
 
-  The run is taken back to before the last `pass_over` steps, and goes on behind
+  The run is taken back to before the last `skip_batches` steps, and goes on behind
   them; their batches are taken from the data and not used (Chowdhery et al.
   2022, "PaLM", section 5.1). What comes out does not depend on which checkpoint
   was gone back to, nor on being killed meanwhile.
 
   Attributes:
-    pass_over: How many steps, the bad one the last of them.
-    tries: How often in the life of a run.
+    skip_batches: How many steps, the bad one the last of them.
+    max_rewinds: How often in the life of a run.
 
   Raises:
     ConfigError: A number below 1.
   """
 
-  pass_over: int = 100
-  tries: int = 3
+  skip_batches: int = 100
+  max_rewinds: int = 3
 
   def __post_init__(self) -> None:
-    for name in ('pass_over', 'tries'):
+    for name in ('skip_batches', 'max_rewinds'):
       errors.check_count(f'Rewind.{name}', getattr(self, name))
 
 
@@ -77,13 +77,13 @@ def _go_back(
   error: errors.NonFiniteError,
 ) -> int:
   """Returns the step from which the run goes on."""
-  before = trainer.detours.parts
-  if len(before) >= rewind.tries:
+  before = trainer.skipped_steps.parts
+  if len(before) >= rewind.max_rewinds:
     raise type(error)(
       f'{error}; the run went back {len(before)} times already '
-      '(Rewind.tries)', step=error.step
+      '(Rewind.max_rewinds)', step=error.step
     ) from error  # fmt: skip
-  last_good = max(error.step - rewind.pass_over, 0)
+  last_good = max(error.step - rewind.skip_batches, 0)
   step = checkpointer.go_back(last_good)
   if step is None:
     raise type(error)(
@@ -91,8 +91,8 @@ def _go_back(
       'to go back to', step=error.step
     ) from error  # fmt: skip
   # What was passed over before stays so, whatever that checkpoint says.
-  trainer.detours.parts = before
-  trainer.detours.add(last_good + 1, error.step)
+  trainer.skipped_steps.parts = before
+  trainer.skipped_steps.add(last_good + 1, error.step)
   logging.warning(
     '%s. Going back to step %d and passing over steps %d to %d (%d of %d)',
     error,
@@ -100,6 +100,6 @@ def _go_back(
     last_good + 1,
     error.step,
     len(before) + 1,
-    rewind.tries,
+    rewind.max_rewinds,
   )
   return step

@@ -100,7 +100,7 @@ class Run:
   """The parts, built and checked; nothing is written until `train`.
 
   Args:
-    model_dir: Where the run lives.
+    model_dir: Where the run attempts.
     trainer: Its Trainer.
     last_step: Where it ends.
     evaluators: What `evaluate` runs.
@@ -383,11 +383,11 @@ class Run:
     self.summary_writer.show(0, _parameter_overview.of_task(task))
     self.summary_writer.show_run(row)
 
-  def life(self) -> dict[str, Any]:
-    """What run.json says of this life of the run."""
+  def attempt(self) -> dict[str, Any]:
+    """What run.json says of this attempt of the run."""
     facts = self.trainer.facts()
     evals = {f'eval/{e.name}': e.pipeline for e in self.evaluators}
-    life = {
+    attempt = {
       'argv': redaction.redacted_argv(sys.argv),
       'host': socket.gethostname(),
       'start_step': self.trainer.step,
@@ -406,7 +406,7 @@ class Run:
         }
       ),
     }
-    return {name: fact for name, fact in life.items() if fact is not None}
+    return {name: fact for name, fact in attempt.items() if fact is not None}
 
   def _write_start(self) -> None:
     record = run_record.read_record(self.model_dir)
@@ -419,17 +419,17 @@ class Run:
     self._note(
       **self._facts,
       began=began,
-      lives=[*record.get('lives', []), self.life()],
+      attempts=[*record.get('attempts', []), self.attempt()],
       last_step=self.last_step,
       finished=None,
-      passed_over=self.trainer.detours.facts(),
+      passed_over=self.trainer.skipped_steps.facts(),
     )
 
   def _write_end(self) -> None:
     self._note(
       finished={'step': self.trainer.step, 'last_step': self.last_step},
       seconds={k: round(v, 3) for k, v in self.trainer.ledger.read().items()},
-      passed_over=self.trainer.detours.facts(),
+      passed_over=self.trainer.skipped_steps.facts(),
     )
 
   def _note(self, **facts: Any) -> None:

@@ -88,7 +88,7 @@ def train(job: Job, heavy: Any) -> None:
 
 
 def rerun(job: Job, old: str, main: Callable[[Job], int | None]) -> int | None:
-  for line in _rerun.warnings(old, job.run.life()):
+  for line in _rerun.warnings(old, job.run.attempt()):
     print(f'warning: {line}', file=sys.stderr, flush=True)
   code = main(job)
   if not code and not job.exit_code():

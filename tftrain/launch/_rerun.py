@@ -49,10 +49,12 @@ def mode_of(run: str) -> str:
   return 'train' if mode == 'train' else 'train_and_eval'
 
 
-def warnings(run: str, life: Mapping[str, Any]) -> Iterator[str]:
+def warnings(run: str, attempt: Mapping[str, Any]) -> Iterator[str]:
   """Yields a line for each of code, data and versions that differs."""
   lines = list(
-    compare_runs.facts(compare_runs.read(pathlib.Path(run)), {'lives': [life]})
+    compare_runs.facts(
+      compare_runs.read(pathlib.Path(run)), {'attempts': [attempt]}
+    )
   )
   for kind in _TOLD:
     start = f'{kind}: '
@@ -72,8 +74,8 @@ def verdict(run: str, model_dir: str) -> str:
 
 
 def _argv(record: Mapping[str, Any]) -> list[str]:
-  lives = record.get('lives') or [{}]
-  return [str(word) for word in lives[-1].get('argv', [])]
+  attempts = record.get('attempts') or [{}]
+  return [str(word) for word in attempts[-1].get('argv', [])]
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

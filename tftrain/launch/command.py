@@ -81,7 +81,7 @@ def execute(
     if together and local_launcher.are_asked(flags_lib.LOCAL_WORKERS.value):
       return _run_workers()
     if not cluster_resolver.enter(
-      os.environ, flags_lib.WORKERS.value, flags_lib.TASK.value, together
+      os.environ, flags_lib.WORKERS.value, flags_lib.TASK_INDEX.value, together
     ):
       return 0  # the chief alone runs this mode
     return _work(origins, main)

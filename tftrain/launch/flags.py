@@ -57,8 +57,8 @@ STRATEGY = flags.DEFINE_string(
 WORKERS = flags.DEFINE_list(
   'workers', [], 'host:port of all processes that train together, chief first.'
 )
-TASK = flags.DEFINE_integer(
-  'task', None, 'Which of --workers this process is.', lower_bound=0
+TASK_INDEX = flags.DEFINE_integer(
+  'task_index', None, 'Which of --workers this process is.', lower_bound=0
 )
 OVERFIT_BATCHES = flags.DEFINE_integer(
   'overfit_batches', None, 'Train on the first so many batches again and again.'

@@ -1,4 +1,4 @@
-"""Forgiving: what is not worth a run is warned of, and the run goes on."""
+"""BestEffort: what is not worth a run is warned of, and the run goes on."""
 
 from collections.abc import Iterator
 import contextlib
@@ -12,7 +12,7 @@ from tftrain import errors
 _SECONDS = 60
 
 
-class Forgiving:
+class BestEffort:
   """A context whose errors become warnings, one a minute.
 
   Args:

@@ -24,7 +24,7 @@ PARTS = (
 it, work done twice and waiting included."""
 
 _ADVICE = {
-  'start_up': 'longer lives, or fewer of them, would weigh less',
+  'start_up': 'longer attempts, or fewer of them, would weigh less',
   'compile': 'give the loop more steps, or take remat and jit out',
   'input_wait': 'see --mode=inspect_data',
   'evaluation': 'evaluate less often, or on less data',
@@ -96,13 +96,13 @@ class Ledger:
     return {
       'before': dict(self._before),
       'own': dict(self._own),
-      'life': self.started,
+      'attempt': self.started,
       'at': time.time(),
     }
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     before, own = state['before'], state['own']
-    if state['life'] == self.started:  # this very life went back
+    if state['attempt'] == self.started:  # this very life went back
       self._turn_to(self._part)
       self._before, self._own = dict(before), dict(own)
       self._own['lost_to_restart'] += max(time.time() - state['at'], 0.0)

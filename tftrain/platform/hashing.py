@@ -1,4 +1,4 @@
-"""Digests: SHA-256 of texts, arrays and sets of named arrays, in hexadecimal."""
+"""Digests: SHA-256 of texts, arrays and sets of arrays, in hexadecimal."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def array_digest(array: np.ndarray) -> str:
 
 
 def arrays_digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
-  """Returns the digest of (name, array) pairs: names, dtypes, shapes, content."""
+  """Returns the digest of (name, array) pairs: name, dtype, shape, content."""
   digest = hashlib.sha256()
   for name, array in arrays:
     kind = 'string' if array.dtype.kind in 'OSU' else array.dtype.name

@@ -22,7 +22,7 @@ from tftrain.step import remat as remat_lib
 from tftrain.step import update as update_lib
 
 
-class Engine:
+class StepRunner:
   """Gradients and updates of one Task, for all its optimizers.
 
   Args:

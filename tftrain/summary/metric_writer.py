@@ -30,7 +30,7 @@ class MetricWriter(abc.ABC):
   hears_all = True
   """An Experiment gives it the Reports of evaluations, too."""
 
-  _forgiving: best_effort.Forgiving | None = None
+  _best_effort: best_effort.BestEffort | None = None
 
   @abc.abstractmethod
   def write(self, report: report_lib.Report) -> None:
@@ -39,10 +39,12 @@ class MetricWriter(abc.ABC):
   def __call__(self, report: report_lib.Report) -> None:
     if not report.scalars:
       return
-    if self._forgiving is None:  # made here: subclasses need not call __init__
+    if (
+      self._best_effort is None
+    ):  # made here: subclasses need not call __init__
       what = f'Reports to {type(self).__name__}'
-      self._forgiving = best_effort.Forgiving(what, (Exception,))
-    with self._forgiving():
+      self._best_effort = best_effort.BestEffort(what, (Exception,))
+    with self._best_effort():
       self.write(report)
 
 
@@ -104,7 +106,8 @@ class CsvWriter(MetricWriter):
     found = list(csv.reader(io.StringIO(text, newline='')))
     if not found or found[0][:2] != ['step', 'source']:
       raise errors.RunDirectoryError(
-        f'{self._path} is no file of a CsvWriter; remove it, or give another path'
+        f'{self._path} is no file of a CsvWriter; remove it, or give another '
+        'path'
       )
     whole = found[1:] if text.endswith('\n') else found[1:-1]
     return [

@@ -25,7 +25,7 @@ class MetricsFile:
     path = files.run_directory(model_dir) / name
     self._metrics = jsonl.ResumableLog(path, ('step', 'source'))
     self._timing = path.with_name('timing.jsonl')
-    self._forgiving = best_effort.Forgiving(
+    self._best_effort = best_effort.BestEffort(
       str(self._timing), (OSError, errors.RunDirectoryError)
     )
     self._begun = False
@@ -47,6 +47,6 @@ class MetricsFile:
     head = {'step': report.step, 'source': report.source}
     if not self._metrics.append({**head, **report.scalars}):
       return  # a run that ended here is asked to end here again
-    with self._forgiving():  # what a clock says is not worth a run
+    with self._best_effort():  # what a clock says is not worth a run
       timing = {k: float(f'{v:.6g}') for k, v in report.timing.items()}
       jsonl.append_line(self._timing, jsonl.to_json({**head, **timing}))

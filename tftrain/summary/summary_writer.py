@@ -36,7 +36,7 @@ class SummaryWriter:
     self._writers: dict[str, Any] = {}
     self._first_step = 0
     self._published: Collection[tuple[int, str]] = ()
-    self._forgiving = best_effort.Forgiving(
+    self._best_effort = best_effort.BestEffort(
       f'Summaries below {self._model_dir}',
       (OSError, errors.RunDirectoryError, tf.errors.OpError),
     )
@@ -60,7 +60,7 @@ class SummaryWriter:
     again = (report.step, report.source) in self._published
     if not report.scalars or again:
       return
-    with self._forgiving():
+    with self._best_effort():
       self._write(report)
 
   def _write(self, report: report_lib.Report) -> None:
@@ -77,7 +77,7 @@ class SummaryWriter:
     self, step: int, shown: Mapping[str, Any], source: str = 'train'
   ) -> None:
     """Writes artifacts by tag, outside of any Report."""
-    with self._forgiving():
+    with self._best_effort():
       with self._writer(source).as_default(step=step):
         for tag, artifact in shown.items():
           artifacts_lib.write(tag, artifact)
@@ -85,24 +85,24 @@ class SummaryWriter:
   def show_run(self, artifact: Any) -> None:
     """Writes what stands for all of the run, in model_dir itself."""
     self.show(0, {'run': artifact}, source='')
-    with self._forgiving():
+    with self._best_effort():
       if writer := self._writers.pop('', None):  # nothing follows
         writer.close()
 
   def write_text(self, tag: str, text: str) -> None:
     """Shows a text, such as the configuration, in TensorBoard's Text tab."""
     indented = ''.join(f'    {line}\n' for line in text.splitlines())
-    with self._forgiving(), self._writer('train').as_default(step=0):
+    with self._best_effort(), self._writer('train').as_default(step=0):
       tf.summary.text(tag, indented)
 
   def in_steps(self) -> Any:
     """Makes the train writer the default, for tf.summary inside a step."""
-    with self._forgiving():
+    with self._best_effort():
       return self._writer('train').as_default()
     return contextlib.nullcontext()
 
   def flush(self) -> None:
-    with self._forgiving():
+    with self._best_effort():
       for writer in self._writers.values():
         writer.flush()
 
@@ -113,7 +113,7 @@ class SummaryWriter:
 
   def close(self) -> None:
     while self._writers:
-      with self._forgiving():
+      with self._best_effort():
         self._writers.popitem()[1].close()
 
   def _writer(self, source: str) -> Any:

@@ -1,7 +1,7 @@
 """Sweeps: many trials of one configuration, on one machine or many.
 
-The controller imports no TensorFlow. Each trial is a process of its own,
-`<command> --sweep_dir=D --trial_index=N`, whoever starts it.
+The scheduler imports no TensorFlow. Each trial is a separate process,
+`<command> --sweep_dir=D --trial_index=N`, under any scheduler.
 """
 
 import lazy_loader

@@ -94,7 +94,7 @@ def read_one(
 
 
 def best(found: Sequence[Result], goal: str) -> Result | None:
-  """Returns the first trial of the best assignment; None if none is done.
+  """Returns the first trial of the best assignment; None before one is done.
 
   An assignment counts once the trials of all of its seeds are done. Its value
   is their mean.

@@ -17,7 +17,7 @@ from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 
 _KILLED = 128  # shells add the number of a fatal signal to it
-_TAIL = 4000  # characters of a log
+_TAIL = 4000  # characters at the end of a log
 
 
 class Child:

@@ -73,7 +73,7 @@ def plan(
 
 
 def describe(draft: plan_lib.Plan) -> dict[str, Any]:
-  """Returns the target's description of a plan.
+  """Runs the target, which builds the trials and describes a plan.
 
   Returns:
     `trials`, `metrics` and `parameters`, as `launch` describes a sweep.

@@ -149,7 +149,7 @@ class Recorder:
   def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
     del finite, before
 
-  def make_engine(self, owned: tracking.Owned) -> step_runner.Engine:
+  def make_engine(self, owned: tracking.Owned) -> step_runner.StepRunner:
     """The Engine for what was recorded; builds the optimizers."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
@@ -176,7 +176,7 @@ class Recorder:
       )
     self._name_untrained(owned)
     _check_decay(self._options, made)
-    return step_runner.Engine(
+    return step_runner.StepRunner(
       owned,
       made,
       self._options,
@@ -271,6 +271,6 @@ def _check_decay(
   if options.no_decay and not any(decays):
     names = {type(applier.optimizer).__name__ for applier in made.values()}
     raise errors.ConfigError(
-      f'Update.no_decay = {options.no_decay!r}, but {errors.listing(names)} has '
-      'no weight_decay; give the optimizer one, or leave no_decay out'
+      f'Update.no_decay = {options.no_decay!r}, but {errors.listing(names)} '
+      'has no weight_decay; give the optimizer one, or leave no_decay out'
     )

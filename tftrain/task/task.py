@@ -47,9 +47,9 @@ class Task:
     self.model = model
     self.optimizer = optimizer
     self._options = update_lib.Update()
-    self._engine: step_runner.Engine | None = None
+    self._engine: step_runner.StepRunner | None = None
     # The Engine, or a Recorder while building.
-    self._runner: step_runner.Engine | build_lib.Recorder = self._recorder()
+    self._runner: step_runner.StepRunner | build_lib.Recorder = self._recorder()
     self._built: tracking.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
     self._tags: tuple[str, ...] = ()
@@ -262,7 +262,7 @@ class Task:
     return self._engine is not None
 
   @property
-  def engine(self) -> step_runner.Engine:
+  def engine(self) -> step_runner.StepRunner:
     assert self._engine is not None, 'build comes first'
     return self._engine
 

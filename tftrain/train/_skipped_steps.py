@@ -1,4 +1,4 @@
-"""Detours: steps that a run passes over, because it was bad to take them."""
+"""SkippedSteps: steps that a run passes over, because it was bad to take them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 
 
-class Detours:
+class SkippedSteps:
   """Ranges of steps whose batches are taken from the data and not used.
 
   They are part of what a run is: every checkpoint after them says so.
@@ -37,7 +37,7 @@ class Detours:
     self.parts = tuple((first, last) for first, last in facts['passed_over'])
 
 
-def pass_over(
+def skip(
   feed: feed_lib.Feed,
   iterator: Any,
   counters: counters_lib.Counters,

@@ -8,7 +8,7 @@ from typing import Any
 from tftrain.train import counters as counters_lib
 
 
-class Requests:
+class StopRequests:
   """Safe from any thread; the compiled loop sees them before its next step.
 
   Where several workers train, `counters.stop` is what they agreed upon, and a

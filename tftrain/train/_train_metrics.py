@@ -24,7 +24,7 @@ from tftrain.train import metrics
 _INSPECTED = (1, 100)
 
 
-class Readings:
+class TrainMetrics:
   """Metrics, and what a clock says; read and begun anew at each report.
 
   Args:
@@ -136,7 +136,7 @@ class Readings:
     self.seconds = 0.0
     self._counters.waited.assign(0.0)
     for part, spent in self._ledger.read().items():
-      timing[f'ledger/{part}'] = spent
+      timing[f'goodput/{part}'] = spent
     return {k: v for k, v in timing.items() if math.isfinite(v)}
 
   def _use(

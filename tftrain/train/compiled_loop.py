@@ -143,7 +143,8 @@ def changed(old: Any, new: Any) -> str:
     return f'a batch {" and ".join(parts)}; give each batch the same structure'
   name = next(name for name in after if before[name] != after[name])
   was, now = before[name], after[name]
-  what = f'{name} was {pipeline_lib.described(was)} and is {pipeline_lib.described(now)}'
+  specs = pipeline_lib.described(was), pipeline_lib.described(now)
+  what = f'{name} was {specs[0]} and is {specs[1]}'
   if getattr(was, 'dtype', None) != getattr(now, 'dtype', None):
     return f'{what}; cast it where the data is made (tf.cast)'
   return (

@@ -34,7 +34,7 @@ class Counters:
   in_a_row: tf.Variable
   stop: tf.Variable
   waited: tf.Variable
-  workers: coordinator.Alone = coordinator.ALONE
+  workers: coordinator.SingleWorker = coordinator.SINGLE_WORKER
 
   def with_stop(self, stop: tf.Variable) -> 'Counters':
     """The same counters under somebody else's stop."""
@@ -58,7 +58,9 @@ class Counters:
     }
 
   @classmethod
-  def make(cls, workers: coordinator.Alone = coordinator.ALONE) -> 'Counters':
+  def make(
+    cls, workers: coordinator.SingleWorker = coordinator.SINGLE_WORKER
+  ) -> 'Counters':
     with tf.device('CPU:0'):
       made = cls(
         step=tf.Variable(0, dtype=tf.int64, trainable=False),

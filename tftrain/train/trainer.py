@@ -91,7 +91,7 @@ class Trainer:
     self._feed = feed_lib.Feed(self.pipeline, seed)
     self._counters = counters_lib.Counters.make(self.workers)
     means = metrics.Means(self._build(update or update_lib.Update()))
-    self._readings = _train_metrics.Readings(
+    self._readings = _train_metrics.TrainMetrics(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
     with self.strategy.scope():
@@ -107,10 +107,10 @@ class Trainer:
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
-    self._requests = _stop_requests.Requests(self._counters)
+    self._requests = _stop_requests.StopRequests(self._counters)
     self._whole = True  # False while the state may be that of half a step
     self._ended: int | None = None  # the `steps` asked for when it ended early
-    self.detours = _skipped_steps.Detours()
+    self.skipped_steps = _skipped_steps.SkippedSteps()
     """The steps that are passed over."""
     self._reported = 0
 
@@ -340,17 +340,18 @@ class Trainer:
         for name, optimizer in self.task.optimizers.items()
       },
       'metrics': list(self.tags),
-      'passed_over': self.detours.facts(),
+      'passed_over': self.skipped_steps.facts(),
     }
 
   def write_facts(self, facts: Mapping[str, Any]) -> None:
-    self.detours.write_facts(facts)
+    self.skipped_steps.write_facts(facts)
 
   # The engine.
 
   def _build(self, update: update_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
-    what = f'the model or loss cannot take a batch of {pipeline_lib.described(batch)}'
+    spec = pipeline_lib.described(batch)
+    what = f'the model or loss cannot take a batch of {spec}'
     with self.strategy.scope(), error_messages.explained(lambda: what):
       names = self.task.build(batch, update)
       replicas = self.strategy.num_replicas_in_sync
@@ -370,7 +371,7 @@ class Trainer:
       last_step,
       step + self._steps_per_loop,
       *self._readings.due(step),
-      *self.detours.edges(step),
+      *self.skipped_steps.edges(step),
       *(event for event in due if event is not None),
     )
 
@@ -387,11 +388,9 @@ class Trainer:
     self.task.check_unchanged()
     iterator = self._iterator()
     self._feed.mark(before)
-    if self.detours.holds(before + 1):
+    if self.skipped_steps.holds(before + 1):
       try:
-        return _skipped_steps.pass_over(
-          self._feed, iterator, self._counters, until
-        )
+        return _skipped_steps.skip(self._feed, iterator, self._counters, until)
       finally:
         self._step = int(self._counters.step.numpy())
         self._position = (self._step, iterator)

@@ -1,4 +1,4 @@
-"""Examples that Python makes, one after the other, as columns of tensors."""
+"""Examples made in Python: checks them and stacks them into tensors."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def varies(leaf: tf.TensorSpec) -> bool:
 
 
 def spec_of(example: Any) -> Any:
-  """Dtypes and shapes as one example has them.
+  """Returns the dtypes and shapes of one example, a nest of `tf.TensorSpec`.
 
   Dictionaries and tuples are structure; a list is an array.
   """
@@ -30,7 +30,7 @@ def spec_of(example: Any) -> Any:
 
 
 def spec_for(features: Mapping[str, str] | None, first: Any) -> Any:
-  """The spec that the user gives, or that of the first example."""
+  """Returns the spec that the user gives, or that of the first example."""
   if features:
     return feature_spec.element_spec(feature_spec.parse(features))
   return spec_of(first)
@@ -43,7 +43,7 @@ def lookup(
 
   Args:
     make: Returns examples of `spec`, one for each entry of `argument`.
-    argument: What it is given, as an array.
+    argument: Tensor `[n]`, passed to `make` as an array.
     spec: Nest of `tf.TensorSpec` of one example.
 
   Returns:
@@ -71,12 +71,15 @@ def lookup(
 
 
 def fitted(example: Any, spec: Any, name: str = '') -> Any:
-  """The example as arrays; raises InputError if it is not one of `spec`.
+  """Returns the example as arrays that match `spec`.
 
   Args:
-    example: A nest of what can be made an array.
+    example: Nest of values that NumPy converts to arrays.
     spec: Nest of `tf.TensorSpec`.
-    name: What it is called in messages, as part of another.
+    name: Name in messages, if the example is a part of another.
+
+  Raises:
+    InputError: If `example` does not match `spec`.
   """
   if isinstance(spec, Mapping):
     there = example if isinstance(example, Mapping) else {}
@@ -98,7 +101,7 @@ def fitted(example: Any, spec: Any, name: str = '') -> Any:
 
 
 def _columns(examples: Sequence[Any], spec: Any) -> list[np.ndarray]:
-  """The values of each leaf, `[n, ...]`; where they vary, and their lengths."""
+  """Returns the values of each leaf, `[n, ...]`, and lengths if they vary."""
   rows = [tf.nest.flatten(example) for example in examples]
   columns: list[np.ndarray] = []
   for leaf, values in zip(

@@ -1,4 +1,4 @@
-"""Feature specs in short: `uint8[28,28,1]`, `int64`, `int64[?]`, `string`."""
+"""Feature specs as text: `uint8[28,28,1]`, `int64`, `int64[?]`, `string`."""
 
 from collections.abc import Mapping
 import math
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tftrain import errors
 
-# What tf.train.Example holds; every other dtype is stored as one of these.
+# The dtypes of a tf.train.Example; all others are stored as one of these.
 _LISTS = {
   'int64': tf.int64,
   'float32': tf.float32,
@@ -22,11 +22,12 @@ _SPEC = re.compile(r'(\w+)(?:\[( *(?:\?|\d+)(?: *, *\d+)* *)\])?')
 
 
 class Feature(NamedTuple):
-  """What one feature of an example is.
+  """Dtype and shape of one feature of an example.
 
   Attributes:
-    dtype: Of the tensor.
-    shape: Of one example; None is a length that varies, first dimension only.
+    dtype: Dtype of the tensor.
+    shape: Shape in one example; None is a length that varies, which only the
+      first dimension may do.
   """
 
   dtype: tf.DType
@@ -38,19 +39,19 @@ class Feature(NamedTuple):
 
   @property
   def inner(self) -> int:
-    """Entries of one example, or of one step of what varies in length."""
+    """The entries of one example, or of one step if the length varies."""
     return math.prod(size for size in self.shape if size is not None)
 
   @property
   def stored(self) -> tf.DType:
-    """The list of a tf.train.Example that holds it."""
+    """The dtype of the tf.train.Example list that stores the feature."""
     if self.dtype.name in _AS_INT64:
       return tf.int64
     return _LISTS.get(self.dtype.name, tf.string)
 
   @property
   def is_raw(self) -> bool:
-    """Whether its bytes are stored, as one string."""
+    """True if the feature is stored as its bytes, in one string."""
     return self.dtype.name in _AS_BYTES
 
   def __str__(self) -> str:
@@ -61,10 +62,10 @@ class Feature(NamedTuple):
 
 
 def parse(features: Mapping[str, str | Feature]) -> dict[str, Feature]:
-  """Name -> Feature, out of name -> `dtype[shape]`.
+  """Returns name -> Feature for name -> `dtype[shape]`.
 
   Raises:
-    ConfigError: What is written is no spec.
+    ConfigError: If `features` is empty, or a spec is invalid.
   """
   if not isinstance(features, Mapping) or not features:
     raise errors.ConfigError(
@@ -100,7 +101,7 @@ def _parse_one(name: str, spec: Any) -> Feature:
 
 
 def of_example(example: Mapping[str, Any]) -> dict[str, Feature]:
-  """Dtypes and shapes as one example has them."""
+  """Returns the dtypes and shapes of one example."""
   arrays = {name: np.asarray(value) for name, value in example.items()}
   return parse(
     texts(
@@ -115,12 +116,12 @@ def dtype_of(array: np.ndarray) -> tf.DType:
 
 
 def texts(features: Mapping[str, Feature]) -> dict[str, str]:
-  """The reverse of `parse`."""
+  """Returns the specs as text; the reverse of `parse`."""
   return {name: str(feature) for name, feature in features.items()}
 
 
 def element_spec(features: Mapping[str, Feature]) -> dict[str, Any]:
-  """The spec of one example."""
+  """Returns the spec of one example."""
   return {
     name: tf.TensorSpec(feature.shape, feature.dtype)
     for name, feature in features.items()
@@ -128,7 +129,7 @@ def element_spec(features: Mapping[str, Feature]) -> dict[str, Any]:
 
 
 def of_batch(spec: Any, rows: int | None = None) -> Any:
-  """From the spec of one example to that of `rows` examples."""
+  """Returns the spec of `rows` examples; None is any number of rows."""
 
   def add_rows(leaf: tf.TypeSpec) -> tf.TypeSpec:
     shape = leaf.shape.as_list()

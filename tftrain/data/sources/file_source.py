@@ -1,4 +1,4 @@
-"""Files whose records are read one after the other."""
+"""Sources of files that are read sequentially."""
 
 import abc
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.data.sources import source as source_lib
 from tftrain.distribute import row_sharding
 
-# Files read at a time, and records of one before the next has its turn; part
-# of the order.
+# Files read at a time, and consecutive records of each. Both are part of the
+# order of examples.
 _CYCLE, _BLOCK = 16, 16
 
 Paths = str | pathlib.Path | Sequence[str | pathlib.Path]
@@ -32,9 +32,9 @@ class File(NamedTuple):
   """One file of a source.
 
   Attributes:
-    path: Where it is.
-    records: How many are read of it.
-    byte: Where the first of them begins.
+    path: Path of the file.
+    records: Number of records to read.
+    byte: Offset of the first record.
   """
 
   path: str
@@ -45,10 +45,10 @@ class File(NamedTuple):
 class Stream(source_lib.Source):
   """Records of files, shuffled file by file and within windows.
 
-  Subclasses set `element_spec`, and say how a file is read and decoded.
+  Subclasses set `element_spec`, and implement `read` and `decode`.
 
   Args:
-    files: Where the records are.
+    files: Files with the records.
   """
 
   def __init__(self, files: Sequence[File]):
@@ -61,11 +61,11 @@ class Stream(source_lib.Source):
 
   @abc.abstractmethod
   def read(self, number: tf.Tensor) -> tf.data.Dataset:
-    """The records of `files[number]`, strings `[]`."""
+    """Returns the records of `files[number]`, strings `[]`."""
 
   @abc.abstractmethod
   def decode(self, records: tf.Tensor) -> Any:
-    """From records, strings `[n]`, to examples, `[n, ...]`, as a graph."""
+    """Decodes records, strings `[n]`, to examples, `[n, ...]`, in a graph."""
 
   @property
   def num_examples(self) -> int:  # type: ignore[override]
@@ -108,7 +108,7 @@ class Stream(source_lib.Source):
     start: int,
     function: Callable[[tf.Tensor], Any],
   ) -> tf.data.Dataset:
-    """What is made of the records of each chunk, strings `[n]`."""
+    """Applies `function` to the records of each chunk, strings `[n]`."""
     first, offset = divmod(start, self.num_examples) if start else (0, 0)
     last = source_lib.FOR_EVER if order.epochs is None else order.epochs
 
@@ -118,7 +118,7 @@ class Stream(source_lib.Source):
 
     records = tf.data.Dataset.range(first, last).flat_map(epoch)
     if order.seed is not None:
-      records = records.prefetch(1)  # reads a window while one is used
+      records = records.prefetch(1)  # reads a window while another is used
     endless = order.epochs is None
     return records.rebatch(size, drop_remainder=endless).map(
       function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -174,7 +174,7 @@ class Stream(source_lib.Source):
   def _epoch(
     self, order: shuffle_lib.Order, epoch: tf.Tensor, skipped: Any
   ) -> tf.data.Dataset:
-    """One epoch in chunks of any size, without its first `skipped` records."""
+    """Returns an epoch in chunks, without its first `skipped` records."""
     files = tf.range(len(self.files), dtype=tf.int64)
     cycle = 1
     if order.seed is not None:
@@ -187,8 +187,8 @@ class Stream(source_lib.Source):
     return shuffle_lib.shuffled(windows, order, epoch, skipped)
 
   def _records(self, files: tf.Tensor, cycle: int) -> tf.data.Dataset:
-    """The records of all files, `_BLOCK` of one and then of the next."""
-    # Handed on in blocks: one by one would take twice the time.
+    """Returns the records of all files, in interleaved blocks of `_BLOCK`."""
+    # Blocks, because single records would take twice the time.
     blocks = tf.data.Dataset.from_tensor_slices(files).interleave(
       lambda number: self.read(number).batch(_BLOCK),
       cycle_length=cycle,
@@ -209,12 +209,12 @@ class Stream(source_lib.Source):
     return blocks
 
 
-# How long a bad record is looked for.
+# Time limit of the search for a bad record, in seconds.
 _PATIENCE = 60.0
 
 
 def in_time(items: Iterable[Any]) -> Iterator[Any]:
-  """The items, as long as it takes no more than a minute."""
+  """Yields the items, for a minute at most."""
   end = time.monotonic() + _PATIENCE
   for item in items:
     if time.monotonic() > end:
@@ -224,10 +224,11 @@ def in_time(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def find(paths: Paths) -> list[str]:
-  """The files that are meant: a glob, a path, or a list of them; in order.
+  """Returns the files that a glob, a path, or a list of them matches, in order.
 
   Raises:
-    InputError: One of them matches nothing, or is empty.
+    InputError: If a pattern matches no file, or a match is a directory or an
+      empty file.
   """
   given = [paths] if isinstance(paths, str | pathlib.Path) else list(paths)
   if not given:

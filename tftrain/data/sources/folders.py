@@ -1,4 +1,4 @@
-"""Folders of files that are one example each: images by class, texts."""
+"""Sources with one example per file: images by class, texts."""
 
 import abc
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _IMAGES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
 
 
 class _Files(source_lib.Indexed):
-  """Whole files, by index."""
+  """Abstract base of sources with one example per file, by index."""
 
   def __init__(self, paths: list[str]):
     self._paths = paths
@@ -32,7 +32,7 @@ class _Files(source_lib.Indexed):
 
   @abc.abstractmethod
   def _read(self, index: tf.Tensor) -> Any:
-    """The example of one file."""
+    """Returns the example of one file."""
 
   def fingerprint(self) -> Mapping[str, Any]:
     return {
@@ -64,20 +64,22 @@ class TextFiles(_Files):
 class ImageFolder(_Files):
   """Images in one directory per class, as `{'image': ..., 'label': int64}`.
 
-  A class is the name of its directory; labels count them in alphabetical order.
-  Many small files are slow to read from a network: `write_records` packs them.
+  A class has the name of its directory; labels count the classes in
+  alphabetical order. Many small files are slow to read from a network:
+  `write_records` packs them.
 
   Args:
-    directory: Holds the directories of the classes.
-    size: (height, width) that images are resized to; None where all have the
-      same size already.
+    directory: Directory with one directory per class.
+    size: (height, width) in pixels to resize images to; None if all images have
+      the same size already.
     channels: 1 or 3.
 
   Attributes:
-    class_names: The names, by label.
+    class_names: Class names, by label.
 
   Raises:
-    InputError: No class, no image, or a first image that cannot be read.
+    InputError: If `directory` has no class or no image, or if the first image
+      cannot be read.
   """
 
   def __init__(

@@ -1,4 +1,4 @@
-"""Examples that a Python generator yields."""
+"""Generator: a source of the examples that a Python generator yields."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -16,19 +16,19 @@ from tftrain.data.sources import source as source_lib
 
 
 class Generator(source_lib.Source):
-  """What a function yields, one example after the other.
+  """Examples that a function yields, one by one.
 
-  It must yield the same whenever it is called: a resumed run calls it again and
-  passes over what it has seen. Where examples have numbers, `RandomAccess`
-  resumes at no cost.
+  The function must yield the same examples at every call: a resumed run calls
+  it again and skips the examples it has seen. If examples can be found by
+  index, `RandomAccess` resumes at no cost.
 
   Args:
     make: Returns an iterable of examples.
-    features: Name -> spec as in `TFRecords`, where lengths vary; None takes
+    features: Name -> spec as in `TFRecords`, needed if lengths vary; None takes
       dtypes and shapes from the first example.
 
   Raises:
-    InputError: It yields nothing, or can be called only once.
+    InputError: If `make` yields nothing, or can be called only once.
   """
 
   def __init__(
@@ -86,7 +86,7 @@ class Generator(source_lib.Source):
       for example in self._make():
         yield _numpy_examples.fitted(example, self.element_spec)
         number += 1
-    except Exception as error:  # kept: what comes back from a graph is a dump
+    except Exception as error:  # kept: TensorFlow raises a dump of it
       said = errors.one_line(error)
       self._failure = f'{self._name}() example {number}: {said}'
       raise

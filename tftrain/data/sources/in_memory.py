@@ -1,4 +1,4 @@
-"""Examples in memory: arrays, or what Python finds by index."""
+"""Sources in memory: arrays, or Python objects with random access."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from tftrain.platform import hashing
 
 
 class InMemory(source_lib.Indexed):
-  """Arrays as a source, to be mapped, filtered, mixed or packed.
+  """Arrays as a source, for mapping, filtering, mixing or packing.
 
-  For plain batches there is `Arrays`, which is faster.
+  `Arrays` is faster for plain batches.
 
   Args:
-    arrays: An array or a nest (tuple, dict) of arrays, `[examples, ...]`; a
-      `tf.RaggedTensor` where lengths vary.
+    arrays: An array or a nest (tuple, dict) of arrays, `[examples, ...]`;
+      `tf.RaggedTensor`s if lengths vary.
 
   Raises:
-    InputError: There are no examples, or the arrays disagree on their number.
+    InputError: If there are no examples, or the arrays differ in length.
   """
 
   def __init__(self, arrays: Any):
@@ -65,7 +65,7 @@ class Npz(InMemory):
     path: The file.
 
   Raises:
-    InputError: It cannot be read, or its arrays disagree on their length.
+    InputError: If the file cannot be read, or its arrays differ in length.
   """
 
   def __init__(self, path: str | pathlib.Path):
@@ -81,19 +81,19 @@ class Npz(InMemory):
 
 
 class RandomAccess(source_lib.Indexed):
-  """Any Python object with `len(data)` and `data[index]`.
+  """Examples of any Python object with `len(data)` and `data[index]`.
 
-  For an index it must always return the same, from whatever thread. Python
-  makes one example after the other; the other sources are faster.
+  `data[index]` must always return the same example, on any thread. Python makes
+  one example at a time; the other sources are faster.
 
   Args:
     data: The object; an example is a nest of arrays, numbers or texts.
-    features: Name -> spec as for `TFRecords`, where lengths vary; None takes
-      dtypes and shapes from the first example.
-    name: What it is called in messages and fingerprints.
+    features: Name -> spec as for `TFRecords`, needed if lengths vary; None
+      takes dtypes and shapes from the first example.
+    name: Name in messages and fingerprints; None is the type of `data`.
 
   Raises:
-    InputError: It is empty, or cannot be indexed.
+    InputError: If `data` is empty, or cannot be indexed.
   """
 
   def __init__(
@@ -132,13 +132,13 @@ class RandomAccess(source_lib.Indexed):
   def _example(self, index: int) -> Any:
     try:
       return _numpy_examples.fitted(self._data[index], self.element_spec)
-    except Exception as error:  # kept: what comes back from a graph is a dump
+    except Exception as error:  # kept: TensorFlow raises a dump of it
       self._failure = f'{self._name}[{index}]: {errors.one_line(error)}'
       raise
 
 
 def read_all(source: source_lib.Source) -> Any:
-  """All examples of a source, as they are stored: a nest of arrays."""
+  """Returns all examples of a source in stored order, a nest of arrays."""
   chunks = list(shuffle_lib.untuned(source.chunks(1024, shuffle_lib.Order())))
   return tf.nest.map_structure(
     lambda *leaves: _settled(tf.concat(leaves, 0)), *chunks
@@ -150,7 +150,11 @@ def _settled(leaf: Any) -> Any:
 
 
 def count_rows(arrays: Sequence[Any]) -> int:
-  """The number of rows that all have; raises InputError if there is none."""
+  """Returns the number of rows that all arrays share.
+
+  Raises:
+    InputError: If the arrays are empty, differ in length, or hold objects.
+  """
   if not arrays or any(not array.shape for array in arrays):
     raise errors.InputError('Arrays needs arrays of shape [examples, ...]')
   lengths = [int(array.shape[0]) for array in arrays]
@@ -172,7 +176,7 @@ def count_rows(arrays: Sequence[Any]) -> int:
 
 
 def _holds_objects(array: Any) -> bool:
-  """Whether it holds something else than numbers and strings."""
+  """Returns whether an array holds other values than numbers and strings."""
   if isinstance(array, tf.RaggedTensor) or array.dtype != object:
     return False
   return not all(isinstance(entry, bytes | str) for entry in array.flat)

@@ -1,4 +1,4 @@
-"""Several sources as one: mixed by weights, or made alike."""
+"""Mixtures of sources by weight, and sources mapped by a function."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -18,11 +18,15 @@ _CHUNK = 64
 
 
 class Mapped(source_lib.Source):
-  """A source whose examples went through a function, one example to one.
+  """A source whose examples are mapped by a function, one to one.
 
   Args:
-    source: Where they come from.
-    function: From one example to another; not random, see `Examples.map`.
+    source: Source of the examples.
+    function: Maps one example to another; must not be random, see
+      `Examples.map`.
+
+  Raises:
+    InputError: If `function` draws random numbers.
   """
 
   def __init__(self, source: source_lib.Source, function: Callable[[Any], Any]):
@@ -70,25 +74,28 @@ class Mapped(source_lib.Source):
 
 
 class Mixture(source_lib.Source):
-  """Examples of several sources, in fixed proportions and for ever.
+  """Examples of several sources, in fixed proportions and without end.
 
-  Each part is repeated on its own, so the proportions stay when a small one has
-  been read. In each round of examples every part has its share, to one example;
-  only their order is random. That makes the mixture a function of (seed,
-  position), which starts anywhere as fast as its parts do.
+  Each part repeats independently, so the proportions hold after a small part
+  has been read. In each round of examples every part has its share, rounded to
+  whole examples; only the order within a round is random. The mixture is
+  therefore a function of (seed, position), and starts at any position as fast
+  as its parts do.
 
   >>> Mixture({'en': en, 'fr': fr}, weights={'en': 3, 'fr': 1})
 
   Args:
-    parts: Name -> source; their examples must be alike, see `Mapped`.
-    weights: Name -> share, in any unit; None means as many as there are.
-    temperature: Flattens the shares: examples ** (1 / temperature) (Arivazhagan
-      et al. 2019). 1 leaves them; many draws from all alike.
+    parts: Name -> source; all must have the same `element_spec`, see `Mapped`.
+    weights: Name -> share, in any unit; None takes the number of examples.
+    temperature: Flattens the shares to share ** (1 / temperature) (Arivazhagan
+      et al. 2019). 1 leaves them unchanged; high temperatures approach equal
+      shares. None is 1.
 
   Raises:
-    ConfigError: Weights of other parts, or none above zero.
-    InputError: Parts that differ, or whose number of examples is not known
-      where there are no weights.
+    ConfigError: If `parts` is empty, `weights` does not name exactly the parts,
+      a weight is negative, all are 0, or `temperature` is not above 0.
+    InputError: If the specs of the parts differ, or if `weights` is None and
+      the number of examples of a part is unknown.
   """
 
   endless = True
@@ -107,7 +114,7 @@ class Mixture(source_lib.Source):
     whole = sum(shares.values())
     self._rates = [shares[name] / whole for name in self._parts]
     self._bounds = np.concatenate([[0.0], np.cumsum(self._rates)[:-1], [1.0]])
-    # Each part has several in a round.
+    # Long enough for about 8 examples of the rarest part, within limits.
     self._round = int(min(65536, max(256, np.ceil(8 / min(self._rates)))))
     first, spec = next((n, p.element_spec) for n, p in self._parts.items())
     for name, part in self._parts.items():
@@ -167,12 +174,12 @@ class Mixture(source_lib.Source):
     return next((text for text in found if text), None)
 
   def _drawn_before(self, number: int) -> Any:
-    """How many of each part come before round `number`, int64 `[parts]`."""
+    """Returns the examples of each part before a round, int64 `[parts]`."""
     ends = np.floor(number * self._round * self._bounds + 0.5)
     return np.diff(ends).astype(np.int64)
 
   def _choices(self, number: tf.Tensor, order: shuffle_lib.Order) -> tf.Tensor:
-    """Which part each example of a round is from, int64 `[round]`."""
+    """Returns the part index of each example of a round, int64 `[round]`."""
 
     def before(rounds: tf.Tensor) -> tf.Tensor:
       ends = tf.cast(rounds * self._round, tf.float64) * self._bounds

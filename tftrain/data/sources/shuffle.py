@@ -1,8 +1,8 @@
-"""In which order examples come: permutations that nothing has to store.
+"""Shuffling: stateless permutations, holdout hashes and positions of examples.
 
-An order is a function of (seed, epoch), evaluated where it is needed. So the
-same examples come at the same step however often a run is stopped, and whatever
-it runs on.
+An order is a function of (seed, epoch), evaluated index by index, so no
+permutation is stored. The same examples come at the same step after any number
+of restarts, on any hardware.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,12 @@ from tftrain.distribute import row_sharding
 
 
 class Order(NamedTuple):
-  """How a source is read.
+  """Order of the examples of a source.
 
   Attributes:
-    seed: Of the shuffle; None leaves the examples as they are stored.
-    epochs: How often all are read; None is for ever.
-    window: Where records cannot be reached one by one, they are shuffled within
-      so many.
+    seed: Seed of the shuffle; None leaves the examples in stored order.
+    epochs: Number of epochs; None repeats without end.
+    window: Records per shuffle window, for sources without random access.
   """
 
   seed: int | None = None
@@ -30,12 +29,12 @@ class Order(NamedTuple):
 
 
 def words(seed: int) -> list[int]:
-  """A seed as the two int32 that stateless ops take."""
+  """Returns a seed as the two int32 that stateless ops take."""
   return [seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF]
 
 
 def seed_of(seed: int, position: tf.Tensor) -> tf.Tensor:
-  """The seed of what is at `position`, int32 `[2]`, for stateless ops."""
+  """Returns the seed for `position`, int32 `[2]`, for stateless ops."""
   folded = tf.random.experimental.stateless_fold_in(
     tf.constant(words(seed), tf.int32), position
   )
@@ -48,15 +47,15 @@ def positions(
   stop: int | None,
   cut: row_sharding.Cut | None = None,
 ) -> tf.Tensor:
-  """`begin`, `begin + 1`, ..., so many, int64; fewer if `stop` comes first.
+  """Returns `begin`, `begin + 1`, ..., int64 `[size]`, or fewer before `stop`.
 
-  Without a `stop` their number is known to the graph, which is worth something.
+  Without a `stop` the shape is static, which is preferable.
 
   Args:
-    begin: The first.
-    size: How many, at most.
-    stop: Before which to end.
-    cut: Which of these to return; None is all.
+    begin: First position.
+    size: Maximum number of positions.
+    stop: Position to end before; None has no end.
+    cut: Selects the positions to return; None returns all.
   """
   if stop is None:
     first, end = (0, size) if cut is None else cut(size)
@@ -69,7 +68,13 @@ def positions(
 
 
 def index_of(position: tf.Tensor, order: Order, examples: int) -> tf.Tensor:
-  """Which examples come at these positions of all epochs, int64 `[n]`."""
+  """Returns the example indices at positions, int64 `[n]`.
+
+  Args:
+    position: int64 `[n]`, counted on through the epochs.
+    order: Order of the examples.
+    examples: Number of examples of one epoch.
+  """
   size = tf.constant(examples, tf.int64)
   epoch, index = position // size, position % size
   if order.seed is None:
@@ -85,15 +90,15 @@ def index_of(position: tf.Tensor, order: Order, examples: int) -> tf.Tensor:
 
 
 def permuted(index: tf.Tensor, key: tf.Tensor, size: Any) -> tf.Tensor:
-  """Where a random permutation of `size` numbers takes `index`, int64.
+  """Applies a random permutation of `size` numbers to `index`; returns int64.
 
-  A Feistel cipher over the index, as tf.random.experimental.index_shuffle uses:
-  each point costs the same.
+  The permutation is a Feistel cipher over the index, as in
+  tf.random.experimental.index_shuffle: each index costs the same.
 
   Args:
     index: `[n]`, each below `size`.
-    key: int32 `[3]`, or one for each index, `[n, 3]`.
-    size: How many numbers are permuted.
+    key: int32 `[3]`, or one key for each index, `[n, 3]`.
+    size: Number of permuted numbers.
   """
   last = tf.maximum(tf.cast(size, tf.int64), 1) - 1
   return tf.raw_ops.RandomIndexShuffle(
@@ -107,16 +112,15 @@ def shuffled(
   epoch: tf.Tensor,
   skipped: Any = 0,
 ) -> tf.data.Dataset:
-  """One epoch without its first `skipped` examples, each window shuffled.
+  """Returns an epoch with each window shuffled, without `skipped` examples.
 
-  Nothing is kept from one window to the next, so those that are skipped need
-  not even be shuffled.
+  Windows share no state, so skipped windows are not shuffled at all.
 
   Args:
-    windows: The examples of the epoch, `order.window` at a time.
-    order: Unless it has a seed, they stay as they are.
-    epoch: Its number.
-    skipped: How many to leave out.
+    windows: Examples of the epoch, `order.window` at a time.
+    order: Order of the examples; without a seed nothing is shuffled.
+    epoch: Number of the epoch.
+    skipped: Examples to skip at the beginning.
   """
   begin, inside = skipped // order.window, skipped % order.window
 
@@ -133,7 +137,7 @@ def shuffled(
 
 
 def permuted_rows(batch: Any, seed: tf.Tensor) -> Any:
-  """The rows of a batch in another order; `seed` is int32 `[2]`."""
+  """Shuffles the rows of a batch; `seed` is int32 `[2]`."""
   rows = count(batch)
   index = permuted(tf.range(rows), tf.concat([seed, [1]], 0), rows)
   return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), batch)
@@ -142,9 +146,10 @@ def permuted_rows(batch: Any, seed: tf.Tensor) -> Any:
 def cut_out(
   rows: tf.Tensor, function: Callable[[tf.Tensor], Any], cut: row_sharding.Cut
 ) -> Any:
-  """What `function` makes of the rows that `cut` says, `[n]` to `[n, ...]`.
+  """Applies `function` to the rows that `cut` selects, `[n]` to `[n, ...]`.
 
-  Where that is none it is given another, as not all that read can read none.
+  If no rows are selected, reads one row and drops it: some decoders fail on
+  empty input.
   """
   size = rows.shape[0]
   if size is not None and len(range(*cut(size))):
@@ -158,7 +163,7 @@ def cut_out(
 
 
 def count(batch: Any) -> tf.Tensor:
-  """Rows of a batch whose leaves may be ragged, an int64."""
+  """Returns the number of rows of a batch, int64; leaves may be ragged."""
   first = tf.nest.flatten(batch)[0]
   if isinstance(first, tf.RaggedTensor):
     return first.nrows()
@@ -166,12 +171,12 @@ def count(batch: Any) -> tf.Tensor:
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """The same without TensorFlow's autotuning and rewriting.
+  """Returns the dataset without TensorFlow's autotuning and graph rewriting.
 
-  All cores work without the first, buffers stay as large as they were made, and
-  ending the thread that tunes has been seen to take a minute. The second copies
-  every tensor that the graph holds, such as a data set in memory, and has
-  little to do where a pipeline is made of batches.
+  Autotuning is not needed to use all cores, changes buffer sizes, and its
+  thread has been seen to take a minute to end. Graph rewriting copies every
+  tensor that the graph holds, such as a data set in memory, and gains little in
+  a pipeline of batches.
   """
   options = tf.data.Options()
   options.autotune.enabled = False
@@ -179,14 +184,19 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
   return dataset.with_options(options)
 
 
-# Of all shares of the data, one in so many can be held out.
+# Hash buckets of examples: the resolution of a holdout share.
 _SHARES = 1 << 20
 
 
 def held_out(index: np.ndarray, share: float) -> np.ndarray:
-  """Whether each index belongs to the `share` that is held out, bool `[n]`.
+  """Returns whether each index is held out, bool `[n]`.
 
-  By a hash (splitmix64), so that it stays where it is when others come.
+  The choice is a hash of the index (splitmix64), so that it does not change
+  when examples are added.
+
+  Args:
+    index: Integers `[n]`.
+    share: Share of the indices to hold out, between 0 and 1.
   """
   mixed = index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
   for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -196,6 +206,9 @@ def held_out(index: np.ndarray, share: float) -> np.ndarray:
 
 
 def text_held_out(text: tf.Tensor, share: float) -> tf.Tensor:
-  """The same by content, so that equal texts stay together: bool `[n]`."""
+  """Returns whether each text is held out, bool `[n]`.
+
+  The choice is a hash of the text, so that equal texts stay together.
+  """
   bucket = tf.strings.to_hash_bucket_fast(text, _SHARES)
   return bucket < round(share * _SHARES)

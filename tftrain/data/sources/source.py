@@ -1,4 +1,4 @@
-"""What a source of examples is: the same examples in the same order, always."""
+"""Source: the interface of repeatable, seekable sources of examples."""
 
 import abc
 from collections.abc import Callable
@@ -17,16 +17,15 @@ FOR_EVER = np.iinfo(np.int64).max
 
 
 class Source(abc.ABC):
-  """Examples that can be read again, from anywhere.
+  """Examples that can be read repeatedly, from any position.
 
   Attributes:
     element_spec: Nest of `tf.TensorSpec` of one example; a length that varies
       is None.
-    num_examples: Examples in one epoch, None where unknown.
-    lost: Records that were damaged and left out.
-    endless: Whether there are no epochs.
-    record_bytes: About how large a record is on disk, 0 where it does not
-      matter.
+    num_examples: Examples in one epoch; None if unknown.
+    lost: Damaged records that were left out.
+    endless: True if the source has no epochs.
+    record_bytes: Approximate size of a record on disk; 0 if it does not matter.
   """
 
   element_spec: Any
@@ -39,29 +38,29 @@ class Source(abc.ABC):
   def chunks(
     self, size: int, order: shuffle_lib.Order, start: int = 0
   ) -> tf.data.Dataset:
-    """Examples from position `start` on, `size` at a time.
+    """Returns the examples from position `start` on, `size` at a time.
 
-    Positions count on through the epochs. The last chunk may be smaller. What
-    varies in length is a `tf.RaggedTensor`.
+    Positions count on through the epochs. The last chunk may be smaller.
+    Features of varying length are `tf.RaggedTensor`s.
     """
 
   def own(
     self, size: int, order: shuffle_lib.Order, start: int, cut: row_sharding.Cut
   ) -> tf.data.Dataset | None:
-    """The same chunks, of each only the rows that `cut` says.
+    """Returns the same chunks, with only the rows that `cut` selects.
 
-    A chunk of which no row is left comes with 0 rows. Nothing else is decoded.
-    None where a source cannot do that.
+    Other rows are not decoded. A chunk without selected rows has 0 rows. The
+    result is None if the source cannot select rows.
     """
     del size, order, start, cut
     return None
 
   @abc.abstractmethod
   def fingerprint(self) -> Mapping[str, Any]:
-    """What must be equal for the same examples to come (JSON)."""
+    """Returns JSON that identifies the examples and their order."""
 
   def shard(self, index: int, count: int) -> 'Source':
-    """The examples of host `index` out of `count`."""
+    """Returns the examples of host `index` out of `count`."""
     del index
     raise errors.InputError(
       f'{type(self).__name__} cannot be dealt to {count} hosts; give each host '
@@ -69,9 +68,13 @@ class Source(abc.ABC):
     )
 
   def split(self, holdout: float, subset: str) -> 'Source':
-    """`subset` of the examples: `holdout`, that share of them, or `train`.
+    """Returns the held-out or the training part of the examples.
 
-    Which example goes where depends on it alone, not on the others.
+    The part of an example depends on that example alone.
+
+    Args:
+      holdout: Share of the examples to hold out, between 0 and 1.
+      subset: `train` or `holdout`.
     """
     del holdout, subset
     raise errors.InputError(
@@ -80,22 +83,21 @@ class Source(abc.ABC):
     )
 
   def diagnose(self) -> str | None:
-    """Why reading failed: goes through all records up to the first bad one.
+    """Returns the reason that reading failed, in one line.
 
-    Returns:
-      One line, or None if they are in order.
+    Checks all records up to the first bad one; returns None if all are valid.
     """
     return None
 
 
 class Indexed(Source):
-  """Examples that are found by index, as fast at one place as at another.
+  """Source with random access by index.
 
   Subclasses set `element_spec` and `_size`, the number of all examples.
   """
 
   _size: int
-  # The indices of those that this source has, where it has not all of them.
+  # Indices of the examples of this part of the source; None is all.
   _chosen: np.ndarray | None = None
 
   @property
@@ -104,7 +106,7 @@ class Indexed(Source):
 
   @abc.abstractmethod
   def lookup(self, index: tf.Tensor) -> Any:
-    """The examples of these indices: int64 `[n]` to `[n, ...]`, in a graph."""
+    """Returns the examples of `index`, int64 `[n]`, in a graph: `[n, ...]`."""
 
   def chunks(
     self, size: int, order: shuffle_lib.Order, start: int = 0
@@ -133,7 +135,7 @@ class Indexed(Source):
     start: int,
     function: Callable[[tf.Tensor], Any],
   ) -> tf.data.Dataset:
-    """What is made of the indices of each chunk, int64 `[n]`."""
+    """Applies `function` to the indices of each chunk, int64 `[n]`."""
     stop = FOR_EVER
     if order.epochs is not None:
       stop = order.epochs * self.num_examples

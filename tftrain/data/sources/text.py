@@ -1,4 +1,4 @@
-"""Files of lines: text, CSV, JSON."""
+"""Sources of line-based files: text, CSV and JSON lines."""
 
 import abc
 from collections.abc import Iterator
@@ -24,10 +24,13 @@ _LOOKED_AT = 100
 class TextLines(file_source.Stream):
   """Lines of text files, as `{'text': string}`; plain or gzip.
 
-  They are counted first, at about a second for a gigabyte.
+  The lines are counted first, at about a second per gigabyte.
 
   Args:
     paths: A glob, a path or a list of them.
+
+  Raises:
+    InputError: If only some of the files are gzip, or a file has no lines.
   """
 
   _header = 0
@@ -56,7 +59,7 @@ class TextLines(file_source.Stream):
 
 
 class _Parsed(TextLines):
-  """Lines that are taken apart into features, and may be wrong."""
+  """Lines that are parsed into features, and may be invalid."""
 
   features: Mapping[str, feature_spec.Feature]
 
@@ -76,7 +79,7 @@ class _Parsed(TextLines):
 
   @abc.abstractmethod
   def _wrong(self, line: str) -> str | None:
-    """What is wrong with a line."""
+    """Returns the error in a line; None if the line is valid."""
 
 
 class Csv(_Parsed):
@@ -87,12 +90,14 @@ class Csv(_Parsed):
   Args:
     paths: A glob, a path or a list of them.
     features: Column -> `int64`, `float32` or `string`, for the columns to read;
-      None reads all, and takes the narrowest dtype that fits the first 100
+      None reads all columns, with the narrowest dtype that fits the first 100
       rows.
-    delimiter: What is between columns.
+    delimiter: Separator of columns; a comma by default.
 
   Raises:
-    InputError: Files with different headers, or a column that none has.
+    ConfigError: If a feature has another dtype, or a shape.
+    InputError: If the headers of the files differ, or lack a column of
+      `features`.
   """
 
   _header = 1
@@ -123,7 +128,7 @@ class Csv(_Parsed):
     self.element_spec = feature_spec.element_spec(self.features)
 
   def decode(self, records: tf.Tensor) -> dict[str, Any]:
-    # All columns, or decode_csv would not see that a row has too many.
+    # All columns: otherwise decode_csv ignores surplus values of a row.
     defaults: list[Any] = [['']] * len(self._columns)
     for name, feature in self.features.items():
       if feature.dtype != tf.string:
@@ -165,17 +170,17 @@ class Csv(_Parsed):
 
 
 class JsonLines(_Parsed):
-  """Files with a JSON object in each line; Python reads them.
+  """Files with a JSON object in each line, parsed in Python.
 
   >>> JsonLines('/data/dialogues.jsonl', {'ids': 'int64[?]', 'text': 'string'})
 
   Args:
     paths: A glob, a path or a list of them.
     features: Key -> spec, as in `TFRecords`; None takes all keys of the first
-      line, as they are there. Other keys are passed over.
+      line, with their dtypes and shapes. Other keys are ignored.
 
   Raises:
-    InputError: The first line is no object, or lacks a feature.
+    InputError: If the first line is not a JSON object, or lacks a feature.
   """
 
   def __init__(
@@ -240,7 +245,7 @@ def _open(path: str) -> IO[bytes]:
 
 
 def _count_lines(path: str) -> int:
-  """Lines as TensorFlow counts them: what follows the last end is one too."""
+  """Counts lines as TensorFlow does: text after the last newline is a line."""
   count, last = 0, b'\n'
   try:
     with _open(path) as file:
@@ -256,7 +261,7 @@ def _count_lines(path: str) -> int:
 
 
 def _lines(path: str, skip: int) -> Iterator[tuple[int, str]]:
-  """(number from 1, line) of a file, below its header."""
+  """Yields (number from 1, line) of a file, below its header."""
   with _open(path) as file:
     for number, line in enumerate(file, 1):
       if number > skip:
@@ -264,7 +269,7 @@ def _lines(path: str, skip: int) -> Iterator[tuple[int, str]]:
 
 
 def _header_of(files: Any, delimiter: str) -> list[str]:
-  """The names of the columns, which are the same in all files."""
+  """Returns the column names, which must be the same in all files."""
   first: list[str] = []
   for file in files:
     _, line = next(_lines(file.path, 0))

@@ -1,4 +1,4 @@
-"""TFRecords: examples as TensorFlow stores them."""
+"""TFRecords: a source of tf.train.Examples in TFRecord files."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from tftrain.data.sources import feature_spec
 from tftrain.data.sources import file_source
 from tftrain.data.sources import tfrecord_io
 
-# Features and counts of the files it lies beside.
+# Holds the features and record counts of the files in its directory.
 SIDECAR = 'features.json'
 
 
 class TFRecords(file_source.Stream):
   """Examples in TFRecord files, compressed or not.
 
-  What `write_records` wrote needs no more than its path: features and counts
-  are in a features.json beside it. Of other files the records are counted
+  Files from `write_records` need only their path: a features.json beside them
+  holds features and record counts. In other files the records are counted
   first, by their lengths, which takes a second for two million.
 
   >>> TFRecords('/data/digits/train-*')
@@ -32,13 +32,15 @@ class TFRecords(file_source.Stream):
     paths: A glob, a path or a list of them.
     features: Name -> spec, such as `{'image': 'uint8[28,28,1]', 'ids':
       'int64[?]'}`; `?` is a length that varies. A uint8, float16 or float64 is
-      read from its bytes, other numbers from a list of int64 or float.
-    on_corrupt: `stop`, or `skip`, which reads all files once in advance, leaves
-      damaged records out and counts them.
+      read from its bytes, other numbers from a list of int64 or float. None
+      takes the specs of features.json.
+    on_corrupt: `stop` raises InputError at damaged records; `skip` reads all
+      files once in advance, leaves damaged records out and counts them.
 
   Raises:
-    InputError: No file, one that is no TFRecord file or ends inside of a
-      record, or features that the first record does not have.
+    ConfigError: If `on_corrupt` is unknown, or a spec is invalid.
+    InputError: If no file matches, a file is not a TFRecord file or ends inside
+      a record, or the first record does not match `features`.
   """
 
   def __init__(
@@ -95,7 +97,7 @@ class TFRecords(file_source.Stream):
     return tfrecord_io.records_at(path, byte).take(count)
 
   def first(self, count: int) -> tuple[bytes, ...]:
-    """Some records as they are stored."""
+    """Returns the first `count` records, serialized."""
     readable = intact(self.files[0].path, self._compression)
     return tuple(
       record for _, record in zip(range(count), readable, strict=False)
@@ -151,7 +153,7 @@ def _common_compression(paths: Sequence[str]) -> str:
 
 
 def _counted(path: str, sidecar: Mapping[str, Any]) -> tfrecord_io.Content:
-  """What is in a file, by its features.json or by counting."""
+  """Returns the contents of a file, from features.json or by counting."""
   known = sidecar.get('files', {}).get(os.path.basename(path))
   if known:
     size = tf.io.gfile.stat(path).length
@@ -181,7 +183,11 @@ def _damaged(path: str, damages: Sequence[tfrecord_io.Damage]) -> str:
 
 
 def read_sidecar(sidecar: str) -> dict[str, Any]:
-  """What a features.json says: `features` and `files`; {} where none is."""
+  """Reads `features` and `files` from a features.json; {} if it is missing.
+
+  Raises:
+    InputError: If the file is damaged.
+  """
   if not tf.io.gfile.exists(sidecar):
     return {}
   with tf.io.gfile.GFile(sidecar) as file:
@@ -200,7 +206,7 @@ def read_sidecar(sidecar: str) -> dict[str, Any]:
 
 
 def intact(path: str, compression: str) -> Iterator[bytes]:
-  """The records of a file, up to its first damage."""
+  """Yields the records of a file, up to the first damaged one."""
   records = tf.data.TFRecordDataset(path, compression or None)
   try:
     yield from records.as_numpy_iterator()
@@ -216,11 +222,11 @@ _KINDS = {
 
 
 def values_of(record: bytes) -> dict[str, tuple[str, Sequence[Any]]] | None:
-  """Name -> (kind of list, values); None if it is no tf.train.Example."""
+  """Returns name -> (list kind, values); None if not a tf.train.Example."""
   example = tf.train.Example()
   try:
     example.ParseFromString(record)
-  except Exception:  # of protobuf, which has no public name for it
+  except Exception:  # protobuf's parse error has no public name
     return None
   features = example.features.feature
   if not features:
@@ -235,7 +241,10 @@ def values_of(record: bytes) -> dict[str, tuple[str, Sequence[Any]]] | None:
 def mismatch(
   record: bytes, features: Mapping[str, feature_spec.Feature]
 ) -> str | None:
-  """What of a record does not fit, for a sentence that names it."""
+  """Returns the mismatch of a record with its features; None if it matches.
+
+  The text is the end of a sentence that begins with the name of the record.
+  """
   values = values_of(record)
   if values is None:
     return 'is no tf.train.Example; only those can be read'
@@ -275,7 +284,7 @@ def _wrong_size(
 
 
 def suggested(record: bytes) -> str:
-  """Features for a record as it is, to be corrected by whoever knows better."""
+  """Returns features guessed from a record, for the user to correct."""
   values = values_of(record)
   if values is None:
     return '...), but record 0 is no tf.train.Example'
@@ -289,7 +298,7 @@ def suggested(record: bytes) -> str:
 def decoded(
   records: tf.Tensor, features: Mapping[str, feature_spec.Feature]
 ) -> dict[str, Any]:
-  """From tf.train.Examples, strings `[n]`, to features, `[n, ...]`."""
+  """Decodes tf.train.Examples, strings `[n]`, to features, `[n, ...]`."""
   parsed = tf.io.parse_example(
     records, {name: _io(feature) for name, feature in features.items()}
   )
@@ -297,7 +306,7 @@ def decoded(
 
 
 def _io(feature: feature_spec.Feature) -> Any:
-  """How `tf.io.parse_example` is to read a feature."""
+  """Returns the `tf.io.parse_example` spec of a feature."""
   if feature.varies:
     return tf.io.RaggedFeature(feature.stored, row_splits_dtype=tf.int64)
   shape = () if feature.is_raw else feature.shape
@@ -305,7 +314,7 @@ def _io(feature: feature_spec.Feature) -> Any:
 
 
 def _decoded(parsed: Any, feature: feature_spec.Feature) -> Any:
-  """What was parsed, in the feature's own dtype and shape, `[n, ...]`."""
+  """Returns parsed values in the dtype and shape of the feature, `[n, ...]`."""
   if feature.is_raw:
     size = feature.inner * feature.dtype.size
     raw = tf.io.decode_raw(parsed, tf.uint8, fixed_length=size)

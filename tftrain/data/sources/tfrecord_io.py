@@ -1,7 +1,8 @@
-"""TFRecord files as such: counting, checking and repairing them.
+"""TFRecord file format: counts, checks and repairs records.
 
-A record is its length (8 bytes, little endian), a checksum of that (4), the
-data, and a checksum of the data (4). Both are masked CRC-32C.
+A record is its length (8 bytes, little endian), a checksum of the length (4
+bytes), the data, and a checksum of the data (4 bytes). Both checksums are
+masked CRC-32C.
 """
 
 import mmap
@@ -23,10 +24,11 @@ class Damage(NamedTuple):
   """A record that cannot be read.
 
   Attributes:
-    record: Its number, from 0.
-    byte: Where it begins; None in a compressed file.
-    what: What is wrong.
-    tail: Whether nothing after it can be read either.
+    record: Number of the record, from 0.
+    byte: Offset of the record; None if the file is compressed or the offset is
+      unknown.
+    what: Description of the damage.
+    tail: True if all records after this one are unreadable too.
   """
 
   record: int
@@ -40,14 +42,14 @@ class Damage(NamedTuple):
 
 
 class Piece(NamedTuple):
-  """Records that can be read one after the other: from `byte` on, so many."""
+  """A run of readable records: `records` of them, from offset `byte` on."""
 
   byte: int
   records: int
 
 
 class Content(NamedTuple):
-  """What is in a file."""
+  """Contents of a file: its intact pieces and its damages."""
 
   compression: str
   pieces: tuple[Piece, ...]
@@ -59,10 +61,10 @@ class Content(NamedTuple):
 
 
 def compression_of(path: str) -> str:
-  """'', 'GZIP' or 'ZLIB', by what the file begins with.
+  """Returns '', 'GZIP' or 'ZLIB', from the first bytes of the file.
 
   Raises:
-    InputError: It is no TFRecord file.
+    InputError: If the file is not a TFRecord file.
   """
   with tf.io.gfile.GFile(path, 'rb') as file:
     begin = file.read(_HEADER)
@@ -81,8 +83,7 @@ def compression_of(path: str) -> str:
 def count(path: str) -> Content:
   """Counts records by their lengths, without reading their data.
 
-  It finds what TensorFlow passes over in silence: a file that ends inside of a
-  header.
+  Detects a file that ends inside a header, which TensorFlow ignores silently.
   """
   if compression_of(path) or not os.path.exists(path):
     return check(path)
@@ -90,14 +91,14 @@ def count(path: str) -> Content:
   size = os.path.getsize(path)
   if end == size:
     return Content('', (Piece(0, records),), ())
-  if end > size:  # the length of the last one leads beyond the end
+  if end > size:  # the last record extends beyond the end
     records -= 1
   damage = Damage(records, None, _CUT_OFF, tail=True)
   return Content('', (Piece(0, records),), (damage,))
 
 
 def check(path: str) -> Content:
-  """Reads a whole file and compares all its checksums."""
+  """Reads a whole file and verifies all its checksums."""
   compression = compression_of(path)
   if compression:
     records, broken = _readable(tf.data.TFRecordDataset(path, compression))
@@ -126,7 +127,7 @@ def check(path: str) -> Content:
 
 
 def records_at(path: Any, byte: Any) -> tf.data.Dataset:
-  """The records of an uncompressed file from `byte` on, strings `[]`."""
+  """Returns records of an uncompressed file from `byte` on, strings `[]`."""
   spec = tf.TensorSpec([], tf.string)
 
   def read(path: tf.Tensor, byte: tf.Tensor) -> tf.data.Dataset:
@@ -139,14 +140,14 @@ def records_at(path: Any, byte: Any) -> tf.data.Dataset:
     )
     return tf.data.experimental.from_variant(found, spec)
 
-  # Inside of a function, because TensorFlow 2.21 cannot write this op into the
+  # In a function, because TensorFlow 2.21 cannot serialize this op into the
   # graph of another dataset.
   where = (path, tf.cast(byte, tf.int64))
   return tf.data.Dataset.from_tensors(where).flat_map(read)
 
 
 def repair(path: str, repaired: str) -> Content:
-  """Writes what is intact of `path` to `repaired`; returns what was found."""
+  """Copies the intact records of `path` to `repaired`; returns its contents."""
   content = check(path)
   if content.compression:
     whole = tf.data.TFRecordDataset(path, content.compression)
@@ -164,7 +165,7 @@ def repair(path: str, repaired: str) -> Content:
 
 
 def _walk(path: str, begin: int, most: int | None = None) -> tuple[int, int]:
-  """How many records begin from `begin` on, and where the last one ends."""
+  """Returns the number of records from `begin` on, and the end of the last."""
   length = struct.Struct('<Q').unpack_from
   records, byte = 0, begin
   with open(path, 'rb') as file:
@@ -177,14 +178,14 @@ def _walk(path: str, begin: int, most: int | None = None) -> tuple[int, int]:
 
 
 def _readable(dataset: tf.data.Dataset) -> tuple[int, bool]:
-  """How many records can be read, and whether the next one cannot."""
+  """Returns the number of readable records, and True if the next is damaged."""
   records = 0
   try:
     for batch in dataset.batch(_MANY):
       records += int(tf.size(batch))
     return records, False
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-    pass  # how many of the last batch were good, one by one shows
+    pass  # the good records of the last batch are counted one by one
   try:
     for _ in dataset.skip(records):
       records += 1
@@ -210,7 +211,7 @@ def _damage_at(path: str, record: int, byte: int) -> Damage:
 
 
 def _is_unfinished(path: str, compression: str) -> bool:
-  """Whether a compressed stream breaks off, which TensorFlow may not say."""
+  """Returns whether a stream is truncated, which TensorFlow may not report."""
   bits = 16 + zlib.MAX_WBITS if compression == 'GZIP' else zlib.MAX_WBITS
   stream = zlib.decompressobj(bits)
   with tf.io.gfile.GFile(path, 'rb') as file:
@@ -232,7 +233,7 @@ def _is_header(begin: bytes) -> bool:
 
 
 def _crc32c(data: bytes) -> int:
-  """CRC-32C (Castagnoli), bit by bit: for headers only."""
+  """Returns the CRC-32C (Castagnoli), bit by bit: for headers only."""
   crc = 0xFFFFFFFF
   for byte in data:
     crc ^= byte

@@ -1,4 +1,4 @@
-"""Writing examples to TFRecord files."""
+"""Writes examples to TFRecord files."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -30,20 +30,24 @@ def write_records(
 
   >>> write_records('/data/digits/train', [{'image': x, 'label': y}, ...])
 
-  The files, `train-00000-of-00008.tfrecord` and so on, get examples in turn and
-  appear when all is written.
+  The files, `train-00000-of-00008.tfrecord` and so on, get examples in turn.
+  They appear after all examples are written.
 
   Args:
-    prefix: The files' directory and the beginning of their names.
-    examples: Name -> array, number or text, of each; a dataset will do.
-    features: Name -> spec, as in `TFRecords`; None takes those of the first
-      example. Where lengths vary they must be given.
-    shards: How many files.
-    compression: '', `GZIP` or `ZLIB`.
+    prefix: Directory of the files and the beginning of their names.
+    examples: Examples, each name -> array, number or text; may be a dataset.
+    features: Name -> spec, as in `TFRecords`, needed if lengths vary; None
+      takes dtypes and shapes from the first example.
+    shards: Number of files.
+    compression: '' for no compression, `GZIP` or `ZLIB`.
+
+  Returns:
+    The paths of the files.
 
   Raises:
-    InputError: No examples, one that does not fit, or other features in a
-      features.json that is there already.
+    ConfigError: If `shards` is below 1, or `compression` or a spec is invalid.
+    InputError: If there are fewer examples than shards, an example does not
+      match `features`, or an existing features.json has other features.
   """
   _check(shards, compression)
   prefix = pathlib.Path(prefix)
@@ -92,7 +96,7 @@ def _check(shards: int, compression: str) -> None:
 def _write_all(
   paths: Sequence[pathlib.Path], records: Iterable[bytes], compression: str
 ) -> list[int]:
-  """Deals records to files; returns how many each got."""
+  """Deals records to files in turn; returns the number of records of each."""
   counts = [0] * len(paths)
   with contextlib.ExitStack() as stack:
     writers = [
@@ -108,7 +112,11 @@ def _write_all(
 def _sidecar(
   directory: pathlib.Path, features: Mapping[str, feature_spec.Feature]
 ) -> dict[str, Any]:
-  """What features.json says already, of other files."""
+  """Returns the contents of features.json, with the entries of other files.
+
+  Raises:
+    InputError: If an existing features.json has other features.
+  """
   said = feature_spec.texts(features)
   sidecar = tfrecord.read_sidecar(str(directory / tfrecord.SIDECAR))
   if sidecar.get('features', said) != said:

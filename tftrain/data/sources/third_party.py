@@ -1,7 +1,7 @@
-"""Sources that need a library of their own: TFDS, Parquet, ArrayRecord.
+"""Sources that need an optional package: TFDS, Parquet, ArrayRecord.
 
-Each is imported when it is used. `pip install tftrain[tfds]` brings one,
-`parquet` and `arrayrecord` are the other extras.
+Each package is imported on first use. `pip install tftrain[tfds]` installs the
+first; `parquet` and `arrayrecord` are the other extras.
 """
 
 import bisect
@@ -27,14 +27,19 @@ from tftrain.data.sources import tfrecord
 class Tfds(in_memory.RandomAccess):
   """A data set of tensorflow_datasets, by index.
 
-  It must be prepared in a format that is found by index: `tfds build
-  --file_format=array_record NAME`.
+  The data set must be prepared in a format with random access:
+  `tfds build --file_format=array_record NAME`.
 
   Args:
-    name: As in `tfds.data_source`.
-    split: Such as `train` or `train[:90%]`.
-    data_dir: Where the data sets lie; None is where TFDS puts them.
-    features: Name -> spec, where lengths vary.
+    name: Name of the data set, as in `tfds.data_source`.
+    split: Split, such as `train` or `train[:90%]`.
+    data_dir: Directory of the data sets; None is the default of TFDS.
+    features: Name -> spec, needed if lengths vary; None takes dtypes and shapes
+      from the first example.
+
+  Raises:
+    ConfigError: If tensorflow_datasets is not installed.
+    InputError: If the data set cannot be read by index, or is empty.
   """
 
   def __init__(
@@ -62,6 +67,11 @@ class ArrayRecord(source_lib.Indexed):
   Args:
     paths: A glob, a path or a list of them.
     features: Name -> spec, as in `TFRecords`.
+
+  Raises:
+    ConfigError: If array_record is not installed, or a spec is invalid.
+    InputError: If the files have no records, or the first record does not match
+      `features`.
   """
 
   def __init__(self, paths: file_source.Paths, features: Mapping[str, str]):
@@ -100,16 +110,21 @@ class ArrayRecord(source_lib.Indexed):
 
 
 class Parquet(source_lib.Indexed):
-  """Rows of Parquet files, by index; a row group is read at a time.
+  """Rows of Parquet files, by index; one row group is read at a time.
 
   Shuffled reading touches many row groups: keep them small, or set
   `Examples.cache`.
 
   Args:
     paths: A glob, a path or a list of them.
-    columns: Which to read; None is all.
-    features: Name -> spec, where lengths vary; None takes those of the first
-      row.
+    columns: Names of the columns to read; None reads all.
+    features: Name -> spec, needed if lengths vary; None takes dtypes and shapes
+      from the first row.
+
+  Raises:
+    ConfigError: If pyarrow is not installed, or a spec is invalid.
+    InputError: If a file is not a Parquet file, a column is missing, or there
+      are no rows.
   """
 
   def __init__(
@@ -122,7 +137,7 @@ class Parquet(source_lib.Indexed):
     self._paths = file_source.find(paths)
     self._columns = None if columns is None else list(columns)
     self._files = [_parquet_file(parquet, path) for path in self._paths]
-    # Each row group, and the number of its first row in all files.
+    # (file, row group), and the number of its first row over all files.
     self._groups: list[tuple[int, int]] = []
     self._starts: list[int] = []
     self._size = 0
@@ -176,7 +191,7 @@ class Parquet(source_lib.Indexed):
     return found
 
   def _rows(self, group: int) -> list[Any]:
-    """The rows of a row group; the last one stays in memory."""
+    """Returns the rows of a row group; the latest one stays in memory."""
     with self._lock:
       latest, rows = self._latest
       if latest == group:
@@ -191,7 +206,7 @@ class Parquet(source_lib.Indexed):
 def _parquet_file(parquet: Any, path: str) -> Any:
   try:
     return parquet.ParquetFile(path)
-  except (OSError, ValueError) as error:  # pyarrow's own are among these
+  except (OSError, ValueError) as error:  # base classes of pyarrow's errors
     raise errors.InputError(
       f'{path} is no Parquet file: {errors.one_line(error)}; write it again'
     ) from error

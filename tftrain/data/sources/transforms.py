@@ -1,4 +1,4 @@
-"""Functions on examples and batches: the user's, and some of ours."""
+"""Transforms of examples and batches: checks of user maps, select, padding."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _RANDOM = re.compile(r'\b(Random\w+|TruncatedNormal|Multinomial|Rng\w+)\b')
 
 
 def takes_seed(function: Callable[..., Any]) -> bool:
-  """Whether `map` wants a seed besides the example."""
+  """Returns whether `function` takes a seed besides the example."""
   try:
     parameters = inspect.signature(function).parameters.values()
   except (TypeError, ValueError):
@@ -31,12 +31,12 @@ def takes_seed(function: Callable[..., Any]) -> bool:
 
 
 def refuse_random(name: str, spec: Any, function: Callable[..., Any]) -> None:
-  """Raises InputError for a function that draws from a state nobody can save.
+  """Raises InputError if `function` draws from a state that cannot be saved.
 
   Args:
-    name: Which argument it is.
-    spec: Of the examples it takes.
-    function: The user's.
+    name: Argument name for messages.
+    spec: Spec of the examples that `function` takes.
+    function: Function of the user.
   """
 
   def zeros(leaf: Any) -> Any:
@@ -77,7 +77,11 @@ def selected(batch: Any, names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def filled(batch: Any, rows: int) -> Any:
-  """The batch with `rows` rows, and weights, which are 0 for those added."""
+  """Pads a batch to `rows` rows, and adds weights: 0 for the added rows.
+
+  Raises:
+    ConfigError: If the batch has ragged tensors.
+  """
   if any(isinstance(leaf, tf.RaggedTensor) for leaf in tf.nest.flatten(batch)):
     raise errors.ConfigError(
       "Examples.remainder = 'pad' needs Padded or Bucketed: rows of ragged "
