@@ -25,6 +25,7 @@ _OURS = (
   'gin.config',
   'tftrain.config.loader',
   'tftrain.config.gin_parser',
+  'tftrain.config.registry',
 )
 
 

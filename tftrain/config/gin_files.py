@@ -75,7 +75,7 @@ class Text:
 
 def roots(search_paths: Sequence[str]) -> list[pathlib.Path]:
   """Returns the directories to search for gin files and modules, in order."""
-  package = pathlib.Path(__file__).parent
+  package = pathlib.Path(__file__).parents[1]
   bundled = package / 'bundled'  # in the wheel, not in a checkout
   shipped = bundled if bundled.is_dir() else package.parent
   return [

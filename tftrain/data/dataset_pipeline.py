@@ -47,7 +47,7 @@ class DatasetPipeline(pipeline_lib.Pipeline):
   ):
     if resume not in (None, 'state', 'skip', 'restart'):
       raise errors.ConfigError(
-        f"Batches.resume = {resume!r}; give 'state', 'skip' or 'restart'"
+        f"DatasetPipeline.resume = {resume!r}; give 'state', 'skip' or 'restart'"
       )
     self._make, python = _dataset_factory(data)
     self._repeat = repeat

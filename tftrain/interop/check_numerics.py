@@ -18,7 +18,7 @@ _FOUND = re.compile(r': Tensor had (.*?) values')
 _NODE = re.compile(r'Detected at node (\S+)')
 # TensorFlow has left out its own.
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
-_HERE = str(pathlib.Path(__file__).parent)
+_HERE = str(pathlib.Path(__file__).parents[1])
 _LIBRARY = re.compile(r'/site-packages/|/lib/python|^<')
 
 
