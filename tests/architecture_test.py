@@ -44,7 +44,7 @@ _LAYERS = (
   'debug.inspect_data debug.dry_run debug.lr_finder testing',
   'config._call_signature config.gin_parser config._python_usage config._resolver config.validator config._trust config._describe',
   'sweep.pruner sweep.search_space sweep.sweep sweep._sweep_file sweep.plan '
-  'sweep._lease sweep._results sweep._optuna_sampler platform.resource_slots sweep._trial_process '
+  'sweep._lease sweep.results sweep._optuna_sampler platform.resource_slots sweep._trial_process '
   'sweep.scheduler sweep._terminal_table sweep.planner sweep._ranking '
   'sweep._importance sweep._html_report sweep.report_files sweep.__main__ '
   'sweep.trial',

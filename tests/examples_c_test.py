@@ -146,7 +146,7 @@ def test_tiles_are_written_once_and_held_out(folder):
   assert len(written) == 2 * (427 // 16) * (640 // 16)
   assert train.num_examples + test.num_examples == len(written)
   assert not folder.with_name('tiles.part').exists()
-  assert tiles.inputs.ImageFolder(folder).class_names == ['china', 'flower']
+  assert tftrain.data.ImageFolder(folder).class_names == ['china', 'flower']
 
 
 def test_a_tile_is_flipped_in_some_epochs():

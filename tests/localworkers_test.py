@@ -13,9 +13,9 @@ from tftrain.distribute import local_launcher
 
 _STARTER = """
 import sys
-from tftrain import localworkers
+from tftrain.distribute import local_launcher
 sys.orig_argv = ['python', '-c', sys.argv[1]]
-sys.exit(localworkers.run(2, max_restarts=int(sys.argv[2])))
+sys.exit(local_launcher.run(2, max_restarts=int(sys.argv[2])))
 """
 _WORKER = """
 import json, os, signal, sys, time
@@ -52,7 +52,8 @@ def test_lines_say_whose_they_are_and_all_know_each_other():
 
 def test_all_end_when_one_fails(monkeypatch):
   starter = _STARTER.replace(
-    'sys.exit(', 'localworkers._NOTICE = localworkers._GRACE = 1.0\nsys.exit('
+    'sys.exit(',
+    'local_launcher._NOTICE = local_launcher._GRACE = 1.0\nsys.exit(',
   )
   monkeypatch.setattr(sys.modules[__name__], '_STARTER', starter)
   began = time.monotonic()
@@ -114,8 +115,8 @@ def test_the_worst_exit_code():
 
 def test_workers_die_with_their_starter():
   process = start(
-    'from tftrain import localworkers\n'
-    'localworkers.are_asked(2)\n'
+    'from tftrain.distribute import local_launcher\n'
+    'local_launcher.are_asked(2)\n'
     'print(os.getpid(), flush=True)\n'
     'time.sleep(50)'
   )

@@ -524,7 +524,7 @@ def test_a_stop_beside_an_interrupted_evaluation_is_remembered(tmp_path):
     return run, done, actions
 
   run, done, actions = prepare()
-  run.train(100, every_lib)
+  run.train(100, actions)
   assert run.step == 10 and done == []
   run, done, actions = prepare()
   run.train(100, actions)

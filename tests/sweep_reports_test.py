@@ -10,9 +10,9 @@ import pytest
 from tests import sweeping
 from tftrain.sweep import _importance
 from tftrain.sweep import _ranking
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import report_files
+from tftrain.sweep import results as results_lib
 
 _SWEEP = """
   Sweep.space = [
@@ -43,7 +43,7 @@ def written(sweep_dir):
 
 def ranked(sweep_dir):
   plan = plan_lib.read(sweep_dir)
-  return plan, _ranking.rank(plan, _results.read(plan))
+  return plan, _ranking.rank(plan, results_lib.read(plan))
 
 
 def test_the_best_is_named(sweep_dir, written):
@@ -75,7 +75,7 @@ def test_means_and_deviations_are_those_of_the_seeds(sweep_dir):
   row = rows[0]
   values = [0.5, 0.8]
   repeats = [
-    _results.dataclasses.replace(result, history=[(1, 0.9), (4, value)])
+    results_lib.dataclasses.replace(result, history=[(1, 0.9), (4, value)])
     for result, value in zip(row.repeats, values, strict=True)
   ]
   made = _ranking._row(plan, repeats)
@@ -153,8 +153,8 @@ def test_tensorboard_is_told_what_was_varied(sweep_dir, written):
 
 def test_a_report_needs_no_tensorflow(sweep_dir):
   code = (
-    'import pathlib, sys; from tftrain.sweeps import plans, reports; '
-    'list(reports.write(plans.read(pathlib.Path(sys.argv[1])))); '
+    'import pathlib, sys; from tftrain.sweep import plan, report_files; '
+    'list(report_files.write(plan.read(pathlib.Path(sys.argv[1])))); '
     "print([m for m in ('tensorflow', 'keras') if m in sys.modules])"
   )
   found = subprocess.run(

@@ -15,8 +15,8 @@ import time
 from tftrain import errors
 from tftrain.platform import jsonl
 from tftrain.report import report as report_lib
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 from tftrain.sweep import trial as trial_lib
 
 
@@ -36,7 +36,7 @@ def work(trial):
   path = trial.directory / 'metrics.jsonl'
   jsonl.cut_partial_line(path) if path.exists() else None
   for step in range(
-    len(_results.lines(trial.directory)) + 1, values['STEPS'] + 1
+    len(results_lib.lines(trial.directory)) + 1, values['STEPS'] + 1
   ):
     time.sleep(values['SLEEP'])
     fault(values['DO'], step)

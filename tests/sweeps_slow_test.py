@@ -11,8 +11,8 @@ import pytest
 from tests import boards
 from tests import sweeping
 from tftrain.sweep import _lease as _lease_lib
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def test_each_trial_is_done_exactly_once_whoever_is_killed(tmp_path):
     worker.communicate(timeout=60)
   plan = plan_lib.read(sweep_dir)
   attempts = 0
-  for result in _results.read(plan):
+  for result in results_lib.read(plan):
     assert result.status == 'done'
     assert result.facts['status'] == 'done'
     attempts += result.facts['attempts']
@@ -104,9 +104,9 @@ def test_twelve_trials_name_a_best_learning_rate(tmp_path):
   begun = time.monotonic()
   _run_all(sweep_dir)
   assert time.monotonic() - begun < 240
-  found = _results.read(plan_lib.read(sweep_dir))
+  found = results_lib.read(plan_lib.read(sweep_dir))
   assert len(found) == 12 and {r.status for r in found} == {'done'}
-  best = _results.best(found, 'max')
+  best = results_lib.best(found, 'max')
   assert best.bindings[0] in ('LEARNING_RATE = 0.001', 'LEARNING_RATE = 0.003')
   assert best.value('max') > 0.96
   code, out, err = sweeping.sweep('report', f'--sweep_dir={sweep_dir}')
@@ -126,13 +126,15 @@ def test_twelve_trials_name_a_best_learning_rate(tmp_path):
 
 
 def _steps(sweep_dir):
-  return sum(result.step for result in _results.read(plan_lib.read(sweep_dir)))
+  return sum(
+    result.step for result in results_lib.read(plan_lib.read(sweep_dir))
+  )
 
 
 def _best(sweep_dir):
-  return _results.best(_results.read(plan_lib.read(sweep_dir)), 'max').value(
-    'max'
-  )
+  return results_lib.best(
+    results_lib.read(plan_lib.read(sweep_dir)), 'max'
+  ).value('max')
 
 
 @pytest.mark.timeout(590)
@@ -181,8 +183,8 @@ def test_killed_and_run_again_equals_never_killed(tmp_path, name):
   assert 'done' not in sweeping.states(killed)
   _run_all(killed)
   for one, other in zip(
-    _results.read(plan_lib.read(never)),
-    _results.read(plan_lib.read(killed)),
+    results_lib.read(plan_lib.read(never)),
+    results_lib.read(plan_lib.read(killed)),
     strict=True,
   ):
     assert other.facts['attempts'] == 2

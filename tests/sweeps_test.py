@@ -23,10 +23,10 @@ from tftrain.platform import resource_slots
 from tftrain.report import report as report_lib
 from tftrain.sweep import _lease as _lease_lib
 from tftrain.sweep import _optuna_sampler
-from tftrain.sweep import _results
 from tftrain.sweep import _sweep_file
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import results as results_lib
 from tftrain.sweep import search_space
 from tftrain.sweep import trial as trial_lib
 
@@ -70,7 +70,7 @@ def _bindings(directory, text):
 
 def test_the_controller_imports_no_tensorflow():
   code = (
-    'import sys, tftrain.sweep.__main__, tftrain.trials; '
+    'import sys, tftrain.sweep.__main__, tftrain.sweep.trial; '
     "print([m for m in ('tensorflow', 'keras', 'optuna') if m in sys.modules])"
   )
   found = subprocess.run(
@@ -342,7 +342,7 @@ def test_all_trials_run_and_the_same_command_touches_nothing(tmp_path):
   assert code == 0 and stamps() == before
   code, out, _ = sweeping.sweep('status', f'--sweep_dir={sweep_dir}')
   assert out.startswith('2 done, best')
-  first, second = _results.read(plan_lib.read(sweep_dir))
+  first, second = results_lib.read(plan_lib.read(sweep_dir))
   assert first.status == 'done' and first.bindings == ('LR = 0.1',)
   assert second.history == [
     (1, 0.2),
@@ -377,7 +377,7 @@ def test_what_fails_fails_alone_and_is_tried_again_on_request(tmp_path):
   assert 'Again: 2 trials' in out
   assert sweeping.states(sweep_dir) == ['done', 'done', 'diverged', 'failed']
   assert done.read_text() == before
-  found = _results.read(plan_lib.read(sweep_dir))
+  found = results_lib.read(plan_lib.read(sweep_dir))
   assert found[0].facts['attempts'] == 2 and 'error' not in found[0].facts
   assert (
     found[2].value('max') == -math.inf and found[2].value('min') == math.inf
@@ -421,7 +421,7 @@ def test_what_hangs_or_dies_again_and_again_has_failed(tmp_path):
   code, out, _ = sweeping.run(sweep_dir, '--parallel=6', '--keep_going')
   assert time.monotonic() - begun < 30
   assert code == 1 and sweeping.states(sweep_dir) == ['failed'] * 6
-  found = _results.read(plan_lib.read(sweep_dir))
+  found = results_lib.read(plan_lib.read(sweep_dir))
   errors_found = [result.facts['error'] for result in found]
   assert (
     errors_found
@@ -444,7 +444,7 @@ def test_a_target_that_takes_no_part_or_cannot_be_started(tmp_path):
   command = plan.sweep_dir / 'command.json'
   command.write_text(json.dumps({**plan.command, 'argv': ['true']}))
   assert sweeping.run(plan.sweep_dir)[0] == 1
-  (one, _) = _results.read(plan)
+  (one, _) = results_lib.read(plan)
   assert 'does the command hand --sweep_dir and --trial' in one.facts['error']
   command.write_text(json.dumps({**plan.command, 'argv': ['no-such-thing']}))
   code, _, err = sweeping.run(plan.sweep_dir, '--retry=failed')
@@ -481,7 +481,7 @@ def _has_lines(sweep_dir):
 
 
 def _check_whole(sweep_dir):
-  for result in _results.read(plan_lib.read(sweep_dir)):
+  for result in results_lib.read(plan_lib.read(sweep_dir)):
     assert result.status == 'done'
     steps = [line['step'] for line in result.metrics()]
     assert steps == list(range(1, 13))
@@ -673,7 +673,9 @@ def test_a_trial_is_pruned_by_peers_at_equal_steps_and_stays_so(tmp_path):
   assert watch(_report(10, 0.1)) is None  # before min_steps
   _write(plan.directory(mine), [(20, 0.1)])
   assert watch(_report(20, 0.1)) is report_lib.Signal.STOP
-  assert json.loads((plan.directory(mine) / _results.PRUNED).read_text()) == {
+  assert json.loads(
+    (plan.directory(mine) / results_lib.PRUNED).read_text()
+  ) == {
     'step': 20,
     'better': 1,
     'compared': 2,
@@ -716,7 +718,7 @@ def test_pruned_trials_end_early_and_are_no_failures(tmp_path):
   )
   code, out, _ = sweeping.run(sweep_dir)
   assert code == 0 and '1 done, 2 pruned, best' in out
-  found = _results.read(plan_lib.read(sweep_dir))
+  found = results_lib.read(plan_lib.read(sweep_dir))
   assert [result.step for result in found] == [9, 3, 3]
 
 
@@ -733,9 +735,9 @@ def test_the_best_has_the_best_mean_over_its_seeds(tmp_path):
       return 0
 
     trial_lib.run(plan.sweep_dir, trial.index, work)
-  best = _results.best(_results.read(plan), 'max')
+  best = results_lib.best(results_lib.read(plan), 'max')
   assert best.trial.point == 0
-  assert _results.best(_results.read(plan), 'min').trial.point == 1
+  assert results_lib.best(results_lib.read(plan), 'min').trial.point == 1
 
 
 def test_a_sampler_draws_once_for_all_seeds_and_learns(tmp_path):
@@ -915,7 +917,7 @@ def test_any_scheduler_may_run_a_real_trial(commands, tmp_path):
   assert done.code == 0 and 'Trial 0 is over' in done.stdout
   bad = commands.run(f'--sweep_dir={plan.sweep_dir}', '--trial_index=1')
   assert bad.code == 1 and 'loss' in bad.error
-  first, second = _results.read(plan)
+  first, second = results_lib.read(plan)
   assert (first.status, second.status) == ('done', 'diverged')
   assert [step for step, _ in first.history] == [10, 20]
   config = (first.directory / 'config.gin').read_text()

@@ -345,8 +345,8 @@ def test_a_step_that_moves_nothing_compares_nothing():
 def test_invariance_holds_on_four_devices():
   """In a process of its own: these have two."""
   program = """
-from tftrain import strategies, testing, Arrays, Update
-strategies.set_local_devices(4)
+from tftrain import distribute, testing, Arrays, Update
+distribute.set_local_devices(4)
 from tests import cases
 data = Arrays(cases.arrays(), 16)
 lines = testing.assert_replica_invariant(cases.supervised, data)

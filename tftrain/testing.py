@@ -3,7 +3,7 @@
 They raise AssertionError. Several replicas need several devices; before
 anything else of TensorFlow is used, in conftest.py say:
 
-  tftrain.strategies.set_local_devices(4)
+  tftrain.distribute.set_local_devices(4)
 """
 
 from collections.abc import Callable
@@ -264,7 +264,7 @@ def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
   if not usable and any(count > 1 for count in replicas):
     raise errors.StrategyError(
       f'replicas = {list(replicas)} needs several devices, and there is '
-      f'{devices}; call tftrain.strategies.set_local_devices(4) first'
+      f'{devices}; call tftrain.distribute.set_local_devices(4) first'
     )
   missing = [count for count in replicas if count > devices]
   return usable, [f'{n} replicas: only {devices} devices' for n in missing]

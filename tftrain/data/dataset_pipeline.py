@@ -47,7 +47,8 @@ class DatasetPipeline(pipeline_lib.Pipeline):
   ):
     if resume not in (None, 'state', 'skip', 'restart'):
       raise errors.ConfigError(
-        f"DatasetPipeline.resume = {resume!r}; give 'state', 'skip' or 'restart'"
+        f"DatasetPipeline.resume = {resume!r}; give 'state', 'skip' or "
+        "'restart'"
       )
     self._make, python = _dataset_factory(data)
     self._repeat = repeat
@@ -80,8 +81,8 @@ class DatasetPipeline(pipeline_lib.Pipeline):
     if reason:
       raise errors.InputError(
         f'a stopped run could not go on with this dataset: {reason}. Seed its '
-        "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or "
-        "'restart'"
+        'shuffles, or give tftrain.data.DatasetPipeline(data, '
+        "resume='skip') or 'restart'"
       )
     self._checked = True
 

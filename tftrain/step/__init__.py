@@ -1,4 +1,4 @@
-"""One training step: gradients, clipping, loss scale, update and EMA."""
+"""The training step: gradients, clipping, loss scaling, update and EMA."""
 
 import lazy_loader
 

@@ -1,4 +1,7 @@
-"""Moving averages of weights (Polyak and Juditsky 1992), for evaluation."""
+"""Exponential moving average (EMA) of the weights.
+
+After Polyak and Juditsky 1992.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +13,11 @@ from tftrain.interop import variables as variables_lib
 
 
 class Average:
-  """The moving average of some variables.
+  """The EMA of a list of variables.
 
   Args:
-    decay: `average = decay * average + (1 - decay) * variable`.
-    variables: What is averaged.
+    decay: The decay in `average = decay * average + (1 - decay) * variable`.
+    variables: The variables to average.
   """
 
   def __init__(self, decay: float, variables: Sequence[Any]):
@@ -25,12 +28,12 @@ class Average:
     ]
 
   def start(self) -> None:
-    """Begins at the weights as they are."""
+    """Sets the averages to the current weights."""
     for average, variable in self._pairs():
       average.assign(tf.cast(variable.read_value(), average.dtype))
 
   def follow(self) -> None:
-    """One step towards the weights, after an update; in replica context."""
+    """Moves the averages towards the updated weights; in replica context."""
     for average, variable in self._pairs():
       value = tf.cast(variable.read_value(), average.dtype)
       gap = value - average.read_value()
@@ -44,5 +47,5 @@ class Average:
 
 
 def _zeros(variable: Any) -> tf.Tensor:
-  # In half precision an average would not see small changes.
+  # A half-precision average would lose small changes to rounding.
   return tf.zeros(variable.shape, mixed_precision.full(variable.dtype))

@@ -1,4 +1,4 @@
-"""Loss scaling: keeping float16 gradients from vanishing and overflowing."""
+"""Loss scaling: keeps float16 gradients from underflow and overflow."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ GROWTH_STEPS = 2000
 
 
 class LossScale:
-  """What the loss is multiplied by before the backward pass.
+  """The factor of the loss in the backward pass, fixed or dynamic.
 
   Args:
-    setting: `dynamic`, or a number that stays as it is.
+    setting: `dynamic`, or a constant factor.
   """
 
   def __init__(self, setting: str | float):
@@ -27,10 +27,13 @@ class LossScale:
     return self._scale.read_value()
 
   def adapt(self, finite: tf.Tensor) -> tf.Tensor:
-    """Raises or lowers the scale; True if a step that failed may be skipped.
+    """Adapts the scale to the last step and returns whether to skip that step.
 
-    A step that fails although the scale can go no lower is not skipped: then
-    it is not the scale that is wrong.
+    A step that is not finite at the lowest scale, 1, is not skipped: the scale
+    is not the cause.
+
+    Args:
+      finite: Whether loss and gradients of the step were finite; a bool scalar.
     """
     if not self._dynamic:
       return tf.constant(False)

@@ -1,4 +1,4 @@
-"""Gradient to weight: clip, check, apply, average."""
+"""Applying gradients: clipping, finite check, optimizer update and EMA."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -26,11 +26,12 @@ class Applier:
   """One optimizer and the variables it trains.
 
   Args:
-    optimizer: A Keras optimizer, not built yet.
-    trained: Name -> variable, those that a gradient reaches.
-    options: How they are updated.
+    optimizer: A Keras optimizer that is not built yet.
+    trained: Name -> variable, for each variable that receives a gradient.
+    options: The options of the training step.
     bucketed: Whether small variables may be updated as one flat variable.
-    loss_scale: What `options.loss_scale` comes to.
+    loss_scale: `options.loss_scale` with `auto` resolved: `dynamic`, a number,
+      or None for no loss scale.
   """
 
   def __init__(
@@ -63,15 +64,15 @@ class Applier:
     self.average: _ema.Average | None = None
     if options.ema is not None:
       self.average = _ema.Average(options.ema, variables)
-    # What the last measured step found; see `updates.Step` and `_measured`.
+    # Zero-gradient flag of each trained variable, written by `_measured`.
     self._zero = tf.Variable(tf.zeros([len(trained)], tf.bool), trainable=False)
     self._stale = False
     self._busy = False
 
-  # Flat copies and the variables themselves, which are the truth.
+  # The model's variables are authoritative; the flat variables are copies.
 
   def check_unchanged(self) -> None:
-    """Raises TaskError if the learning rate is another object than before."""
+    """Raises TaskError if the learning rate was replaced after construction."""
     if getattr(self.optimizer, '_learning_rate', None) is not self._rate:
       raise errors.TaskError(
         'the learning rate became a schedule after the Trainer was made; make '
@@ -79,7 +80,7 @@ class Applier:
       )
 
   def refresh(self) -> None:
-    """Takes over weights that were assigned since the last block of steps."""
+    """Copies the weights into the flat variables and starts a new EMA."""
     self._refresh_buckets()
     if self.average:
       new = variables_lib.raw(self.optimizer.iterations).read_value() < 1
@@ -92,7 +93,7 @@ class Applier:
 
   @contextlib.contextmanager
   def watching(self) -> Iterator[None]:
-    """Keeps flat copies right while a step is traced that assigns weights."""
+    """Keeps flat variables current in a traced step that assigns weights."""
 
     def seen() -> None:
       self._stale = self._stale or not self._busy
@@ -120,7 +121,7 @@ class Applier:
       bucket.refresh()
 
   def packing(self, variables: Sequence[Any]) -> fused_variables.Packing:
-    """For gradients of those of `variables` that this optimizer trains."""
+    """Returns the Packing of those `variables` that this optimizer trains."""
     own = {id(variable) for variable in self.trained.values()}
     return fused_variables.Packing(
       [v for v in variables if id(v) in own], self._buckets
@@ -133,12 +134,12 @@ class Applier:
   ) -> update_lib.Step:
     """Applies gradients if loss and gradients are finite.
 
-    The decision is made outside the replicas, where a condition is allowed to
-    hold variables.
+    The condition stands in cross-replica context, where its branches may
+    assign variables.
 
     Args:
-      gradients: Of this optimizer.
-      measure: Whether to look at what is done, which costs two more passes
+      gradients: Gradients computed for this optimizer.
+      measure: Whether to measure the update, at the cost of two more passes
         over the weights.
     """
     finite = tf.math.is_finite(gradients.loss + gradients.norm)
@@ -154,26 +155,29 @@ class Applier:
           lambda: self._measured(gradients),
         ],
       )
-      # Outside of the switch: each variable that goes into it costs time. Where
-      # nothing was updated this writes what is there.
+      # Outside the switch, as each variable captured by it costs time. After a
+      # step without an update, this rewrites the current values.
       tf.distribute.get_strategy().run(self._scatter)
     reported = finite & measure.report
     moved = update_lib.counted_if(
       reported, {'update_ratio': (ratio, tf.ones([]))}
     )
     sums = {**gradients.sums, **moved}
-    if self.scale or self.options.max_skips:  # what is skipped is not counted
+    if self.scale or self.options.max_skips:  # skipped steps do not count
       sums = update_lib.counted_if(finite, sums)
     return update_lib.Step(
       finite, skipped, gradients.loss, gradients.norm, sums
     )
 
   def _measured(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
-    """Updates; the norm of what the weights moved by, over their norm."""
+    """Updates, and returns the norm of the update over the norm of the weights.
+
+    Also records which variables have a gradient of zero.
+    """
     names = {id(v): index for index, v in enumerate(self.trained.values())}
     packed = replica_batch.on_first_replica(gradients.packed)
-    # Taken apart here, not by `gradients.values`: those would be computed, and
-    # carried into the switch, at every step.
+    # Unpacked here: `gradients.values` would be captured by the switch, and so
+    # computed at every step.
     values = gradients.packing.unpack(packed)
     zero = {
       names[id(variable)]: ~tf.reduce_any(value != 0)
@@ -193,7 +197,7 @@ class Applier:
     return tf.math.divide_no_nan(clipping.global_norm(moved), norm)
 
   def _update(self, gradients: gradients_lib.Gradients) -> tf.Tensor:
-    """Clips and applies, on each replica."""
+    """Clips and applies the gradients on each replica."""
     strategy = tf.distribute.get_strategy()
     targets = gradients.packing.targets()
     groups_by_id = {id(t.variable): t.group for t in self._targets}
@@ -223,7 +227,7 @@ class Applier:
   def _decay(
     self, targets: Sequence[tuple[Any, parameter_groups.Group]], decay: float
   ) -> None:
-    """Decoupled weight decay, as Keras has it, but by group."""
+    """Applies the decoupled weight decay of Keras, group by group."""
     strategy = tf.distribute.get_strategy()
     rate = tf.convert_to_tensor(variables_lib.raw(self.optimizer.learning_rate))
     for target, group in targets:
@@ -241,28 +245,28 @@ class Applier:
       bucket.scatter()
 
   def variables(self) -> list[Any]:
-    """All that an update changes, but for the loss scale."""
+    """Returns all variables that an update changes, except the loss scale."""
     targets = [target.variable for target in self._targets]
     weights = [*self.trained.values(), *targets, self.optimizer.iterations]
     slots = [variable for _, _, variable in self._slots()]
     return [*map(variables_lib.raw, weights), *slots]
 
-  # What is reported.
+  # Reporting.
 
   def rates(self) -> dict[str, float]:
-    """Learning rate by pattern of `Update.rates`; '' is the optimizer's own."""
+    """Returns pattern in `Update.rates` -> learning rate; base rate is ''."""
     rate = float(variables_lib.value(self.optimizer.learning_rate))
     used = {t.group.pattern: t.group.factor for t in self._targets}
     return {'': rate, **{p: rate * f for p, f in used.items() if p}}
 
   def without_gradient(self) -> list[str]:
-    """Variables whose gradient was zero when a step was last measured."""
+    """Returns the variables with a zero gradient in the last measured step."""
     zero = self._zero.numpy()
     return [name for name, none in zip(self.trained, zero, strict=True) if none]
 
   @contextlib.contextmanager
   def averaged(self) -> Iterator[None]:
-    """Puts the averages in the place of the weights, for a while."""
+    """Swaps the EMA in for the weights within this context."""
     started = variables_lib.value(self.optimizer.iterations) > 0
     if self.average is None or not started:
       yield
@@ -282,7 +286,7 @@ class Applier:
       for variable, value in zip(members, before, strict=True):
         variable.assign(value)
 
-  # State, under names per variable, so that bucketing may change freely.
+  # State has one name per variable, so a resumed run may bucket otherwise.
 
   def read_state(self) -> dict[str, tf.Tensor]:
     state = {
@@ -322,7 +326,7 @@ class Applier:
       )
 
   def _slots(self) -> Iterator[tuple[str, fused_variables.Target | str, Any]]:
-    """(slot, the target it belongs to or a name, variable) of the state."""
+    """Yields (slot, its Target or a plain name, variable) of the state."""
     labels = {f'({i})': target for i, target in enumerate(self._targets)}
     references = [(label, target.variable) for label, target in labels.items()]
     found = tracking.optimizer_slots(self.optimizer, references)

@@ -1,4 +1,4 @@
-"""Keeping gradients small: by norm, by value, by the size of the weights."""
+"""Gradient clipping: by global norm, by value, and adaptive (AGC)."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 from tftrain.interop import mixed_precision
 from tftrain.step import update as update_lib
 
-# Weights that start at zero may move at all (Brock et al. 2021, section 4.1).
+# Lets weights move that start at zero (Brock et al. 2021, section 4.1).
 _SMALLEST_WEIGHT = 1e-3
 
 
@@ -20,10 +20,14 @@ def clip(
   """Clips the mean gradients of a global batch.
 
   Args:
-    options: What to clip by; all that are given apply: value, adaptive, norm.
-    gradients: One per variable, or per bucket where nothing is adaptive.
-    weights: The values of those variables.
+    options: The limits; those that are set apply in the order value, adaptive,
+      norm.
+    gradients: One tensor per variable, or per bucket without adaptive clipping.
+    weights: The values of the same variables.
     norm: Global norm of `gradients`.
+
+  Returns:
+    The clipped gradients, in the same order.
   """
   clipped = list(gradients)
   if options.clip_value is not None:
@@ -48,7 +52,7 @@ def is_asked(options: update_lib.Update) -> bool:
 
 
 def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-  """The norm of all entries of all tensors, a float32."""
+  """Returns the L2 norm over all entries of all tensors, a float32 scalar."""
   halves = [
     tf.cast(tf.nn.l2_loss(mixed_precision.in_full(tensor)), tf.float32)
     for tensor in tensors
@@ -59,7 +63,7 @@ def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def _adaptive(
   gradient: tf.Tensor, weight: tf.Tensor, limit: float
 ) -> tf.Tensor:
-  """Shortens the gradient of each unit to `limit` of the unit's weights."""
+  """Clips each unit's gradient norm to `limit` times its weight norm."""
   largest = limit * tf.maximum(_unit_norm(weight), _SMALLEST_WEIGHT)
   norm = _unit_norm(gradient)
   one = tf.ones([], norm.dtype)
@@ -67,7 +71,7 @@ def _adaptive(
 
 
 def _unit_norm(tensor: tf.Tensor) -> tf.Tensor:
-  """Norm over what flows into each output unit, the last axis."""
+  """Returns the norm over the inputs of each output unit (the last axis)."""
   rank = tensor.shape.rank
   axes = list(range(rank - 1)) if rank > 1 else None
   return tf.sqrt(tf.reduce_sum(tensor**2, axes, keepdims=True))

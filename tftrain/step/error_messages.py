@@ -1,4 +1,4 @@
-"""Error messages: TensorFlow's errors in a model, with what to change."""
+"""Error messages: translates errors of TensorFlow and Keras, with advice."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -12,10 +12,16 @@ from tftrain.interop import check_numerics
 
 @contextlib.contextmanager
 def explained(what: Callable[[], str]) -> Iterator[None]:
-  """Turns what TensorFlow and Keras say of a batch into an error of ours.
+  """Translates errors that TensorFlow and Keras raise for a batch.
 
   Args:
-    what: Says where and of what; asked only if there is an error.
+    what: Returns the place and subject, `place: subject`, for the message;
+      called only on an error.
+
+  Raises:
+    NumericsError: If `check_numerics` found NaN or Inf.
+    InputError: If the model or loss cannot take the batch.
+    OutOfMemoryError: If device memory is exhausted.
   """
   try:
     yield

@@ -1,9 +1,9 @@
-"""Many small variables updated as one: a flat copy of them for the optimizer.
+"""Fused variables: many small variables updated as one flat variable.
 
-Where a model has many small layers, a step spends its time starting small
-operations. One concatenated gradient needs one norm, one finite check and one
-`optimizer.apply`, then one split back. Element-wise optimizers compute the same
-bits on the flat variable as on its parts.
+In a model of many small layers, kernel launches dominate the step. One
+concatenated gradient needs one norm, one finite check, one `optimizer.apply`
+and one split. Element-wise optimizers compute the same bits on the flat
+variable as on its parts.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from tftrain.interop import variables as variables_lib
 from tftrain.step import parameter_groups
 from tftrain.step import update as update_lib
 
-# A variable of more entries is better left alone: copying it costs more than
-# the dispatch it saves. Measured by `benchmarks/updates.py --only=buckets`.
+# Most entries of a small variable: copying more costs more time than the saved
+# dispatch. Measured by `benchmarks/updates.py --only=buckets`.
 SMALL = 12 * 1024
 
 _ELEMENT_WISE = (
@@ -42,8 +42,11 @@ _ELEMENT_WISE = (
 class Bucket:
   """One flat variable that stands for several small ones.
 
-  The model's variables stay the truth: `refresh` reads them, an update is
-  followed by `scatter`, which writes them.
+  The model's variables are authoritative: `refresh` reads them, and `scatter`
+  writes them after an update.
+
+  Args:
+    variables: The small variables, all float32.
   """
 
   def __init__(self, variables: Sequence[Any]):
@@ -55,7 +58,7 @@ class Bucket:
     )
 
   def refresh(self) -> None:
-    """Copies the variables into the flat one."""
+    """Copies the variables into the flat variable."""
     self.flat.assign(
       self.join([variables_lib.raw(v).read_value() for v in self.variables])
     )
@@ -79,13 +82,13 @@ class Bucket:
 
 
 class Packing:
-  """Gradients of some variables in the order in which they are applied.
+  """The order in which the gradients of some variables are applied.
 
-  Buckets come first, then the other variables that a gradient reaches.
+  Buckets come first, then the other variables that receive a gradient.
 
   Args:
-    variables: What gradients are taken of.
-    together: Buckets, all of whose members are among `variables`.
+    variables: The variables to differentiate with respect to.
+    together: Buckets; all their members are among `variables`.
   """
 
   def __init__(self, variables: Sequence[Any], together: Sequence[Bucket] = ()):
@@ -97,7 +100,7 @@ class Packing:
     """The variables that got a gradient; known once `pack` has run."""
 
   def pack(self, gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor]:
-    """From one gradient per variable to what is applied."""
+    """Packs one gradient or None per variable into application order."""
     pairs = zip(self.variables, gradients, strict=True)
     found = {id(v): g for v, g in pairs if g is not None}
     self.reached = [v for v in self.variables if id(v) in found]
@@ -108,7 +111,7 @@ class Packing:
     return packed + [found[id(v)] for v in self._alone if id(v) in found]
 
   def unpack(self, packed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The reverse: one gradient per variable of `reached`."""
+    """Inverts `pack`: returns one gradient per variable of `reached`."""
     rest, found = list(packed), {}
     for bucket in self._buckets:
       parts = bucket.split(rest.pop(0))
@@ -119,7 +122,7 @@ class Packing:
     return [found[id(v)] for v in self.reached]
 
   def targets(self) -> list[Any]:
-    """What is updated, in the order of the packed gradients."""
+    """Returns the variables to update, in the order of the packed gradients."""
     return [bucket.flat for bucket in self._buckets] + self._reached_alone()
 
   def _reached_alone(self) -> list[Any]:
@@ -128,21 +131,21 @@ class Packing:
 
 
 def is_small(optimizer: Any, variable: Any) -> bool:
-  """Whether `optimizer` may update `variable` together with others."""
+  """Returns whether `optimizer` may update `variable` as part of a bucket."""
   return (
     type(optimizer) in _ELEMENT_WISE
     and not _excludes_from_decay(optimizer)
     and math.prod(variable.shape) <= SMALL
     and variable.dtype in ('float32', tf.float32)
     and getattr(variable, 'constraint', None) is None
-    # Written on each replica, it would be added up.
+    # A bucket is written on each replica, and SUM would add up the writes.
     and variables_lib.raw(variable).aggregation != tf.VariableAggregation.SUM
     and not getattr(variable, 'overwrite_with_gradient', False)
   )
 
 
 def _excludes_from_decay(optimizer: Any) -> bool:
-  """Whether it was told itself which variables not to decay."""
+  """Returns whether the optimizer itself exempts variables from decay."""
   return bool(
     getattr(optimizer, '_exclude_from_weight_decay', None)
     or getattr(optimizer, '_exclude_from_weight_decay_pattern', None)
@@ -155,8 +158,8 @@ def assignments_seen(
 ) -> Iterator[None]:
   """Calls `seen` whenever one of `variables` is assigned in this context.
 
-  So a step that is being traced knows when somebody other than the optimizer
-  writes a weight, in whatever branch: then flat copies have to be refreshed.
+  While a step is traced, this detects assignments in any branch. After one
+  outside the optimizer, the flat variables must be refreshed.
   """
 
   def watching(method: Any) -> Any:
@@ -183,10 +186,10 @@ class Target(NamedTuple):
   """A variable as an optimizer sees it.
 
   Attributes:
-    variable: A variable of the model, or the flat one of a bucket.
-    group: How it is updated.
-    names: The name of the variable, or of each in the bucket.
-    bucket: What the variable is the flat one of, if it is.
+    variable: A variable of the model, or the flat variable of a bucket.
+    group: The parameter group of the variable.
+    names: The name of the variable, or of each variable in the bucket.
+    bucket: The bucket of a flat variable; None for a variable of the model.
   """
 
   variable: Any
@@ -195,12 +198,12 @@ class Target(NamedTuple):
   bucket: Bucket | None = None
 
   def split(self, value: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A value of this target as values of the variables it stands for."""
+    """Splits a value of this target into name -> value of each variable."""
     parts = self.bucket.split(value) if self.bucket else [value]
     return dict(zip(self.names, parts, strict=True))
 
   def join(self, values: Mapping[str, Any]) -> Any:
-    """The reverse; `values` may hold others."""
+    """Inverts `split`; `values` may hold values of other variables, too."""
     parts = [values[name] for name in self.names]
     if self.bucket is None:
       return parts[0]
@@ -214,13 +217,13 @@ def make_targets(
   *,
   bucketed: bool,
 ) -> list[Target]:
-  """Buckets, one per group of small variables, then the other variables.
+  """Returns the buckets, one per group of small variables, then the rest.
 
   Args:
-    optimizer: What is to update them.
+    optimizer: The optimizer of the variables.
     trained: Name -> variable.
-    options: How they are updated.
-    bucketed: Whether small variables may be updated as one.
+    options: The options of the training step.
+    bucketed: Whether small variables may be updated as one flat variable.
   """
   by_group: dict[parameter_groups.Group, list[str]] = {}
   if bucketed and options.clip_adaptive is None:

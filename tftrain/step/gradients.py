@@ -1,4 +1,4 @@
-"""Batch to gradient: micro-batches, one all-reduce, one division."""
+"""Gradient computation: micro-batches, one all-reduce, one division."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ class Gradients(NamedTuple):
   """The gradients of the mean loss of a global batch.
 
   Attributes:
-    variables: What they belong to: those on which the loss depends.
+    variables: The variables on which the loss depends.
     values: One dense tensor per variable, the same on every replica.
     loss: The mean loss.
-    norm: Global norm of all of them.
+    norm: Global norm of all gradients.
     sums: Metric name -> (weighted sum, sum of weights).
-    packed: The same gradients as they are applied, on each replica.
-    packing: What the packed ones belong to.
-    optimizer: Which optimizer they are for.
+    packed: The same gradients in application order, on each replica.
+    packing: The Packing that made `packed`.
+    optimizer: The optimizer that will apply the gradients.
   """
 
   variables: Sequence[Any]
@@ -49,12 +49,12 @@ class Gradients(NamedTuple):
 
 
 class Way(NamedTuple):
-  """How gradients are computed.
+  """The options of a gradient computation.
 
   Attributes:
-    packing: What to take gradients of, and the order to bring them into.
+    packing: The variables, and the order of their gradients.
     accumulate: Micro-batches per step.
-    scale: What the loss is multiplied by; None where it is not scaled.
+    scale: The factor of the loss; None for no loss scale.
     jit: Whether XLA compiles the forward and backward pass.
   """
 
@@ -71,11 +71,18 @@ def compute(
   regularization: Callable[[], Any],
   way: Way,
 ) -> Gradients:
-  """Gradients of the mean of `loss` over a global batch.
+  """Computes the gradients of the mean of `loss` over a global batch.
 
-  To be called in cross-replica context. Each replica adds up the gradients of
-  its rows; gradients, weights and metrics are summed over replicas at once and
-  divided once.
+  Runs in cross-replica context. Each replica adds up the gradients of its
+  rows. One all-reduce sums gradients, weights and metrics over the replicas,
+  and one division by the sum of weights follows.
+
+  Args:
+    loss: `loss(rows, training)` that returns a `Loss`.
+    batch: The global batch.
+    optimizer: The optimizer that will apply the gradients.
+    regularization: Returns the sum of the regularizers; called after the loss.
+    way: The options of the computation.
   """
   backward = _Backward(loss, regularization, way)
   packed, weight, metrics = replica_batch.run_on_rows(backward.run, batch)
@@ -97,7 +104,7 @@ def compute(
 
 
 class _Backward:
-  """What one replica does: from its rows to the gradients of all rows."""
+  """The work of one replica: its rows to the gradients of the global batch."""
 
   def __init__(
     self,
@@ -111,12 +118,12 @@ class _Backward:
     self._way = way
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     self._alone = replicas == 1
-    # Where the weight is known before the backward pass, the division rides in
-    # its seed and costs nothing.
+    # If the weight is known before the backward pass, the division is part of
+    # the output gradient and costs nothing.
     self._divides = self._alone and way.accumulate == 1 and way.scale is None
 
   def run(self, rows: Any) -> _Share:
-    """Mean gradients, weight and metric sums of the global batch."""
+    """Returns mean gradients, weight and metric sums of the global batch."""
     add_up: Callable[[Any], _Share] = self._add_up
     if self._way.jit:
       add_up = in_xla(add_up)
@@ -129,13 +136,13 @@ class _Backward:
     return [g / tf.cast(divisor, g.dtype) for g in packed], weight, metrics
 
   def _add_up(self, rows: Any) -> _Share:
-    """Sums over this replica's rows, one micro-batch after the other."""
+    """Returns the sums over this replica's rows, micro-batch by micro-batch."""
     if self._way.accumulate == 1:
       return self._one_pass(rows)
     if self._alone and not self._way.jit:
       return self._add_up_in_a_loop(rows)
-    # On several replicas a pass may hold a collective, which no loop may; under
-    # XLA slices in a loop have no fixed size.
+    # Unrolled: on several replicas a pass may hold a collective, which a loop
+    # must not; under XLA, slices in a loop have no fixed size.
     parts = self._way.accumulate
     passes = [self._one_pass(_slice(rows, 0, parts))]
     with step_summary.silent(_LATER):
@@ -166,7 +173,7 @@ class _Backward:
     return total
 
   def _one_pass(self, rows: Any) -> _Share:
-    """Forward and backward once."""
+    """Runs one forward and backward pass."""
     count = replica_batch.batch_size(rows)
     with tf.GradientTape() as tape:
       result = self._loss(rows, training=True)
@@ -175,10 +182,10 @@ class _Backward:
     if self._divides:
       seed = 1.0 / sums.weight
     elif self._way.scale is not None:
-      # In float16 a mean overflows later than a sum.
+      # float16: differentiates the mean, which overflows later than the sum.
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
       seed = self._way.scale / factor
-    with step_summary.silent():  # what is computed again was written before
+    with step_summary.silent():  # rematerialized layers wrote theirs before
       found = tape.gradient(
         sums.objective, self._sources, output_gradients=seed
       )
@@ -195,7 +202,7 @@ class _Backward:
 
 
 def in_xla(function: Callable[..., Any]) -> Any:
-  """The function compiled by XLA, which knows no tf.summary."""
+  """Compiles a function with XLA, which does not support tf.summary."""
   silent = step_summary.silent('where XLA compiles the step (Update.jit)')
   return tf.function(silent(function), jit_compile=True, autograph=False)
 
@@ -203,7 +210,7 @@ def in_xla(function: Callable[..., Any]) -> Any:
 def _all_reduce(
   packed: list[tf.Tensor], weight: tf.Tensor, metrics: dict[str, tf.Tensor]
 ) -> _Share:
-  """One collective, or one for each `bucket_mb`."""
+  """Sums over the replicas in one collective, or one for each `bucket_mb`."""
   vector = tf.stack([weight, *metrics.values()])
   *packed, vector = tf.distribute.get_replica_context().all_reduce(
     tf.distribute.ReduceOp.SUM,
@@ -215,7 +222,7 @@ def _all_reduce(
 
 
 def _slice(rows: Any, index: Any, parts: Any) -> Any:
-  """Micro-batch `index` of `parts`: rows in order, as evenly as they go."""
+  """Returns micro-batch `index` of `parts`: rows in order, evenly split."""
   if isinstance(parts, int) and replica_batch.divides(rows, parts):
     return replica_batch.part(rows, parts, index)
   count = replica_batch.batch_size(rows)

@@ -1,4 +1,4 @@
-"""Loss: per-example values that the library sums, and divides once."""
+"""Loss: per-example values, summed over replicas and divided once."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from tftrain import errors
 
 
 class Loss:
-  """What `Task.loss` returns.
+  """The per-example losses and metrics that `Task.loss` returns.
 
   The library adds up `values * weights` over the replicas and divides once by
   the sum of the weights. So one replica, many replicas and a ragged last batch
@@ -17,8 +17,8 @@ class Loss:
   weights.
 
   Args:
-    values: The loss of each example, `[batch]`. A scalar is accepted and taken
-      for a mean over the batch: right only if all examples weigh the same.
+    values: The loss of each example, `[batch]`. A scalar is taken for the mean
+      over the batch, which is correct only if all examples weigh the same.
     weights: The weight of each example, `[batch]`; None means 1.
     **metrics: Further values to average, each `[batch]` or a scalar mean.
   """
@@ -33,8 +33,8 @@ class Sums(NamedTuple):
   """A Loss added up over this replica's rows; all scalars are float32.
 
   Attributes:
-    objective: Sum of the weighted losses and of the regularisation, which
-      carries the replica's weight so that it counts once after the division.
+    objective: Sum of the weighted losses and of the regularization. The latter
+      is multiplied by `weight`, so that it counts once after the division.
     weight: Sum of the weights.
     metrics: Sum of each metric's weighted values; `loss` is among them.
   """
@@ -45,10 +45,16 @@ class Sums(NamedTuple):
 
 
 def add_up(loss: Any, rows: tf.Tensor, regularization: Any = 0.0) -> Sums:
-  """Adds up what a Task returned for `rows` examples.
+  """Adds up the Loss of `rows` examples.
+
+  Args:
+    loss: The value that `Task.loss` returned.
+    rows: Number of examples, a scalar.
+    regularization: Sum of the regularizers, a scalar.
 
   Raises:
-    TaskError: It is no Loss, or has values of the wrong rank.
+    TaskError: If `loss` is not a Loss, has a metric with a reserved name, or
+      holds strings or values that are not `[batch]`.
   """
   if not isinstance(loss, Loss):
     raise errors.TaskError(
@@ -85,7 +91,7 @@ def _weighted_sum(
 ) -> tf.Tensor:
   values = _per_example(name, values, rows)
   if values.shape.rank == 0:
-    # A mean over no examples is NaN; it stands for nothing, so count nothing.
+    # The mean over an empty share of a batch is NaN and counts as 0.
     return tf.where(weight > 0, values, 0.0) * weight
   if weights is None:
     return tf.reduce_sum(values)

@@ -1,6 +1,6 @@
-"""Which variables are frozen, which have a learning rate or decay of their own.
+"""Parameter groups: freezing, learning rates and weight decay by variable name.
 
-Variables are chosen by patterns, searched for in their names.
+Patterns are regular expressions that are searched for in variable names.
 """
 
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ from tftrain.step import update as update_lib
 
 
 class Group(NamedTuple):
-  """Variables that are updated alike.
+  """The update options that the variables of one group share.
 
   Attributes:
-    pattern: The pattern in `Update.rates` that chose them, or ''.
-    factor: Of the optimizer's learning rate.
+    pattern: The pattern in `Update.rates` that matches the variables, or ''.
+    factor: Factor of the optimizer's learning rate.
     decays: Whether the optimizer's weight decay applies.
   """
 
@@ -26,7 +26,7 @@ class Group(NamedTuple):
 
 
 def group_of(options: update_lib.Update, name: str) -> Group:
-  """The group of the variable called `name`."""
+  """Returns the group of the variable called `name`."""
   decays = not matches(options.no_decay, name)
   for pattern, factor in options.rates.items():
     if matches(pattern, name):
@@ -41,7 +41,7 @@ def matches(pattern: str | None, name: str) -> bool:
 def check_patterns(
   options: update_lib.Update, variables: Iterable[str], layers: Iterable[str]
 ) -> None:
-  """Raises ConfigError for a pattern that matches nothing, or freezes all."""
+  """Raises ConfigError if a pattern matches nothing or freezes everything."""
   variables, layers = list(variables), list(layers)
   for argument, pattern in options.patterns():
     what, names = 'variables', variables

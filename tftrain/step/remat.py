@@ -1,6 +1,7 @@
-"""Rematerialisation: memory for time, layer by layer (Chen et al. 2016).
+"""Rematerialization: trades time for memory, by layer (Chen et al. 2016).
 
-What a layer computed is not kept for the backward pass but computed again.
+The backward pass computes the activations of a layer again, instead of keeping
+them.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import contextlib
 import copy
 from typing import Any
 
-from keras.src.backend.common import global_state  # there is no public way
+from keras.src.backend.common import global_state  # no public API
 import tensorflow as tf
 
 from tftrain import errors
@@ -22,16 +23,20 @@ from tftrain.step import parameter_groups
 
 
 def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-  """`call` of `layer` such that its gradient computes it again.
+  """Returns `call` with a gradient that computes the layer again.
 
   Both runs see the same arguments, masks, dropout seeds and `training`. The
-  gradient reaches weights and arguments, not tensors found elsewhere.
+  gradient flows to weights and arguments, not to captured tensors.
+
+  Args:
+    layer: The Keras layer.
+    call: The layer's `call`.
   """
   owned = _owned(layer)
   parts = list(owned.sublayers.values())
 
   def call_and_forget(*args: Any, **kwargs: Any) -> Any:
-    # Numbers only: recompute_grad adds zero to all that it is given.
+    # Numbers only: recompute_grad adds zero to each of its arguments.
     given = _Parcel((args, kwargs), lambda d: d not in (tf.bool, tf.string))
     drawn = [generator.next() for generator in owned.seeds]
     ambient = _ambient()
@@ -60,7 +65,10 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen(owned: tracking.Owned, pattern: str | None) -> dict[str, Any]:
-  """Name -> layer of those that match, without those inside another."""
+  """Returns name -> layer of the outermost layers that match.
+
+  Layers nested in a matching layer are not rematerialized twice.
+  """
   matched = {
     name: layer
     for name, layer in owned.sublayers.items()
@@ -75,10 +83,10 @@ def chosen(owned: tracking.Owned, pattern: str | None) -> dict[str, Any]:
 
 
 def check(layers: Mapping[str, Any]) -> None:
-  """Raises ConfigError for layers that must not run twice.
+  """Raises ConfigError if a layer has state, so that it must not run twice.
 
   Args:
-    layers: Name -> layer.
+    layers: Name -> layer to rematerialize.
   """
   for name, layer in layers.items():
     owned = _owned(layer)
@@ -102,7 +110,7 @@ def _owned(layer: Any) -> tracking.Owned:
 
 
 class _Parcel:
-  """A nested structure whose tensors of some dtypes can be exchanged."""
+  """A nested structure whose tensors of some dtypes can be replaced."""
 
   def __init__(self, structure: Any, takes: Callable[[tf.DType], bool]):
     self._structure, self._takes = structure, takes
@@ -113,7 +121,7 @@ class _Parcel:
     return isinstance(leaf, tf.Tensor) and self._takes(leaf.dtype)
 
   def filled(self, tensors: Sequence[tf.Tensor]) -> Any:
-    """The structure with other tensors, which get the same Keras masks."""
+    """Returns the structure with other tensors, under the same Keras masks."""
     rest, leaves = iter(tensors), []
     for leaf in self._leaves:
       leaves.append(next(rest) if self._is_taken(leaf) else leaf)
@@ -123,7 +131,7 @@ class _Parcel:
 
 
 def _ambient() -> dict[str, Any]:
-  """What layers know from those around them: `training`, the compute dtype."""
+  """Returns Keras's call context (`training`) and autocast scope (dtype)."""
   state = vars(global_state.GLOBAL_STATE_TRACKER)
   names = ('current_call_ctx', 'autocast_scope')
   return {name: copy.copy(state.get(name)) for name in names}

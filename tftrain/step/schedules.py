@@ -1,6 +1,6 @@
-"""Learning-rate schedules that Keras lacks, made to be joined with Keras's.
+"""Learning-rate schedules that Keras lacks, composable with those of Keras.
 
-An argument that makes no sense is a ConfigError.
+An invalid argument raises ConfigError.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _SCHEDULE = f'{_RATE}, or a schedule such as CosineDecay(0.001, 10000)'
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-  """Its attributes are its arguments; its rates are float32."""
+  """A schedule whose attributes are its arguments; rates are float32."""
 
   def get_config(self) -> Any:
     return keras.saving.serialize_keras_object(vars(self))
@@ -31,21 +31,24 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 
 @keras.saving.register_keras_serializable('tftrain')
 class LinearWarmup(_Schedule):
-  """Rises linearly, then does what another schedule says.
+  """Linear warm-up, followed by another schedule.
 
   Update number `step`, counted from 0, has the learning rate
   `start + (after(0) - start) * step / steps` before `steps`, and
-  `after(step - steps)` from there on. The first update has `start`: at 0 it
-  changes no weight.
+  `after(step - steps)` from there on. The first update has the rate `start`: at
+  0, the default, it changes no weight.
 
-  That large batches need a warm-up, and a linear one will do, is from Goyal et
-  al. 2017, "Accurate, Large Minibatch SGD", https://arxiv.org/abs/1706.02677.
+  Linear warm-up for large batches is from Goyal et al. 2017, "Accurate, Large
+  Minibatch SGD", https://arxiv.org/abs/1706.02677.
 
   Args:
-    after: A learning rate, or a schedule; it is at its own step 0 when the
+    after: A learning rate or a schedule. The schedule is at its step 0 when the
       warm-up ends.
     steps: Length of the warm-up, in updates.
     start: Learning rate of the first update.
+
+  Raises:
+    ConfigError: If an argument is out of range or of another type.
   """
 
   def __init__(self, after: Any, steps: int, start: float = 0.0):
@@ -56,7 +59,7 @@ class LinearWarmup(_Schedule):
   def __call__(self, step: Any) -> tf.Tensor:
     step = tf.cast(step, tf.int64)
     after = _rate(self.after, tf.maximum(step - self.steps, 0))
-    # Counted down in integers: a warm-up that falls loses no digits at its end.
+    # Integer countdown: a falling warm-up loses no digits at its end.
     left = tf.cast(self.steps - step, tf.float32) / self.steps
     done = tf.cast(step, tf.float32) / self.steps
     return tf.where(step < self.steps, self.start * left + after * done, after)
@@ -64,18 +67,21 @@ class LinearWarmup(_Schedule):
 
 @keras.saving.register_keras_serializable('tftrain')
 class InverseSqrtDecay(_Schedule):
-  """Rises linearly to a peak, then falls with the square root of the updates.
+  """Linear rise to a peak, then decay with the square root of the updates.
 
   Update number `step`, counted from 0, has the learning rate
   `peak * min(step / warm_up, sqrt(warm_up / step))`.
 
   From Vaswani et al. 2017, "Attention Is All You Need", section 5.3,
-  https://arxiv.org/abs/1706.03762. There updates count from 1 and `peak` is
-  `(model_size * warm_up) ** -0.5`.
+  https://arxiv.org/abs/1706.03762. In the paper, updates count from 1 and
+  `peak` is `(model_size * warm_up) ** -0.5`.
 
   Args:
-    peak: The highest learning rate, that of update number `warm_up`.
+    peak: The highest learning rate, reached at update number `warm_up`.
     warm_up: Length of the rise, in updates.
+
+  Raises:
+    ConfigError: If an argument is out of range or of another type.
   """
 
   def __init__(self, peak: float, warm_up: int):
@@ -84,22 +90,26 @@ class InverseSqrtDecay(_Schedule):
 
   def __call__(self, step: Any) -> tf.Tensor:
     ratio = tf.cast(step, tf.float32) / self.warm_up
-    # The root of 1 during the rise: step 0 divides nothing by 0.
+    # The root is 1 during the rise, which avoids a division by 0 at step 0.
     return self.peak * tf.minimum(ratio, 1.0 / tf.sqrt(tf.maximum(ratio, 1.0)))
 
 
 @keras.saving.register_keras_serializable('tftrain')
 class JoinedSchedules(_Schedule):
-  """One schedule after another.
+  """A sequence of schedules, one after another.
 
   Update number `step`, counted from 0, has the learning rate
   `schedules[i](step - boundaries[i - 1])` from `boundaries[i - 1]` on and
   before `boundaries[i]`. The first schedule starts at 0, the last has no end.
 
   Args:
-    schedules: Learning rates and schedules, one or more; each schedule is at
-      its own step 0 when its turn comes.
-    boundaries: First update of each schedule but the first, increasing.
+    schedules: Learning rates and schedules, at least one. Each schedule starts
+      at its step 0.
+    boundaries: First update of each schedule except the first, increasing.
+
+  Raises:
+    ConfigError: If the boundaries do not increase, their number is not that of
+      the schedules minus 1, or a value is out of range or of another type.
   """
 
   def __init__(self, schedules: Any, boundaries: Any):

@@ -1,4 +1,4 @@
-"""Engine: what a built Task runs its steps on."""
+"""StepRunner: computes and applies the gradients of a built Task."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ from tftrain.step import update as update_lib
 
 
 class StepRunner:
-  """Gradients and updates of one Task, for all its optimizers.
+  """The gradients and updates of one Task, for all its optimizers.
 
   Args:
-    owned: What the Task owns.
-    made: Optimizer's id -> its Applier.
-    options: How a batch becomes new weights.
-    regularization: Gives the sum of the regularisers, once the loss has run.
+    owned: The variables, layers, optimizers and metrics of the Task.
+    made: `id(optimizer)` -> Applier.
+    options: The options of the training step.
+    regularization: Returns the sum of the regularizers; called after the loss.
     several: Whether a step updates more than once.
   """
 
@@ -52,14 +52,15 @@ class StepRunner:
       for v in owned.saved.values()
       if not v.trainable and tf.as_dtype(v.dtype) != tf.string
     ]
-    # An update that fails changes nothing; but others of its step may be done.
+    # A failed update changes nothing, but other updates of its step may have
+    # been applied and must be undone.
     undone = made.values() if several and self.may_skip else ()
     self._undone = list(
       {id(v): v for applier in undone for v in applier.variables()}.values()
     )
 
   def appliers(self) -> dict[str, apply_gradients.Applier]:
-    """By the name of the optimizer."""
+    """Returns name of the optimizer -> Applier."""
     return {
       name: self._appliers[id(optimizer)]
       for name, optimizer in self._owned.optimizers.items()
@@ -68,17 +69,17 @@ class StepRunner:
 
   @property
   def may_skip(self) -> bool:
-    """Whether a step that is not finite may be left out."""
+    """True if a step that is not finite may be skipped."""
     scaled = any(applier.scale for applier in self._appliers.values())
     return scaled or self.options.max_skips > 0
 
   def refresh(self) -> None:
-    """Called once before each block of steps."""
+    """Refreshes flat variables and EMA; called before each block of steps."""
     for applier in self._appliers.values():
       applier.refresh()
 
   def scalars(self) -> dict[str, float]:
-    """Learning rates, by group, and loss scales; read on the host."""
+    """Returns tag -> learning rate of each group, and loss scales."""
     appliers_by_name = self.appliers()
     found = {}
     for name, applier in appliers_by_name.items():
@@ -91,11 +92,11 @@ class StepRunner:
     return found
 
   def without_gradient(self) -> list[str]:
-    """Variables whose gradient was zero when last measured."""
+    """Returns the variables with a zero gradient in the last measured step."""
     found = [applier.without_gradient() for applier in self._appliers.values()]
     return [name for names in found for name in names]
 
-  # What a Task's step calls.
+  # Calls from a Task's train_step.
 
   def gradients(
     self,
@@ -152,14 +153,15 @@ class StepRunner:
       autograph.converted(loss), batch, optimizer, self._regularization, way
     )
 
-  # What surrounds a step.
+  # Contexts of a step.
 
   @contextlib.contextmanager
   def calls(self, *, remat: bool = False) -> Iterator[None]:
-    """Layers as they are called in a compiled step, evaluation or export.
+    """Patches layers for the tracing of a step, evaluation or export.
 
-    They are changed while a function is traced, and put back: Keras offers no
-    other place for it.
+    Applies AutoGraph, distinct seeds per replica, synchronized batch
+    normalization, frozen layers and, if `remat`, rematerialization. The layers
+    are restored afterwards; Keras has no other hook for this.
     """
     chosen = remat_lib.chosen(self._owned, self.options.remat) if remat else {}
     again = {id(layer) for layer in chosen.values()}
@@ -180,7 +182,7 @@ class StepRunner:
 
   @contextlib.contextmanager
   def step(self, measure: update_lib.Measure) -> Iterator[None]:
-    """What surrounds a training step while it is traced."""
+    """Provides the context in which a training step is traced."""
     self._measure = measure
     with contextlib.ExitStack() as stack:
       stack.enter_context(self.calls(remat=True))
@@ -193,8 +195,11 @@ class StepRunner:
       applier.check_unchanged()
 
   def moving(self) -> Any:
-    """What a step that fails may have changed, as it is now: batch statistics
-    and seeds, and where there are several updates all that the others do."""
+    """Returns the current values of all that a failed step may have changed.
+
+    These are batch statistics and seeds and, if a step has several updates, the
+    variables of all Appliers.
+    """
     statistics = ()
     if self._moving:
       statistics = tf.distribute.get_strategy().run(
@@ -203,7 +208,12 @@ class StepRunner:
     return statistics, [variable.read_value() for variable in self._undone]
 
   def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
-    """Takes the effects of a step back if it failed."""
+    """Undoes the effects of a step that was not finite.
+
+    Args:
+      finite: Whether the step was finite; a bool scalar.
+      before: The result of `moving` before the step.
+    """
     if not self._moving and not self._undone:
       return
     statistics, updated = before
@@ -223,7 +233,7 @@ class StepRunner:
 
   @contextlib.contextmanager
   def averaged(self) -> Iterator[None]:
-    """The moving averages in the place of the weights, where there are any."""
+    """Swaps the EMA, if there is one, in for the weights in this context."""
     with contextlib.ExitStack() as stack:
       for applier in self._appliers.values():
         stack.enter_context(applier.averaged())
@@ -233,7 +243,7 @@ class StepRunner:
 def synchronized(
   owned: tracking.Owned, options: update_lib.Update
 ) -> dict[str, Any]:
-  """Name -> layer of the batch normalization that sees all replicas."""
+  """Returns name -> batch normalization layer synchronized over replicas."""
   several = tf.distribute.get_strategy().num_replicas_in_sync > 1
   if not (several and options.sync_batch_norm):
     return {}
@@ -245,7 +255,10 @@ def synchronized(
 
 
 def _frozen(owned: tracking.Owned, options: update_lib.Update) -> list[Any]:
-  """Layers all of whose variables are frozen: Keras lets them rest."""
+  """Returns the layers whose variables are all frozen.
+
+  Keras also stops the batch statistics of such a layer.
+  """
   frozen = {
     id(variable)
     for name, variable in owned.variables.items()
@@ -259,7 +272,7 @@ def _frozen(owned: tracking.Owned, options: update_lib.Update) -> list[Any]:
 
 
 def _take_when(when: Any, take: Callable[[Any], Any], batch: Any) -> Any:
-  """Takes the step if `when` holds; else one that did nothing."""
+  """Takes the step if `when` holds; else returns a Step without effect."""
   shape: list[update_lib.Step] = []
 
   def taken() -> update_lib.Step:

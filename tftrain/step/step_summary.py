@@ -1,4 +1,4 @@
-"""tf.summary inside a step: of its step, in the train writer, or silent."""
+"""tf.summary inside a step: tagged with the step, or disabled."""
 
 from collections.abc import Iterator
 import contextlib
@@ -11,18 +11,18 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def recorded(step: tf.Tensor, when: tf.Tensor) -> Iterator[None]:
-  """What tf.summary is given here belongs to `step`; traceable.
+  """Records tf.summary calls in this context under `step`; traceable.
 
-  It goes to the writer that is the default when this is traced. Tags have no
-  `while/` before them, though a step runs in a loop.
+  Summaries go to the default writer at trace time. Tags have no `while/`
+  prefix, although a step runs in a loop.
 
   Args:
-    step: int64.
-    when: bool; elsewhere nothing is written.
+    step: The step number, an int64 scalar.
+    when: Whether to write summaries; a bool scalar.
   """
   replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
-  def is_due() -> tf.Tensor:  # asked when tf.summary is called, not before
+  def is_due() -> tf.Tensor:  # runs only if tf.summary is called
     if replicas > 1:
       _say(
         f'tf.summary in a step shows what the first of {replicas} replicas sees'
@@ -39,16 +39,16 @@ def recorded(step: tf.Tensor, when: tf.Tensor) -> Iterator[None]:
 
 
 def unscoped() -> Any:
-  """Names, and so tags, that begin anew."""
+  """Returns a context in which names, and so tags, have no prefix."""
   return tf.compat.v1.name_scope('')
 
 
 @contextlib.contextmanager
 def silent(why: str = '') -> Iterator[None]:
-  """tf.summary writes nothing here.
+  """Disables tf.summary in this context.
 
   Args:
-    why: What to say, once, where it is called all the same.
+    why: Reason to log, once, if tf.summary is called; '' logs nothing.
   """
 
   def never() -> bool:

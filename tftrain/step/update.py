@@ -1,4 +1,4 @@
-"""Update: how a batch becomes new weights. Step: what came of it."""
+"""Update: the options of a training step. Step: the result of one update."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -23,36 +23,40 @@ class Update:
   variables, such as `model/sequential/dense/kernel`.
 
   Attributes:
-    accumulate: Micro-batches that a batch is cut into. Their gradients are
-      added up and divided once, so the weights come out as from one batch, in
-      less memory.
-    clip_norm: Largest global norm of the mean gradient.
-    clip_value: Largest absolute value of an entry of the mean gradient.
-    clip_adaptive: Largest ratio of the norms of gradient and weights, unit by
-      unit (Brock et al. 2021, "High-performance large-scale image recognition
-      without normalization"); 0.01 is usual.
-    freeze: Pattern of variables that are not trained. A layer all of whose
-      variables match also stops following its batch statistics.
-    rates: Pattern -> factor of the learning rate; the first that matches
-      counts. Weight decay is scaled along.
+    accumulate: Micro-batches per global batch. Their gradients are added up and
+      divided once, so the update equals that of the whole batch, in less
+      memory.
+    clip_norm: Largest global norm of the mean gradient; None does not clip.
+    clip_value: Largest absolute value of an entry of the mean gradient; None
+      does not clip.
+    clip_adaptive: Largest ratio of gradient norm to weight norm, per unit
+      (adaptive gradient clipping, Brock et al. 2021, "High-performance
+      large-scale image recognition without normalization"); 0.01 is usual, None
+      does not clip.
+    freeze: Pattern of variables that are not trained. A layer whose variables
+      all match also stops updating its batch statistics.
+    rates: Pattern -> factor of the learning rate; the first match counts. The
+      factor also scales weight decay.
     no_decay: Pattern of variables exempt from the optimizer's `weight_decay`.
-    ema: Decay of the moving average of the trained weights, which evaluation
-      and export then use: `ema = decay * ema + (1 - decay) * weight`.
-    loss_scale: `dynamic` (halved when a gradient overflows, and that step
-      skipped; doubled after 2,000 good steps), a number, or None. `auto` is
-      dynamic where a layer computes in float16.
-    max_skips: How many steps in a row may have a loss or gradient that is not
-      finite. Such a step changes nothing but `step` and `skipped_steps`; one
-      more than that ends the run, and so does the first if this is 0.
-    sync_batch_norm: Whether batch normalization sees the batch of all replicas.
-    remat: Pattern of layers, named like `model/sequential/dense`, that are
-      computed again in the backward pass instead of kept in memory.
+    ema: Decay of the exponential moving average of the trained weights,
+      `ema = decay * ema + (1 - decay) * weight`. Evaluation and export use the
+      EMA. None keeps no average.
+    loss_scale: `dynamic`, a number, or None. `dynamic` halves the scale and
+      skips the step if a gradient overflows, and doubles the scale after 2,000
+      good steps. `auto` is `dynamic` if a layer computes in float16.
+    max_skips: Most steps in a row that are skipped because their loss or
+      gradient is not finite. A skipped step changes only `step` and
+      `skipped_steps`. One more such step ends the run; at 0, the first does.
+    sync_batch_norm: Whether batch normalization uses the statistics of the
+      global batch instead of the per-replica batch.
+    remat: Pattern of layers, named like `model/sequential/dense`, to
+      rematerialize: the backward pass computes their activations again.
     jit: Whether XLA compiles the step: all of it on one replica, the forward
-      and backward pass on several. Worth it on GPU and TPU; on CPU it was
+      and backward pass on several. Faster on GPU and TPU; on CPU it was
       measured slower.
 
   Raises:
-    ConfigError: A value out of range or of another type.
+    ConfigError: If a value is out of range or of another type.
   """
 
   accumulate: int = 1
@@ -85,7 +89,7 @@ class Update:
         )
 
   def patterns(self) -> list[tuple[str, str]]:
-    """(argument, pattern) of all that are given."""
+    """Returns (argument, pattern) for each pattern that is set."""
     single = ('freeze', 'no_decay', 'remat')
     given = [(name, getattr(self, name)) for name in single]
     given = [(name, pattern) for name, pattern in given if pattern is not None]
@@ -124,7 +128,7 @@ class Update:
 
 
 def check_pattern(what: str, pattern: str) -> None:
-  """Raises ConfigError where a pattern is no regular expression."""
+  """Raises ConfigError if `pattern` is not a valid regular expression."""
   try:
     re.compile(pattern)
   except re.error as error:
@@ -139,11 +143,11 @@ def _is_number(value: Any, above: float) -> bool:
 
 
 class Measure(NamedTuple):
-  """Whether a step's updates are looked at; bool scalars.
+  """The measurements to take of a step's updates; bool scalars.
 
   Attributes:
-    look: At which gradients are zero, and how far the weights move.
-    report: The latter also goes into the metrics; implies `look`.
+    look: Whether to record zero gradients and the size of the update.
+    report: Whether the size also goes into the metrics; implies `look`.
   """
 
   look: Any = False
@@ -151,11 +155,12 @@ class Measure(NamedTuple):
 
 
 class Step(NamedTuple):
-  """What one update did; scalars, the same on every replica.
+  """The result of one update; scalars, the same on every replica.
 
   Attributes:
     finite: Whether loss and gradients were finite; if not, nothing changed.
-    skipped: Not finite, but the loss scale was lowered and the run goes on.
+    skipped: Whether the step was not finite, but the loss scale could be
+      lowered, so that the run goes on.
     loss: The mean loss of the global batch.
     gradient_norm: Global norm of the mean gradient, before clipping.
     sums: Metric name -> (weighted sum, sum of weights) over the global batch.
@@ -171,7 +176,7 @@ class Step(NamedTuple):
 def counted_if(
   keep: tf.Tensor, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-  """Sums as in `Step.sums`, which add nothing where `keep` is false."""
+  """Returns sums as in `Step.sums`, all zero if `keep` is false."""
   return {
     name: (tf.where(keep, value, 0.0), tf.where(keep, weight, 0.0))
     for name, (value, weight) in sums.items()

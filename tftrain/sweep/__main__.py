@@ -19,11 +19,11 @@ from tftrain import errors
 from tftrain.platform import files
 from tftrain.platform import lock
 from tftrain.platform import resource_slots
-from tftrain.sweep import _results
 from tftrain.sweep import _terminal_table
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import planner
 from tftrain.sweep import report_files
+from tftrain.sweep import results as results_lib
 from tftrain.sweep import scheduler
 
 
@@ -140,7 +140,7 @@ def _run(plan: plan_lib.Plan, options: argparse.Namespace) -> int:
 
 
 def _status(plan: plan_lib.Plan) -> int:
-  found = _results.read(plan)
+  found = results_lib.read(plan)
   print(_terminal_table.summary(plan, found, began=float('inf')))
   for result in found:
     if result.status in ('failed', 'diverged'):

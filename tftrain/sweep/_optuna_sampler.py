@@ -9,8 +9,8 @@ import warnings
 from tftrain import errors
 from tftrain.platform import files
 from tftrain.sweep import _lease as _lease_lib
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 from tftrain.sweep import search_space
 
 _BRANCH = 'branch'
@@ -26,10 +26,10 @@ def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
   Raises:
     ConfigError: If Optuna is not installed.
   """
-  known = _results.drawn(plan, trial)
+  known = results_lib.drawn(plan, trial)
   if known is not None:
     return known
-  path = _results.drawn_path(plan, trial)
+  path = results_lib.drawn_path(plan, trial)
   files.make_directory(path.parent, 'sweep_dir')
   study, optuna = _study(plan, trial.point)
   _tell(study, optuna, plan)
@@ -42,7 +42,7 @@ def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
   with files.explained(path):
     # If the process of another seed was faster, this draw stays unused.
     files.write_new(path, json.dumps(record) + '\n')
-  made = _results.drawn(plan, trial)
+  made = results_lib.drawn(plan, trial)
   assert made is not None  # this process or another has written it
   return made
 
@@ -125,7 +125,7 @@ def _tell(study: Any, optuna: Any, plan: plan_lib.Plan) -> None:
   for trial in plan.trials:
     points.setdefault(trial.point, []).append(trial)
   for repeats in points.values():
-    path = _results.drawn_path(plan, repeats[0])
+    path = results_lib.drawn_path(plan, repeats[0])
     over = all(
       trial.index in seen and seen[trial.index].state in _lease_lib.ENDED
       for trial in repeats
@@ -133,7 +133,7 @@ def _tell(study: Any, optuna: Any, plan: plan_lib.Plan) -> None:
     if not over or not path.exists():
       continue
     number = json.loads(path.read_text(encoding='utf-8'))['optuna']
-    found = [_results.read_one(plan, t, seen[t.index]) for t in repeats]
+    found = [results_lib.read_one(plan, t, seen[t.index]) for t in repeats]
     values = [r.value(plan.goal) for r in found]
     sound = [v for v in values if v is not None and abs(v) < float('inf')]
     if None in values or any(v != v for v in sound):

@@ -6,9 +6,9 @@ import math
 import statistics
 
 from tftrain.platform import literals
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import results as results_lib
 
 # Assignments are ranked by status first, in this order.
 _ORDER = ('done', 'pruned', 'running', 'pending', 'diverged', 'failed')
@@ -27,7 +27,7 @@ class Row:
   """
 
   values: dict[str, literals.Value]
-  repeats: Sequence[_results.Result]
+  repeats: Sequence[results_lib.Result]
   status: str
   mean: float | None
   deviation: float
@@ -45,9 +45,9 @@ class Row:
     return f'{self.mean:.6g}{spread}'
 
 
-def rank(plan: plan_lib.Plan, found: Sequence[_results.Result]) -> list[Row]:
+def rank(plan: plan_lib.Plan, found: Sequence[results_lib.Result]) -> list[Row]:
   """Returns the assignments, best first; seeds are averaged, never ranked."""
-  points: dict[int, list[_results.Result]] = {}
+  points: dict[int, list[results_lib.Result]] = {}
   for result in found:
     points.setdefault(result.trial.point, []).append(result)
   rows = [_row(plan, repeats) for repeats in points.values()]
@@ -69,7 +69,7 @@ def names(rows: Sequence[Row]) -> list[str]:
   return list(dict.fromkeys(name for row in planned for name in row.values))
 
 
-def best_step(result: _results.Result, goal: str) -> int:
+def best_step(result: results_lib.Result, goal: str) -> int:
   """Returns the step of the best value of a trial; 0 if it has no values."""
   if not result.history:
     return 0
@@ -78,7 +78,7 @@ def best_step(result: _results.Result, goal: str) -> int:
   )[0]
 
 
-def _row(plan: plan_lib.Plan, repeats: Sequence[_results.Result]) -> Row:
+def _row(plan: plan_lib.Plan, repeats: Sequence[results_lib.Result]) -> Row:
   values = [result.value(plan.goal) for result in repeats]
   known = [value for value in values if value is not None]
   mean, deviation = None, 0.0

@@ -9,8 +9,8 @@ from rich import live
 from rich import table as rich_table
 
 from tftrain.sweep import _lease as _lease_lib
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 
 _STATES = ('running', 'pending', *_lease_lib.ENDED)
 _ROWS = 12
@@ -30,7 +30,7 @@ class Lines:
   def __exit__(self, *error: object) -> None:
     pass
 
-  def __call__(self, found: Sequence[_results.Result]) -> None:
+  def __call__(self, found: Sequence[results_lib.Result]) -> None:
     now = {result.trial.index: result.status for result in found}
     ended = [
       result
@@ -64,7 +64,7 @@ class Live:
   def __exit__(self, *error: object) -> None:
     self._live.stop()
 
-  def __call__(self, found: Sequence[_results.Result]) -> None:
+  def __call__(self, found: Sequence[results_lib.Result]) -> None:
     metric = self._plan.metric
     title = summary(self._plan, found, self._began)
     table = rich_table.Table(title=title, title_justify='left')
@@ -90,12 +90,12 @@ def make(plan: plan_lib.Plan) -> Lines | Live:
 
 
 def summary(
-  plan: plan_lib.Plan, found: Sequence[_results.Result], began: float
+  plan: plan_lib.Plan, found: Sequence[results_lib.Result], began: float
 ) -> str:
   """Returns one line with the counts, the best trial and the time left."""
   counts = {s: sum(r.status == s for r in found) for s in _STATES}
   parts = [f'{counts[s]} {s}' for s in _STATES if counts[s]]
-  best = _results.best(found, plan.goal)
+  best = results_lib.best(found, plan.goal)
   if best:
     value = best.value(plan.goal)
     parts.append(f'best {plan.metric} {value:.4g} ({best.directory.name})')
@@ -105,7 +105,9 @@ def summary(
   return ', '.join(parts)
 
 
-def remaining(found: Sequence[_results.Result], began: float) -> float | None:
+def remaining(
+  found: Sequence[results_lib.Result], began: float
+) -> float | None:
   """Estimates the seconds until all trials are over; None if unknown.
 
   Extrapolates the rate at which trials ended since `began`.
@@ -126,7 +128,7 @@ def duration(seconds: float) -> str:
   )
 
 
-def _line(result: _results.Result) -> str:
+def _line(result: results_lib.Result) -> str:
   value = f' {result.history[-1][1]:.4g}' if result.history else ''
   error = result.facts.get('error')
   said = f': {error}' if error else ''

@@ -13,8 +13,8 @@ from tftrain import errors
 from tftrain.platform import files
 from tftrain.platform import resource_slots
 from tftrain.sweep import _lease as _lease_lib
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 
 _KILLED = 128  # shells add the number of a fatal signal to it
 _TAIL = 4000  # characters at the end of a log
@@ -121,9 +121,9 @@ class Child:
       self._note(seen, 'failed', f'exit code {code}: {said}')
       return
     directory = self.plan.directory(self.trial)
-    facts = _results.facts(directory)
+    facts = results_lib.facts(directory)
     if facts.get('overdue'):
-      self._note(seen, 'failed', _results.overdue(self.plan))
+      self._note(seen, 'failed', results_lib.overdue(self.plan))
       return
     known = int(facts.get('kills', 0))
     further = _size(directory) > self._progress
@@ -145,13 +145,13 @@ class Child:
     if lease is None:
       return  # another process records the outcome
     directory = self.plan.directory(self.trial)
-    known = _results.facts(directory)
+    known = results_lib.facts(directory)
     now = time.time()
     seconds = known.get('seconds', 0.0)
     if seen.state == 'running':  # else the process has added its time
       seconds += now - self._began
     with files.explained(directory):
-      _results.write_facts(
+      results_lib.write_facts(
         directory,
         status=state,
         index=self.trial.index,
@@ -168,7 +168,7 @@ class Child:
       os.killpg(self._process.pid, number)
 
 
-def repeated_failure(found: Sequence[_results.Result], since: float) -> str:
+def repeated_failure(found: Sequence[results_lib.Result], since: float) -> str:
   """Returns advice if the last three ended trials failed alike, else ''."""
   ended = [r for r in found if float(r.facts.get('ended', 0.0)) >= since]
   ended.sort(key=lambda result: float(result.facts.get('ended', 0.0)))
@@ -183,7 +183,7 @@ def repeated_failure(found: Sequence[_results.Result], since: float) -> str:
   )
 
 
-def _alike(result: _results.Result) -> str:
+def _alike(result: results_lib.Result) -> str:
   text = str(result.facts.get('error')).replace(str(result.directory), '')
   return re.sub(r'\d+(\.\d+)?(e-?\d+)?', '#', text)
 

@@ -14,8 +14,8 @@ from tensorboard.summary.writer import record_writer
 from tftrain import errors
 from tftrain.platform import files
 from tftrain.sweep import _ranking
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 
 _COLUMNS = (
   'rank',
@@ -38,7 +38,7 @@ def write(plan: plan_lib.Plan) -> Iterator[str]:
   Raises:
     InputError: If no trial has started.
   """
-  found = _results.read(plan)
+  found = results_lib.read(plan)
   if not any(result.bindings and result.facts for result in found):
     raise errors.InputError(
       f'no trial of {plan.sweep_dir} has begun; start tftrain-sweep run first'

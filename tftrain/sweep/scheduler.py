@@ -14,14 +14,14 @@ from tftrain import errors
 from tftrain.platform import resource_slots
 from tftrain.platform import signals as signals_lib
 from tftrain.sweep import _lease as _lease_lib
-from tftrain.sweep import _results
 from tftrain.sweep import _trial_process
 from tftrain.sweep import plan as plan_lib
+from tftrain.sweep import results as results_lib
 
 _TICK = 0.05  # seconds between two polls of the child processes
 _LOOK = 0.5  # seconds between two reads of leases and results
 
-Show = Callable[[Sequence[_results.Result]], None]
+Show = Callable[[Sequence[results_lib.Result]], None]
 
 
 class Controller:
@@ -155,16 +155,16 @@ class _Board:
 
   def __init__(self, plan: plan_lib.Plan):
     self._plan = plan
-    self._over: dict[int, _results.Result] = {}
+    self._over: dict[int, results_lib.Result] = {}
 
-  def read(self) -> list[_results.Result]:
+  def read(self) -> list[results_lib.Result]:
     seen = _lease_lib.read(self._plan.sweep_dir)
     found = []
     for trial in self._plan.trials:
       one = seen.get(trial.index)
       known = self._over.get(trial.index)
       if known is None or one is None or one.state != known.status:
-        known = _results.read_one(self._plan, trial, one)
+        known = results_lib.read_one(self._plan, trial, one)
         if known.status in _lease_lib.ENDED:
           self._over[trial.index] = known
       found.append(known)

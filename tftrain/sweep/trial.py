@@ -26,9 +26,9 @@ from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.sweep import _lease as _lease_lib
 from tftrain.sweep import _optuna_sampler
-from tftrain.sweep import _results
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import pruner as pruner_lib
+from tftrain.sweep import results as results_lib
 
 _LOST = 3
 _BEATS = 6  # heartbeats per lease_seconds
@@ -63,9 +63,9 @@ class Trial:
   def begin(self) -> None:
     """Records the start, starts the heartbeat and draws missing bindings."""
     files.make_directory(self.directory, 'sweep_dir')
-    known = _results.facts(self.directory)
+    known = results_lib.facts(self.directory)
     with files.explained(self.directory):
-      _results.write_facts(
+      results_lib.write_facts(
         self.directory,
         status='running',
         index=self._trial.index,
@@ -116,9 +116,9 @@ class Trial:
       self._watch.join()
     self.check()
     if self._overdue and state in ('pending', 'failed'):
-      state, error = 'failed', _results.overdue(self.plan)
+      state, error = 'failed', results_lib.overdue(self.plan)
     now = time.time()
-    known = _results.facts(self.directory)
+    known = results_lib.facts(self.directory)
     facts: dict[str, Any] = {
       'status': state,
       'seconds': round(known.get('seconds', 0.0) + now - self._started, 3),
@@ -128,7 +128,7 @@ class Trial:
       'kills': None,
     }
     try:
-      _results.write_facts(self.directory, **facts)
+      results_lib.write_facts(self.directory, **facts)
     except OSError as failure:  # a full disk: the lease has the state
       _say(
         f'{self.directory}/status.json cannot be written: {failure.strerror}'
@@ -141,11 +141,11 @@ class Trial:
     Raises:
       ConfigError: If the run never wrote the metric.
     """
-    if (self.directory / _results.PRUNED).exists():
+    if (self.directory / results_lib.PRUNED).exists():
       return 'pruned'
-    lines = _results.lines(self.directory)
-    if not _results.history(lines, self.plan.metric):
-      known = ', '.join(_results.written(lines)) or 'nothing'
+    lines = results_lib.lines(self.directory)
+    if not results_lib.history(lines, self.plan.metric):
+      known = ', '.join(results_lib.written(lines)) or 'nothing'
       raise errors.ConfigError(
         f'the metric {self.plan.metric} was never written to '
         f'{self.directory}/metrics.jsonl; written were {known}'
@@ -160,11 +160,11 @@ class Trial:
       except _lease_lib.LostError as error:
         self._leave(error)
       with contextlib.suppress(OSError):  # the lease file decides
-        _results.write_facts(self.directory, heartbeat=time.time())
+        results_lib.write_facts(self.directory, heartbeat=time.time())
       if self._left() <= 0 and not self._overdue:
         self._overdue = True
         with contextlib.suppress(OSError):  # the scheduler reads it
-          _results.write_facts(self.directory, overdue=True)
+          results_lib.write_facts(self.directory, overdue=True)
         _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
         main = threading.main_thread().ident
         if main is not None:  # interrupts a call that blocks
@@ -217,7 +217,7 @@ class Watch:
       return None
     if self._tag not in report.scalars or report.is_last:
       return None
-    path = self._plan.directory(self._trial) / _results.PRUNED
+    path = self._plan.directory(self._trial) / results_lib.PRUNED
     with files.explained(path):
       if path.exists():  # decided in an earlier attempt; it stays
         decided = int(json.loads(path.read_text('utf-8'))['step'])
@@ -250,7 +250,7 @@ class Watch:
     return {'step': step, 'better': better, 'compared': len(others) + 1}
 
   def _values(self, directory: pathlib.Path) -> list[tuple[int, float]]:
-    found = _results.history(_results.lines(directory), self._plan.metric)
+    found = results_lib.history(results_lib.lines(directory), self._plan.metric)
     goal = self._plan.goal
     return [(step, pruner_lib.comparable(value, goal)) for step, value in found]
 

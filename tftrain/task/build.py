@@ -1,4 +1,4 @@
-"""Building a Task: one run of its step on a real batch, without effect."""
+"""Task building: a dry run of the step on a real batch, and its checks."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -26,11 +26,13 @@ from tftrain.step import update as update_lib
 
 
 def prepare(owned: tracking.Owned, options: update_lib.Update) -> None:
-  """Checks what can be checked once all variables are there.
+  """Checks variables and options, once all variables are created.
 
   Raises:
-    ConfigError: A pattern that matches nothing, options that exclude others.
-    TaskError: A variable that was created outside the strategy's scope.
+    ConfigError: If a pattern in `options` matches nothing or freezes
+      everything, a layer to rematerialize has state, or `jit` excludes
+      `sync_batch_norm`.
+    TaskError: If a variable was created outside the strategy's scope.
   """
   strategy = tf.distribute.get_strategy()
   for name, variable in owned.variables.items():
@@ -52,14 +54,14 @@ def prepare(owned: tracking.Owned, options: update_lib.Update) -> None:
 
 
 class Recorder:
-  """Stands in for an Engine and notes what each call trains.
+  """A StepRunner for the dry run: records the variables that each call trains.
 
   Args:
-    owner: What the Task is called, for errors.
-    regularization: Gives the sum of the regularisers, once the loss has run.
-    options: How steps will be taken: of a batch only as many rows are used as
-      a pass will see, and layers are recomputed, or it would not fit.
-    recomputed: Those layers, once they are known.
+    owner: The Task's class name, for error messages.
+    regularization: Returns the sum of the regularizers; called after the loss.
+    options: The options of the training step. The dry run uses the rows of one
+      micro-batch and rematerializes layers, to fit into the memory of a step.
+    recomputed: The layers to rematerialize, once they are known.
     strict: Whether a call that trains nothing is an error.
   """
 
@@ -88,7 +90,7 @@ class Recorder:
     variables: Sequence[Any],
     optimizer: Any,
   ) -> gradients_lib.Gradients:
-    """Computes gradients and notes which variables they reach."""
+    """Computes gradients and records the variables that receive one."""
     keras_optimizer.check(optimizer, self._owner)
 
     def watched(rows: Any, training: bool) -> Any:
@@ -112,7 +114,7 @@ class Recorder:
     return found
 
   def apply(self, gradients: gradients_lib.Gradients) -> update_lib.Step:
-    """Applies nothing."""
+    """Counts the update and returns its Step; the weights stay unchanged."""
     self._updates += 1
     zero = tf.zeros([])
     return update_lib.Step(
@@ -150,7 +152,7 @@ class Recorder:
     del finite, before
 
   def make_engine(self, owned: tracking.Owned) -> step_runner.StepRunner:
-    """The Engine for what was recorded; builds the optimizers."""
+    """Builds the optimizers and returns the StepRunner of the recorded calls."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
     reached = self._reached_by_optimizer()
@@ -169,7 +171,8 @@ class Recorder:
         optimizer,
         {names[id(variable)]: variable for variable in found},
         self._options,
-        # A flat copy needs all its gradients at once, and one owner.
+        # A bucket needs the gradients of all its members in each call, and one
+        # optimizer.
         bucketed=all(one == sets[0] for one in sets)
         and all(counts[id(v)] == 1 for v in found),
         loss_scale=_loss_scale(self._options, owned),
@@ -193,7 +196,10 @@ class Recorder:
     return reached
 
   def _check_owned(self, owned: tracking.Owned) -> None:
-    """What is trained must be found again, to be saved."""
+    """Raises TaskError if a trained variable or optimizer is not owned.
+
+    Only variables and optimizers among the attributes of the Task are saved.
+    """
     known = {id(value) for value in owned.variables.values()}
     owned_optimizers = {id(value) for value in owned.optimizers.values()}
     for optimizer, packing in self._calls:
@@ -207,7 +213,7 @@ class Recorder:
         )
 
   def _name_untrained(self, owned: tracking.Owned) -> None:
-    """Warns of variables that stay as they are, or that the Task lacks."""
+    """Warns of variables without a gradient, and of those the Task lacks."""
     reached = {id(v) for _, packing in self._calls for v in packing.reached}
     untrained = [
       name
@@ -233,7 +239,7 @@ class Recorder:
 
 
 def _container(variable: Any) -> Any:
-  """The variable of all replicas to which this one belongs."""
+  """Returns the distributed variable of which this one is a replica."""
   for holder in (variable, getattr(variable, 'handle', None)):
     container = getattr(holder, '_distributed_container', None)
     if container is not None:

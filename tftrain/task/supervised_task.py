@@ -1,4 +1,4 @@
-"""SupervisedTask: features and labels, a loss, an optimizer."""
+"""SupervisedTask: a model trained on (features, labels) batches."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -15,18 +15,22 @@ from tftrain.task import task as task_lib
 
 
 class SupervisedTask(task_lib.Task):
-  """The common case: batches of (features, labels[, weights]).
+  """A Task for batches of (features, labels[, weights]).
 
   Args:
     model: Maps features to predictions.
     loss: A Keras loss object, or a function of (labels, predictions) that
       returns the loss of each example, `[batch]`.
-    optimizer: A Keras optimizer.
-    metrics: Name -> function of (labels, predictions) that returns a value of
-      each example, averaged exactly; or a Keras metric such as AUC.
-    host_metrics: Name -> NumPy function of (labels, predictions) of all
-      examples of an evaluation, `[examples, ...]`; scikit-learn's are such.
-      Weights are not looked at.
+    optimizer: A Keras optimizer that is not built yet.
+    metrics: Name -> function of (labels, predictions) that returns a value per
+      example, `[batch]`, averaged exactly; or a Keras metric such as AUC. None
+      means no metrics.
+    host_metrics: Name -> NumPy function, such as those of scikit-learn, of the
+      (labels, predictions) of all examples of an evaluation, `[examples, ...]`.
+      Weights are ignored. None means no host metrics.
+
+  Raises:
+    TaskError: If `loss` cannot be called or `metrics` is not a mapping.
   """
 
   def __init__(
@@ -62,8 +66,8 @@ class SupervisedTask(task_lib.Task):
     features, labels, weights = self._unpack(batch)
     model = autograph.converted(self.model)
     outputs = model(features, training=training)
-    _refuse_masks(self._loss, outputs)  # first: what is widened has no mask
-    # A loss of half precision is no use.
+    _refuse_masks(self._loss, outputs)  # first, as the cast drops Keras masks
+    # In half precision, a loss loses too many digits.
     predictions = tf.nest.map_structure(mixed_precision.in_full, outputs)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)
@@ -96,7 +100,7 @@ class SupervisedTask(task_lib.Task):
       return
     outputs = self.model(self._unpack(batch)[0], training=False)
     if not tf.is_tensor(outputs):
-      return  # a dictionary or list: only the loss knows which part it takes
+      return  # a dictionary or list: only the loss knows its class outputs
     classes = outputs.shape[-1]
     if smallest < 0 or largest >= classes:
       raise errors.InputError(
@@ -120,7 +124,7 @@ def _snake_like(name: str) -> str:
 
 
 def _refuse_masks(loss: Any, outputs: Any) -> None:
-  """Raises TaskError where a Keras loss object would leave something out."""
+  """Raises TaskError if a Keras loss would ignore masked entries or a class."""
   if not isinstance(loss, keras.losses.Loss):
     return
   masked = any(
@@ -135,7 +139,10 @@ def _refuse_masks(loss: Any, outputs: Any) -> None:
 
 
 def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
-  """The unreduced loss; a Keras loss object would divide it by itself."""
+  """Returns the unreduced loss, `[batch]`.
+
+  Calling a Keras loss object would reduce it over the batch.
+  """
   if not isinstance(loss, keras.losses.Loss):
     return autograph.converted(loss)(labels, predictions)
   values = loss.call(labels, predictions)

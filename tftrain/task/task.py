@@ -1,4 +1,4 @@
-"""Task: what is learned. A model, an optimizer, and a loss."""
+"""Task: a model, its loss and its optimizer."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -26,11 +26,12 @@ from tftrain.task import build as build_lib
 
 
 class Task:
-  """Subclass it and write `loss`; override `train_step` for more.
+  """A model, its loss and its optimizer; the base class of training tasks.
 
-  Make it inside `strategy.scope()`: its variables live where they are made.
-  Every model, optimizer and Keras metric that is an attribute of the Task is
-  found, trained, saved and restored. Attributes that start with `_` are not.
+  Subclasses define `loss`, or override `train_step` for more control. Create a
+  Task inside `strategy.scope()`, which places its variables. Every model,
+  optimizer and Keras metric that is an attribute of the Task is found, trained,
+  saved and restored; attributes that start with `_` are ignored.
 
   >>> class Regression(Task):
   ...   def loss(self, batch, training):
@@ -40,7 +41,7 @@ class Task:
 
   Args:
     model: A Keras model or layer, or a `tf.Module` that can be called.
-    optimizer: A Keras optimizer, not built yet.
+    optimizer: A Keras optimizer that is not built yet.
   """
 
   def __init__(self, model: Any = None, optimizer: Any = None):
@@ -48,7 +49,7 @@ class Task:
     self.optimizer = optimizer
     self._options = update_lib.Update()
     self._engine: step_runner.StepRunner | None = None
-    # The Engine, or a Recorder while building.
+    # The StepRunner; a Recorder until the Task is built.
     self._runner: step_runner.StepRunner | build_lib.Recorder = self._recorder()
     self._built: tracking.Owned | None = None
     self._trainable: frozenset[str] = frozenset()
@@ -58,18 +59,24 @@ class Task:
     self._steps: list[update_lib.Step] = []
 
   def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
-    """The loss of each example of a batch, `[batch]`, as a `Loss`."""
+    """Returns the `Loss` of a batch: one value per example, `[batch]`.
+
+    Args:
+      batch: One replica's rows of a micro-batch.
+      training: True in a training step, False in an evaluation.
+    """
     raise errors.TaskError(
       f'{type(self).__name__} has no loss(batch, training); write one that '
       'returns tftrain.Loss(values), or override train_step'
     )
 
   def train_step(self, batch: Any) -> update_lib.Step:
-    """Trains on one global batch; the escape hatch for GANs and the like.
+    """Trains on one global batch; override it for GANs and the like.
 
-    It runs compiled, once for all replicas. Call `minimize`, or `gradients` and
-    `apply`, as often as needed and return the `Step` of the last call; the
-    metrics of all are reported, and a step counts as finite only if all were.
+    The method runs compiled, in cross-replica context. Call `minimize`, or
+    `gradients` and `apply`, as often as needed, and return the `Step` of the
+    last call. The metrics of all calls are reported, and the step counts as
+    finite only if all calls were.
     """
     return self.minimize(self.loss, batch)
 
@@ -83,17 +90,18 @@ class Task:
     name: str = '',
     when: Any = None,
   ) -> update_lib.Step:
-    """Moves `variables` one step down the gradient of `loss`.
+    """Computes the gradients of `loss` and applies them to `variables`.
 
     Args:
-      loss: `loss(batch, training)` that returns a `Loss`; it sees one
+      loss: `loss(batch, training)` that returns a `Loss`; called with one
         replica's rows.
       batch: The global batch.
-      variables: What to train, variables or a model; None means everything.
-      optimizer: Which optimizer; None means `self.optimizer`.
-      name: Goes before the names of its metrics: `name/loss`.
-      when: A bool; where it is False, nothing is computed and nothing changes.
-        Use it instead of `if`: `when=self.critic_optimizer.iterations % 5 == 0`
+      variables: The variables to train, or a model; None means all variables.
+      optimizer: The optimizer to apply; None means `self.optimizer`.
+      name: Prefix of the metric names, as in `name/loss`; '' means no prefix.
+      when: A bool scalar; if False, nothing is computed and nothing changes.
+        Use it instead of `if`: `when=self.critic_optimizer.iterations % 5 == 0`.
+        None means True.
     """
     chosen, optimizer = self._chosen(variables, optimizer)
     step = self._runner.minimize(loss, batch, chosen, optimizer, when)
@@ -107,16 +115,16 @@ class Task:
     variables: Any = None,
     optimizer: Any = None,
   ) -> gradients_lib.Gradients:
-    """The first half of `minimize`: mean gradients of the global batch.
+    """Computes the mean gradients of a global batch, without an update.
 
-    Where a step needs more than one pass (SAM, say), look at `values`, assign
-    variables, take other gradients, then `apply` those.
+    For steps of several passes, such as sharpness-aware minimization (SAM):
+    read `values`, assign variables, compute new gradients, then `apply` those.
 
     Args:
-      loss: As in `minimize`, and so are the others.
+      loss: `loss(batch, training)`, as in `minimize`.
       batch: The global batch.
-      variables: Of what.
-      optimizer: Which optimizer will apply them.
+      variables: The variables to train, or a model; None means all variables.
+      optimizer: The optimizer for `apply`; None means `self.optimizer`.
     """
     chosen, optimizer = self._chosen(variables, optimizer)
     return self._runner.gradients(loss, batch, chosen, optimizer)
@@ -125,11 +133,16 @@ class Task:
   def apply(
     self, gradients: gradients_lib.Gradients, name: str = ''
   ) -> update_lib.Step:
-    """The second half of `minimize`: clips, checks, applies."""
+    """Clips, checks and applies gradients: the second half of `minimize`.
+
+    Args:
+      gradients: The result of `gradients`.
+      name: Prefix of the metric names; '' means no prefix.
+    """
     return self._note(self._runner.apply(gradients), name)
 
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
-    """Metric name -> (weighted sum, sum of weights) over a global batch."""
+    """Returns metric -> (weighted sum, sum of weights) over a global batch."""
 
     def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
       result = autograph.converted(self.loss)(rows, training=False)
@@ -143,88 +156,97 @@ class Task:
     return {name: (value, weight) for name, value in sums.items()}
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
-    """What `host_metrics` need of each example: name -> `[batch, ...]`."""
+    """Returns the inputs of `host_metrics`: name -> tensor `[batch, ...]`."""
     return {'outputs': self.serve(self.features(batch))}
 
   def host_metrics(
     self,
   ) -> Mapping[str, Callable[[Mapping[str, np.ndarray]], float]]:
-    """Name -> NumPy function of all that was collected in an evaluation.
+    """Returns name -> NumPy function of the collected arrays of an evaluation.
 
-    For what is no mean over examples: AUC, F1, BLEU.
+    For metrics that are not a mean over examples, such as AUC, F1 and BLEU.
     """
     return {}
 
   def serve(self, features: Any) -> Any:
-    """What an exported model computes; override to add a softmax, say."""
+    """Computes the output of an exported model; override to add a softmax."""
     return self.model(features, training=False)
 
   def signatures(self, features: Any) -> Mapping[str, Any]:
-    """What else an export offers: name -> `Signature`.
+    """Returns additional signatures of an export: name -> `Signature`.
 
     Args:
-      features: A real batch of what `serve` takes, for examples.
+      features: A real batch of features, as an example input of `serve`.
     """
     del features
     return {}
 
   def features(self, batch: Any) -> Any:
-    """What `serve` takes, out of a batch: its first part, or all of it."""
+    """Returns the input of `serve`: the first element of a tuple batch.
+
+    Any other batch is returned whole.
+    """
     return batch[0] if isinstance(batch, tuple | list) else batch
 
   def artifacts(self, batch: Any) -> Mapping[str, Any]:
-    """What to look at: images, texts and more, made after each evaluation.
+    """Returns artifacts for TensorBoard, made after each evaluation.
 
-    It runs eagerly, on the first batch of the evaluation's data.
+    Runs eagerly, on the first batch of the evaluation's data.
 
     Returns:
       Name -> images `[images, height, width, channels]`, uint8 or 0 to 1; a
-      text in Markdown; a tftrain.summary.Audio, Table, Histogram or PrCurve; or a
-      matplotlib Figure. TensorBoard shows them.
+      text in Markdown; a tftrain.summary.Audio, Table, Histogram or PrCurve;
+      or a matplotlib Figure.
     """
     del batch
     return {}
 
   def averaged(self) -> contextlib.AbstractContextManager[None]:
-    """The moving averages in the place of the weights, for a while.
+    """Swaps the EMA, if there is one, in for the weights in this context.
 
-    What evaluates and exports does so in this context. Training is not touched:
-    afterwards the weights are what they were, to the bit.
+    Evaluation and export use this context. Afterwards the weights are restored
+    bit for bit.
     """
     engine = self._engine
     return engine.averaged() if engine else contextlib.nullcontext()
 
   @property
   def metrics(self) -> dict[str, Any]:
-    """Keras metrics among the attributes, by the name they report under."""
+    """The Keras metrics among the attributes, by reported name."""
     return {metric.name: metric for metric in self._owned().metrics.values()}
 
   @property
   def optimizers(self) -> dict[str, Any]:
-    """Optimizers among the attributes, by name."""
+    """The optimizers among the attributes, by name."""
     return dict(self._owned().optimizers)
 
-  # What Trainers, Evaluators and exports use.
+  # For Trainers, Evaluators and exports.
 
   def build(
     self, batch: Any, options: update_lib.Update | None = None
   ) -> tuple[str, ...]:
-    """Creates and checks everything that depends on data; called once.
+    """Creates and checks everything that depends on data.
 
-    Runs the step on one real batch, eagerly and without effect: lazily built
-    layers get their variables, a wrong shape or label shows with a Python
-    stack, the variables that no gradient reaches become known. Then optimizers
-    are built, and later new variables are refused.
+    Runs the step on one real batch, eagerly and without effect. The dry run
+    creates the variables of lazily built layers, shows a wrong shape or label
+    with a Python stack, and finds the variables that receive no gradient. Then
+    the optimizers are built, and later new variables are rejected. A second
+    call only checks that strategy and options are the same.
+
+    Args:
+      batch: A global batch.
+      options: The options of the training step; None means the defaults.
 
     Returns:
-      The names of what `train_step` reports.
+      The names of the metrics that `train_step` reports.
 
     Raises:
-      TaskError: No optimizer, nothing to train, or variables that were created
-        outside the strategy's scope.
-      ConfigError: Options that do not fit the Task.
+      TaskError: If there is no optimizer, nothing to train, a variable created
+        outside the strategy's scope, or an earlier build with another strategy
+        or other options.
+      ConfigError: If `options` do not fit the Task.
     """
-    if self._engine:  # an Evaluator came before, or another Trainer
+    if self._engine:  # built by an Evaluator or another Trainer
       self._check_same(options)
       return self._tags
     self._options = options or update_lib.Update()
@@ -244,7 +266,7 @@ class Task:
     return self._tags
 
   def _check_same(self, options: update_lib.Update | None) -> None:
-    """Raises if it was built for another strategy or with other options."""
+    """Raises TaskError if built for another strategy or with other options."""
     name = type(self).__name__
     if tf.distribute.get_strategy() is not self._strategy:
       raise errors.TaskError(
@@ -267,17 +289,18 @@ class Task:
     return self._engine
 
   def calls(self) -> contextlib.AbstractContextManager[None]:
-    """Layers as they are called in a compiled function."""
+    """Patches the layers for the tracing of a function, in this context."""
     return self._engine.calls() if self._engine else contextlib.nullcontext()
 
   def run_train_step(
     self, batch: Any, measure: update_lib.Measure | None = None
   ) -> update_lib.Step:
-    """`train_step`, by way of AutoGraph if it is the user's own.
+    """Runs `train_step`, converted by AutoGraph if the user overrides it.
 
     Args:
       batch: The global batch.
-      measure: Whether to look at what the updates do; None means no.
+      measure: The measurements to take of the updates; None means no
+        measurements.
     """
     self._steps = []
     self._graph = None
@@ -292,7 +315,7 @@ class Task:
     return step
 
   def check_unchanged(self) -> None:
-    """Raises TaskError if other variables are trainable than when built."""
+    """Raises TaskError if the set of trainable variables changed since build."""
     trainable = frozenset(self._owned().trainable)
     if trainable != self._trainable:
       name = min(trainable ^ self._trainable)
@@ -304,7 +327,7 @@ class Task:
 
   @contextlib.contextmanager
   def untouched(self) -> Iterator[None]:
-    """Puts every variable back to its value: for trying things out."""
+    """Restores every variable at the end of this context: for dry runs."""
     owned = tracking.owned_by(self)
     everything = [variables_lib.raw(v) for v in owned.saved.values()]
     before = [(v, tf.identity(v.read_value())) for v in everything]
@@ -323,7 +346,7 @@ class Task:
 
   @contextlib.contextmanager
   def seeds_kept(self) -> Iterator[None]:
-    """Puts the states of seed generators back: evaluating may draw noise."""
+    """Restores seed generators afterwards: an evaluation may draw numbers."""
     states = [generator.state.value for generator in self._owned().seeds]
     before = [state.read_value() for state in states]
     try:
@@ -333,11 +356,11 @@ class Task:
         state.assign(value)
 
   def all_variables(self) -> list[tf.Variable]:
-    """Every variable of the models, as TensorFlow sees it."""
+    """Returns the tf.Variable of every variable of the models."""
     owned = self._owned().variables
     return [variables_lib.raw(variable) for variable in owned.values()]
 
-  # State: name -> value. Whoever saves needs to know nothing else of a Task.
+  # State: name -> value, the complete state of a Task for a checkpoint.
 
   def read_state(self) -> dict[str, tf.Tensor]:
     saved = self._owned().saved
@@ -366,11 +389,11 @@ class Task:
     return self._built or tracking.owned_by(self)
 
   def _chosen(self, variables: Any, optimizer: Any) -> tuple[list[Any], Any]:
-    """What to train, without what is frozen; and by which optimizer."""
+    """Returns the variables to train, without frozen ones, and the optimizer."""
     owned = self._owned()
     names = {id(variable): name for name, variable in owned.variables.items()}
     given = owned.trainable.values() if variables is None else variables
-    given = getattr(given, 'trainable_variables', given)  # a model will do
+    given = getattr(given, 'trainable_variables', given)  # given a model
     chosen = [
       variable
       for variable in given
@@ -403,7 +426,7 @@ class Task:
     )
 
   def _create_variables(self, batch: Any) -> None:
-    """Calls every model once, so that lazily built layers are built."""
+    """Calls every model once, to build lazily built layers."""
     if type(self).loss is not Task.loss:
       with self.untouched():
         rows = replica_batch.first_part(batch, self._options.accumulate)
@@ -435,7 +458,7 @@ class Task:
 
 
 def _combined(last: Any, steps: Sequence[update_lib.Step]) -> update_lib.Step:
-  """One Step for all that a train_step took."""
+  """Combines the Steps of all updates of a train_step into one."""
   if not isinstance(last, update_lib.Step):
     raise errors.TaskError(
       f'train_step returned {type(last).__name__}; return what minimize() '
@@ -449,8 +472,8 @@ def _combined(last: Any, steps: Sequence[update_lib.Step]) -> update_lib.Step:
   survives = tf.stack([step.finite | step.skipped for step in steps])
   skipped = ~finite & tf.reduce_all(survives)
   loss, norm = last.loss, last.gradient_norm
-  for step in reversed(steps):  # those of the first that failed, if one did
+  for step in reversed(steps):  # prefers the first step that is not finite
     loss = tf.where(step.finite, loss, step.loss)
     norm = tf.where(step.finite, norm, step.gradient_norm)
-  sums = update_lib.counted_if(finite, sums)  # all of them count, or none
+  sums = update_lib.counted_if(finite, sums)  # all count or none does
   return update_lib.Step(finite, skipped, loss, norm, sums)
