@@ -10,7 +10,7 @@ import gin
 import keras
 import pytest
 
-from tests import commands as commands_lib
+from tests.support import commands as commands_lib
 from tftrain.distribute import strategy as strategy_lib
 
 

@@ -1,4 +1,4 @@
-"""assert_learns and assert_replica_invariant: what they find, what they say."""
+"""assert_learns and assert_replica_invariant: their findings and messages."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 
-DATA = tftrain.Arrays(cases.arrays(), 16)
+DATA = tftrain.Arrays(small_tasks.arrays(), 16)
 
 learns = tftrain.testing.assert_learns
 invariant = tftrain.testing.assert_replica_invariant
@@ -19,7 +19,7 @@ invariant = tftrain.testing.assert_replica_invariant
 
 def plain(kind):
   """Makes a Task of that kind with the model of the other tests."""
-  return lambda: kind(cases.model(), keras.optimizers.Adam(0.1))
+  return lambda: kind(small_tasks.model(), keras.optimizers.Adam(0.1))
 
 
 class Classifier(tftrain.Task):
@@ -53,10 +53,10 @@ class Gain(Classifier):
 
 
 def test_what_learns_and_what_does_not():
-  first, last = learns(cases.supervised, DATA)
+  first, last = learns(small_tasks.supervised, DATA)
   assert last < first / 2
   with pytest.raises(AssertionError, match='loss went from .* Try another'):
-    slow = lambda: cases.supervised(keras.optimizers.SGD(1e-6))
+    slow = lambda: small_tasks.supervised(keras.optimizers.SGD(1e-6))
     learns(slow, DATA, steps=20)
 
 
@@ -73,7 +73,7 @@ def test_a_metric_that_is_not_there_is_a_config_error():
     tftrain.errors.ConfigError,
     match="'accurcy' was not reported.* one of loss, accuracy",
   ):
-    learns(cases.supervised, DATA, steps=2, metric='accurcy')
+    learns(small_tasks.supervised, DATA, steps=2, metric='accurcy')
 
 
 # assert_replica_invariant: what holds, and what it says it left out.
@@ -81,7 +81,7 @@ def test_a_metric_that_is_not_there_is_a_config_error():
 
 def test_invariance_holds_and_says_what_it_left_out():
   lines = invariant(
-    lambda: cases.supervised(dropout=0.3),
+    lambda: small_tasks.supervised(dropout=0.3),
     DATA,
     update=tftrain.Update(clip_norm=0.1),
     accumulate=(1, 2),
@@ -96,7 +96,7 @@ class Nested(Classifier):
   """Its optimizer lies in a dictionary."""
 
   def __init__(self):
-    super().__init__(cases.model(), {'a': keras.optimizers.Adam(0.1)})
+    super().__init__(small_tasks.model(), {'a': keras.optimizers.Adam(0.1)})
 
   def train_step(self, batch):
     return self.minimize(self.loss, batch, optimizer=self.optimizer['a'])
@@ -124,7 +124,7 @@ def normalized():
 @pytest.mark.slow
 def test_batch_normalization_holds_on_uneven_parts_if_it_is_synchronized():
   update = tftrain.Update(accumulate=2)  # not in the trial of replicas
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
   data = tftrain.Arrays((x + 30, y), 16)  # where variances cancel
   lines = invariant(normalized, data, update=update, replicas=(2,))
   name = 'model/sequential/batch_normalization'
@@ -172,7 +172,7 @@ def test_noise_is_switched_off():
 
 @pytest.mark.slow
 def test_noise_in_a_recurrent_layer_is_switched_off():
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
   layer = keras.layers.LSTM(4, dropout=0.2, recurrent_dropout=0.2)
   model = keras.Sequential([keras.Input((2, 3)), layer, keras.layers.Dense(3)])
   lines = invariant(
@@ -222,8 +222,8 @@ def test_a_task_that_takes_pairs_is_not_given_an_uneven_batch():
 
 @pytest.mark.slow
 def test_a_batch_of_one_row_cannot_be_cut_unevenly():
-  data = tftrain.Arrays(cases.arrays(), 1)
-  invariant(cases.supervised, data, replicas=(), accumulate=(2,))
+  data = tftrain.Arrays(small_tasks.arrays(), 1)
+  invariant(small_tasks.supervised, data, replicas=(), accumulate=(2,))
 
 
 # assert_replica_invariant: what breaks it.
@@ -307,7 +307,7 @@ class Shaken(keras.layers.Layer):
 
 def test_layers_that_draw_random_numbers_are_named():
   def make():
-    model = keras.Sequential([keras.Input((6,)), Shaken(), cases.model()])
+    model = keras.Sequential([keras.Input((6,)), Shaken(), small_tasks.model()])
     return Classifier(model, keras.optimizers.Adam(0.1))
 
   with pytest.raises(AssertionError, match='/shaken draws random numbers'):
@@ -347,9 +347,9 @@ def test_invariance_holds_on_four_devices():
   program = """
 from tftrain import distribute, testing, Arrays, Update
 distribute.set_local_devices(4)
-from tests import cases
-data = Arrays(cases.arrays(), 16)
-lines = testing.assert_replica_invariant(cases.supervised, data)
+from tests.support import small_tasks
+data = Arrays(small_tasks.arrays(), 16)
+lines = testing.assert_replica_invariant(small_tasks.supervised, data)
 assert lines == [], lines
 """
   subprocess.run(

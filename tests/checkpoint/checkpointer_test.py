@@ -1,7 +1,6 @@
-"""Checkpoints: damage, retention, foreign ones, values of the right moment."""
+"""Checkpointer: saves, verifies and restores."""
 
 import json
-import pathlib
 import shutil
 import threading
 
@@ -10,30 +9,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
-from tftrain.platform import lock
 
 
-def trainer(make=cases.supervised, data=None, **options):
+def trainer(make=small_tasks.supervised, data=None, **options):
   return tftrain.Trainer(
-    make(), data or tftrain.Arrays(cases.arrays(), 8), **options
+    make(), data or tftrain.Arrays(small_tasks.arrays(), 8), **options
   )
 
 
 @pytest.fixture
 def saved(tmp_path):
   """A run with checkpoints at 10, 20 and 30, and its directory."""
-  run = trainer(lambda: cases.supervised(dropout=0.2))
+  run = trainer(lambda: small_tasks.supervised(dropout=0.2))
   checkpointer = tftrain.Checkpointer(tmp_path, run)
   run.train(30, [tftrain.Every(10, checkpointer)])
   return run, tmp_path
 
 
 def restored(tmp_path):
-  run = trainer(lambda: cases.supervised(dropout=0.2))
+  run = trainer(lambda: small_tasks.supervised(dropout=0.2))
   return run, tftrain.Checkpointer(tmp_path, run).restore()
 
 
@@ -41,10 +39,14 @@ def test_a_restored_trainer_has_the_same_bits_and_goes_on_alike(saved):
   original, tmp_path = saved
   run, step = restored(tmp_path)
   assert step == run.step == 30
-  cases.assert_same_bits(cases.state_of(original), cases.state_of(run))
+  small_tasks.assert_same_bits(
+    small_tasks.state_of(original), small_tasks.state_of(run)
+  )
   original.train(50)
   run.train(50)
-  cases.assert_same_bits(cases.state_of(original), cases.state_of(run))
+  small_tasks.assert_same_bits(
+    small_tasks.state_of(original), small_tasks.state_of(run)
+  )
 
 
 def _truncate(path):
@@ -102,7 +104,7 @@ def test_the_pointer_file_is_written_and_never_trusted(saved):
   reader = tf.train.load_checkpoint(prefix)
   name = 'model/sequential/dense/kernel'
   np.testing.assert_array_equal(
-    reader.get_tensor(name), cases.state_of(original)[name]
+    reader.get_tensor(name), small_tasks.state_of(original)[name]
   )
   (directory / 'checkpoint').write_text('garbage')
   assert restored(tmp_path)[1] == 30
@@ -117,16 +119,16 @@ def test_checkpoints_of_another_run_are_refused(saved):
       lambda: trainer(lambda: _deeper())
     ),
     'optimizers: .*Adam.* vs now .*SGD': lambda: trainer(
-      lambda: cases.supervised(keras.optimizers.SGD(0.1))
+      lambda: small_tasks.supervised(keras.optimizers.SGD(0.1))
     ),
     'seed: checkpoint 0 vs now 1': lambda: trainer(seed=1),
     'data: .*"batch_size": 8.* vs now .*"batch_size": 4': lambda: trainer(
-      data=tftrain.Arrays(cases.arrays(), 4)
+      data=tftrain.Arrays(small_tasks.arrays(), 4)
     ),
     r'checkpoint float32\[6, 8\] vs model float32\[7, 8\]|data: ': lambda: (
       trainer(
-        lambda: cases.supervised(features=7),
-        tftrain.Arrays(cases.arrays(features=7), 8),
+        lambda: small_tasks.supervised(features=7),
+        tftrain.Arrays(small_tasks.arrays(features=7), 8),
       )
     ),
   }
@@ -148,14 +150,14 @@ def _deeper():
 
 
 def test_a_changed_learning_rate_is_taken_an_assigned_one_restored(tmp_path):
-  run = trainer(lambda: cases.supervised(keras.optimizers.Adam(0.01)))
+  run = trainer(lambda: small_tasks.supervised(keras.optimizers.Adam(0.01)))
   checkpointer = tftrain.Checkpointer(tmp_path, run)
   run.task.optimizer.learning_rate = 0.5
   run.train(1, [checkpointer])
-  same = trainer(lambda: cases.supervised(keras.optimizers.Adam(0.01)))
+  same = trainer(lambda: small_tasks.supervised(keras.optimizers.Adam(0.01)))
   tftrain.Checkpointer(tmp_path, same).restore()
   assert float(same.task.optimizer.learning_rate) == 0.5
-  changed = trainer(lambda: cases.supervised(keras.optimizers.Adam(0.02)))
+  changed = trainer(lambda: small_tasks.supervised(keras.optimizers.Adam(0.02)))
   tftrain.Checkpointer(tmp_path, changed).restore()
   assert float(changed.task.optimizer.learning_rate) == np.float32(0.02)
 
@@ -173,7 +175,7 @@ def test_the_saved_values_are_those_of_their_step(tmp_path, monkeypatch):
   monkeypatch.setattr(format, 'write_checkpoint', slow)
   checkpointer = tftrain.Checkpointer(tmp_path, run)
   run.train(10)
-  moments = {k: v.copy() for k, v in cases.state_of(run).items()}
+  moments = {k: v.copy() for k, v in small_tasks.state_of(run).items()}
   checkpointer.save()
   run.train(60)
   assert checkpointer.steps() == []
@@ -182,7 +184,7 @@ def test_the_saved_values_are_those_of_their_step(tmp_path, monkeypatch):
   _, state = format.read_checkpoint(
     format.checkpoint_path(checkpointer.directory, 10)
   )
-  cases.assert_same_bits(moments, state)
+  small_tasks.assert_same_bits(moments, state)
 
 
 def test_the_newest_are_kept_and_the_last_finite_one(tmp_path):
@@ -222,7 +224,7 @@ def test_a_damaged_last_checkpoint_is_made_again(saved):
   _, tmp_path = saved
   newest = tmp_path / 'checkpoints' / 'ckpt-00000030'
   _flip(newest)
-  run = trainer(lambda: cases.supervised(dropout=0.2))
+  run = trainer(lambda: small_tasks.supervised(dropout=0.2))
   checkpointer = tftrain.Checkpointer(tmp_path, run)
   assert checkpointer.restore() == 20
   run.train(30, [tftrain.Every(10, checkpointer)])
@@ -250,12 +252,3 @@ def test_stale_temporaries_go_and_nothing_else(saved):
   run.train(35, [tftrain.Checkpointer(tmp_path, run)])
   assert not stale.exists()
   assert (directory / 'notes.txt').read_text() == 'mine'
-
-
-def test_one_model_dir_has_one_trainer(tmp_path):
-  with lock.lock(tmp_path):
-    with pytest.raises(errors.RunDirectoryError, match=r'in use by pid \d+ on'):
-      with lock.lock(tmp_path):
-        pass
-  with lock.lock(tmp_path):
-    assert pathlib.Path(tmp_path, '.lock').exists()

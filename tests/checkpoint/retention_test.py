@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the newest, the best, those to go back to."""
+"""Retention: keeps the newest checkpoints, the best, and some to go back to."""
 
 import itertools
 import json
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
@@ -127,9 +127,9 @@ def experiment(**changes):
     **changes,
   }
   return tftrain.Experiment(
-    lambda: cases.supervised(dropout=0.2),
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    lambda: tftrain.Arrays(cases.arrays(seed=3), 8, training=False),
+    lambda: small_tasks.supervised(dropout=0.2),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(seed=3), 8, training=False),
     **options,
   )
 

@@ -1,4 +1,4 @@
-"""A tf.data service of real processes, and what becomes of it when they die."""
+"""The tf.data service: the same batches, also from real processes that die."""
 
 import contextlib
 import os
@@ -11,11 +11,57 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
+from tests.support import stored_examples
 import tftrain
 from tftrain import errors
 from tftrain.data import _data_service
+
+
+@pytest.fixture(scope='module')
+def service():
+  servers = tf.data.experimental.service
+  dispatcher = servers.DispatchServer()
+  address = dispatcher.target.split('://')[1]
+  worker = servers.WorkerServer(
+    servers.WorkerConfig(dispatcher_address=address)
+  )
+  yield dispatcher.target
+  del worker, dispatcher
+
+
+@pytest.mark.slow
+def test_a_tf_data_service_makes_the_same_batches(service, records):
+  for options in ({}, {'filter': stored_examples.long_enough}):
+    own = stored_examples.run(records.pipeline(**options), 12)
+    served = records.pipeline(service=service, **options)
+    for _ in range(2):
+      found = stored_examples.run(served, 12)
+      assert stored_examples.flat(b for b, _ in found) == stored_examples.flat(
+        b for b, _ in own
+      )
+    resumed = stored_examples.run(served, 7, step=5, cursor=own[4][1])
+    assert stored_examples.flat(b for b, _ in resumed) == stored_examples.flat(
+      b for b, _ in own[5:]
+    )
+
+
+def test_a_dead_service_is_an_error(records):
+  with contextlib.closing(socket.socket()) as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  with pytest.raises(
+    errors.InputError,
+    match=rf'^no tf.data service answers at grpc://localhost:{port} \(.*'
+    r'refused\); start its dispatcher, or leave Examples.service out$',
+  ):
+    records.pipeline(service=f'grpc://localhost:{port}')
+  for address in ('localhost:1', 'grpc://localhost', 'http://a:1', ''):
+    with pytest.raises(errors.ConfigError, match='Examples.service = .*grpc'):
+      records.pipeline(service=address)
+
 
 _BATCH = 8
 
@@ -113,9 +159,9 @@ def test_batches_stay_the_same_whoever_of_a_service_dies(servers):
 def test_training_goes_on_whoever_of_a_service_dies(servers):
   def trainer(service):
     keras.utils.set_random_seed(0)
-    source = tftrain.data.InMemory(cases.arrays())
+    source = tftrain.data.InMemory(small_tasks.arrays())
     return tftrain.Trainer(
-      cases.supervised(keras.optimizers.Adam(0.01)),
+      small_tasks.supervised(keras.optimizers.Adam(0.01)),
       tftrain.data.Examples(source, _BATCH, service=service),
     )
 
@@ -133,7 +179,9 @@ def test_training_goes_on_whoever_of_a_service_dies(servers):
   run.train(800)
   plain = trainer(None)
   plain.train(800)
-  cases.assert_same_bits(cases.state_of(run), cases.state_of(plain))
+  small_tasks.assert_same_bits(
+    small_tasks.state_of(run), small_tasks.state_of(plain)
+  )
 
 
 @pytest.mark.parametrize('options', [{'training': False}, {'epochs': 3}])

@@ -1,14 +1,11 @@
-"""Batches that are copied to another device ahead of the step.
-
-There is no GPU here; a second logical CPU device stands in for it.
-"""
+"""Prefetching to a device: batches are copied ahead of the step."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.data import device_prefetch
 
@@ -34,7 +31,7 @@ def copied(monkeypatch):
 
 
 def data(kind):
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
   if kind == 'arrays':  # too large to be gathered in the graph
     wide = np.repeat(x, 600, 1)[:, :6], y
     pipeline = tftrain.Arrays((*wide, np.zeros([len(x), 3000], np.float32)), 8)
@@ -58,7 +55,7 @@ class Wide(tftrain.SupervisedTask):
 def trainer(kind):
   keras.utils.set_random_seed(0)
   task = Wide(
-    cases.model(dropout=0.2),
+    small_tasks.model(dropout=0.2),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.Adam(0.01),
   )
@@ -73,13 +70,13 @@ def test_copied_batches_change_nothing_and_stop_and_resume_anywhere(
 ):
   plain = trainer(kind)
   expected = [report.scalars for report in plain.steps(99)]
-  state = cases.state_of(plain)
+  state = small_tasks.state_of(plain)
   seen = request.getfixturevalue('copied')
   run = trainer(kind)
   found, kept = [], None
   for report in run.steps(6):
     found.append(report.scalars)
-  kept = cases.state_of(run)
+  kept = small_tasks.state_of(run)
   assert len(seen) == 1
   assert seen[0].element_spec == run.pipeline.element_spec
   assert next(seen[0])[0].device.endswith('CPU:1')
@@ -88,13 +85,13 @@ def test_copied_batches_change_nothing_and_stop_and_resume_anywhere(
   found += [report.scalars for report in resumed.steps(99)]
   assert resumed.step == plain.step  # at the end of the data
   assert found == expected
-  cases.assert_same_bits(cases.state_of(resumed), state)
+  small_tasks.assert_same_bits(small_tasks.state_of(resumed), state)
 
 
 @pytest.mark.usefixtures('copied')
 def test_what_the_host_has_to_read_stays_there(monkeypatch):
   assert device_prefetch.device_for(data('filtered')) is None
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
   kept = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
   assert (
     device_prefetch.device_for(tftrain.data.as_pipeline(kept, training=True))

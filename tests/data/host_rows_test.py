@@ -1,66 +1,15 @@
-"""Each worker makes only its own rows of a batch, and nothing else changes."""
+"""Host rows: each worker makes only its own rows of a batch."""
 
-import itertools
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
-from tests import teams as teams_lib
+from tests.support import host_shares
 import tftrain
-from tftrain.distribute import coordinator
-from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
-from tftrain.train import counters as counters_lib
-from tftrain.train import feed as feed_lib
-from tftrain.train import inner_loop
 
 _EXAMPLES = 23
 _SEED = 7
-
-
-def shares_of(workers, local):
-  replicas = workers * local
-  return [
-    row_sharding.Share(w * local, (w + 1) * local, replicas)
-    for w in range(workers)
-  ]
-
-
-_TEAMS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
-
-
-@pytest.mark.parametrize('rows', range(8))
-@pytest.mark.parametrize('workers,local', _TEAMS)
-def test_a_worker_s_rows_dealt_again_are_those_of_its_replicas(
-  rows, workers, local
-):
-  replicas = workers * local
-  dealt = []
-  for share in shares_of(workers, local):
-    begin, end = share.of(rows)
-    for replica in range(local):
-      first, last = row_sharding.Share(replica, replica + 1, local).of(
-        end - begin
-      )
-      dealt.append((begin + first, begin + last))
-      whole = row_sharding.Share(
-        share.first + replica, share.first + replica + 1, replicas
-      )
-      assert dealt[-1] == whole.of(rows)
-      in_graph = whole.of(tf.constant(rows))
-      assert [int(place) for place in in_graph] == list(dealt[-1])
-  assert dealt[0][0] == 0
-  assert dealt[-1][1] == rows
-  assert all(one[1] == two[0] for one, two in itertools.pairwise(dealt))
-  sizes = [end - begin for begin, end in dealt]
-  assert sizes == sorted(sizes, reverse=True)
-  assert max(sizes) - min(sizes) <= 1
-
-
-# The parts of all workers are the whole.
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +84,7 @@ def assert_parts_are_whole(pipeline, teams, steps=(0, 3), n=99):
     whole = batches_of(pipeline, start_step, n)
     for workers, local in teams:
       parts = []
-      for share in shares_of(workers, local):
+      for share in host_shares.shares_of(workers, local):
         part = pipeline.part(share)
         parts.append(batches_of(part, start_step, n))
         assert part.num_steps == pipeline.num_steps
@@ -143,7 +92,9 @@ def assert_parts_are_whole(pipeline, teams, steps=(0, 3), n=99):
       assert {len(part) for part in parts} == {len(whole)}
       for number, batch in enumerate(whole):
         rows = len(batch[0])
-        for share, part in zip(shares_of(workers, local), parts, strict=True):
+        for share, part in zip(
+          host_shares.shares_of(workers, local), parts, strict=True
+        ):
           begin, end = share.of(rows)
           assert len(part[number][0]) == end - begin
         joined = [
@@ -224,7 +175,7 @@ def test_parts_of_arrays_in_the_graph_and_out_of_it(options):
     whole = data.batch(_SEED, tf.constant(start_step, tf.int64))
     parts = [
       data.part(share).batch(_SEED, tf.constant(start_step, tf.int64))
-      for share in shares_of(3, 1)
+      for share in host_shares.shares_of(3, 1)
     ]
     for one, *found in zip(whole, *parts, strict=True):
       np.testing.assert_array_equal(tf.concat(found, 0), one)
@@ -325,120 +276,3 @@ def test_what_cannot_be_made_in_parts_is_read_whole(folder):
     assert tftrain.data.Examples(other, 6).part(share) is None
   dataset = tf.data.Dataset.range(9).batch(3)
   assert tftrain.data.as_pipeline(dataset, training=True).part(share) is None
-
-
-def test_a_step_deals_what_it_holds_among_its_own_replicas():
-  strategy = tf.distribute.MirroredStrategy(
-    [device.name for device in tf.config.list_logical_devices('CPU')][:2],
-    cross_device_ops=tf.distribute.ReductionToOneDevice(),
-  )
-
-  @tf.function(autograph=False)
-  def deal(batch):
-    with replica_batch.holding(row_sharding.Share(4, 6, 8)):
-      return replica_batch.run_on_rows(lambda rows: rows, batch)
-
-  class Local(tf.distribute.ReplicaContext):
-    pass
-
-  # Of 8 replicas these two are numbers 4 and 5.
-  number = tf.distribute.ReplicaContext.replica_id_in_sync_group
-  Local.replica_id_in_sync_group = property(lambda self: number.fget(self) + 4)
-  with strategy.scope():
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(
-        tf.distribute.ReplicaContext,
-        'replica_id_in_sync_group',
-        Local.replica_id_in_sync_group,
-      )
-      dealt = strategy.experimental_local_results(deal(tf.range(5)))
-  assert [part.numpy().tolist() for part in dealt] == [[0, 1, 2], [3, 4]]
-
-
-# Two real workers.
-
-_GIN = """
-import tests.recipes
-
-Experiment.task = @recipes.make_normalized_task
-Experiment.train_data = @recipes.examples
-Experiment.eval_data = @eval/recipes.examples
-eval/recipes.examples.training = False
-Experiment.steps = 30
-Experiment.log_every = 10
-Experiment.eval_every = 15
-Experiment.checkpoint_every = 10
-Experiment.export = False
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('filtered', [False, True])
-def test_two_workers_that_share_the_data_are_two_devices(
-  commands, tmp_path, monkeypatch, filtered
-):
-  monkeypatch.setattr(teams_lib, 'GIN', _GIN)
-  binding = f'--gin.recipes.examples.filtered={filtered}'
-  (tmp_path / 'one').mkdir()
-  ended = teams_lib.alone(
-    commands, tmp_path / 'one', '--local_devices=2', '--strategy=mirrored',
-    binding,
-  )  # fmt: skip
-  assert ended.code == 0, ended.stderr
-  (tmp_path / 'two').mkdir()
-  stop = '--gin.Experiment.steps=20'
-  for arguments in ([binding, stop], [binding]):  # it also goes on at step 20
-    team = teams_lib.Team(
-      commands, tmp_path / 'two', '--verbosity=0', *arguments
-    )
-    both = team.wait()
-    assert [e.code for e in both] == [0, 0], both[0].stderr + both[1].stderr
-    for number, e in enumerate(both):
-      said = f'makes the rows of replicas {number} to {number} of 2'
-      assert (said in e.stderr) == (not filtered)
-  found = teams_lib.lines(tmp_path / 'two')
-  expected = teams_lib.lines(tmp_path / 'one')
-  for source in ('train', 'eval/test'):
-    one, two = (
-      {line['step']: line for line in lines if line['source'] == source}
-      for lines in (expected, found)
-    )
-    assert set(one) <= set(two)
-    for step, line in one.items():
-      for name, value in line.items():
-        if name != 'source':
-          assert two[step][name] == pytest.approx(value, abs=1e-6, rel=2e-6)
-
-
-class Whole(tftrain.SupervisedTask):
-  """Looks at all of a batch."""
-
-  def train_step(self, batch):
-    return super().train_step(batch)
-
-
-@pytest.mark.parametrize('kind', [tftrain.SupervisedTask, Whole])
-def test_an_own_train_step_gets_the_whole_batch(kind):
-  model = cases.model(dropout=0.0)
-  task = kind(
-    model,
-    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    keras.optimizers.SGD(0.1),
-  )
-  feed = feed_lib.Feed(tftrain.Arrays(cases.arrays(), 8), seed=0)
-
-  class Second(coordinator.SingleWorker):
-    rows = row_sharding.Share(1, 2, 2)
-
-  counters = counters_lib.Counters.make(Second())
-  inner_loop.train_loop(task, feed, counters, None, None)
-  step = tf.constant(5, tf.int64)
-  whole = feed.again(5)
-  own = whole if kind is Whole else [leaf[4:] for leaf in whole]
-  for one, other in zip(feed.take(None, step), own, strict=True):
-    np.testing.assert_array_equal(one, other)
-  assert len(feed.first_batch()[0]) == 8
-  inner_loop.eval_loop(
-    task, feed, counters, None
-  )  # eval_step is not the user's
-  assert len(feed.take(None, step)[0]) == 4

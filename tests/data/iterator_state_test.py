@@ -1,30 +1,31 @@
-"""Datasets of the user's own: how a stopped run goes on with them."""
+"""Iterator states: a stopped run goes on with a dataset of the user's own."""
 
-import functools
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import resumable_runs
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
-from tftrain.debug import inspect_data
-
-X, Y = cases.arrays()
 
 
 def shuffled():
-  dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+  dataset = tf.data.Dataset.from_tensor_slices(
+    (resumable_runs.X, resumable_runs.Y)
+  )
   return dataset.shuffle(20).map(lambda x, y: (2 * x, y)).batch(8)
 
 
 def sampled():
   """Never the same epoch, and never an end."""
   parts = [
-    tf.data.Dataset.from_tensor_slices((X + i, Y)).shuffle(9).repeat()
+    tf.data.Dataset.from_tensor_slices((resumable_runs.X + i, resumable_runs.Y))
+    .shuffle(9)
+    .repeat()
     for i in range(2)
   ]
   return tf.data.Dataset.sample_from_datasets(parts).batch(8)
@@ -32,21 +33,10 @@ def sampled():
 
 def selected():
   return tftrain.data.Examples(
-    tftrain.data.InMemory({'x': X, 'y': Y}),
+    tftrain.data.InMemory({'x': resumable_runs.X, 'y': resumable_runs.Y}),
     8,
     filter=lambda example: example['x'][0] > 0,
     select=('x', 'y'),
-  )
-
-
-def experiment(data, steps):
-  return tftrain.Experiment(
-    functools.partial(cases.supervised, dropout=0.2),
-    data,
-    steps=steps,
-    log_every=10,
-    checkpoint_every=7,
-    export=False,
   )
 
 
@@ -66,22 +56,26 @@ def end_of(model_dir, step):
   ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path):
-  experiment(data, 30).train(tmp_path / 'whole')
+  resumable_runs.experiment(data, 30).train(tmp_path / 'whole')
   for steps in (5, 17, 30):  # an epoch has nine steps
-    experiment(data, steps).train(tmp_path / 'parts')
+    resumable_runs.experiment(data, steps).train(tmp_path / 'parts')
   whole, parts = end_of(tmp_path / 'whole', 30), end_of(tmp_path / 'parts', 30)
   assert len(whole) > 10
-  cases.assert_same_bits(whole, parts)
+  small_tasks.assert_same_bits(whole, parts)
 
 
 def noisy():
-  dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+  dataset = tf.data.Dataset.from_tensor_slices(
+    (resumable_runs.X, resumable_runs.Y)
+  )
   return dataset.map(lambda x, y: (x + tf.random.normal([6]), y)).batch(8)
 
 
 def different_each_time():
   begin = next(_COUNT)
-  return tf.data.Dataset.from_tensor_slices((X + begin, Y)).batch(8)
+  return tf.data.Dataset.from_tensor_slices(
+    (resumable_runs.X + begin, resumable_runs.Y)
+  ).batch(8)
 
 
 _COUNT = itertools.count()
@@ -100,7 +94,7 @@ _COUNT = itertools.count()
 )
 def test_a_dataset_that_cannot_go_on_is_refused(data, reason, tmp_path):
   with pytest.raises(errors.InputError) as caught:
-    experiment(data, 5).prepare(tmp_path)
+    resumable_runs.experiment(data, 5).prepare(tmp_path)
   assert str(caught.value) == (
     f'a stopped run could not go on with this dataset: {reason}. Seed its '
     "shuffles, or give tftrain.data.DatasetPipeline(data, resume='skip') or "
@@ -120,49 +114,25 @@ def test_skip_makes_the_batches_again_and_restart_begins_anew():
 
 
 def test_a_list_goes_on_by_skipping():
-  batches = tftrain.data.DatasetPipeline([(X[:8], Y[:8]), (X[8:16], Y[8:16])])
+  batches = tftrain.data.DatasetPipeline(
+    [
+      (resumable_runs.X[:8], resumable_runs.Y[:8]),
+      (resumable_runs.X[8:16], resumable_runs.Y[8:16]),
+    ]
+  )
   batches.check_resumable()
   again = next(iter(batches.dataset(0, start_step=3)))
-  np.testing.assert_array_equal(again[0], X[8:16])
-
-
-def test_inspecting_shows_examples_and_stages():
-  def data():
-    source = tftrain.data.InMemory({'x': X, 'y': Y})
-    return tftrain.data.Examples(source, 8, map=dict, select=('x', 'y'))
-
-  lines = inspect_data.inspect(experiment(data, 5), seconds=0.1).splitlines()
-  assert lines[0] == 'train:'
-  assert lines[1:3] == ['  examples: 67', '  steps: without end']
-  assert any(line.startswith('    0: float32[6] ') for line in lines)
-  header = next(i for i, line in enumerate(lines) if 'us/example' in line)
-  stages = [line.split() for line in lines[header + 1 :]]
-  assert [stage[0] for stage in stages] == ['read', 'map', 'batch']
-  assert sum(stage[-1] == 'slowest' for stage in stages) == 1
+  np.testing.assert_array_equal(again[0], resumable_runs.X[8:16])
 
 
 def test_data_that_ends_before_the_run_is_told_of_before_step_1(
   tmp_path, caplog
 ):
   def data():
-    return tftrain.Arrays((X, Y), 8, epochs=2)
+    return tftrain.Arrays((resumable_runs.X, resumable_runs.Y), 8, epochs=2)
 
-  run = experiment(data, 1000).prepare(tmp_path)
+  run = resumable_runs.experiment(data, 1000).prepare(tmp_path)
   assert run.last_step == 17
   assert (
     'The training data ends at step 17 of 1000 (67 examples)' in caplog.text
   )
-
-
-def test_records_that_are_left_out_are_reported(tmp_path):
-  examples = ({'x': x, 'y': y} for x, y in zip(X, Y, strict=True))
-  tftrain.data.write_records(tmp_path / 'a', examples, shards=1)
-  (path,) = tmp_path.glob('*.tfrecord')
-  damaged = bytearray(path.read_bytes())
-  damaged[len(damaged) // 2] ^= 1
-  path.write_bytes(damaged)
-  source = tftrain.data.TFRecords(path, on_corrupt='skip')
-  assert source.num_examples == 66
-  data = tftrain.data.Examples(source, 8, select=('x', 'y'))
-  report = tftrain.Trainer(cases.supervised(), data).train(3)
-  assert report.scalars['lost_records'] == 1

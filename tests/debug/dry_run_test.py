@@ -1,4 +1,4 @@
-"""A run is tried out as a whole, and nothing is left of it."""
+"""The dry run: every part of a run is tried, and nothing is left of it."""
 
 import pathlib
 
@@ -6,36 +6,36 @@ import gin
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.debug import dry_run
 
 _RECIPE = """
-import tests.preflights_test
-Experiment.task = @preflights_test.make_task
-Experiment.train_data = @preflights_test.train_data
-Experiment.eval_data = @preflights_test.eval_data
+import tests.debug.dry_run_test
+Experiment.task = @dry_run_test.make_task
+Experiment.train_data = @dry_run_test.train_data
+Experiment.eval_data = @dry_run_test.eval_data
 Experiment.steps = 1000
 """
 
 
-@gin.register(module='preflights_test')
+@gin.register(module='dry_run_test')
 def make_task():
-  return cases.supervised()
+  return small_tasks.supervised()
 
 
-@gin.register(module='preflights_test')
+@gin.register(module='dry_run_test')
 def train_data():
-  return tftrain.Arrays(cases.arrays(), 8)
+  return tftrain.Arrays(small_tasks.arrays(), 8)
 
 
-@gin.register(module='preflights_test')
+@gin.register(module='dry_run_test')
 def eval_data():
-  return tftrain.Arrays(cases.arrays(20), 8, training=False)
+  return tftrain.Arrays(small_tasks.arrays(20), 8, training=False)
 
 
-@gin.register(module='preflights_test')
+@gin.register(module='dry_run_test')
 def no_data():
   return tftrain.data.Examples(tftrain.data.TFRecords('/nowhere/*'), 8)
 
@@ -70,7 +70,7 @@ def test_all_is_checked_and_nothing_is_left(commands, tmp_path):
 @pytest.mark.parametrize(
   'more, text',
   [
-    ('Experiment.train_data = @preflights_test.no_data', '/nowhere/*'),
+    ('Experiment.train_data = @dry_run_test.no_data', '/nowhere/*'),
     (
       "Experiment.early_stop = @EarlyStopping()\nEarlyStopping.metric = 'acc'",
       'early_stop waits for acc, which is never reported',
@@ -100,7 +100,7 @@ class Forgetful(tftrain.SupervisedTask):
 
 def test_a_state_that_does_not_come_back_is_named(tmp_path):
   def make():
-    plain = cases.supervised()
+    plain = small_tasks.supervised()
     return Forgetful(plain.model, plain._loss, plain.optimizer)
 
   recipe = tftrain.Experiment(make, train_data, steps=10, export=False)

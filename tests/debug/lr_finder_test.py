@@ -1,4 +1,4 @@
-"""The learning-rate range test: what it suggests, and that nothing is left."""
+"""The learning-rate finder: its suggestion, and the state it puts back."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from examples import digits
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.debug import lr_finder
@@ -59,9 +59,9 @@ def test_on_a_quadratic_it_suggests_what_converges():
 def test_the_state_is_put_back_to_the_bit():
   trainer = digits_trainer()
   trainer.train(7)
-  before = cases.state_of(trainer)
+  before = small_tasks.state_of(trainer)
   lr_finder.find(trainer, steps=30)
-  cases.assert_same_bits(before, cases.state_of(trainer))
+  small_tasks.assert_same_bits(before, small_tasks.state_of(trainer))
   assert trainer.step == 7
   assert float(trainer.task.optimizer.learning_rate) == pytest.approx(0.001)
   # And what comes then is what would have come.
@@ -74,7 +74,9 @@ def test_the_state_is_put_back_to_the_bit():
   two.train(7)
   one.train(20)
   two.train(20)
-  cases.assert_same_bits(cases.state_of(one), cases.state_of(two))
+  small_tasks.assert_same_bits(
+    small_tasks.state_of(one), small_tasks.state_of(two)
+  )
 
 
 @pytest.mark.slow
@@ -99,11 +101,11 @@ class Breaks(Quadratic):
 
 def test_what_is_not_finite_ends_the_test_and_nothing_else():
   trainer = tftrain.Trainer(Breaks(), [np.ones((4, 1), 'float32')] * 200)
-  before = cases.state_of(trainer)
+  before = small_tasks.state_of(trainer)
   found = lr_finder.find(trainer, lowest=1e-3, highest=1e4)
   assert 'not finite at ' in found.ended
   assert len(found.rates) < 100 and np.isfinite(found.losses).all()
-  cases.assert_same_bits(before, cases.state_of(trainer))
+  small_tasks.assert_same_bits(before, small_tasks.state_of(trainer))
   assert trainer.train(3).step == 3
 
 

@@ -1,65 +1,23 @@
-"""A step is repeated to the bit, and what made it bad is named."""
+"""Replay: a step is repeated to the bit, and its fault is named."""
 
 import dataclasses
-import inspect
 
-import gin
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import nan_task
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
 from tftrain.debug import replay
 from tftrain.experiment import crash_dump
 
-_BAD_ROW = 41
-
-
-class Logarithm(tftrain.SupervisedTask):
-  """Takes the logarithm of what it should not."""
-
-  def loss(self, batch, training):
-    x, y = batch
-    return super().loss((tf.math.log(x), y), training)
-
-
-_LINE = inspect.getsourcelines(Logarithm.loss)[1] + 2
-
-
-@gin.register(module='replays_test')
-def make_task():
-  layers = keras.layers
-  model = keras.Sequential(
-    [
-      keras.Input((6,)),
-      layers.Dense(8, 'tanh'),  # a ReLU makes 0 of NaN on some CPUs
-      layers.BatchNormalization(),
-      layers.Dropout(0.5),
-      layers.Dense(3),
-    ]
-  )
-  return Logarithm(
-    model,
-    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    keras.optimizers.Adam(0.01),
-  )
-
-
-def arrays(bad=0.0):
-  x, y = cases.arrays(96)
-  x = np.abs(x) + 0.1
-  x[_BAD_ROW, 3] = bad
-  return x, y
-
 
 def experiment(bad=-1.0, **options):
   return tftrain.Experiment(
-    make_task,
-    lambda: tftrain.Arrays(arrays(bad), 8),
+    nan_task.make_task,
+    lambda: tftrain.Arrays(nan_task.arrays(bad), 8),
     **{
       'steps': 60,
       'log_every': 10,
@@ -91,7 +49,7 @@ def test_a_step_that_failed_is_kept_and_repeated(strategy, tmp_path):
     f'step {step}, from crash/step-{step}: loss nan, gradient norm '
   )
   assert 'first bad operation: Log made NaN (' in said
-  assert f'replays_test.py, line {_LINE}, in loss)' in said
+  assert f'nan_task.py, line {nan_task.LINE}, in loss)' in said
   assert 'gradients that are not finite: sequential' in said
 
 
@@ -135,7 +93,7 @@ def test_a_bad_batch_and_bad_weights_are_named(tmp_path):
 @pytest.mark.parametrize('kind', ['filtered', 'records'])
 @pytest.mark.slow
 def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
-  x, y = arrays(-1.0)
+  x, y = nan_task.arrays(-1.0)
   rows = [{'x': a, 'y': b} for a, b in zip(x, y, strict=True)]
   tftrain.data.write_records(tmp_path / 'data', rows)
 
@@ -160,7 +118,7 @@ def test_batches_of_other_pipelines_are_found_again(kind, tmp_path):
 @pytest.mark.slow
 def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
   def data():
-    dataset = tf.data.Dataset.from_tensor_slices(arrays(-1.0))
+    dataset = tf.data.Dataset.from_tensor_slices(nan_task.arrays(-1.0))
     return tftrain.data.DatasetPipeline(
       lambda: dataset.repeat().batch(8, drop_remainder=True), resume='state'
     )
@@ -206,18 +164,13 @@ def test_a_crash_that_cannot_be_written_leaves_the_first_error(
 
 
 _CHECKED = """
-import tests.replays_test
-Experiment.task = @replays_test.make_task
-Experiment.train_data = @replays_test.data
+import tests.support.nan_task
+Experiment.task = @nan_task.make_task
+Experiment.train_data = @nan_task.data
 Experiment.steps = 20
 Experiment.checkpoint_every = 5
 Experiment.export = False
 """
-
-
-@gin.register(module='replays_test')
-def data():
-  return tftrain.Arrays(arrays(-1.0), 8)
 
 
 @pytest.mark.slow
@@ -231,7 +184,7 @@ def test_the_command_line_names_the_operation(commands, tmp_path):
   ended = commands.run(*arguments, '--debug_numerics')
   assert ended.code == 1
   assert 'Log made NaN' in ended.error
-  assert f'line {_LINE}, in loss' in ended.error
+  assert f'line {nan_task.LINE}, in loss' in ended.error
   ended = commands.run(*arguments)
   assert ended.code == 1
   assert '--mode=replay --step=' in ended.stderr

@@ -1,4 +1,4 @@
-"""Clusters, from variables and flags as schedulers and people set them."""
+"""Clusters: from variables and flags as schedulers and people set them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""--local_workers, with workers that are small programs."""
+"""--local_workers: starts, stops and restarts small programs."""
 
 import json
 import os

@@ -1,24 +1,17 @@
-"""Waiting for workers and TPUs: to the deadline, and in real processes."""
+"""Rendezvous: workers wait for each other until the deadline."""
 
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
-import tensorflow as tf
 
-from tests import cases
-from tests import teams
-import tftrain
+from tests.support import worker_processes
 from tftrain import errors
 from tftrain.distribute import _rendezvous
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
-from tftrain.train import _tpu_checks
 
 
 def test_workers_that_come_one_after_the_other_meet():
@@ -81,7 +74,7 @@ def test_a_deadline_that_is_no_number():
 def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
   addresses = local_launcher.free_addresses(2)
   began = time.monotonic()
-  ended = teams.alone(
+  ended = worker_processes.alone(
     commands, tmp_path, f'--workers={",".join(addresses)}',
     f'--task_index={task}',
     environment={'TFTRAIN_CLUSTER_DEADLINE': '1'},
@@ -107,7 +100,7 @@ def test_a_worker_that_dies_once_all_have_met_is_one_line(
   thread = threading.Thread(target=_rendezvous.wait, args=(other, patient))
   thread.start()
   began = time.monotonic()
-  ended = teams.alone(
+  ended = worker_processes.alone(
     commands, tmp_path, f'--workers={",".join(addresses)}',
     f'--task_index={task}',
     environment={'TFTRAIN_CLUSTER_DEADLINE': '3'},
@@ -136,103 +129,3 @@ def test_who_connects_in_time_is_left_alone():
       assert len(children.read_text()) > len(before)
       raise ValueError('of TensorFlow')
   assert children.read_text() == before
-
-
-@pytest.mark.parametrize(
-  'answers', [True, pytest.param(False, marks=pytest.mark.slow)]
-)
-def test_a_tpu_that_says_nothing_is_one_line(commands, tmp_path, answers):
-  with socket.create_server(('127.0.0.1', 0)) as silent:
-    port = silent.getsockname()[1]
-    if not answers:
-      silent.close()
-    began = time.monotonic()
-    ended = teams.alone(
-      commands, tmp_path, '--strategy=tpu',
-      environment={
-        'TPU_NAME': f'grpc://127.0.0.1:{port}', 'TFTRAIN_TPU_DEADLINE': '1',
-      },
-    )  # fmt: skip
-  assert time.monotonic() - began < 20
-  assert ended.code == 2
-  assert ended.error.startswith(
-    f'the TPU grpc://127.0.0.1:{port} cannot be reached: no answer within 1 s'
-  )
-
-
-# What a TPU asks of a run.
-
-
-def spec(*shape):
-  return tf.TensorSpec(shape, tf.float32)
-
-
-@pytest.mark.parametrize(
-  ('batch', 'message'),
-  [
-    (
-      {'image': spec(8, 4), 'text': spec(8, None)},
-      r"feature 'text' of a batch has the shape \(8, None\), a TPU needs "
-      r'static ones; give batcher=Padded\(length\)',
-    ),
-    (
-      (spec(8, 4), {'y': spec(None)}),
-      r"feature '1/y' of a batch has the shape \(None,\), .*"
-      "remainder='drop' or 'pad'; in tf.data drop_remainder=True",
-    ),
-    (tf.TensorSpec(None), 'a batch has the shape <unknown>'),
-    ({'words': tf.RaggedTensorSpec([8, None])}, r"'words' .*Padded\(length\)"),
-  ],
-)
-def test_shapes_that_are_not_static_are_refused(batch, message):
-  with pytest.raises(errors.InputError, match=message) as raised:
-    _tpu_checks.check_shapes(batch)
-  assert '\n' not in str(raised.value)
-
-
-def test_static_shapes_are_fine():
-  _tpu_checks.check_shapes(({'x': spec(8, 4, 4)}, spec(8)))
-
-
-def test_what_a_tpu_computes_in():
-  _tpu_checks.check_precision(['float32', 'bfloat16'])
-  with pytest.raises(errors.ConfigError, match="precision = 'mixed_bfloat16'"):
-    _tpu_checks.check_precision(['float32', 'float16'])
-
-
-def test_advice():
-  assert not list(_tpu_checks.advice(['float32', 'bfloat16'], 100))
-  few, slow = _tpu_checks.advice(['float32'], 99)
-  assert few.startswith('steps_per_loop=99 is few for a TPU')
-  assert "'mixed_bfloat16'" in slow
-
-
-@pytest.mark.slow
-def test_a_process_that_waits_for_a_tpu_really_ends(tmp_path):
-  (tmp_path / 'a.gin').write_text(teams.GIN)
-  with socket.create_server(('127.0.0.1', 0)) as silent:
-    ended = subprocess.run(
-      [
-        sys.executable, '-m', 'tftrain', f'--gin_file={tmp_path}/a.gin',
-        f'--model_dir={tmp_path}/run', '--strategy=tpu',
-      ],
-      env={
-        **os.environ, 'TFTRAIN_TPU_DEADLINE': '3',
-        'TPU_NAME': f'grpc://127.0.0.1:{silent.getsockname()[1]}',
-      },
-      stderr=subprocess.PIPE, text=True, timeout=60,
-    )  # fmt: skip
-  assert ended.returncode == 2  # and no crash of the thread that still waits
-  assert ended.stderr.splitlines()[-1].startswith('error: the TPU grpc://')
-
-
-def test_a_trainer_asks_for_it(monkeypatch, caplog):
-  # There is no TPU to make its strategy of; another takes its name.
-  monkeypatch.setattr(tf.distribute, 'TPUStrategy', tf.distribute.Strategy)
-  data = tftrain.Arrays(cases.arrays(), 8, epochs=1)  # ends with 3 rows
-  with pytest.raises(errors.InputError, match="feature '0' of a batch has"):
-    tftrain.Trainer(cases.supervised(), data)
-  tftrain.Trainer(
-    cases.supervised(), tftrain.Arrays(cases.arrays(), 8), steps_per_loop=7
-  )
-  assert 'steps_per_loop=7 is few for a TPU' in caplog.text

@@ -1,4 +1,4 @@
-"""The files of examples/cluster, with the environment that each would give."""
+"""The files of examples/cluster, with the environment that each gives."""
 
 import json
 import pathlib
@@ -7,10 +7,11 @@ import shlex
 
 import pytest
 
+from tests.support import paths
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
 
-_FOLDER = pathlib.Path(__file__).parent.parent / 'examples' / 'cluster'
+_FOLDER = paths.ROOT / 'examples' / 'cluster'
 _SHORT = (
   '--gin.STEPS=8', '--gin.Experiment.log_every=4', '--gin.BATCH_SIZE=32',
   '--gin.Experiment.limit_eval_batches=2', '--gin.Experiment.export=False',

@@ -1,4 +1,4 @@
-"""The documentation is true: its programs run, its gin files load."""
+"""The documentation: its programs run, its gin files load."""
 
 import pathlib
 import re
@@ -9,12 +9,12 @@ from absl import flags
 import gin
 import pytest
 
+from tests.support import paths
 from tftrain import errors
 from tftrain.config import loader
 from tftrain.launch import command as command_lib
 
-_ROOT = pathlib.Path(__file__).parent.parent
-_PAGES = sorted([*_ROOT.glob('*.md'), *_ROOT.glob('docs/*.md')])
+_PAGES = sorted([*paths.ROOT.glob('*.md'), *paths.ROOT.glob('docs/*.md')])
 _LANGUAGES = {'', 'python', 'gin', 'sh', 'text', 'error'}
 _FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r'# (\w+\.(?:py|gin))\n')
@@ -86,15 +86,15 @@ def test_the_python_of_a_page_runs(page):
 
 
 def test_the_program_of_the_readme_learns_the_digits(capsys):
-  _run_program(_ROOT / 'README.md')
+  _run_program(paths.ROOT / 'README.md')
   accuracy = float(capsys.readouterr().out.splitlines()[-1])
   assert 0.93 < accuracy < 0.99
 
 
 def test_the_program_of_the_readme_has_thirteen_lines():
-  ((_, program),) = _blocks(_ROOT / 'README.md', 'python')
+  ((_, program),) = _blocks(paths.ROOT / 'README.md', 'python')
   assert len([line for line in program.splitlines() if line]) == 13
-  assert program in (_ROOT / 'docs' / 'tutorial.md').read_text('utf-8')
+  assert program in (paths.ROOT / 'docs' / 'tutorial.md').read_text('utf-8')
 
 
 @_pages_with('gin', slow=('configuration.md',))
@@ -110,9 +110,9 @@ def test_the_gin_of_a_page_loads(page):
 
 
 def test_the_readme_shows_the_whole_of_the_digits_configuration():
-  config_text = (_ROOT / 'configs' / 'digits.gin').read_text('utf-8')
+  config_text = (paths.ROOT / 'configs' / 'digits.gin').read_text('utf-8')
   _, _, bare = config_text.partition('\n\n')
-  ((_, shown),) = _blocks(_ROOT / 'README.md', 'gin')
+  ((_, shown),) = _blocks(paths.ROOT / 'README.md', 'gin')
   assert shown == bare
 
 
@@ -131,7 +131,7 @@ def test_commands_name_files_and_flags_that_exist(page):
   for _, text in _blocks(page, 'sh'):
     for command in text.replace('\\\n', ' ').splitlines():
       for path in _PATH.findall(command):
-        assert (_ROOT / path).exists(), path
+        assert (paths.ROOT / path).exists(), path
       words = shlex.split(command, comments=True)
       if words[:3] == ['python', '-m', 'tftrain']:
         _check_command(words[3:])
@@ -149,7 +149,7 @@ def _check_command(words):
 
 
 def test_every_flag_is_documented_and_every_documented_flag_exists():
-  page = (_ROOT / 'docs' / 'configuration.md').read_text('utf-8')
+  page = (paths.ROOT / 'docs' / 'configuration.md').read_text('utf-8')
   shown = set(re.findall(r'^\| `--(\w+)` \|', page, re.MULTILINE))
   known = flags.FLAGS.flags_by_module_dict()[command_lib.__name__]
   assert shown == {flag.name for flag in known}

@@ -1,4 +1,4 @@
-"""The model of a run on many hosts, against simulations of its parts."""
+"""The scaling page: its model against simulations of its parts."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Metrics of all examples at once, whatever the batches and the replicas."""
+"""Host metrics: computed on all examples, for any batches and replicas."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 
@@ -28,7 +28,7 @@ def f1(labels, logits):
 def make_task(host_metrics=None):
   keras.utils.set_random_seed(0)
   return tftrain.SupervisedTask(
-    cases.model(),
+    small_tasks.model(),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.SGD(0.1),
     {'accuracy': keras.metrics.sparse_categorical_accuracy},
@@ -38,7 +38,7 @@ def make_task(host_metrics=None):
 
 
 def columns(remainder):
-  x, y = cases.arrays(67)
+  x, y = small_tasks.arrays(67)
   return tftrain.data.Examples(
     tftrain.data.InMemory((x, y)), 8, training=False, remainder=remainder
   )
@@ -54,7 +54,7 @@ def test_they_are_those_of_the_whole_data(remainder, replicas):
   evaluator = tftrain.Evaluator(task, columns(remainder), strategy=strategy)
   assert evaluator.tags == ('loss', 'accuracy', 'auc', 'f1')
   scalars = evaluator.evaluate()
-  x, y = cases.arrays(67)
+  x, y = small_tasks.arrays(67)
   logits = task.model(x).numpy()
   assert scalars['auc'] == pytest.approx(auc(y, logits), 1e-6)
   assert scalars['f1'] == pytest.approx(f1(y, logits), 1e-6)
@@ -63,8 +63,8 @@ def test_they_are_those_of_the_whole_data(remainder, replicas):
 def test_a_run_reports_them_and_may_wait_for_them(tmp_path):
   result = tftrain.Experiment(
     make_task,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    lambda: tftrain.Arrays(cases.arrays(20), 8, training=False),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(20), 8, training=False),
     steps=10,
     eval_every=5,
     best=tftrain.checkpoint.KeepBest('eval/test/auc', goal='max'),
@@ -79,13 +79,13 @@ def test_averages_take_the_place_of_weights():
     return float(logits[0, 0])
 
   task = make_task({'first': first})
-  data = tftrain.Arrays(cases.arrays(), 8)
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
   trainer = tftrain.Trainer(task, data, update=tftrain.Update(ema=0.9))
   evaluator = tftrain.Evaluator(
-    task, tftrain.Arrays(cases.arrays(20), 8, training=False)
+    task, tftrain.Arrays(small_tasks.arrays(20), 8, training=False)
   )
   trainer.train(20)
-  x, _ = cases.arrays(20)
+  x, _ = small_tasks.arrays(20)
   with task.averaged():
     averaged = float(task.model(x)[0, 0])
   assert averaged != float(task.model(x)[0, 0])
@@ -111,8 +111,8 @@ class Bigrams(tftrain.Task):
 
 
 def test_a_task_collects_what_it_likes():
-  task = Bigrams(cases.model(), keras.optimizers.SGD(0.1))
-  x, y = cases.arrays(20)
+  task = Bigrams(small_tasks.model(), keras.optimizers.SGD(0.1))
+  x, y = small_tasks.arrays(20)
   data = tftrain.Arrays((x, y), 8, training=False)
   right = (task.model(x).numpy().argmax(-1) == y).sum()
   assert tftrain.Evaluator(task, data).evaluate()['longest'] == right
@@ -128,14 +128,14 @@ def test_a_task_collects_what_it_likes():
   ],
 )
 def test_what_is_no_number_is_refused_by_name(function, text):
-  data = tftrain.Arrays(cases.arrays(20), 8, training=False)
+  data = tftrain.Arrays(small_tasks.arrays(20), 8, training=False)
   evaluator = tftrain.Evaluator(make_task({'m': function}), data)
   with pytest.raises(errors.TaskError, match=text):
     evaluator.evaluate()
 
 
 def test_names_and_functions_are_looked_at_before_the_first_step():
-  data = tftrain.Arrays(cases.arrays(20), 8, training=False)
+  data = tftrain.Arrays(small_tasks.arrays(20), 8, training=False)
   with pytest.raises(errors.TaskError, match="'m' is a float"):
     tftrain.Evaluator(make_task({'m': 1.0}), data)
   with pytest.raises(errors.TaskError, match="reported as 'loss'"):
@@ -143,6 +143,6 @@ def test_names_and_functions_are_looked_at_before_the_first_step():
 
 
 def test_nan_is_a_number():
-  data = tftrain.Arrays(cases.arrays(20), 8, training=False)
+  data = tftrain.Arrays(small_tasks.arrays(20), 8, training=False)
   task = make_task({'m': lambda y, p: np.nan})
   assert np.isnan(tftrain.Evaluator(task, data).evaluate()['m'])

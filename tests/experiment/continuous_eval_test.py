@@ -1,11 +1,11 @@
-"""Evaluation from another process: complete, once, whatever is removed."""
+"""Continuous evaluation: complete, once, whatever is removed."""
 
 import json
 import shutil
 
 import pytest
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
@@ -15,9 +15,9 @@ from tftrain.platform import lock
 
 def experiment(steps=40):
   return tftrain.Experiment(
-    cases.supervised,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    lambda: tftrain.Arrays(cases.arrays(seed=5), 16, training=False),
+    small_tasks.supervised,
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(seed=5), 16, training=False),
     steps=steps,
     checkpoint_every=10,
     keep=9,

@@ -1,27 +1,71 @@
-"""What is asked of a run from outside, and what its next life makes of it."""
+"""A run on a model_dir: signals, time limits, failing actions and restarts."""
 
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from tests import cases
+from tests.support import error_lines
+from tests.support import loop_runs
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.checkpoint import format
 from tftrain.platform import files
-from tftrain.platform import redaction
+
+
+def test_an_unwritable_model_dir(tmp_path):
+  (tmp_path / 'file').write_text('')
+  experiment = tftrain.Experiment(
+    small_tasks.supervised,
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    steps=2,
+  )
+  with error_lines.refused(
+    errors.RunDirectoryError, 'Not a directory', 'model_dir'
+  ):
+    experiment.train(tmp_path / 'file' / 'run')
+  # Root may write anywhere, so be somebody else, in a place he can reach.
+  with tempfile.TemporaryDirectory() as directory:
+    os.chmod(directory, 0o555)
+    user = os.geteuid()
+    try:
+      if user == 0:
+        os.seteuid(65534)
+      with error_lines.refused(
+        errors.RunDirectoryError, 'cannot write to', 'denied'
+      ):
+        experiment.train(f'{directory}/run')
+    finally:
+      os.seteuid(user)
+
+
+@pytest.mark.slow
+def test_an_experiment_may_run_twice(tmp_path):
+  fired = loop_runs.Steps()
+  experiment = tftrain.Experiment(
+    small_tasks.supervised,
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    steps=10,
+    log_every=5,
+    export=False,
+    actions=[tftrain.Every(1000, fired)],
+  )
+  experiment.train(tmp_path / 'a')
+  experiment.train(tmp_path / 'b')
+  assert fired == [10, 10]
 
 
 def experiment(**options):
   options = {'steps': 60, 'checkpoint_every': 20, 'log_every': 5, **options}
   return tftrain.Experiment(
-    lambda: cases.supervised(dropout=0.2),
-    lambda: tftrain.Arrays(cases.arrays(), 8),
+    lambda: small_tasks.supervised(dropout=0.2),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
     steps_per_loop=50,
     export=False,
     keep=9,
@@ -50,7 +94,7 @@ def unbroken(tmp_path_factory):
 
 
 def assert_same(one, other):
-  cases.assert_same_bits(one[0], other[0])
+  small_tasks.assert_same_bits(one[0], other[0])
   assert one[1] == other[1]
 
 
@@ -67,8 +111,8 @@ def test_a_save_that_is_asked_for_changes_nothing_else(unbroken, tmp_path):
 
 def test_a_signal_saves_within_a_long_block_and_the_run_goes_on(tmp_path):
   trainer = tftrain.Trainer(
-    cases.supervised(),
-    tftrain.Arrays(cases.arrays(), 8),
+    small_tasks.supervised(),
+    tftrain.Arrays(small_tasks.arrays(), 8),
     steps_per_loop=10**7,
     log_every=10**8,
   )
@@ -117,20 +161,6 @@ def test_an_action_that_fails_costs_no_step(unbroken, tmp_path):
   assert_same(train(tmp_path), unbroken)
 
 
-def test_names_of_signals_that_make_no_sense():
-  def make(**options):
-    with tftrain.platform.stop_on_signal(lambda: None, **options):
-      pass
-
-  for options, text in (
-    ({'stop': ['SIGFOO']}, "'SIGFOO' is no signal"),
-    ({'stop': ['SIGKILL']}, "'SIGKILL' is no signal that can be caught"),
-    ({'save': ['SIGTERM']}, 'SIGTERM is to stop and to save'),
-  ):
-    with pytest.raises(errors.ConfigError, match=text):
-      make(**options)
-
-
 def points(directory):
   """(tag, step) of all that TensorBoard would show of a directory."""
   events = plugin_event_accumulator.EventAccumulator(str(directory))
@@ -170,16 +200,7 @@ def test_each_step_is_on_the_charts_once(clock, tmp_path, monkeypatch):
 
 
 def _eval_data():
-  return tftrain.Arrays(cases.arrays(seed=5), 16, training=False)
-
-
-def test_secrets_are_left_out_of_run_json():
-  argv = ['run', '--api_key=x1', '--token', 'x2', '--steps=3', '--max_tokens=4']
-  argv += ["--gin_bindings=hub.load.password = 'x3'", '--keyboard=5', 'plain']
-  clean = redaction.redacted_argv(argv)
-  assert not any(secret in ' '.join(clean) for secret in ('x1', 'x2', 'x3'))
-  for word in ('run', '--steps=3', '--max_tokens=4', '--keyboard=5', 'plain'):
-    assert word in clean
+  return tftrain.Arrays(small_tasks.arrays(seed=5), 16, training=False)
 
 
 @pytest.mark.parametrize(

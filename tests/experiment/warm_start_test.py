@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
 from tftrain.experiment import warm_start
@@ -27,7 +27,7 @@ def task(body='body', top='top', classes=3):
 
 def trainer(seed=7, update=None, **names):
   keras.utils.set_random_seed(seed)
-  data = tftrain.Arrays(cases.arrays(), 8)
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
   return tftrain.Trainer(task(**names), data, update=update)
 
 
@@ -95,10 +95,10 @@ def _keras(old, tmp_path):
 def test_weights_come_from(source, old, tmp_path):
   path = str(source(old, tmp_path))
   new = trainer()
-  before = cases.state_of(new)
+  before = small_tasks.state_of(new)
   warm_start.load(new.task, tftrain.experiment.WarmStart(path))
   assert same(weights(new), weights(old))
-  after = cases.state_of(new)
+  after = small_tasks.state_of(new)
   changed = {n for n, v in after.items() if not np.array_equal(before[n], v)}
   assert changed and all(name.startswith('model/') for name in changed)
 
@@ -273,7 +273,7 @@ def test_the_averages_of_the_new_run_begin_at_the_loaded_weights(old, tmp_path):
 def experiment(steps, **options):
   return tftrain.Experiment(
     task,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
     steps=steps,
     checkpoint_every=5,
     export=False,

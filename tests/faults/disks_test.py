@@ -9,8 +9,8 @@ import tempfile
 import numpy as np
 import pytest
 
-from tests import cases
 from tests.faults import lives
+from tests.support import small_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_summaries_that_cannot_be_written_cost_no_step(run, tmp_path):
 
 def test_predictions_on_a_full_disk_go_on_when_there_is_room(run, tmp_path):
   run.finish()
-  x, _ = cases.arrays(600)
+  x, _ = small_tasks.arrays(600)
   np.save(tmp_path / 'x.npy', x)
 
   def predict(name, **rights):

@@ -110,7 +110,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/kill_test.py',
+    'tests/integration/kill_and_resume_test.py',
     (
       'killed_and_started_again_equals_never_killed[block]',
       'updates are counted on',
@@ -120,7 +120,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/outputs_test.py',
+    'tests/summary/metric_writer_test.py',
     (
       'lines_after_the_restored_step_are_taken_back',
       'lines after the restored step are taken back',
@@ -589,7 +589,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/predictors_test.py',
+    'tests/evaluation/predictor_test.py',
     (
       'killed_at_any_instant_it_ends_the_same[.jsonl]',
       'lines that are there are counted',
@@ -599,7 +599,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/workers_test.py',
+    'tests/integration/workers_test.py',
     (
       'who_is_left_behind_ends_and_says_why[other]',
       'what TensorFlow says of a dead worker is one line',
@@ -623,7 +623,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/replica_runs_test.py',
+    'tests/integration/replica_runs_test.py',
     (
       'infinities_on_one_replica_skip_the_step_on_both[mixed_float16]',
       'a scale is lowered by half',
@@ -633,7 +633,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/rendezvous_test.py',
+    'tests/distribute/rendezvous_test.py',
     (
       'a_worker_that_never_comes_is_one_line[0]',
       'workers meet before TensorFlow waits',
@@ -648,6 +648,9 @@ GUARDS = (
       '    os.kill(parent, signal.SIGKILL)\n',
       '    pass\n',
     ),
+  ),
+  *_guards(
+    'tests/distribute/tpu_test.py',
     (
       'a_tpu_that_says_nothing_is_one_line[True]',
       'a TPU is waited for so long',
@@ -657,7 +660,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/services_test.py',
+    'tests/data/data_service_test.py',
     (
       'training_goes_on_whoever_of_a_service_dies',
       'each batch of a service is taken once',
@@ -674,7 +677,7 @@ GUARDS = (
     ),
   ),
   *_guards(
-    'tests/workers_b_test.py',
+    'tests/integration/worker_failures_test.py',
     (
       'the_chief_dies_within_a_save_and_nothing_is_lost',
       'the chief gives its state to the others',
@@ -697,6 +700,16 @@ GUARDS = (
       'if not failed or hopeless or attempt == 1:',
     ),
     (
+      'what_fails_on_the_chief_ends_all',
+      'the others hear that the chief failed',
+      'distribute/coordinator.py',
+      'code[0], failed)',
+      'code[0], False)',
+    ),
+  ),
+  *_guards(
+    'tests/integration/worker_data_test.py',
+    (
       'other_data_are_refused[its data-True]',
       'fingerprints of the data are compared',
       'actions/digests.py',
@@ -716,13 +729,6 @@ GUARDS = (
       'distribute/coordinator.py',
       'if not _GONE.search(text):',
       'if True:',
-    ),
-    (
-      'what_fails_on_the_chief_ends_all',
-      'the others hear that the chief failed',
-      'distribute/coordinator.py',
-      'code[0], failed)',
-      'code[0], False)',
     ),
   ),
   *_guards(

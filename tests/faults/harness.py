@@ -24,8 +24,8 @@ import time
 
 import pytest
 
-from tests import servers
 from tests.faults import scenarios
+from tests.support import fork_servers
 
 CALLS = (
   'openat',
@@ -134,7 +134,7 @@ class Server:
     self._listener.bind(self._path)
     self._listener.listen()
     self._listener.settimeout(_LIMIT)
-    self._process = servers.start('tests.faults.server')
+    self._process = fork_servers.start('tests.faults.server')
     assert self._process.stdout.readline().strip() == 'ready'
 
   def start(self, scenario, hold=False, **args):

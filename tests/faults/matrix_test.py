@@ -9,9 +9,9 @@ import pathlib
 import re
 
 from tests.faults import guards
+from tests.support import paths
 
-_ROOT = pathlib.Path(__file__).parent.parent.parent
-_PAGE = (_ROOT / 'docs' / 'reliability.md').read_text(encoding='utf-8')
+_PAGE = (paths.ROOT / 'docs' / 'reliability.md').read_text(encoding='utf-8')
 _NAMED = re.findall(r'`(tests/[\w/]+\.py)::(test_\w+)`', _PAGE)
 
 # They support the rows of others, or show that a test can fail.
@@ -46,7 +46,7 @@ def test_each_row_names_a_test_that_exists():
   missing = [
     f'{path}::{name}'
     for path, name in _NAMED
-    if name not in _tests_in(_ROOT / path)
+    if name not in _tests_in(paths.ROOT / path)
   ]
   assert not missing
 
@@ -66,7 +66,7 @@ def test_each_row_has_a_guard():
 
 def test_each_guard_stands_where_it_is_said_to_stand():
   for guard in guards.GUARDS:
-    source = (_ROOT / 'tftrain' / guard.file).read_text(encoding='utf-8')
+    source = (paths.ROOT / 'tftrain' / guard.file).read_text(encoding='utf-8')
     assert source.count(guard.old) == 1, guard
     assert guard.old != guard.new
 
@@ -74,4 +74,4 @@ def test_each_guard_stands_where_it_is_said_to_stand():
 def test_each_guard_has_a_test():
   for guard in guards.GUARDS:
     path, _, name = guard.function.partition('::')
-    assert name in _tests_in(_ROOT / path), guard
+    assert name in _tests_in(paths.ROOT / path), guard

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests import cases
 from tests.faults import scenarios
+from tests.support import small_tasks
 import tftrain
 from tftrain.checkpoint import format
 from tftrain.platform import files
@@ -152,11 +152,11 @@ def train_data(
       _forever, output_signature=tf.TensorSpec([8, 6])
     )
   if of_any_size:
-    x, y = map(tf.constant, cases.arrays())
+    x, y = map(tf.constant, small_tasks.arrays())
     steps = tf.data.Dataset.range(STEPS)
     return steps.map(lambda i: (x[i % 64 :], y[i % 64 :]))
   if pattern is None:
-    x, y = cases.arrays()
+    x, y = small_tasks.arrays()
     if bad_row is not None:
       x[bad_row] = np.nan
     return tftrain.Arrays((x, y), batch_size)
@@ -179,7 +179,7 @@ def _forever():
 
 @gin.register(module='mishaps')
 def eval_data():
-  return tftrain.Arrays(cases.arrays(seed=5), 16, training=False)
+  return tftrain.Arrays(small_tasks.arrays(seed=5), 16, training=False)
 
 
 class _Clock:

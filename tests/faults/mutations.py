@@ -15,9 +15,7 @@ import sys
 import tempfile
 
 from tests.faults import guards
-
-_ROOT = pathlib.Path(__file__).parent.parent.parent
-
+from tests.support import paths
 
 # Without its guard a test may hang; that is noticed, too.
 _OPTIONS = '-x -q -W ignore --timeout=60 --timeout-method=thread'.split()
@@ -55,7 +53,7 @@ def main():
   with tempfile.TemporaryDirectory() as directory:
     copy = pathlib.Path(directory) / 'tftrain'
     ignored = shutil.ignore_patterns('.git', '.venv', '__pycache__')
-    shutil.copytree(_ROOT, copy, ignore=ignored)
+    shutil.copytree(paths.ROOT, copy, ignore=ignored)
     begins = tuple(sys.argv[1:]) or ('',)
     chosen = [g for g in guards.GUARDS if g.what.startswith(begins)]
     for guard in chosen:

@@ -14,7 +14,7 @@ import time
 import keras
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.actions import exporter as exporter_lib
 from tftrain.experiment import run as run_lib
@@ -52,7 +52,7 @@ def experiment(pause=None, rate=0.01, **options):
   def make_task():
     return Slow(
       pause,
-      cases.model(dropout=0.3),
+      small_tasks.model(dropout=0.3),
       keras.losses.SparseCategoricalCrossentropy(from_logits=True),
       keras.optimizers.Adam(rate),
       {'accuracy': keras.metrics.sparse_categorical_accuracy},
@@ -68,7 +68,7 @@ def experiment(pause=None, rate=0.01, **options):
     'update': tftrain.Update(ema=0.9),
     **options,
   }
-  data = lambda: tftrain.Arrays(cases.arrays(), 8)
+  data = lambda: tftrain.Arrays(small_tasks.arrays(), 8)
   return tftrain.Experiment(make_task, data, **options)
 
 
@@ -142,7 +142,7 @@ def flush(gate):
 
     def publish(writer=writer, metrics=metrics):
       for step in (BEFORE + 5, SAVED):
-        report = cases.report(
+        report = small_tasks.report(
           step, step - 5, start_step=BEFORE, scalars={'loss': 1.5}
         )
         writer(report)

@@ -24,9 +24,9 @@ import traceback
 import keras  # noqa: F401
 import tensorflow  # noqa: F401
 
-from tests import servers
 from tests.faults import peer_scenarios
 from tests.faults import scenarios
+from tests.support import fork_servers
 from tftrain import errors
 
 
@@ -106,7 +106,7 @@ def _where(error):
 
 
 def child(command):
-  servers.die_with_parent()
+  fork_servers.die_with_parent()
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
   null = os.open(os.devnull, os.O_RDWR)
   for number in (0, 1, 2):
@@ -120,7 +120,7 @@ def child(command):
 
 
 def main():
-  servers.die_with_parent()
+  fork_servers.die_with_parent()
   signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
   print('ready', flush=True)
   for line in sys.stdin:

@@ -1,7 +1,4 @@
-"""What a person sees of a run: TensorBoard in a real browser.
-
-scripts/browser installs what this needs and runs it.
-"""
+"""A run in a real browser: TensorBoard and the page of a sweep."""
 
 import pathlib
 import re
@@ -11,8 +8,8 @@ import pytest
 
 pytest.importorskip('selenium', reason='no selenium: run scripts/browser')
 
-from tests import browsers
-from tests import sweeping
+from tests.support import headless_browser
+from tests.support import sweep_commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,7 +21,8 @@ def runs(tmp_path_factory):
   """(directory, name -> last values) of two finished runs."""
   directory = tmp_path_factory.mktemp('runs')
   return directory, {
-    name: browsers.train(directory, name, rate) for name, rate in RATES.items()
+    name: headless_browser.train(directory, name, rate)
+    for name, rate in RATES.items()
   }
 
 
@@ -38,8 +36,8 @@ def seen(request, runs):
   logdir = directory / 'fast' if request.param == 'one' else directory
   prefix = '' if request.param == 'one' else 'fast/'
   with (
-    browsers.tensorboard(logdir) as url,
-    browsers.browser(url, *programs) as page,
+    headless_browser.tensorboard(logdir) as url,
+    headless_browser.browser(url, *programs) as page,
   ):
     yield page, prefix, values
 
@@ -132,8 +130,8 @@ def _as_shown(value):
 def test_a_page_without_the_run_is_found_out(seen, tmp_path):
   """The checks above can fail: an empty TensorBoard passes none of them."""
   page, _, values = seen
-  with browsers.tensorboard(tmp_path) as url:
-    empty = browsers.Page(page.driver, url)
+  with headless_browser.tensorboard(tmp_path) as url:
+    empty = headless_browser.Page(page.driver, url)
     empty.show('')
     text = empty.until_text('No dashboards are active')
     assert not re.search(f'{values["fast"]["eval/test/accuracy"]:.4f}', text)
@@ -147,14 +145,14 @@ def page_of_a_sweep(tmp_path_factory):
   programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
   if None in programs:
     pytest.skip('no chromium or chromedriver on PATH: run scripts/browser')
-  sweep_dir = sweeping.plan(
+  sweep_dir = sweep_commands.plan(
     tmp_path_factory.mktemp('sweep'),
     "Sweep.space = {'LR': [0.01, 0.25, 0.1, 2e-4], 'KIND': ['a', 'b']}\n",
   )
   for command in (['run', '--parallel=2'], ['report']):
-    code, _, err = sweeping.sweep(*command, f'--sweep_dir={sweep_dir}')
+    code, _, err = sweep_commands.sweep(*command, f'--sweep_dir={sweep_dir}')
     assert code == 0, err
-  with browsers.browser('', *programs) as page:
+  with headless_browser.browser('', *programs) as page:
     page.driver.get(f'file://{sweep_dir / "results.html"}')
     yield page
 

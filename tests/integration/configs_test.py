@@ -1,16 +1,14 @@
-"""Every configuration that ships trains two steps, and refuses a typo.
+"""The configurations that ship: each trains two steps, and refuses a typo."""
 
-Files in the folders of configs/ are parts of those beside them.
-"""
-
-import pathlib
 import re
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import paths
+
 _CONFIGS = sorted(
-  str(path.relative_to(_ROOT)) for path in (_ROOT / 'configs').glob('*.gin')
+  str(path.relative_to(paths.ROOT))
+  for path in (paths.ROOT / 'configs').glob('*.gin')
 )
 
 
@@ -19,7 +17,7 @@ def test_there_are_configurations():
 
 
 def test_every_file_says_what_it_needs_and_what_is_changed():
-  found = sorted((_ROOT / 'configs').rglob('*.gin'))
+  found = sorted((paths.ROOT / 'configs').rglob('*.gin'))
   assert len(found) > len(_CONFIGS)
   for path in found:
     header, _, rest = path.read_text('utf-8').partition('\n\n')
@@ -34,7 +32,7 @@ def test_every_file_says_what_it_needs_and_what_is_changed():
 def _included(path, text):
   for name in re.findall(r"include '(.+)'", text):
     beside = path.parent / name
-    below = beside if beside.exists() else _ROOT / 'configs' / name
+    below = beside if beside.exists() else paths.ROOT / 'configs' / name
     yield below
     yield from _included(below, below.read_text('utf-8'))
 

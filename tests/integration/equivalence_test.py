@@ -1,4 +1,4 @@
-"""What must not change the result: replicas, blocks, buckets, restarts."""
+"""Equivalence: replicas, blocks, buckets and restarts change no result."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.step import fused_variables
 
@@ -27,43 +27,49 @@ def train(task_factory, data, steps, strategy='one_device', **options):
 )
 def test_two_replicas_equal_one_with_uneven_weights_and_a_ragged_end(optimizer):
   # 37 examples, two epochs, batch 6: the last batch holds 2 rows.
-  data = tftrain.Arrays(cases.regression(), 6, epochs=2)
+  data = tftrain.Arrays(small_tasks.regression(), 6, epochs=2)
   runs = [
-    train(lambda: cases.weighted(optimizer(0.05)), data, 100, strategy=name)
+    train(
+      lambda: small_tasks.weighted(optimizer(0.05)), data, 100, strategy=name
+    )
     for name in ('one_device', 'mirrored')
   ]
   (one, report_one), (two, report_two) = runs
   assert one.step == two.step == 13
-  cases.assert_close(cases.state_of(one), cases.state_of(two), 1e-6)
-  cases.assert_close(report_one.scalars, report_two.scalars, 1e-6)
+  small_tasks.assert_close(
+    small_tasks.state_of(one), small_tasks.state_of(two), 1e-6
+  )
+  small_tasks.assert_close(report_one.scalars, report_two.scalars, 1e-6)
 
 
 def test_regularization_counts_once_whatever_the_replicas():
-  data = tftrain.Arrays(cases.arrays(), 8)
-  make = lambda: cases.supervised(regularizer=keras.regularizers.L2(0.1))
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
+  make = lambda: small_tasks.supervised(regularizer=keras.regularizers.L2(0.1))
   one, report_one = train(make, data, 20)
   two, report_two = train(make, data, 20, strategy='mirrored')
-  cases.assert_close(cases.state_of(one), cases.state_of(two), 2e-6)
+  small_tasks.assert_close(
+    small_tasks.state_of(one), small_tasks.state_of(two), 2e-6
+  )
   assert report_one.scalars['loss'] == pytest.approx(
     report_two.scalars['loss'], abs=1e-6
   )
-  without, _ = train(cases.supervised, data, 20)
+  without, _ = train(small_tasks.supervised, data, 20)
   name = 'model/sequential/dense/kernel'
   assert (
-    np.abs(cases.state_of(one)[name]).sum()
-    < np.abs(cases.state_of(without)[name]).sum()
+    np.abs(small_tasks.state_of(one)[name]).sum()
+    < np.abs(small_tasks.state_of(without)[name]).sum()
   )
 
 
 @pytest.mark.parametrize('examples', [1, 2, 17, 40])
 def test_evaluation_is_exact_whatever_the_remainder(examples):
-  x, y = cases.arrays(examples)
+  x, y = small_tasks.arrays(examples)
   results = []
   for name in ('one_device', 'mirrored'):
     keras.utils.set_random_seed(1)
     strategy = tftrain.make_strategy(name)
     with strategy.scope():
-      task = cases.supervised(
+      task = small_tasks.supervised(
         metrics={'keras': keras.metrics.SparseCategoricalAccuracy()}
       )
     data = tftrain.Arrays((x, y), 8, training=False)
@@ -77,15 +83,15 @@ def test_evaluation_is_exact_whatever_the_remainder(examples):
 
 
 def test_weighted_sgd_equals_numpy_in_float64():
-  x, y, weights = cases.regression(examples=12)
+  x, y, weights = small_tasks.regression(examples=12)
   trainer, report = train(
-    lambda: cases.weighted(keras.optimizers.SGD(0.1, momentum=0.9)),
+    lambda: small_tasks.weighted(keras.optimizers.SGD(0.1, momentum=0.9)),
     [(x[i : i + 5], y[i : i + 5], weights[i : i + 5]) for i in (0, 5, 10)],
     7,
     log_every=7,
   )
   keras.utils.set_random_seed(3)
-  kernel, bias = cases.weighted(None).model.get_weights()
+  kernel, bias = small_tasks.weighted(None).model.get_weights()
   w = np.concatenate([kernel[:, 0], bias]).astype('float64')
   velocity, loss, absolute, total = np.zeros_like(w), 0.0, 0.0, 0.0
   for step in range(7):
@@ -98,7 +104,7 @@ def test_weighted_sgd_equals_numpy_in_float64():
     gradient = inputs.T @ (2 * weight * error) / weight.sum()
     velocity = 0.9 * velocity - 0.1 * gradient
     w = w + velocity
-  state = cases.state_of(trainer)
+  state = small_tasks.state_of(trainer)
   np.testing.assert_allclose(
     state['model/sequential/dense/kernel'][:, 0], w[:3], atol=1e-6
   )
@@ -114,11 +120,11 @@ def test_blocks_of_any_length_give_the_same_bits(tmp_path):
   for steps_per_loop in (1, 7, 100):
     model_dir = tmp_path / str(steps_per_loop)
     run = tftrain.Experiment(
-      lambda: cases.supervised(
+      lambda: small_tasks.supervised(
         dropout=0.3, metrics={'auc': keras.metrics.SparseCategoricalAccuracy()}
       ),
-      lambda: tftrain.Arrays(cases.arrays(), 8),
-      lambda: tftrain.Arrays(cases.arrays(seed=5), 16, training=False),
+      lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+      lambda: tftrain.Arrays(small_tasks.arrays(seed=5), 16, training=False),
       steps=200,
       steps_per_loop=steps_per_loop,
       log_every=50,
@@ -128,12 +134,12 @@ def test_blocks_of_any_length_give_the_same_bits(tmp_path):
     ).prepare(model_dir)
     run.train()
     lines.append((model_dir / 'metrics.jsonl').read_bytes())
-    states.append(cases.state_of(run.trainer))
+    states.append(small_tasks.state_of(run.trainer))
     traces.append(run.trainer.traces)
     assert run.checkpointer.steps() == [135, 180, 200]
   assert lines[0] == lines[1] == lines[2]
-  cases.assert_same_bits(states[0], states[1])
-  cases.assert_same_bits(states[0], states[2])
+  small_tasks.assert_same_bits(states[0], states[1])
+  small_tasks.assert_same_bits(states[0], states[2])
   assert traces == [1, 1, 1]
   steps = [json.loads(line)['step'] for line in lines[0].splitlines()]
   assert steps == [50, 70, 100, 140, 150, 200, 200]
@@ -156,21 +162,21 @@ def test_blocks_of_any_length_give_the_same_bits(tmp_path):
 def test_a_bucket_gives_the_same_bits_as_variables_apart(
   optimizer, monkeypatch
 ):
-  data = tftrain.Arrays(cases.arrays(), 8)
-  make = lambda: cases.supervised(optimizer())
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
+  make = lambda: small_tasks.supervised(optimizer())
   together, report = train(make, data, 60)
   monkeypatch.setattr(fused_variables, 'is_small', lambda *_: False)
   apart, _ = train(make, data, 60)
-  one, other = cases.state_of(together), cases.state_of(apart)
+  one, other = small_tasks.state_of(together), small_tasks.state_of(apart)
   # Only the reported norm of the gradient sums in another order.
   assert report.scalars['gradient_norm'] > 0
   one.pop('trainer/means'), other.pop('trainer/means')
-  cases.assert_same_bits(one, other)
+  small_tasks.assert_same_bits(one, other)
 
 
 def test_weights_assigned_between_blocks_are_what_is_trained():
-  data = tftrain.Arrays(cases.arrays(), 8)
-  trainer, _ = train(cases.supervised, data, 5)
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
+  trainer, _ = train(small_tasks.supervised, data, 5)
   zeros = [np.zeros_like(w) for w in trainer.task.model.get_weights()]
   trainer.task.model.set_weights(zeros)
   trainer.task.optimizer.learning_rate = 0.0
@@ -195,25 +201,29 @@ class Clipped(tftrain.Task):
 
 
 def test_a_weight_assigned_inside_a_step_is_kept():
-  data = tftrain.Arrays(cases.arrays(), 8)
-  make = lambda: Clipped(cases.model(), keras.optimizers.SGD(0.001))
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
+  make = lambda: Clipped(small_tasks.model(), keras.optimizers.SGD(0.001))
   trainer, _ = train(make, data, 5)
   kernel = trainer.task.model.layers[0].kernel.numpy()
   assert np.abs(kernel).max() < 0.02
 
 
 def test_checkpoints_move_between_one_replica_and_two(tmp_path):
-  data = tftrain.Arrays(cases.arrays(), 8)
-  saved, _ = train(cases.supervised, data, 30, strategy='mirrored')
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
+  saved, _ = train(small_tasks.supervised, data, 30, strategy='mirrored')
   checkpointer = tftrain.Checkpointer(tmp_path, saved)
   checkpointer.save()
   checkpointer.wait()
-  resumed, _ = train(cases.supervised, data, 0)
+  resumed, _ = train(small_tasks.supervised, data, 0)
   assert tftrain.Checkpointer(tmp_path, resumed).restore() == 30
-  cases.assert_same_bits(cases.state_of(saved), cases.state_of(resumed))
+  small_tasks.assert_same_bits(
+    small_tasks.state_of(saved), small_tasks.state_of(resumed)
+  )
   saved.train(60)
   resumed.train(60)
-  cases.assert_close(cases.state_of(saved), cases.state_of(resumed), 1e-5)
+  small_tasks.assert_close(
+    small_tasks.state_of(saved), small_tasks.state_of(resumed), 1e-5
+  )
 
 
 @pytest.mark.slow
@@ -221,25 +231,25 @@ def test_a_plain_module_trains_like_the_keras_model_it_copies():
   class Linear(tf.Module):
     def __init__(self):
       super().__init__()
-      kernel, bias = cases.weighted(None).model.get_weights()
+      kernel, bias = small_tasks.weighted(None).model.get_weights()
       self.w, self.b = tf.Variable(kernel), tf.Variable(bias)
 
     def __call__(self, x, training=False):
       return x @ self.w + self.b
 
-  data = tftrain.Arrays(cases.regression(), 6)
+  data = tftrain.Arrays(small_tasks.regression(), 6)
   for name in ('one_device', 'mirrored'):
     keras_run, _ = train(
-      lambda: cases.weighted(keras.optimizers.Adam(0.01)), data, 20, name
+      lambda: small_tasks.weighted(keras.optimizers.Adam(0.01)), data, 20, name
     )
     module_run, _ = train(
-      lambda: cases.Weighted(Linear(), keras.optimizers.Adam(0.01)),
+      lambda: small_tasks.Weighted(Linear(), keras.optimizers.Adam(0.01)),
       data,
       20,
       name,
     )
-    ours = cases.state_of(module_run)
-    theirs = cases.state_of(keras_run)
+    ours = small_tasks.state_of(module_run)
+    theirs = small_tasks.state_of(keras_run)
     np.testing.assert_allclose(
       ours['model/w'], theirs['model/sequential/dense/kernel'], atol=1e-6
     )
@@ -247,11 +257,13 @@ def test_a_plain_module_trains_like_the_keras_model_it_copies():
 
 
 def test_eager_and_compiled_runs_agree():
-  data = tftrain.Arrays(cases.arrays(), 8)
-  compiled, _ = train(cases.supervised, data, 6)
+  data = tftrain.Arrays(small_tasks.arrays(), 8)
+  compiled, _ = train(small_tasks.supervised, data, 6)
   tf.config.run_functions_eagerly(True)
   try:
-    eager, _ = train(cases.supervised, data, 6)
+    eager, _ = train(small_tasks.supervised, data, 6)
   finally:
     tf.config.run_functions_eagerly(False)
-  cases.assert_close(cases.state_of(compiled), cases.state_of(eager), 1e-6)
+  small_tasks.assert_close(
+    small_tasks.state_of(compiled), small_tasks.state_of(eager), 1e-6
+  )

@@ -1,11 +1,11 @@
-"""Trainers and Evaluators over Examples, on one replica and on two."""
+"""Training and evaluation on Examples: on one replica and on two."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 
 _STEPS, _BATCH = 12, 8
@@ -15,7 +15,7 @@ _STEPS, _BATCH = 12, 8
 def files(tmp_path_factory):
   """67 records in 3 files, and two epochs of 67 are no whole batches."""
   folder = tmp_path_factory.mktemp('records')
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
   tftrain.data.write_records(
     folder / 'train',
     ({'x': one, 'y': label} for one, label in zip(x, y, strict=True)),
@@ -40,7 +40,7 @@ class Seen(tftrain.SupervisedTask):
 
 def task(dropout=0.2):
   return Seen(
-    cases.model(dropout=dropout),
+    small_tasks.model(dropout=dropout),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.Adam(0.01),
   )
@@ -163,19 +163,19 @@ def test_one_replica_and_two_see_the_same_and_learn_the_same(kind, files):
   states, seen = [], []
   for replicas in (1, 2):
     run = trainer(kind, replicas, files, dropout=0.0)
-    before = cases.state_of(run)
+    before = small_tasks.state_of(run)
     seen.append([
       [report.scalars['seen'], report.scalars['squares']]
       for report in run.steps(_STEPS)
     ])  # fmt: skip
-    states.append(cases.state_of(run))
+    states.append(small_tasks.state_of(run))
   np.testing.assert_allclose(seen[0], seen[1], rtol=1e-5, atol=1e-5)
   assert len({tuple(one) for one in seen[0]}) == _STEPS  # no batch came twice
   moved = {n for n in before if (before[n] != states[0][n]).any()}
   assert any('kernel' in name for name in moved)
   for state in states:
     state.pop('trainer/means')
-  cases.assert_close(states[0], states[1], 1e-5)
+  small_tasks.assert_close(states[0], states[1], 1e-5)
   if _CURSOR[kind]:
     cursors = [state['trainer/cursor'].tolist() for state in states]
     assert cursors[0] == cursors[1] != [0, 0]
@@ -204,26 +204,26 @@ def test_a_run_restored_at_any_step_never_stopped(kind, replicas, files):
   whole = trainer(kind, replicas, files)
   kept, expected = {}, None
   for report in whole.steps(_STEPS):
-    kept[report.step] = cases.state_of(whole)
-  expected = cases.state_of(whole)
+    kept[report.step] = small_tasks.state_of(whole)
+  expected = small_tasks.state_of(whole)
   for step in (1, 5, 10):  # 10 lies in the second epoch
     resumed = trainer(kind, replicas, files)
     resumed.write_state(kept[step])
     assert resumed.step == step
     resumed.train(_STEPS)
-    cases.assert_same_bits(cases.state_of(resumed), expected)
+    small_tasks.assert_same_bits(small_tasks.state_of(resumed), expected)
 
 
 @pytest.mark.slow
 def test_a_trainer_goes_back_to_a_state_of_its_own(files):
   run = trainer('packed', 1, files)
   run.train(5)
-  kept = cases.state_of(run)
+  kept = small_tasks.state_of(run)
   run.train(9)
-  expected = cases.state_of(run)
+  expected = small_tasks.state_of(run)
   run.write_state(kept)
   run.train(9)
-  cases.assert_same_bits(cases.state_of(run), expected)
+  small_tasks.assert_same_bits(small_tasks.state_of(run), expected)
 
 
 @pytest.mark.parametrize('kind', ['packed', 'filtered'])
@@ -249,10 +249,13 @@ def test_an_experiment_resumes_by_the_cursor_in_its_checkpoint(
   experiment(6).train(tmp_path / 'stopped')
   resumed = experiment(_STEPS).prepare(tmp_path / 'stopped')
   assert resumed.train().step == _STEPS
-  one, other = cases.state_of(resumed.trainer), cases.state_of(whole.trainer)
+  one, other = (
+    small_tasks.state_of(resumed.trainer),
+    small_tasks.state_of(whole.trainer),
+  )
   for state in (one, other):  # step 6 was an end, and so was logged
     state.pop('trainer/means')
-  cases.assert_same_bits(one, other)
+  small_tasks.assert_same_bits(one, other)
   assert one['trainer/cursor'].any()
 
 

@@ -1,13 +1,8 @@
-"""Killed and started again == never killed: SIGKILL where it hurts.
-
-Each kill is armed by a mark that the child passes, so it lands where it is
-meant to; the place within the run is drawn from a seed.
-"""
+"""SIGKILL and resume: a killed and restarted run equals an undisturbed one."""
 
 import contextlib
 import json
 import os
-import pathlib
 import queue
 import random
 import signal
@@ -16,17 +11,16 @@ import threading
 
 import pytest
 
-from tests import servers
+from tests.support import fork_servers
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _KILLS = {'block': 6, 'save': 6, 'retention': 5, 'eval': 3}
 
 
 class Server:
-  """The process that forks the children; see kill_server.py."""
+  """The process that forks the children; see tests/support/kill_server.py."""
 
   def __init__(self):
-    self._process = servers.start('tests.kill_server')
+    self._process = fork_servers.start('tests.support.kill_server')
     self._lines = queue.Queue()
     threading.Thread(target=self._read, daemon=True).start()
     assert self.line() == 'ready'

@@ -1,7 +1,6 @@
-"""A person debugs a step with pdb, as docs/diagnosis.md says."""
+"""pdb in a step, as docs/diagnosis.md says."""
 
 import os
-import pathlib
 import pdb
 import subprocess
 import sys
@@ -10,20 +9,21 @@ import gin
 import pytest
 import tensorflow as tf
 
-from tests import replays_test
+from tests.support import nan_task
+from tests.support import paths
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _RECIPE = """
-import tests.pdb_test
+import tests.integration.pdb_test
+import tests.support.nan_task
 Experiment.task = @pdb_test.make_task
-Experiment.train_data = @replays_test.data
+Experiment.train_data = @nan_task.data
 Experiment.steps = 20
 Experiment.export = False
 Experiment.strategy = 'one_device'
 """
 
 
-class Watched(replays_test.Logarithm):
+class Watched(nan_task.Logarithm):
   """Stops where a loss is NaN."""
 
   def loss(self, batch, training):
@@ -35,7 +35,7 @@ class Watched(replays_test.Logarithm):
 
 @gin.register(module='pdb_test')
 def make_task():
-  plain = replays_test.make_task()
+  plain = nan_task.make_task()
   return Watched(plain.model, plain._loss, plain.optimizer)
 
 
@@ -55,7 +55,7 @@ def test_pdb_stops_in_a_loss_and_shows_real_values(tmp_path):
   ]
   ended = subprocess.run(
     command,
-    cwd=_ROOT,
+    cwd=paths.ROOT,
     input='\n'.join(typed) + '\n',
     capture_output=True,
     text=True,

@@ -1,19 +1,17 @@
-"""1, 2 and 4 replicas give the same, also where one of them overflows."""
+"""1, 2 and 4 replicas: the same results, also with an overflow on one."""
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from tests import replica_runs
+from tests.support import paths
+from tests.support import replica_runs
 from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
-
-_ROOT = pathlib.Path(__file__).parent.parent
 
 
 def assert_skipped(runs, precision, counts):
@@ -46,8 +44,8 @@ def test_infinities_on_one_replica_skip_the_step_on_both(precision):
 @pytest.mark.slow
 def test_four_replicas_are_one():
   ended = subprocess.run(
-    [sys.executable, '-m', 'tests.replica_runs', '4'],
-    stdout=subprocess.PIPE, text=True, cwd=_ROOT, timeout=240,
+    [sys.executable, '-m', 'tests.support.replica_runs', '4'],
+    stdout=subprocess.PIPE, text=True, cwd=paths.ROOT, timeout=240,
   )  # fmt: skip
   assert ended.returncode == 0
   found = json.loads(ended.stdout)
@@ -68,11 +66,12 @@ def test_two_workers_are_one_device_and_with_dropout_two():
   workers = []
   for task in range(2):
     cluster = cluster_resolver.Cluster(addresses, task, 'test')
+    module = 'tests.support.replica_runs'
     workers.append(
       subprocess.Popen(
-        [sys.executable, '-m', 'tests.replica_runs', replica_runs.WORKERS],
+        [sys.executable, '-m', module, replica_runs.WORKERS],
         env={**os.environ, 'TF_CONFIG': cluster.tf_config()},
-        stdout=subprocess.PIPE, text=True, cwd=_ROOT,
+        stdout=subprocess.PIPE, text=True, cwd=paths.ROOT,
       )
     )  # fmt: skip
   try:

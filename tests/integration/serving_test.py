@@ -1,7 +1,6 @@
-"""An export runs without Python: in C, and with TensorFlow's own tool."""
+"""An export without Python: in C, and with TensorFlow's own tool."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,10 @@ import tensorflow as tf
 from tensorflow.python.tools import saved_model_utils
 
 from examples import digits
+from tests.support import paths
 import tftrain
 
-_SERVING = pathlib.Path(__file__).parent.parent / 'examples' / 'serving'
+_SERVING = paths.ROOT / 'examples' / 'serving'
 _ENVIRONMENT = {
   **os.environ,
   'CUDA_VISIBLE_DEVICES': '',

@@ -1,4 +1,4 @@
-"""Sweeps under fire, and sweeps of real trials."""
+"""Sweeps of many trials: under kills, with pruning, and of real runs."""
 
 import os
 import random
@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from tests import boards
-from tests import sweeping
+from tests.support import paths
+from tests.support import sweep_commands
+from tests.support import tensorboard_reader
 from tftrain.sweep import _lease as _lease_lib
 from tftrain.sweep import plan as plan_lib
 from tftrain.sweep import results as results_lib
@@ -43,7 +44,7 @@ def _kill_some(sweep_dir, workers, generator):
 
 @pytest.mark.timeout(580)
 def test_each_trial_is_done_exactly_once_whoever_is_killed(tmp_path):
-  sweep_dir = sweeping.plan(
+  sweep_dir = sweep_commands.plan(
     tmp_path,
     f"""
     STEPS = {_STEPS}
@@ -59,10 +60,10 @@ def test_each_trial_is_done_exactly_once_whoever_is_killed(tmp_path):
   workers = []
   kills = 0
   begun = time.monotonic()
-  while set(sweeping.states(sweep_dir)) != {'done'}:
+  while set(sweep_commands.states(sweep_dir)) != {'done'}:
     workers = [w for w in workers if w.poll() is None]
     while len(workers) < _WORKERS:
-      workers.append(sweeping.start('worker', f'--sweep_dir={sweep_dir}'))
+      workers.append(sweep_commands.start('worker', f'--sweep_dir={sweep_dir}'))
     time.sleep(generator.uniform(0, 0.3))
     kills += _kill_some(sweep_dir, workers, generator)
   seconds = time.monotonic() - begun
@@ -83,16 +84,18 @@ def test_each_trial_is_done_exactly_once_whoever_is_killed(tmp_path):
 # Real trials: the digits.
 
 _TFTRAIN = (sys.executable, '-m', 'tftrain')
-_CONFIGS = sweeping.ROOT / 'configs' / 'sweeps'
+_CONFIGS = paths.ROOT / 'configs' / 'sweeps'
 
 
 def _real(directory, text):
   directory.mkdir()
-  return sweeping.plan(directory, text, target=_TFTRAIN)
+  return sweep_commands.plan(directory, text, target=_TFTRAIN)
 
 
 def _run_all(sweep_dir):
-  process = sweeping.start('run', f'--sweep_dir={sweep_dir}', '--parallel=2')
+  process = sweep_commands.start(
+    'run', f'--sweep_dir={sweep_dir}', '--parallel=2'
+  )
   out, err = process.communicate(timeout=500)
   assert process.returncode == 0, err
   return out
@@ -109,10 +112,10 @@ def test_twelve_trials_name_a_best_learning_rate(tmp_path):
   best = results_lib.best(found, 'max')
   assert best.bindings[0] in ('LEARNING_RATE = 0.001', 'LEARNING_RATE = 0.003')
   assert best.value('max') > 0.96
-  code, out, err = sweeping.sweep('report', f'--sweep_dir={sweep_dir}')
+  code, out, err = sweep_commands.sweep('report', f'--sweep_dir={sweep_dir}')
   assert code == 0, err
   assert out.startswith('Best: LEARNING_RATE = 0.00')
-  rows = boards.hparams_rows(sweep_dir)
+  rows = tensorboard_reader.hparams_rows(sweep_dir)
   assert len(rows) == 12
   assert {row[0]['LEARNING_RATE'] for row in rows} == {
     1e-5,
@@ -172,15 +175,15 @@ def test_killed_and_run_again_equals_never_killed(tmp_path, name):
   never = _real(tmp_path / 'never', _SMALL)
   _run_all(never)
   killed = _real(tmp_path / 'killed', _SMALL)
-  process = sweeping.start('run', f'--sweep_dir={killed}', '--parallel=2')
+  process = sweep_commands.start('run', f'--sweep_dir={killed}', '--parallel=2')
 
   def both_train():
     return len(list(killed.glob('*/metrics.jsonl'))) == 2
 
-  sweeping.until(both_train, 'a line of each')
+  sweep_commands.until(both_train, 'a line of each')
   process.send_signal(getattr(signal, name))
   process.communicate(timeout=60)
-  assert 'done' not in sweeping.states(killed)
+  assert 'done' not in sweep_commands.states(killed)
   _run_all(killed)
   for one, other in zip(
     results_lib.read(plan_lib.read(never)),

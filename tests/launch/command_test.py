@@ -1,18 +1,14 @@
-"""gin and flags: mistakes are one line, exit code 2, and leave nothing behind.
-
-Parsing is global in gin, so each case runs the command line in a forked child
-of one process that has imported everything.
-"""
+"""The command line: gin files, flags, modes and exit codes."""
 
 import json
 
 import numpy as np
 import pytest
 
-from tests import cases
+from tests.support import small_tasks
 
 _GOOD = """
-import tests.recipes
+import tests.support.recipes
 
 STEPS = 4
 
@@ -256,7 +252,7 @@ def test_predict_writes_a_line_for_each_row_of_a_file(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = [f'--gin_file={path}', f'--model_dir={tmp_path / "run"}']
   assert commands.run(*arguments, '--mode=train').code == 0
-  x, _ = cases.arrays(21)
+  x, _ = small_tasks.arrays(21)
   np.save(tmp_path / 'x.npy', x)
   arguments.append('--mode=predict')
   assert '--input is missing' in commands.run(*arguments).error

@@ -1,16 +1,14 @@
-"""python -m tftrain.new: a project that trains and passes its test at once."""
+"""python -m tftrain.launch.new_project: a project that trains at once."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from tests.support import paths
 from tftrain import errors
 from tftrain.launch import new_project
-
-_ROOT = pathlib.Path(__file__).parent.parent
 
 
 def python(*arguments, cwd):
@@ -23,7 +21,7 @@ def python(*arguments, cwd):
     check=False,
     env={
       **os.environ,
-      'PYTHONPATH': str(_ROOT),
+      'PYTHONPATH': str(paths.ROOT),
       'PYTHONDONTWRITEBYTECODE': '1',
     },
   )

@@ -1,24 +1,24 @@
-"""The command line from outside: flags of one's own script, describe, trust."""
+"""A script of the user's own: all flags, describe and trust."""
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import paths
+
 _SCRIPT = """
 import sys
 import gin
-import tests.recipes
+import tests.support.recipes
 import tftrain
 
 
 @gin.register(module='script')
 def make_task(width=3):
-  return tests.recipes.make_task(width=width)
+  return tests.support.recipes.make_task(width=width)
 
 
 def main(job):
@@ -65,7 +65,7 @@ def program(tmp_path, *arguments):
     text=True,
     timeout=120,
     check=False,
-    env={**os.environ, 'PYTHONPATH': str(_ROOT)},
+    env={**os.environ, 'PYTHONPATH': str(paths.ROOT)},
   )
 
 

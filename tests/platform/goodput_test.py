@@ -1,4 +1,4 @@
-"""Every second of a run is booked once, and where it belongs."""
+"""Goodput: every second of a run is booked once, in its place."""
 
 import time
 
@@ -6,7 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.platform import goodput
 
@@ -41,7 +41,7 @@ class Slow(tftrain.SupervisedTask):
   def __init__(self, clock, parts):
     keras.utils.set_random_seed(0)
     super().__init__(
-      cases.model(),
+      small_tasks.model(),
       keras.losses.SparseCategoricalCrossentropy(from_logits=True),
       keras.optimizers.SGD(0.1),
     )
@@ -72,8 +72,8 @@ def experiment(clock, parts, **options):
 
   return tftrain.Experiment(
     lambda: Slow(clock, parts),
-    lambda: tftrain.Arrays(cases.arrays(64), 8),
-    lambda: tftrain.Arrays(cases.arrays(16), 8, training=False),
+    lambda: tftrain.Arrays(small_tasks.arrays(64), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(16), 8, training=False),
     **{
       'steps': 20,
       'log_every': 10,
@@ -138,7 +138,7 @@ def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
 
 def test_waiting_for_input_is_no_step(tmp_path):
   def slowly():
-    x, y = cases.arrays(8)
+    x, y = small_tasks.arrays(8)
     for _ in range(20):
       time.sleep(0.05)
       yield x, y
@@ -152,7 +152,7 @@ def test_waiting_for_input_is_no_step(tmp_path):
       ),
     )
 
-  task = cases.supervised(keras.optimizers.SGD(0.1))
+  task = small_tasks.supervised(keras.optimizers.SGD(0.1))
   trainer = tftrain.Trainer(task, data, log_every=5)
   trainer.train(20)
   waited = trainer.ledger.read()['input_wait']

@@ -1,4 +1,4 @@
-"""The door: what `import tftrain` offers, and that it opens lazily."""
+"""The public names of `import tftrain`, opened lazily."""
 
 import importlib.metadata
 import pathlib

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parent.parent
-_PACKAGE = _ROOT / 'tftrain'
+from tests.support import paths
+
+_PACKAGE = paths.ROOT / 'tftrain'
 
 # A room imports itself and the rooms before it: that rules out circles too.
 ROOMS = (
@@ -389,7 +389,7 @@ def _loaded_by(code: str, *names: str) -> str:
     [sys.executable, '-c', f'import sys\n{code}\n{listing}'],
     capture_output=True,
     text=True,
-    cwd=_ROOT,
+    cwd=paths.ROOT,
     env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'},
   )
   assert found.returncode == 0, found.stderr
@@ -428,7 +428,7 @@ assert trainer.step == 1
 # BUILD
 
 
-def _generate_build(*arguments, root=_ROOT):
+def _generate_build(*arguments, root=paths.ROOT):
   return subprocess.run(
     [sys.executable, root / 'scripts' / 'generate_build', *arguments],
     capture_output=True,
@@ -443,7 +443,7 @@ def test_build_is_what_the_imports_are():
 
 def test_a_build_that_differs_is_found(tmp_path):
   for name in ('scripts', 'tftrain', 'tests', 'examples', 'benchmarks'):
-    shutil.copytree(_ROOT / name, tmp_path / name)
+    shutil.copytree(paths.ROOT / name, tmp_path / name)
   path = tmp_path / 'tftrain' / 'errors.py'
   path.write_text('from tftrain import testing\n')
   found = _generate_build('--check', root=tmp_path)

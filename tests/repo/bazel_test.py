@@ -1,13 +1,13 @@
-"""BUILD as Bazel reads it, offline."""
+"""BUILD files as Bazel reads them, offline."""
 
-import pathlib
 import re
 import shutil
 import subprocess
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import paths
+
 _COPIED = ('benchmarks', 'configs', 'examples', 'tests', 'tftrain')
 
 # rules_python itself would have to be downloaded; this Bazel brings the same
@@ -50,11 +50,11 @@ def query(bazel, tmp_path_factory):
   workspace.mkdir()
   for name in _COPIED:
     shutil.copytree(
-      _ROOT / name,
+      paths.ROOT / name,
       workspace / name,
       ignore=shutil.ignore_patterns('__pycache__'),
     )
-  shutil.copy(_ROOT / 'BUILD', workspace)
+  shutil.copy(paths.ROOT / 'BUILD', workspace)
   (workspace / 'WORKSPACE').write_text(_WORKSPACE.format(rules=base / 'rules'))
   command = [bazel, f'--output_user_root={base / "output"}']
 
@@ -73,7 +73,7 @@ def query(bazel, tmp_path_factory):
 
 def _target(path):
   """The label that scripts/generate_build gives a Python file."""
-  package = path.parent.relative_to(_ROOT).as_posix()
+  package = path.parent.relative_to(paths.ROOT).as_posix()
   return f'//{package}:{path.stem}'
 
 
@@ -82,7 +82,7 @@ def test_every_target_is_there(query):
   files = {
     _target(path)
     for tree in ('tests', 'tftrain')
-    for path in (_ROOT / tree).rglob('*.py')
+    for path in (paths.ROOT / tree).rglob('*.py')
     if not path.stem.startswith('__')
   }
   assert '//tests/faults:sweep_test' in files
@@ -96,9 +96,9 @@ def test_every_label_stands_for_something(query):
   labels = query(
     'labels(deps, //...) + labels(data, //...) + labels(srcs, //...)'
   )
-  paths = {
+  found = {
     label.removeprefix('//').replace(':', '/').removeprefix('/')
     for label in labels - query('//...')
   }
-  assert '//tftrain:errors' in labels and 'tftrain/errors.py' in paths
-  assert not [path for path in paths if not (_ROOT / path).is_file()]
+  assert '//tftrain:errors' in labels and 'tftrain/errors.py' in found
+  assert not [path for path in found if not (paths.ROOT / path).is_file()]

@@ -1,6 +1,5 @@
-"""Types: that users profit from ours, and that we do not look away."""
+"""Types: for users, and without ignored errors of ours."""
 
-import pathlib
 import re
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ import zipfile
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import paths
+
 _MAX_IGNORES = 20
 
 _RIGHT = """
@@ -36,9 +36,9 @@ def wheel(tmp_path_factory):
   source = base / 'source'
   source.mkdir()
   for name in ('configs', 'examples', 'tftrain'):
-    shutil.copytree(_ROOT / name, source / name)
+    shutil.copytree(paths.ROOT / name, source / name)
   for name in ('LICENSE', 'pyproject.toml', 'setup.py'):
-    shutil.copy(_ROOT / name, source)
+    shutil.copy(paths.ROOT / name, source)
   code, output = _run(
     *(sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--quiet'),
     *('--no-build-isolation', '--wheel-dir', base),
@@ -82,8 +82,10 @@ def test_wheel_holds_everything(wheel):
     ('configs', '*.gin', 'tftrain/bundled/configs'),
     ('examples', '*.py', 'tftrain/bundled/examples'),
   ):
-    for path in (_ROOT / folder).rglob(pattern):
-      expected.add(f'{inside}/{path.relative_to(_ROOT / folder).as_posix()}')
+    for path in (paths.ROOT / folder).rglob(pattern):
+      expected.add(
+        f'{inside}/{path.relative_to(paths.ROOT / folder).as_posix()}'
+      )
   assert not expected - names
 
 
@@ -123,8 +125,8 @@ def _faults(sources):
 
 
 def test_ignores_are_few_and_say_why():
-  paths = sorted((_ROOT / 'tftrain').rglob('*.py'))
-  assert not _faults(path.read_text(encoding='utf-8') for path in paths)
+  found = sorted((paths.ROOT / 'tftrain').rglob('*.py'))
+  assert not _faults(path.read_text(encoding='utf-8') for path in found)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_faulty_ignores_are_found(source):
 
 
 def test_no_flag_of_strict_is_switched_off():
-  text = (_ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+  text = (paths.ROOT / 'pyproject.toml').read_text(encoding='utf-8')
   section = text[text.index('[tool.mypy]') : text.index('[tool.pytest')]
   settings = re.findall(r'^(\w+) = ', section, re.MULTILINE)
   assert sorted(settings) == [

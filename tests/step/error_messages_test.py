@@ -1,20 +1,13 @@
-"""What an error line says of a mistake that has other lines around it."""
-
-import dataclasses
-import functools
+"""Error messages: one telling line out of TensorFlow's many."""
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
-from tests import errors_test
+from tests.support import error_lines
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
-
-refused = errors_test.refused
-trainer = errors_test.trainer
 
 
 class Wrong(keras.layers.Layer):
@@ -108,163 +101,7 @@ def test_a_wrong_reshape_in_a_model_is_told_before_step_1(make_model, cause):
   make = lambda: tftrain.SupervisedTask(
     make_model(), keras.losses.MeanSquaredError(), keras.optimizers.SGD()
   )
-  with refused(errors.InputError, f'int64[8]: Wrong.call(): {cause}'):
-    trainer(tftrain.Arrays(cases.arrays(), 8), make)
-
-
-@pytest.mark.parametrize('policy', ['mixed_float16', 'mixed_bfloat16'])
-@pytest.mark.parametrize('compute', ['one_device', 'mirrored'])
-def test_masks_are_refused_in_mixed_precision_too(policy, compute):
-  def make():
-    embedding = keras.layers.Embedding(9, 3, mask_zero=True, dtype=policy)
-    model = keras.Sequential(
-      [
-        keras.Input((4,), dtype='int32'),
-        embedding,
-        keras.layers.Dense(5, dtype=policy),
-      ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return tftrain.SupervisedTask(model, loss, keras.optimizers.SGD())
-
-  tokens = np.ones((8, 4), 'int32')
-  with refused(errors.TaskError, 'masks', 'weight 0'):
-    trainer([(tokens, tokens)], make, compute)
-
-
-def sparse_categorical_of_a_part(labels, outputs):
-  return keras.losses.sparse_categorical_crossentropy(
-    labels, outputs['logits'], from_logits=True
-  )
-
-
-def test_labels_of_a_model_of_several_outputs_are_left_to_the_loss():
-  def make():
-    inputs = keras.Input((6,))
-    hidden = keras.layers.Dense(4)(inputs)
-    outputs = {'logits': keras.layers.Dense(3)(hidden), 'hidden': hidden}
-    return tftrain.SupervisedTask(
-      keras.Model(inputs, outputs),
-      sparse_categorical_of_a_part,
-      keras.optimizers.SGD(0.1),
-    )
-
-  run = trainer(tftrain.Arrays(cases.arrays(), 8), make)
-  assert run.train(2).scalars['loss'] > 0
-
-
-@dataclasses.dataclass
-class Scaled:
-  """A loss that cannot be hashed, for it can be compared."""
-
-  scale: float
-
-  def __call__(self, labels, logits):
-    values = keras.losses.sparse_categorical_crossentropy(
-      labels, logits, from_logits=True
-    )
-    if tf.reduce_mean(values) > 1e6:  # needs AutoGraph
-      values = tf.zeros_like(values)
-    return values * self.scale
-
-
-def scaled(labels, logits, scale):
-  return Scaled(scale)(labels, logits)
-
-
-@pytest.mark.parametrize(
-  'loss',
-  [
-    Scaled(1.0),
-    functools.partial(scaled, scale=1.0),
-    functools.partial(Scaled(1.0)),
-    functools.partial(
-      keras.losses.sparse_categorical_crossentropy, from_logits=True
-    ),
-  ],
-  ids=['unhashable', 'partial', 'partial_unhashable', 'partial_keras'],
-)
-def test_losses_that_are_no_plain_functions_train(loss):
-  def make(loss):
-    keras.utils.set_random_seed(0)
-    return tftrain.SupervisedTask(
-      cases.model(), loss, keras.optimizers.SGD(0.1)
-    )
-
-  data = lambda: tftrain.Arrays(cases.arrays(), 8)
-  expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  found, right = (
-    trainer(data(), lambda one=one: make(one)).train(3).scalars['loss']
-    for one in (loss, expected)
-  )
-  assert found == pytest.approx(right, rel=1e-6)
-
-
-def evaluator(shown):
-  class Shows(tftrain.SupervisedTask):
-    def artifacts(self, batch):
-      return shown
-
-  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  return tftrain.Evaluator(
-    Shows(cases.model(), loss, keras.optimizers.SGD()),
-    tftrain.Arrays(cases.arrays(), 8, training=False),
-  )
-
-
-@pytest.mark.parametrize(
-  ('shown', 'said'),
-  [
-    (None, 'returned None; return {name: images or str}, or {}'),
-    ([np.zeros((1, 2, 2, 1))], 'returned a list; return {name'),
-    ({'a': 3}, "'a' of type int; give images"),
-    ({'a': None}, "'a' of type NoneType; give images"),
-    ({'a': [np.zeros((2, 2, 1))]}, "'a' of type list; give images"),
-    ({'a': np.zeros((2, 2, 1))}, "'a' of shape (2, 2, 1); give images"),
-    ({3: 'text'}, 'the name 3; give a str'),
-  ],
-)
-def test_artifacts_that_are_none_are_named(shown, said):
-  with refused(errors.TaskError, 'artifacts() of Shows', said):
-    evaluator(shown)
-
-
-def test_artifacts_may_be_arrays_tensors_and_texts():
-  array = np.zeros((1, 2, 2, 1))
-  shown = {'array': array, 'tensor': tf.constant(array), 'text': 'a text'}
-  for artifacts in (shown, {}):
-    assert evaluator(artifacts).evaluate()['loss'] > 0
-
-
-@pytest.mark.parametrize(
-  ('name', 'value', 'advice'),
-  [
-    ('freeze', 3, "= 3; give a pattern such as 'dense/kernel', or None"),
-    ('no_decay', b'bias', "= b'bias'; give a pattern"),
-    ('remat', ['a'], "= ['a']; give a pattern"),
-    ('rates', {3: 1.0}, '= {3: 1.0}; give {pattern: factor}'),
-    ('rates', {None: 1.0}, '= {None: 1.0}; give {pattern: factor}'),
-    ('rates', ['a'], "= ['a']; give {pattern: factor}"),
-    ('rates', {'a': '2'}, "the factor of 'a' must be above 0"),
-    ('freeze', '', "= ''; an empty pattern matches everything; leave it out"),
-    ('no_decay', '', 'an empty pattern'),
-    ('remat', '', 'an empty pattern'),
-    ('rates', {'': 0.1}, "= {'': 0.1}; an empty pattern"),
-    ('freeze', '(', "'(' is no regular expression"),
-    ('jit', 'yes', "= 'yes'; give True or False"),
-    ('jit', None, '= None; give True or False'),
-    ('sync_batch_norm', 1, '= 1; give True or False'),
-    ('accumulate', True, '= True; give a whole number'),
-    ('accumulate', 2.0, '= 2.0; give a whole number'),
-  ],
-)
-def test_options_of_the_wrong_type_are_named(name, value, advice):
-  with refused(errors.ConfigError, f'Update.{name}', advice):
-    tftrain.Update(**{name: value})
-
-
-def test_options_of_the_right_type_are_taken():
-  update = tftrain.Update(
-    accumulate=2, freeze='a', rates={'b': 2}, remat='.', jit=True
-  )
-  assert update.patterns() == [('freeze', 'a'), ('remat', '.'), ('rates', 'b')]
+  with error_lines.refused(
+    errors.InputError, f'int64[8]: Wrong.call(): {cause}'
+  ):
+    small_tasks.trainer(tftrain.Arrays(small_tasks.arrays(), 8), make)

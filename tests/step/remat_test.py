@@ -1,11 +1,11 @@
-"""Layers computed again in the backward pass: nothing but memory may change."""
+"""Rematerialization: nothing but memory may change."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 
 STRATEGIES = ('one_device', 'mirrored')
@@ -46,11 +46,11 @@ def train(make_task, strategy, data=None, steps=4, **options):
   strategy = tftrain.make_strategy(strategy)
   with strategy.scope():
     made = make_task()
-  data = tftrain.Arrays(data or cases.arrays(), 8)
+  data = tftrain.Arrays(data or small_tasks.arrays(), 8)
   update = tftrain.Update(**options)
   trainer = tftrain.Trainer(made, data, strategy=strategy, update=update)
   losses = [trainer.train(n + 1).scalars['loss'] for n in range(steps)]
-  state = cases.state_of(trainer)
+  state = small_tasks.state_of(trainer)
   # A generator that nothing draws from moves too; norms sum in another order.
   state = {
     name: value
@@ -68,7 +68,7 @@ def assert_changes_nothing(
     make_task, strategy, data, remat=remat, **options
   )
   np.testing.assert_allclose(losses, others, rtol=0, atol=1e-6)
-  cases.assert_close(state, other, 1e-6)
+  small_tasks.assert_close(state, other, 1e-6)
   assert losses[0] != pytest.approx(losses[-1], abs=1e-3)
   assert runs(again) > runs(kept) or 'block' not in remat
 

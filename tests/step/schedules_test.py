@@ -1,4 +1,4 @@
-"""Schedules: against closed forms in NumPy, wherever a step may come from."""
+"""Schedules: against closed forms in NumPy, at steps of any kind."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""tf.summary called in a loss, a train_step or a layer."""
+"""tf.summary in a loss, a train_step or a layer."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.step import step_summary
 
@@ -32,7 +32,7 @@ class TellingLayer(keras.layers.Layer):
 
 def task(kind=Telling, model=None):
   return kind(
-    model or cases.model(),
+    model or small_tasks.model(),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.SGD(0.1),
   )
@@ -41,8 +41,8 @@ def task(kind=Telling, model=None):
 def experiment(make=task, **options):
   return tftrain.Experiment(
     make,
-    lambda: tftrain.Arrays(cases.arrays(64), 8),
-    lambda: tftrain.Arrays(cases.arrays(32, seed=1), 8, training=False),
+    lambda: tftrain.Arrays(small_tasks.arrays(64), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(32, seed=1), 8, training=False),
     **{
       'steps': 6,
       'log_every': 1,
@@ -142,7 +142,7 @@ def test_running_eagerly_it_is_the_same(tmp_path):
 @pytest.mark.parametrize('rows', [8, 7])
 def test_of_micro_batches_the_first_is_shown(tmp_path, caplog, rows):
   """With batches of seven the micro-batches are passes of a loop."""
-  data = cases.arrays(8 * rows)
+  data = small_tasks.arrays(8 * rows)
   recipe = experiment(
     update=tftrain.Update(accumulate=4), eval_every=100, steps=2
   )
@@ -267,16 +267,16 @@ def test_a_lost_directory_stops_neither_summaries_nor_the_run(tmp_path, caplog):
 def test_a_writer_of_ones_own_gets_the_steps(tmp_path):
   with tf.summary.create_file_writer(str(tmp_path)).as_default():
     trainer = tftrain.Trainer(
-      task(), tftrain.Arrays(cases.arrays(), 8), log_every=2
+      task(), tftrain.Arrays(small_tasks.arrays(), 8), log_every=2
     )
     trainer.train(5)
     tftrain.Evaluator(
-      trainer.task, tftrain.Arrays(cases.arrays(), 8, training=False)
+      trainer.task, tftrain.Arrays(small_tasks.arrays(), 8, training=False)
     ).evaluate()
   assert list(told(tmp_path)) == [2, 4]
 
 
 def test_without_tf_summary_nothing_is_in_the_graph(tmp_path):
-  run = experiment(cases.supervised).prepare(tmp_path)
+  run = experiment(small_tasks.supervised).prepare(tmp_path)
   run.train()
   assert not run.trainer.loop._writes_summaries

@@ -1,50 +1,106 @@
-"""What a run shows: artifacts, histograms, descriptions, hparams and sinks."""
+"""Artifacts: images, sounds, tables, curves and figures in TensorBoard."""
 
-import logging
 import sys
 
-import gin
-from google.protobuf import text_format
 import keras
 import matplotlib.figure
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.pr_curve import summary as pr_summary
 import tensorflow as tf
 
-from tests import boards
-from tests import cases
+from tests.support import error_lines
+from tests.support import event_files
+from tests.support import shown_runs
+from tests.support import small_tasks
 import tftrain
 from tftrain import errors
-from tftrain.config import loader
-from tftrain.experiment import _hparams
-from tftrain.experiment import _parameter_overview
-from tftrain.platform import _filesystem
-from tftrain.platform import files
-from tftrain.platform import jsonl
-from tftrain.platform import literals
 from tftrain.summary import artifacts as artifacts_lib
-from tftrain.summary import metrics_file as metrics_file_lib
-from tftrain.summary import summary_writer as summary_writer_lib
 
 
-def events(directory):
-  found = event_accumulator.EventAccumulator(
-    str(directory), size_guidance={'tensors': 0}
+def evaluator(shown):
+  class Shows(tftrain.SupervisedTask):
+    def artifacts(self, batch):
+      return shown
+
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  return tftrain.Evaluator(
+    Shows(small_tasks.model(), loss, keras.optimizers.SGD()),
+    tftrain.Arrays(small_tasks.arrays(), 8, training=False),
   )
-  found.Reload()
-  return found
 
 
-def written(directory, tag):
-  """(plugin, steps, the last value) of a tag."""
-  found = events(directory)
-  plugin = found.SummaryMetadata(tag).plugin_data.plugin_name
-  tensors = found.Tensors(tag)
-  last = tf.make_ndarray(tensors[-1].tensor_proto)
-  return plugin, [event.step for event in tensors], last
+@pytest.mark.parametrize(
+  ('shown', 'said'),
+  [
+    (None, 'returned None; return {name: images or str}, or {}'),
+    ([np.zeros((1, 2, 2, 1))], 'returned a list; return {name'),
+    ({'a': 3}, "'a' of type int; give images"),
+    ({'a': None}, "'a' of type NoneType; give images"),
+    ({'a': [np.zeros((2, 2, 1))]}, "'a' of type list; give images"),
+    ({'a': np.zeros((2, 2, 1))}, "'a' of shape (2, 2, 1); give images"),
+    ({3: 'text'}, 'the name 3; give a str'),
+  ],
+)
+def test_artifacts_that_are_none_are_named(shown, said):
+  with error_lines.refused(errors.TaskError, 'artifacts() of Shows', said):
+    evaluator(shown)
+
+
+def test_artifacts_may_be_arrays_tensors_and_texts():
+  array = np.zeros((1, 2, 2, 1))
+  shown = {'array': array, 'tensor': tf.constant(array), 'text': 'a text'}
+  for artifacts in (shown, {}):
+    assert evaluator(artifacts).evaluate()['loss'] > 0
+
+
+class Looks(tftrain.SupervisedTask):
+  def artifacts(self, batch):
+    x, _ = batch
+    images = tf.reshape(x[:3], [3, 2, 3, 1])
+    return {'pictures': images, 'words': f'**{len(x)}** rows'}
+
+
+def looking(kind):
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  return kind(small_tasks.model(), loss, keras.optimizers.Adam(0.05))
+
+
+def test_artifacts_are_in_the_events(tmp_path):
+  tftrain.Experiment(
+    lambda: looking(Looks),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(seed=1), 8, training=False),
+    steps=20,
+    eval_every=10,
+    export=False,
+  ).train(tmp_path)
+  found = event_files.events(tmp_path / 'eval' / 'test')
+  texts = [tf.make_ndarray(e.tensor_proto) for e in found.Tensors('words')]
+  assert [text.item() for text in texts] == [b'**8** rows'] * 2
+  width, height, *pictures = tf.make_ndarray(
+    found.Tensors('pictures')[0].tensor_proto
+  )
+  assert (width, height, len(pictures)) == (b'3', b'2', 3)
+  assert tf.io.decode_png(pictures[0]).shape == (2, 3, 1)
+
+
+class LooksWrong(Looks):
+  def artifacts(self, batch):
+    return {'flat': batch[0]}
+
+
+def test_artifacts_of_the_wrong_shape_are_named(tmp_path):
+  experiment = tftrain.Experiment(
+    lambda: looking(LooksWrong),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(seed=1), 8, training=False),
+    steps=2,
+    export=False,
+  )
+  with pytest.raises(errors.TaskError, match=r"'flat' of shape \(8, 6\); give"):
+    experiment.prepare(tmp_path)
 
 
 class Shows(tftrain.SupervisedTask):
@@ -56,7 +112,7 @@ class Shows(tftrain.SupervisedTask):
 
 def showing(shown):
   task = Shows(
-    cases.model(),
+    small_tasks.model(),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.SGD(0.1),
   )
@@ -64,20 +120,12 @@ def showing(shown):
   return task
 
 
-def train(tmp_path, task=cases.supervised, steps=4, **options):
-  return tftrain.Experiment(
-    task,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    lambda: tftrain.Arrays(cases.arrays(seed=1), 8, training=False),
-    steps=steps,
-    **{'eval_every': 2, 'log_every': 2, 'export': False, **options},
-  ).train(tmp_path)
-
-
 def shown_by(tmp_path, value):
   """(plugin, last value) of an artifact, written by a run."""
-  train(tmp_path, lambda: showing(lambda batch: {'shown': value(batch)}))
-  plugin, steps, last = written(tmp_path / 'eval' / 'test', 'shown')
+  shown_runs.train(
+    tmp_path, lambda: showing(lambda batch: {'shown': value(batch)})
+  )
+  plugin, steps, last = shown_runs.written(tmp_path / 'eval' / 'test', 'shown')
   assert steps == [2, 4]
   return plugin, last
 
@@ -88,33 +136,6 @@ def refusal(shown):
   (line,) = str(raised.value).splitlines()
   assert line.startswith("artifacts() of Shows returned 'a' ")
   return line
-
-
-@pytest.mark.slow
-def test_ten_thousand_metrics_whatever_their_values(tmp_path):
-  names = [f'group_{i % 100}/metric_{i}' for i in range(10_000)]
-  odd = [float('nan'), float('inf'), 1e300, -1e300, 1e-320, 0.0]
-  scalars = {
-    name: odd[i % 7] if i % 7 < 6 else 1.0 + i for i, name in enumerate(names)
-  }
-  writer = summary_writer_lib.SummaryWriter(tmp_path)
-  metrics_file = metrics_file_lib.MetricsFile(tmp_path)
-  for take in (writer, metrics_file):
-    take(cases.report(1, scalars=scalars))
-  writer.close()
-  shown = events(tmp_path / 'train')
-  assert set(shown.Tags()['tensors']) == set(names)
-  for name in names[:14]:
-    _, steps, value = written(tmp_path / 'train', name)
-    assert steps == [1]
-    np.testing.assert_array_equal(value, np.float32(scalars[name]))
-  (line,) = jsonl.read(tmp_path / 'metrics.jsonl')
-  assert {name: float(line[name]) for name in names if line[name] != 'nan'} == {
-    name: value for name, value in scalars.items() if not np.isnan(value)
-  }
-
-
-# Artifacts.
 
 
 def test_sounds_can_be_listened_to(tmp_path):
@@ -153,7 +174,7 @@ def test_a_histogram_is_that_of_tensorflow(tmp_path, values):
   )
   with tf.summary.create_file_writer(str(tmp_path / 'other')).as_default(0):
     tf.summary.histogram('shown', values)
-  expected = written(tmp_path / 'other', 'shown')
+  expected = shown_runs.written(tmp_path / 'other', 'shown')
   assert plugin == expected[0] == 'histograms'
   np.testing.assert_allclose(value, expected[2], atol=1e-12)
 
@@ -165,7 +186,7 @@ def test_a_histogram_is_that_of_tensorflow(tmp_path, values):
 def test_a_histogram_leaves_out_what_is_not_finite(tmp_path, values, count):
   with tf.summary.create_file_writer(str(tmp_path)).as_default(0):
     artifacts_lib.write('a', tftrain.summary.Histogram(values))
-  _, _, value = written(tmp_path, 'a')
+  _, _, value = shown_runs.written(tmp_path, 'a')
   assert value.shape == (30, 3)
   assert value[:, 2].sum() == count
   assert np.isfinite(value).all()
@@ -187,7 +208,7 @@ def test_a_precision_recall_curve_by_hand(tmp_path):
   labels, scores = [1, 0, 1, 0, 1], [1.0, 0.6, 0.5, 0.0, np.nan]
   with tf.summary.create_file_writer(str(tmp_path)).as_default(0):
     artifacts_lib.write('a', tftrain.summary.PrCurve(labels, scores))
-  _, _, value = written(tmp_path, 'a')
+  _, _, value = shown_runs.written(tmp_path, 'a')
   np.testing.assert_allclose(value[:, 0], [2, 2, 0, 0, 0.5, 1])
   np.testing.assert_allclose(value[:, 110], [1, 1, 1, 1, 0.5, 0.5])
   np.testing.assert_allclose(value[:, 200], [1, 0, 2, 1, 1, 0.5])
@@ -321,7 +342,7 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_written(tmp_path):
   model_dir = tmp_path / 'run'
   wrong = tftrain.summary.Audio(np.zeros((2, 9)), 8)
   with pytest.raises(errors.TaskError, match="'shown' with samples of shape"):
-    train(model_dir, lambda: showing(lambda _: {'shown': wrong}))
+    shown_runs.train(model_dir, lambda: showing(lambda _: {'shown': wrong}))
   assert not model_dir.exists()
 
 
@@ -338,467 +359,3 @@ def test_a_kind_of_ones_own_is_an_artifact(tmp_path):
 
   assert shown_by(tmp_path, lambda _: Loud('hush'))[1] == b'HUSH'
   assert refusal(Loud('')).endswith("'a' with no text; give one")
-
-
-# Histograms.
-
-
-def histogram_tags(directory):
-  found = events(directory)
-  return {
-    tag: [event.step for event in found.Tensors(tag)]
-    for tag in found.Tags()['tensors']
-    if found.SummaryMetadata(tag).plugin_data.plugin_name == 'histograms'
-  }
-
-
-NAMES = [
-  f'model/sequential/{layer}/{part}'
-  for layer in ('dense', 'dense_1')
-  for part in ('kernel', 'bias')
-]
-
-
-def test_weights_are_shown_at_their_interval_and_at_the_end(tmp_path):
-  train(tmp_path, steps=7, actions=[tftrain.actions.WeightHistograms(3)])
-  assert histogram_tags(tmp_path / 'train') == {
-    f'weights/{name}': [3, 6, 7] for name in NAMES
-  }
-
-
-@pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
-def test_weights_and_gradients_are_the_right_ones(tmp_path, strategy):
-  run = tftrain.Experiment(
-    cases.supervised,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    steps=4,
-    export=False,
-    strategy=strategy,
-    actions=[tftrain.actions.WeightHistograms(4, gradients=True)],
-  ).prepare(tmp_path)
-  run.train()
-  assert list(histogram_tags(tmp_path / 'train')) == [
-    f'{kind}/{name}' for kind in ('weights', 'gradients') for name in NAMES
-  ]
-  task = run.trainer.task
-  (kernel, bias), (x, y) = (
-    task.model.layers[-1].weights,
-    run.trainer.example_batch,
-  )
-  _, _, value = written(tmp_path / 'train', f'weights/{NAMES[2]}')
-  assert value[0, 0] == pytest.approx(np.min(kernel.numpy()))
-  assert value[:, 2].sum() == kernel.numpy().size
-  # The gradient of a softmax with cross-entropy, by hand.
-  error = tf.nn.softmax(task.model(x)) - tf.one_hot(y, 3)
-  expected = tf.reduce_mean(error, 0).numpy()
-  assert bias.shape == expected.shape
-  _, _, value = written(tmp_path / 'train', f'gradients/{NAMES[3]}')
-  assert value[0, 0] == pytest.approx(expected.min(), rel=1e-5)
-  assert value[-1, 1] == pytest.approx(expected.max(), rel=1e-5)
-
-
-@pytest.mark.parametrize('options', [{}, {'update': tftrain.Update(ema=0.9)}])
-def test_looking_changes_nothing(tmp_path, options):
-  def state_after(name, actions):
-    keras.utils.set_random_seed(0)
-    run = tftrain.Experiment(
-      lambda: cases.supervised(dropout=0.5),
-      lambda: tftrain.Arrays(cases.arrays(), 8),
-      steps=9,
-      export=False,
-      actions=actions,
-      **options,
-    ).prepare(tmp_path / name)
-    run.train()
-    return cases.state_of(run.trainer)
-
-  cases.assert_same_bits(
-    state_after('plain', []),
-    state_after(
-      'looked', [tftrain.actions.WeightHistograms(2, gradients=True)]
-    ),
-  )
-
-
-@pytest.mark.slow
-def test_a_recipe_can_be_used_twice(tmp_path):
-  histograms = tftrain.actions.WeightHistograms(2)
-  for action in (histograms, tftrain.Every(2, histograms)):
-    recipe = tftrain.Experiment(
-      cases.supervised,
-      lambda: tftrain.Arrays(cases.arrays(), 8),
-      steps=2,
-      export=False,
-      actions=[action],
-    )
-    kind = type(action).__name__
-    one, other = (recipe.prepare(tmp_path / kind / name) for name in 'ab')
-    other.train()
-    one.train()
-    for name in 'ab':
-      found = histogram_tags(tmp_path / kind / name / 'train')
-      assert list(found.values()) == [[2]] * 4
-
-
-def test_histograms_that_belong_to_nothing_say_so():
-  trainer = tftrain.Trainer(
-    cases.supervised(), tftrain.Arrays(cases.arrays(), 8)
-  )
-  with pytest.raises(
-    errors.ConfigError, match=r'^WeightHistograms does not know'
-  ):
-    trainer.train(1, [tftrain.actions.WeightHistograms(1)])
-
-
-def test_gradients_that_cannot_be_had_are_refused_before_step_1(tmp_path):
-  class Own(tftrain.Task):
-    def train_step(self, batch):
-      def loss(rows, training):
-        return tftrain.Loss(self.model(rows[0], training=training)[:, 0] ** 2)
-
-      return self.minimize(loss, batch)
-
-  with pytest.raises(errors.ConfigError, match='Own has no loss'):
-    tftrain.Experiment(
-      lambda: Own(cases.model(), keras.optimizers.SGD()),
-      lambda: tftrain.Arrays(cases.arrays(), 8),
-      steps=2,
-      export=False,
-      actions=[tftrain.actions.WeightHistograms(gradients=True)],
-    ).prepare(tmp_path)
-
-
-@pytest.fixture
-def fresh_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
-def test_gin_gives_histograms_and_sinks(tmp_path, fresh_gin):
-  path = tmp_path / 'run.gin'
-  path.write_text(
-    'import tests.recipes\n'
-    'Experiment.task = @recipes.make_task\n'
-    'Experiment.train_data = @recipes.train_data\n'
-    'Experiment.steps = 4\n'
-    'Experiment.export = False\n'
-    'Experiment.actions = [@WeightHistograms(), @CsvWriter()]\n'
-    'WeightHistograms.every = 2\n'
-    "CsvWriter.path = 'lines/own.csv'\n"
-  )
-  loader.load([str(path)]).train(tmp_path / 'run')
-  loader.check_used()
-  found = histogram_tags(tmp_path / 'run' / 'train')
-  assert list(found.values()) == [[2, 4]] * 4
-  assert (tmp_path / 'run' / 'lines' / 'own.csv').exists()
-
-
-class Full(_filesystem.Disk):
-  """A disk that takes no events."""
-
-  def make_directory(self, path):
-    if path.name == 'train':
-      raise OSError(28, 'No space left on device')
-    super().make_directory(path)
-
-
-def test_what_cannot_be_written_is_warned_of_once(
-  tmp_path, monkeypatch, caplog
-):
-  monkeypatch.setattr(files, 'disk', Full())
-  result = train(
-    tmp_path, steps=6, actions=[tftrain.actions.WeightHistograms(1)]
-  )
-  assert result.step == 6
-  said = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-  assert len([text for text in said if 'Summaries below' in text]) == 1
-
-
-# Overviews and hparams, as TensorBoard reads them.
-
-
-def test_the_hparams_tab_holds_no_secrets(tmp_path):
-  run = tftrain.Experiment(
-    cases.supervised,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    steps=2,
-    export=False,
-  ).prepare(tmp_path)
-  run.train(bindings=["load.api_key = 'abc123'"])
-  written = b''.join(p.read_bytes() for p in tmp_path.rglob('events.*'))
-  assert b'api_key' in written and b'abc123' not in written
-
-
-def test_the_hparams_tab_shows_values_and_final_metrics(tmp_path):
-  results = {}
-  for seed in (1, 2):
-    run = tftrain.Experiment(
-      cases.supervised,
-      lambda: tftrain.Arrays(cases.arrays(), 8),
-      lambda: tftrain.Arrays(cases.arrays(seed=1), 8, training=False),
-      steps=4,
-      export=False,
-      seed=seed,
-    ).prepare(tmp_path / f'run_{seed}')
-    bindings = [f'Experiment.seed = {seed}', "cases.kind = 'x'\nA.b = @c"]
-    results[seed] = run.train(bindings=bindings).scalars
-  rows = {row[0]['seed']: row for row in boards.hparams_rows(tmp_path)}
-  assert list(rows) == [1, 2]
-  for seed, (given, metrics) in rows.items():
-    assert given == {
-      'seed': seed,
-      'steps': 4,
-      'strategy': 'auto',
-      'replicas': 1,
-      'optimizer': 'Adam',
-      'learning_rate': 0.01,
-      'Experiment.seed': seed,
-      'cases.kind': 'x',
-      'A.b': '@c',
-    }
-    for name in ('eval/test/accuracy', 'eval/test/loss', 'train/loss'):
-      assert metrics[name] == pytest.approx(results[seed][name], rel=1e-6)
-
-
-@pytest.mark.slow
-def test_one_run_alone_has_its_row_and_a_resumed_one_has_one(tmp_path):
-  for steps in (4, 8):
-    train(tmp_path / 'run', steps=steps)
-  ((given, metrics),) = boards.hparams_rows(tmp_path)
-  assert given['steps'] == 4  # as it was begun
-  _, _, last = written(tmp_path / 'run' / 'eval' / 'test', 'loss')
-  assert metrics['eval/test/loss'] == pytest.approx(last)
-  # TensorBoard looks for metrics below a row's directory, and not in `.`.
-  assert boards.hparams_rows(tmp_path / 'run') == [(given, {})]
-
-
-def test_a_schedule_and_several_optimizers_are_no_plain_rates():
-  task = cases.supervised()
-  task.optimizer = keras.optimizers.SGD(
-    keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-  )
-  assert _hparams.of_run(task, {'none': None}, [], '').values == {
-    'optimizer': 'SGD'
-  }
-  task.other_optimizer = keras.optimizers.Adam(3e-4)
-  assert _hparams.of_run(task, {}, [], '').values == {
-    'optimizer': 'SGD',
-    'other_optimizer': 'Adam',
-    'other_optimizer/learning_rate': 0.0003,
-  }
-
-
-@pytest.mark.parametrize(
-  ('binding', 'found'),
-  [
-    ('STEPS = 500', {'STEPS': 500}),
-    ('train/f.x = -1.5e-3', {'train/f.x': -0.0015}),
-    ('f.x = True', {'f.x': True}),
-    ("f.x = 'a = b'", {'f.x': 'a = b'}),
-    ('f.x = [1, 2]', {'f.x': '[1, 2]'}),
-    ('f.x = None', {'f.x': 'None'}),
-    ('f.x = %MACRO', {'f.x': '%MACRO'}),
-    ('import os', {}),
-  ],
-)
-def test_bindings_become_values(binding, found):
-  assert literals.assigned([binding]) == found
-
-
-@pytest.mark.slow
-def test_parameters_and_graph_are_shown_once(tmp_path):
-  train(tmp_path)
-  plugin, steps, value = written(tmp_path / 'train', 'parameters')
-  assert (plugin, steps) == ('text', [0])
-  assert value.item().decode().splitlines()[2:] == [
-    '| `model/sequential/dense` | Dense | 56 | 56 |',
-    '| `model/sequential/dense_1` | Dense | 27 | 27 |',
-    '| **all** |  | 83 | 83 |',
-  ]
-  answer = boards.tensorboard_of(tmp_path).get(
-    '/data/plugin/graphs/graph?run=train'
-  )
-  graph = tf.compat.v1.GraphDef()
-  text_format.Parse(answer.get_data(as_text=True), graph)
-  # A layer's name has a number that Keras made up.
-  kinds = [node.op for node in graph.node]
-  assert kinds == ['InputLayer', 'Dense', 'Dropout', 'Dense']
-  names = [node.name for node in graph.node]
-  assert all(name.startswith('model/sequential') for name in names)
-  assert [list(node.input) for node in graph.node[1:]] == [
-    [name] for name in names[:-1]
-  ]
-
-
-def test_the_graph_of_several_models_is_one(tmp_path):
-  class Two(tftrain.SupervisedTask):
-    def __init__(self, *arguments):
-      super().__init__(*arguments)
-      x = keras.Input((6,))
-      wide, deep = keras.layers.Dense(2)(x), keras.layers.Dense(2)(x)
-      self.other = keras.Model(x, keras.layers.Add()([wide, deep]))
-
-  loss = keras.losses.MeanSquaredError()
-  task = Two(cases.model(), loss, keras.optimizers.SGD())
-  nodes = _parameter_overview.of_task(task)['graph'].nodes.node
-  assert [node.name.split('/')[0] for node in nodes] == (
-    ['model'] * 4 + ['other'] * 4
-  )
-  assert len(nodes[-1].input) == 2
-  assert set(nodes[-1].input) < {node.name for node in nodes}
-
-
-def test_what_has_no_graph_is_left_out(tmp_path):
-  class Subclassed(keras.Model):
-    def __init__(self):
-      super().__init__()
-      self.dense = keras.layers.Dense(3)
-
-    def call(self, x):
-      return self.dense(x)
-
-  def make_task():
-    return tftrain.SupervisedTask(
-      Subclassed(),
-      keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-      keras.optimizers.SGD(0.1),
-    )
-
-  train(tmp_path, make_task)
-  tags = events(tmp_path / 'train').Tags()['tensors']
-  assert 'parameters' in tags
-  assert not events(tmp_path / 'train').Tags()['graph']
-
-
-@pytest.mark.slow
-def test_frozen_parameters_are_told_apart(tmp_path):
-  def make_task():
-    task = cases.supervised()
-    task.model.layers[0].trainable = False
-    return task
-
-  train(tmp_path, make_task)
-  _, _, value = written(tmp_path / 'train', 'parameters')
-  lines = value.item().decode().splitlines()
-  assert lines[2] == '| `model/sequential/dense` | Dense | 56 | 0 |'
-  assert lines[-1] == '| **all** |  | 83 | 27 |'
-
-
-# Sinks.
-
-
-class Kept(tftrain.summary.MetricWriter):
-  def __init__(self, kept):
-    self._kept = kept
-
-  def write(self, report):
-    self._kept.append((report.source, report.step, dict(report.scalars)))
-
-
-def test_a_sink_hears_of_training_and_of_evaluations(tmp_path):
-  kept = []
-  train(tmp_path, actions=[Kept(kept)])
-  assert [(source, step) for source, step, _ in kept] == [
-    ('train', 2), ('eval/test', 2), ('train', 4), ('eval/test', 4)
-  ]  # fmt: skip
-  assert all(scalars['loss'] > 0 for _, _, scalars in kept)
-
-
-class Broken(tftrain.summary.MetricWriter):
-  tries = 0
-
-  def write(self, report):
-    Broken.tries += 1
-    raise RuntimeError(f'no connection at step {report.step}')
-
-
-def test_a_sink_that_fails_stops_nothing(tmp_path, caplog):
-  Broken.tries = 0
-  kept = []
-  result = train(tmp_path, actions=[Broken(), Kept(kept)])
-  assert result.step == 4 and len(kept) == Broken.tries == 4
-  (line,) = [
-    r.getMessage() for r in caplog.records if 'Broken' in r.getMessage()
-  ]
-  assert line == (
-    'Reports to Broken cannot be written (no connection at step 2); training '
-    'goes on without them.'
-  )
-
-
-def test_a_sink_needs_write():
-  with pytest.raises(TypeError, match='write'):
-    tftrain.summary.MetricWriter()
-
-
-def csv_lines(path):
-  return path.read_text().splitlines()
-
-
-def test_a_csv_file_has_a_line_for_each_report(tmp_path):
-  result = train(tmp_path, actions=[tftrain.summary.CsvWriter()])
-  header, *lines = csv_lines(tmp_path / 'metrics.csv')
-  assert header.startswith('step,source,loss,accuracy,')
-  assert [line.split(',')[:2] for line in lines] == [
-    ['2', 'train'], ['2', 'eval/test'], ['4', 'train'], ['4', 'eval/test']
-  ]  # fmt: skip
-  assert float(lines[-1].split(',')[2]) == result.scalars['eval/test/loss']
-
-
-def test_a_csv_file_gets_columns_as_they_come(tmp_path):
-  sink = tftrain.summary.CsvWriter(tmp_path / 'deep' / 'own.csv')
-  for step, scalars in (
-    (1, {'a': 1.0}),
-    (2, {'a, "b"': float('nan')}),
-    (3, {'a': 1e300, 'c': 2.5}),
-  ):
-    sink(cases.report(step, scalars=scalars))
-  assert csv_lines(tmp_path / 'deep' / 'own.csv') == [
-    'step,source,a,"a, ""b""",c',
-    '1,train,1.0,,',
-    '2,train,,nan,',
-    '3,train,1e+300,,2.5',
-  ]
-
-
-def test_a_resumed_run_takes_lines_back(tmp_path):
-  path = tmp_path / 'own.csv'
-  path.write_text('step,source,a\n10,train,1.0\n20,train,9.0\n30,tr')
-  sink = tftrain.summary.CsvWriter(path)
-  for step, value in ((10, 7.0), (20, 2.0), (30, 3.0)):
-    sink(cases.report(step, start_step=10, scalars={'a': value}))
-  lines = ['step,source,a', '10,train,1.0', '20,train,2.0', '30,train,3.0']
-  assert csv_lines(path) == lines
-  # The run goes back to step 10, twice.
-  for value in (4.0, 5.0):
-    sink(cases.report(20, start_step=10, scalars={'a': value}))
-    sink(cases.report(25, start_step=10, scalars={'a': value}))
-  assert csv_lines(path) == [
-    *lines[:2], '20,train,5.0', '25,train,5.0'
-  ]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_killed_and_resumed_run_has_the_lines_of_an_unbroken_one(tmp_path):
-  def go(name, *steps):
-    for last in steps:
-      keras.utils.set_random_seed(0)
-      train(
-        tmp_path / name,
-        steps=last,
-        checkpoint_every=2,
-        actions=[tftrain.summary.CsvWriter()],
-      )
-    return (tmp_path / name / 'metrics.csv').read_text()
-
-  assert go('broken', 4, 8) == go('whole', 8)
-
-
-def test_a_file_that_is_something_else_is_left_alone(tmp_path, caplog):
-  path = tmp_path / 'own.csv'
-  path.write_text('precious,data\n1,2\n')
-  sink = tftrain.summary.CsvWriter(path)
-  sink(cases.report(1, scalars={'a': 1.0}))
-  assert path.read_text() == 'precious,data\n1,2\n'
-  assert 'own.csv is no file of a CsvWriter; remove it' in caplog.text

@@ -1,4 +1,4 @@
-"""What a person sees who watches a run."""
+"""The progress bar: one line on a terminal, plain lines elsewhere."""
 
 import fcntl
 import os
@@ -10,9 +10,22 @@ import termios
 
 import pytest
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.summary import progress_bar
+
+
+def test_progress_says_step_metrics_and_speed(capsys):
+  trainer = tftrain.Trainer(
+    small_tasks.supervised(),
+    tftrain.Arrays(small_tasks.arrays(), 8),
+    log_every=10,
+  )
+  trainer.train(20, [tftrain.summary.ProgressBar()])
+  lines = capsys.readouterr().err.splitlines()
+  lines = [line for line in lines if ' train ' in line]
+  assert len(lines) == 2
+  assert '20/20' in lines[1] and 'loss' in lines[1] and 'steps/s' in lines[1]
 
 
 @pytest.fixture
@@ -37,7 +50,7 @@ def terminal():
 
 
 def report(step, source='train', **timing):
-  return cases.report(
+  return small_tasks.report(
     step,
     max(step - 100, 0),
     source=source,
@@ -80,8 +93,8 @@ def test_seconds_are_said_as_a_person_would():
 
 def test_quiet_shows_nothing(tmp_path, capfd):
   recipe = tftrain.Experiment(
-    cases.supervised,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
+    small_tasks.supervised,
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
     steps=4,
     log_every=2,
     export=False,
@@ -94,6 +107,6 @@ def test_quiet_shows_nothing(tmp_path, capfd):
 
 def test_of_many_metrics_a_line_shows_some(capsys):
   scalars = {f'metric_{i}': float(i) for i in range(10_000)}
-  progress_bar.ProgressBar()(cases.report(1, scalars=scalars))
+  progress_bar.ProgressBar()(small_tasks.report(1, scalars=scalars))
   line = capsys.readouterr().err
   assert 'metric_11 11  +9,988 more' in line and 'metric_12 ' not in line

@@ -20,13 +20,13 @@ import traceback
 import sklearn.datasets  # noqa: F401
 import tensorflow  # noqa: F401
 
-from tests import servers
+from tests.support import fork_servers
 from tftrain.config import loader  # noqa: F401
 from tftrain.launch import command as command_lib
 
 
 def child(argv, cwd, into, uid=None, file_limit=None, environment=None):
-  servers.die_with_parent()
+  fork_servers.die_with_parent()
   os.environ.update(environment or {})
   for number, name in ((1, 'stdout'), (2, 'stderr')):
     os.dup2(os.open(f'{into}/{name}', os.O_WRONLY | os.O_CREAT), number)
@@ -48,7 +48,7 @@ def child(argv, cwd, into, uid=None, file_limit=None, environment=None):
 
 
 def main():
-  servers.die_with_parent()
+  fork_servers.die_with_parent()
   for line in sys.stdin:
     command = json.loads(line)
     if 'wait' in command:

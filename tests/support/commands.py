@@ -10,9 +10,9 @@ import tempfile
 import threading
 import time
 
-from tests import servers
+from tests.support import fork_servers
+from tests.support import paths
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _LIMIT = 90  # seconds; a command that takes longer hangs
 
 
@@ -82,11 +82,11 @@ class Commands:
   """Runs command lines in children forked from one warm process."""
 
   def __init__(self):
-    self._process = servers.start('tests.command_server')
+    self._process = fork_servers.start('tests.support.command_server')
     self._answers = queue.Queue()
     threading.Thread(target=self._read, daemon=True).start()
 
-  def start(self, *arguments, cwd=_ROOT, **rights):
+  def start(self, *arguments, cwd=paths.ROOT, **rights):
     """Starts one; `rights` are those that the server takes away or gives."""
     into = tempfile.TemporaryDirectory(prefix='command-')
     argv = ['tftrain', *arguments]

@@ -2,20 +2,19 @@
 
 import ctypes
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import paths
 
 
 def start(module):
   """The server in `module`, talked to in lines over its pipes."""
   return subprocess.Popen(
     [sys.executable, '-m', module],
-    cwd=_ROOT,
-    env={**os.environ, 'PYTHONPATH': str(_ROOT)},
+    cwd=paths.ROOT,
+    env={**os.environ, 'PYTHONPATH': str(paths.ROOT)},
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,

@@ -1,6 +1,7 @@
 """TensorBoard in a headless Chromium: what a person sees of a run.
 
-`python -m tests.browsers docs/images` makes the pictures of the documentation.
+`python -m tests.support.headless_browser docs/images` makes the pictures of the
+documentation.
 """
 
 import contextlib

@@ -25,8 +25,8 @@ import time
 import keras
 import tensorflow as tf
 
-from tests import cases
-from tests import servers
+from tests.support import fork_servers
+from tests.support import small_tasks
 import tftrain
 from tftrain.checkpoint import checkpointer as checkpointer_lib
 from tftrain.checkpoint import format
@@ -109,7 +109,7 @@ def experiment(marks):
   def make_task():
     return Marked(
       marks,
-      cases.model(dropout=0.3),
+      small_tasks.model(dropout=0.3),
       keras.losses.SparseCategoricalCrossentropy(from_logits=True),
       keras.optimizers.Adam(0.01),
       {
@@ -120,8 +120,8 @@ def experiment(marks):
 
   return tftrain.Experiment(
     make_task,
-    lambda: tftrain.Arrays(cases.arrays(), 8),
-    lambda: tftrain.Arrays(cases.arrays(seed=5), 16, training=False),
+    lambda: tftrain.Arrays(small_tasks.arrays(), 8),
+    lambda: tftrain.Arrays(small_tasks.arrays(seed=5), 16, training=False),
     steps=STEPS,
     steps_per_loop=7,
     log_every=20,
@@ -148,12 +148,12 @@ def train(model_dir, mark, count):
 
 
 def main():
-  servers.die_with_parent()
+  fork_servers.die_with_parent()
   print('ready', flush=True)
   for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
-      servers.die_with_parent()
+      fork_servers.die_with_parent()
       null = os.open(os.devnull, os.O_WRONLY)
       os.dup2(null, 2)
       try:

@@ -19,8 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import keras
 import tensorflow as tf
 
-from tests import cases
-from tests import servers
+from tests.support import fork_servers
+from tests.support import small_tasks
 import tftrain
 from tftrain.evaluation import _prediction_files
 from tftrain.evaluation import predictor
@@ -47,16 +47,18 @@ class Slow(tftrain.SupervisedTask):
 def make_task():
   keras.utils.set_random_seed(0)
   task = Slow(
-    cases.model(),
+    small_tasks.model(),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     keras.optimizers.SGD(0.1),
   )
-  task.build(tuple(tf.constant(a[:4]) for a in cases.arrays()))
+  task.build(tuple(tf.constant(a[:4]) for a in small_tasks.arrays()))
   return task
 
 
 def data():
-  return tftrain.Arrays(cases.arrays(EXAMPLES), BATCH_SIZE, training=False)
+  return tftrain.Arrays(
+    small_tasks.arrays(EXAMPLES), BATCH_SIZE, training=False
+  )
 
 
 def predict(output, seconds):
@@ -67,12 +69,12 @@ def predict(output, seconds):
 
 
 def main():
-  servers.die_with_parent()
+  fork_servers.die_with_parent()
   for line in sys.stdin:
     seconds, output = line.split(maxsplit=1)
     pid = os.fork()
     if pid == 0:
-      servers.die_with_parent()
+      fork_servers.die_with_parent()
       try:
         predict(output.strip(), seconds)
         os._exit(0)

@@ -8,24 +8,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 
 
 @gin.register(module='recipes')
 def make_task(optimizer=keras.optimizers.SGD, width=8):
   del width
-  return cases.supervised(optimizer())
+  return small_tasks.supervised(optimizer())
 
 
 @gin.register(module='recipes')
 def train_data(batch_size=8):
-  return tftrain.Arrays(cases.arrays(), batch_size)
+  return tftrain.Arrays(small_tasks.arrays(), batch_size)
 
 
 @gin.register(module='recipes')
 def test_data(batch_size=8):
-  return tftrain.Arrays(cases.arrays(seed=1), batch_size, training=False)
+  return tftrain.Arrays(small_tasks.arrays(seed=1), batch_size, training=False)
 
 
 @gin.register(module='recipes')
@@ -58,7 +58,7 @@ def shown_kind():
 @gin.register(module='recipes')
 def bad_row(batch=13, row=7, batch_size=8, value=np.nan):
   """Batches one row of one of which is not finite."""
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
   index = np.arange(64 * batch_size) % len(x)
   features = x[index].copy()
   features[batch * batch_size + row] = value
@@ -70,7 +70,7 @@ def uneven_data(batches=(30, 30)):
   """So many batches on each worker, which nobody could know before."""
   told = json.loads(os.environ.get('TF_CONFIG', '{"task": {"index": 0}}'))
   count = batches[told['task']['index']]
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
 
   def make():
     batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
@@ -83,7 +83,7 @@ def uneven_data(batches=(30, 30)):
 def other_data(examples=(67, 67), training=True):
   """So many examples on each worker."""
   told = json.loads(os.environ['TF_CONFIG'])
-  x, y = cases.arrays(max(examples))
+  x, y = small_tasks.arrays(max(examples))
   count = examples[told['task']['index']]
   return tftrain.Arrays((x[:count], y[:count]), 8, training=training)
 
@@ -92,7 +92,7 @@ def other_data(examples=(67, 67), training=True):
 def breaking_data(worker=1, batch=15):
   """What cannot be read from some batch on, on one worker."""
   told = json.loads(os.environ['TF_CONFIG'])
-  x, y = cases.arrays()
+  x, y = small_tasks.arrays()
 
   def make():
     batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8)
@@ -133,7 +133,7 @@ def examples(training=True, filtered=False):
     x, y = pair
     return x + 0.1 * tf.random.stateless_normal([6], seed), y
 
-  x, y = cases.arrays(seed=0 if training else 1)
+  x, y = small_tasks.arrays(seed=0 if training else 1)
   if not training:
     x, y = x[:65], y[:65]
   return tftrain.data.Examples(

@@ -1,10 +1,10 @@
 """Runs whose result must not depend on the number of replicas.
 
-  python -m tests.replica_runs 4
+  python -m tests.support.replica_runs 4
 
 prints, as JSON, what they give on so many parts of a CPU and on fewer;
 
-  TF_CONFIG=... python -m tests.replica_runs workers
+  TF_CONFIG=... python -m tests.support.replica_runs workers
 
 what they give on the workers that TF_CONFIG tells of.
 """
@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import sklearn.datasets
 
-from tests import cases
+from tests.support import small_tasks
 import tftrain
 from tftrain.distribute import strategy as strategy_lib
 
@@ -57,11 +57,11 @@ def overflow(precision, replicas):
     keras.config.set_dtype_policy(precision)
     try:
       # Adam would make a full step of a gradient that is a rounding error.
-      return cases.supervised(keras.optimizers.SGD(0.1, momentum=0.9))
+      return small_tasks.supervised(keras.optimizers.SGD(0.1, momentum=0.9))
     finally:
       keras.config.set_dtype_policy('float32')
 
-  x, y = cases.arrays(48)
+  x, y = small_tasks.arrays(48)
   batches = [(x[i : i + 8].copy(), y[i : i + 8]) for i in range(0, 48, 8)]
   batches[2][0][6:, 1] = np.inf
   half = precision == 'mixed_float16'
@@ -69,7 +69,7 @@ def overflow(precision, replicas):
   trainer = _trainer(make, batches, replicas, update=update)
   seen = []
   for _ in trainer.steps(6):
-    seen.append(cases.state_of(trainer))
+    seen.append(small_tasks.state_of(trainer))
   weights = {
     name: value
     for name, value in seen[-1].items()

@@ -35,6 +35,14 @@ def supervised(optimizer=None, metrics=None, **options):
   )
 
 
+def trainer(data, make=supervised, strategy='one_device', **options):
+  """A Trainer of the Task that `make` makes under a strategy."""
+  strategy = tftrain.make_strategy(strategy)
+  with strategy.scope():
+    task = make()
+  return tftrain.Trainer(task, data, strategy=strategy, **options)
+
+
 def state_of(trainer):
   """All of a Trainer's state, as NumPy arrays."""
   return {name: value.numpy() for name, value in trainer.read_state().items()}

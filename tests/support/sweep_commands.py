@@ -1,20 +1,20 @@
 """Sweeps of a target that needs no TensorFlow, for tests."""
 
 import os
-import pathlib
 import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parent.parent
-TARGET = (sys.executable, '-m', 'tests.sweep_target')
+from tests.support import paths
+
+TARGET = (sys.executable, '-m', 'tests.support.sweep_target')
 _LIMIT = 60
 
 
 def start(*arguments, env=None):
   return subprocess.Popen(
     [sys.executable, '-m', 'tftrain.sweep', *map(str, arguments)],
-    cwd=ROOT,
+    cwd=paths.ROOT,
     env={**os.environ, **(env or {})},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

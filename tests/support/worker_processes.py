@@ -8,7 +8,7 @@ from tftrain.checkpoint import format
 from tftrain.distribute import local_launcher
 
 GIN = """
-import tests.recipes
+import tests.support.recipes
 
 Experiment.task = @recipes.make_normalized_task
 Experiment.train_data = @recipes.train_data
@@ -64,6 +64,10 @@ def command(directory):
     directory.mkdir(exist_ok=True)
     path.write_text(GIN)
   return [f'--gin_file={path}', f'--model_dir={directory}/run']
+
+
+def bind(*bindings):
+  return [f'--gin.{b.replace(" = ", "=")}' for b in bindings]
 
 
 def assert_ended(ended, *codes):

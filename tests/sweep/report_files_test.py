@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests import sweeping
+from tests.support import paths
+from tests.support import sweep_commands
 from tftrain.sweep import _importance
 from tftrain.sweep import _ranking
 from tftrain.sweep import plan as plan_lib
@@ -28,15 +29,15 @@ _SWEEP = """
 def sweep_dir(tmp_path_factory):
   """A sweep that has ended, most of it well."""
   directory = tmp_path_factory.mktemp('sweep')
-  sweep_dir = sweeping.plan(directory, _SWEEP)
-  code, _, err = sweeping.run(sweep_dir, '--parallel=2', '--keep_going')
+  sweep_dir = sweep_commands.plan(directory, _SWEEP)
+  code, _, err = sweep_commands.run(sweep_dir, '--parallel=2', '--keep_going')
   assert code == 1, err
   return sweep_dir
 
 
 @pytest.fixture(scope='module')
 def written(sweep_dir):
-  code, out, err = sweeping.sweep('report', f'--sweep_dir={sweep_dir}')
+  code, out, err = sweep_commands.sweep('report', f'--sweep_dir={sweep_dir}')
   assert code == 0, err
   return out
 
@@ -160,7 +161,7 @@ def test_a_report_needs_no_tensorflow(sweep_dir):
   found = subprocess.run(
     [sys.executable, '-c', code, sweep_dir],
     capture_output=True,
-    cwd=sweeping.ROOT,
+    cwd=paths.ROOT,
   )
   assert found.stdout == b'[]\n', found.stderr
 
@@ -174,8 +175,8 @@ def test_without_plotly_the_tables_are_written(sweep_dir, monkeypatch):
 
 
 def test_a_sweep_that_has_not_begun_has_no_report(tmp_path):
-  sweep_dir = sweeping.plan(tmp_path, "Sweep.space = {'LR': [0.1]}\n")
-  code, _, err = sweeping.sweep('report', f'--sweep_dir={sweep_dir}')
+  sweep_dir = sweep_commands.plan(tmp_path, "Sweep.space = {'LR': [0.1]}\n")
+  code, _, err = sweep_commands.sweep('report', f'--sweep_dir={sweep_dir}')
   assert code == 2
   assert err == (
     f'error: no trial of {sweep_dir} has begun; start tftrain-sweep run first\n'

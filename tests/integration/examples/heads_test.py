@@ -1,4 +1,4 @@
-"""The examples learn, on one replica and on two, and do what they say."""
+"""examples/heads: two heads on a shared trunk, and a loop of its own."""
 
 import json
 
@@ -10,25 +10,8 @@ import tensorflow as tf
 from examples import heads
 from examples import rnn
 from examples import stdlib_text
-from examples import transformer
-from tests import cases
+from tests.support import small_tasks
 import tftrain
-from tftrain import testing
-
-
-def unigram_entropy(codes):
-  """Nats per character, for whoever knows only how frequent each is."""
-  counts = np.bincount(codes[codes > 0])
-  share = counts[counts > 0] / counts.sum()
-  return -(share * np.log(share)).sum()
-
-
-def trained(make_task, data, steps, **options):
-  """A Task, and the last that its Trainer reported."""
-  keras.utils.set_random_seed(0)
-  trainer = tftrain.Trainer(make_task(), data, log_every=20, **options)
-  return trainer.task, trainer.train(steps).scalars
-
 
 # heads: a shared trunk
 
@@ -115,8 +98,8 @@ def test_heads_do_not_depend_on_the_replicas():
       task = heads.make_task(optimizer=lambda: keras.optimizers.SGD(0.1))
     data = heads.train_data({'digit': 32, 'loop': 16})
     tftrain.Trainer(task, data, strategy=strategy).train(5)
-    after[name] = cases.state_of(task)
-  cases.assert_close(after['one_device'], after['mirrored'], 1e-6)
+    after[name] = small_tasks.state_of(task)
+  small_tasks.assert_close(after['one_device'], after['mirrored'], 1e-6)
 
 
 # rnn: a loop that AutoGraph compiles
@@ -155,115 +138,3 @@ def test_the_loss_of_a_line_does_not_depend_on_the_lines_beside_it():
     alone = task.loss(lines[row : row + 1], training=False)
     np.testing.assert_allclose(alone.values[0], together.values[row], rtol=1e-5)
     assert alone.weights[0] == np.sum(lines[row, 1:] > 0)
-
-
-@pytest.mark.slow
-def test_rnn_learns_more_than_frequencies():
-  lines = stdlib_text.lines('train', 40)
-  data = tftrain.Arrays(lines, batch_size=32)
-  _, scalars = trained(
-    lambda: rnn.make_task(lambda: keras.optimizers.Adam(0.01)),
-    data,
-    steps=120,
-    update=tftrain.Update(clip_norm=1.0),
-  )
-  assert scalars['loss'] < 0.8 * unigram_entropy(lines[:, 1:])
-
-
-@pytest.mark.slow
-def test_rnn_does_not_depend_on_the_replicas():
-  testing.assert_replica_invariant(
-    lambda: rnn.make_task(units=8),
-    tftrain.Arrays(stdlib_text.lines('train', 30), batch_size=8),
-    replicas=(2,),
-    accumulate=(),
-  )
-
-
-def test_rnn_shows_lines_that_it_wrote():
-  task = rnn.make_task(units=8)
-  batch = next(iter(rnn.test_data().dataset(0)))
-  sample = task.artifacts(batch)['sample']
-  fence, *lines, end = sample.split('\n')
-  assert (fence, end, len(lines)) == ('```', '```', 12)
-  assert len(set(lines)) > 1
-  assert sample == task.artifacts(batch)['sample']
-
-
-# transformer
-
-
-def small_transformer():
-  return transformer.make_task(
-    lambda: keras.optimizers.AdamW(0.006), 32, size=32, heads=2, blocks=1
-  )
-
-
-def test_a_transformer_does_not_see_what_comes_after():
-  model = small_transformer().model
-  codes = stdlib_text.windows('test', 32)[:2].copy()
-  before = model(codes).numpy()
-  codes[:, 20:] = ord('x')
-  after = model(codes).numpy()
-  np.testing.assert_array_equal(before[:, :20], after[:, :20])
-  assert (before[:, 20:] != after[:, 20:]).any()
-
-
-@pytest.mark.slow
-def test_transformer_learns_more_than_frequencies():
-  before = keras.config.dtype_policy()
-  keras.config.set_dtype_policy('mixed_bfloat16')
-  try:
-    task, scalars = trained(
-      small_transformer,
-      transformer.train_data(length=32),
-      steps=120,
-      update=tftrain.Update(
-        clip_norm=1.0, ema=0.95, no_decay='bias|norm|gamma|beta'
-      ),
-    )
-  finally:
-    keras.config.set_dtype_policy(before)
-  assert task.model.blocks[0].wide.compute_dtype == 'bfloat16'
-  frequencies = unigram_entropy(stdlib_text.windows('train', 33))
-  assert scalars['loss'] < 0.88 * frequencies
-  scores = tftrain.Evaluator(task, transformer.test_data(length=32)).evaluate()
-  assert scores['loss'] < 0.88 * frequencies
-  batch = next(iter(transformer.test_data(length=32).dataset(0)))
-  sample = task.artifacts(batch)['sample'].removeprefix('```\n')
-  assert sample.startswith(stdlib_text.decode(batch[0, :-1].numpy()))
-  assert len(sample) == 32 + 200 + len('\n```')
-  assert sample == task.artifacts(batch)['sample'].removeprefix('```\n')
-
-
-@pytest.mark.slow
-def test_transformer_does_not_depend_on_the_replicas():
-  testing.assert_replica_invariant(
-    small_transformer,
-    transformer.train_data(batch_size=8, length=32),
-    replicas=(2,),
-    accumulate=(),
-  )
-
-
-# the text
-
-
-def test_lines_are_between_line_breaks_and_padded_with_zeros():
-  lines = stdlib_text.lines('test', 82)
-  for row in lines[:50]:
-    text = stdlib_text.decode(row)
-    assert text.startswith('\n') and text.strip('\0\n')
-    assert '\0' not in text.rstrip('\0')
-
-
-def test_windows_are_the_text():
-  text = stdlib_text.read('test')
-  found = stdlib_text.windows('test', 50)
-  assert stdlib_text.decode(found[3]) == text[150:200]
-  assert len(found) == len(text) // 50
-
-
-def test_no_module_is_both_learned_and_tested():
-  train, test = (set(names.split()) for names in stdlib_text.MODULES.values())
-  assert not train & test

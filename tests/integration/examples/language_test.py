@@ -1,29 +1,14 @@
-"""The examples that read files learn, and write only what is missing."""
+"""examples/language: packed passages of source code."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from examples import digit_records
 from examples import language
 from examples import stdlib_text
-from examples import tiles
-from tests import cases
+from tests.support import example_runs
 import tftrain
-
-
-def trained(task, data, steps, **options):
-  """What a Trainer reported last."""
-  trainer = tftrain.Trainer(task, data, log_every=20, **options)
-  return trainer.train(steps).scalars
-
-
-def files_of(directory):
-  return {path: path.stat().st_mtime_ns for path in directory.rglob('*.*')}
-
-
-# language: passages that share rows
 
 
 def small_language():
@@ -87,95 +72,12 @@ def test_language_shows_what_it_wrote():
 def test_language_learns_more_than_frequencies():
   data = language.data(16, length=32)
   task = small_language()
-  trained(task, data, 150, update=tftrain.Update(clip_norm=1.0))
+  example_runs.last_scalars(
+    task, data, 150, update=tftrain.Update(clip_norm=1.0)
+  )
   test = language.data(64, length=32, training=False)
   codes = stdlib_text.encode(stdlib_text.read('test'))
   share = np.bincount(codes) / len(codes)
   frequencies = -(share * np.log(share + 1e-9)).sum()
   scores = tftrain.Evaluator(task, test).evaluate()
   assert scores['loss'] < 0.9 * frequencies
-
-
-# digit_records: written once
-
-
-@pytest.mark.slow
-def test_digit_records_learn(tmp_path):
-  data = digit_records.data(directory=str(tmp_path))
-  assert data.num_examples == 1438
-  written = files_of(tmp_path)
-  assert len([path for path in written if path.suffix == '.tfrecord']) == 4
-  task = digit_records.make_task(lambda: keras.optimizers.Adam(0.002))
-  trained(task, data, 600)
-  test = digit_records.data(training=False, directory=str(tmp_path))
-  assert tftrain.Evaluator(task, test).evaluate()['accuracy'] > 0.95
-  digit_records.data(directory=str(tmp_path))
-  assert written.items() <= files_of(tmp_path).items()
-  shown = task.artifacts(next(iter(test.dataset(0))))
-  assert shown['least_sure'].shape == (8, 64, 64, 1)
-  probabilities = [
-    float(line.split('|')[3]) for line in shown['answers'].split('\n')[2:]
-  ]
-  assert len(probabilities) == 8
-  assert probabilities == sorted(probabilities)
-
-
-def test_digit_records_are_the_digits(tmp_path):
-  data = digit_records.data(training=False, directory=str(tmp_path))
-  found = list(data.dataset(0))
-  images = np.concatenate([images for images, _ in found]).reshape(-1, 64)
-  labels = np.concatenate([labels for _, labels in found])
-  wanted, _ = digit_records.digits.load('test')
-  assert sorted(map(bytes, images)) == sorted(map(bytes, wanted))
-  assert len(labels) == len(wanted)
-
-
-# tiles: a folder of images
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp('tiles') / 'tiles'
-
-
-def test_tiles_are_written_once_and_held_out(folder):
-  train = tiles.train_data(directory=str(folder))
-  written = files_of(folder)
-  test = tiles.test_data(directory=str(folder))
-  assert files_of(folder) == written
-  assert len(written) == 2 * (427 // 16) * (640 // 16)
-  assert train.num_examples + test.num_examples == len(written)
-  assert not folder.with_name('tiles.part').exists()
-  assert tftrain.data.ImageFolder(folder).class_names == ['china', 'flower']
-
-
-def test_a_tile_is_flipped_in_some_epochs():
-  example = {'image': tf.reshape(tf.range(16 * 16), (16, 16, 1)), 'label': 1}
-  found = {
-    int(tiles.flipped(example, [0, n])['image'][0, 0, 0]) for n in range(20)
-  }
-  assert found == {0, 15}
-
-
-@pytest.mark.slow
-def test_tiles_learn(folder):
-  task = tiles.make_task(lambda: keras.optimizers.Adam(0.005))
-  trained(task, tiles.train_data(directory=str(folder)), 400)
-  test = tiles.test_data(directory=str(folder))
-  assert tftrain.Evaluator(task, test).evaluate()['accuracy'] > 0.85
-  shown = task.artifacts(next(iter(test.dataset(0))))
-  assert shown['hardest'].shape == (8, 64, 64, 1)
-
-
-@pytest.mark.slow
-def test_tiles_do_not_depend_on_the_replicas(folder):
-  after = {}
-  for name in ('one_device', 'mirrored'):
-    strategy = tftrain.make_strategy(name)
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-      task = tiles.make_task(lambda: keras.optimizers.SGD(0.1))
-    data = tiles.train_data(directory=str(folder))
-    tftrain.Trainer(task, data, strategy=strategy).train(3)
-    after[name] = cases.state_of(task)
-  cases.assert_close(after['one_device'], after['mirrored'], 1e-6)

@@ -1,0 +1,1 @@
+"""Tests of gin files and their checks."""

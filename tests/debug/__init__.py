@@ -1,0 +1,1 @@
+"""Tests of replay, dry run and comparison."""

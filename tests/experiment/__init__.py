@@ -1,0 +1,1 @@
+"""Tests of a run on a model_dir."""

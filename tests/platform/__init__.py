@@ -1,0 +1,1 @@
+"""Tests of files, signals and processes."""

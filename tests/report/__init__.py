@@ -1,0 +1,1 @@
+"""Tests of Reports and intervals."""
