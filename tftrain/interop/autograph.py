@@ -1,8 +1,8 @@
-"""AutoGraph for the user's code, and for none of ours.
+"""AutoGraph conversion, for user code only.
 
-Converting a function costs about a quarter of a second at trace time. The
-library writes its own control flow with tf.while_loop and tf.cond, and has only
-what a user wrote converted: a loss, a train_step, the `call` of a layer.
+Converting a function costs about 0.25 s at trace time. The library writes its
+own control flow with tf.while_loop and tf.cond, and converts only user code: a
+loss, a train_step, the `call` of a layer.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ _Function = TypeVar('_Function', bound=Callable[..., Any])
 
 
 def converted(function: _Function) -> _Function:
-  """The function with data-dependent `if`, `for` and `while` compiled.
+  """Returns the function with data-dependent `if`, `for`, `while` compiled.
 
-  Ours and Keras's are returned as they are, and so is everything while running
-  eagerly, so that pdb shows the user's own lines. Of an object that can be
-  called, its `__call__` is converted; of a Keras layer nothing, see
+  Functions of tftrain, Keras and TensorFlow are returned unchanged, and so are
+  all functions in eager mode, where pdb then shows the user's lines. A callable
+  object has its `__call__` converted; a Keras layer is returned unchanged, see
   `calls_converted`.
   """
   if tf.executing_eagerly() or isinstance(function, keras.Layer):
@@ -54,11 +54,11 @@ def converted(function: _Function) -> _Function:
 def calls_converted(
   layers: Sequence[Any], wrap: Callable[[Any, Any], Any]
 ) -> Iterator[None]:
-  """Converts `call` of the user's own Keras layers, which Keras does not do.
+  """Converts `call` of user-defined Keras layers; Keras itself does not.
 
   Args:
-    layers: Keras layers, with those inside them.
-    wrap: Takes (layer, call) and returns what to call instead, or `call`.
+    layers: Keras layers, including nested layers.
+    wrap: `wrap(layer, call)` that returns `call` or a replacement.
   """
   changes = []
   for layer in layers:
@@ -70,7 +70,7 @@ def calls_converted(
 
 
 def unconverted(function: _Function) -> _Function:
-  """Marks a function of ours that a user's converted code calls."""
+  """Excludes a library function that converted user code calls."""
   return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 
@@ -80,12 +80,12 @@ def _is_users(function: Any) -> bool:
 
 
 def origin(path: str, line: int) -> tuple[str, int]:
-  """Where a line of a generated file comes from; itself if it is no such."""
+  """Returns the source (file, line) of a generated line; others unchanged."""
   return _ORIGINS.get((path, line), (path, line))
 
 
-# (file, line) that AutoGraph wrote -> (file, line) of the user's. TensorFlow
-# keeps the same on each function it makes, and no way leads there from a file.
+# (generated file, line) -> (user's file, line). TensorFlow keeps this map on
+# each converted function, which cannot be found from the file name.
 _ORIGINS: dict[tuple[str, int], tuple[str, int]] = {}
 
 
@@ -96,6 +96,6 @@ def _convert(function: Callable[..., Any]) -> Callable[..., Any]:
       here = source.loc.filename, source.loc.lineno
       _ORIGINS[(made.filename, made.lineno)] = here
     return cast(Callable[..., Any], graph)
-  except Exception as error:  # no source: an interactive session, say
+  except Exception as error:  # no source, as in an interactive session
     logging.info('%s runs without AutoGraph: %s', function, error)
     return function

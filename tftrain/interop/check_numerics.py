@@ -1,4 +1,4 @@
-"""Which operation made the first NaN, and what was not finite before it."""
+"""NaN debugging: names the first op and the arrays that are not finite."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tftrain.interop import autograph
 _OP = re.compile(r'Detected Infinity or NaN in output \d+ of [\w-]+ op "(\w+)"')
 _FOUND = re.compile(r': Tensor had (.*?) values')
 _NODE = re.compile(r'Detected at node (\S+)')
-# TensorFlow has left out its own.
+# TensorFlow omits its own frames.
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
 _HERE = str(pathlib.Path(__file__).parents[1])
 _LIBRARY = re.compile(r'/site-packages/|/lib/python|^<')
@@ -24,8 +24,11 @@ _LIBRARY = re.compile(r'/site-packages/|/lib/python|^<')
 
 @contextlib.contextmanager
 def checked() -> Iterator[None]:
-  """Whatever is traced in this context names the first op whose result is not
-  finite. It costs about as much again as the step."""
+  """Enables tf.debugging.check_numerics for functions traced in this context.
+
+  They raise an error that names the first op with a NaN or Inf. The checks cost
+  about as much time as the step itself.
+  """
   tf.debugging.enable_check_numerics()
   try:
     yield
@@ -34,7 +37,10 @@ def checked() -> Iterator[None]:
 
 
 def told(error: BaseException) -> str | None:
-  """'Log made -Inf (loss.py, line 6, in loss)'; None of other errors."""
+  """Returns 'Log made -Inf (loss.py, line 6, in loss)', the op and its line.
+
+  Other errors than those of check_numerics give None.
+  """
   text = str(error)
   op, found = _OP.search(text), _FOUND.search(text)
   if not op:
@@ -58,10 +64,12 @@ def told(error: BaseException) -> str | None:
 
 
 def bad_leaves(named: Iterable[tuple[str, Any]]) -> Iterator[str]:
-  """Says of each array that is not finite how much of it, and where first.
+  """Yields a message with the count and first index of NaN or Inf per array.
+
+  Finite arrays yield nothing.
 
   Args:
-    named: (what it is called, `[rows, ...]`).
+    named: (name, array `[rows, ...]`) pairs.
   """
   for name, value in named:
     array = np.asarray(value)
@@ -76,7 +84,7 @@ def bad_leaves(named: Iterable[tuple[str, Any]]) -> Iterator[str]:
 
 
 def bad_gradients(finite: Mapping[str, Any]) -> list[str]:
-  """The names for which the answer is no."""
+  """Returns the names of the gradients that are not finite."""
   return [name for name, is_finite in finite.items() if not bool(is_finite)]
 
 

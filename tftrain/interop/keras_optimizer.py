@@ -1,7 +1,7 @@
-"""Keras optimizers: what is asked of them, and what is kept from them.
+"""Keras optimizers: checks and patches that leave only the update rule.
 
-The only file that reaches into one. An update is decided, reduced,
-clipped and decayed outside of it; what is left is the rule itself.
+No other module uses the private API of an optimizer. The step runner decides on
+an update, reduces, clips and decays; the optimizer applies its rule.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,15 @@ from tftrain.interop import patching
 
 
 def check(optimizer: Any, owner: str) -> None:
-  """Refuses what Keras does on its own side of a step, where it goes wrong.
+  """Rejects optimizers and options that Keras would apply incorrectly here.
 
   Args:
-    optimizer: What is to train the variables of `owner`.
-    owner: What the Task is called, for errors.
+    optimizer: The optimizer of the Task.
+    owner: The Task's class name, for error messages.
+
+  Raises:
+    TaskError: If `optimizer` is not a Keras optimizer, is built already, scales
+      the loss, or has an option that Update replaces.
   """
   name = type(optimizer).__name__
   if optimizer is None:
@@ -63,10 +67,12 @@ _OURS = {
 
 @contextlib.contextmanager
 def decay_apart(optimizer: Any, wanted: bool) -> Iterator[float | None]:
-  """If wanted, keeps an optimizer from decaying, and yields its weight decay.
+  """Disables an optimizer's weight decay and yields the decay, if wanted.
+
+  Yields None, and changes nothing, if not wanted or if there is no decay.
 
   Raises:
-    ConfigError: It decays weights in a way of its own.
+    ConfigError: If the optimizer overrides `_apply_weight_decay`.
   """
   decay = optimizer.weight_decay
   if not wanted or not decay:
@@ -87,7 +93,11 @@ _PLAIN_DECAY = keras.Optimizer._apply_weight_decay
 
 @contextlib.contextmanager
 def already_reduced(optimizer: Any) -> Iterator[None]:
-  """Keeps a Keras optimizer from adding up over replicas a second time."""
+  """Disables the all-reduce of a Keras optimizer: gradients are summed already.
+
+  Raises:
+    TaskError: If this Keras version lacks `_all_reduce_sum_gradients`.
+  """
   if not hasattr(optimizer, '_all_reduce_sum_gradients'):
     raise errors.TaskError(
       f'{type(optimizer).__name__} of this Keras version has no '
@@ -101,7 +111,12 @@ def already_reduced(optimizer: Any) -> Iterator[None]:
 def own_rates(
   optimizer: Any, factors: Sequence[tuple[Any, float]]
 ) -> Iterator[None]:
-  """Multiplies the learning rate of each variable by a factor of its own."""
+  """Multiplies the learning rate of each variable by its factor.
+
+  Args:
+    optimizer: A Keras optimizer.
+    factors: (variable, factor) pairs.
+  """
   key: Callable[[Any], Any] = optimizer._var_key
   by_key = {key(v): factor for v, factor in factors if factor != 1.0}
   if not by_key:

@@ -1,4 +1,4 @@
-"""Half precision, and the float32 that sums and averages need."""
+"""Mixed precision: the float32 dtype that sums and averages need."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import tensorflow as tf
 
 
 def full(dtype: Any) -> tf.DType:
-  """The dtype to add up values of `dtype` in: float32 for halves."""
+  """Returns the accumulation dtype of `dtype`: float32 for half precision."""
   dtype = tf.as_dtype(dtype)
   return tf.float32 if dtype in (tf.float16, tf.bfloat16) else dtype
 
 
 def in_full(tensor: tf.Tensor) -> tf.Tensor:
-  """The tensor, in float32 at least: sums and scales overflow halves."""
+  """Casts half precision to float32, as sums and loss scales overflow it."""
   return tf.cast(tensor, full(tensor.dtype))

@@ -1,4 +1,4 @@
-"""Attributes of other people's objects, changed for a while and put back."""
+"""Patching: temporarily overrides attributes of third-party objects."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -10,15 +10,18 @@ _ABSENT = object()
 
 @contextlib.contextmanager
 def overridden(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
-  """Sets (object, attribute, value), on the object itself, not on its class.
+  """Sets attributes on objects in this context, not on their classes.
 
-  What was there comes back at the end, whatever happens meanwhile.
+  The previous values are restored at the end, also after an error.
+
+  Args:
+    changes: (object, attribute, value) triples.
   """
   before = []
   try:
     for owner, name, value in changes:
       before.append((owner, name, vars(owner).get(name, _ABSENT)))
-      object.__setattr__(owner, name, value)  # Keras and TensorFlow track
+      object.__setattr__(owner, name, value)  # untracked
     yield
   finally:
     for owner, name, value in reversed(before):

@@ -1,4 +1,4 @@
-"""Randomness in layers: distinct on replicas, the same when computed again."""
+"""Random seeds of layers: distinct per replica, equal in rematerialization."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from tftrain.interop import patching
 
 @contextlib.contextmanager
 def distinct(generators: Sequence[Any]) -> Iterator[None]:
-  """Makes what seed generators draw in this context differ by replica.
+  """Makes seed generators draw distinct seeds on each replica in this context.
 
-  Keras keeps the same state on all replicas, so the masks of a dropout would be
-  equal on all. Replica 0 draws what a single device would.
+  Keras keeps the same state on all replicas, so the dropout masks would be
+  equal on all. Replica 0 draws the seeds of a single device.
 
   Args:
-    generators: keras.random.SeedGenerators.
+    generators: The keras.random.SeedGenerators.
   """
 
   def for_replica(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,9 +43,13 @@ def distinct(generators: Sequence[Any]) -> Iterator[None]:
 def fixed(
   generators: Sequence[Any], drawn: Sequence[tf.Tensor]
 ) -> Iterator[None]:
-  """Makes generators derive all seeds from one that was drawn before.
+  """Derives all seeds in this context from seeds drawn before.
 
-  What runs in this context may run again and draws the same.
+  A second run in the context draws the same seeds.
+
+  Args:
+    generators: The keras.random.SeedGenerators.
+    drawn: One seed per generator.
   """
   by_id = {id(g): seed for g, seed in zip(generators, drawn, strict=True)}
 
@@ -65,5 +69,6 @@ def fixed(
     yield
 
 
-# Far enough apart that replicas and repeated draws never meet.
+# The seeds of replicas and of repeated draws lie this far apart, so that they
+# do not coincide.
 _STRIDE = 1_000_003

@@ -1,7 +1,7 @@
-"""What a Task owns: its variables, optimizers and metrics, each under a name.
+"""Object tracking: finds and names a Task's variables, optimizers and metrics.
 
-Names are paths of attributes, so they are the same in every process; Keras
-numbers its layers per process (`dense_7`), which is renumbered per model here.
+Names are attribute paths, so they are the same in every process. Keras numbers
+its layers per process (`dense_7`); here they are renumbered per model.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 @dataclasses.dataclass
 class Owned:
-  """Name -> thing, in the order in which a Task's attributes were set."""
+  """The tracked objects of a Task by name, in order of attribute assignment."""
 
   variables: dict[str, Any] = dataclasses.field(default_factory=dict)
   layers: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -34,7 +34,7 @@ class Owned:
 
   @property
   def saved(self) -> dict[str, Any]:
-    """The variables, and what Keras metrics have added up."""
+    """The variables, and the accumulators of the Keras metrics."""
     saved = dict(self.variables)
     for name, metric in self.metrics.items():
       for index, variable in enumerate(metric.variables):
@@ -87,11 +87,11 @@ class Owned:
       self._remember(part)
       self._add_seeds(part._seed_generators)
       for attribute, child in vars(part).items():
-        if not attribute.startswith('_'):  # what Keras cannot see
+        if not attribute.startswith('_'):  # Keras does not track these
           self._visit_hidden(f'{name}/{attribute}', child)
 
   def _visit_hidden(self, name: str, child: Any) -> None:
-    """Modules and variables of TensorFlow's own inside a Keras layer."""
+    """Visits tf.Modules and tf.Variables inside a Keras layer."""
     if isinstance(child, tf.Module | tf.Variable):
       self.visit(name, child)
     elif isinstance(child, Mapping):
@@ -123,7 +123,7 @@ def _unique(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def owned_by(task: Any) -> Owned:
-  """Walks the attributes of a Task, except those that start with `_`."""
+  """Tracks the attributes of a Task, except those that start with `_`."""
   owned = Owned()
   for name, value in vars(task).items():
     if not name.startswith('_'):
@@ -138,7 +138,8 @@ def optimizer_slots(
 
   Args:
     optimizer: A built Keras optimizer.
-    references: (name, variable) of what it was built for, in that order.
+    references: (name, variable) of each variable that the optimizer was built
+      with, in that order.
   """
   plain = {
     id(optimizer.iterations),
@@ -165,14 +166,17 @@ def optimizer_slots(
 
 
 def _mangle(variable: Any) -> str:
-  """How a Keras optimizer spells a variable in the names of its slots."""
+  """Returns the variable's name in the names of a Keras optimizer's slots."""
   if hasattr(variable, 'path'):
     return str(variable.path).replace('/', '_')
   return str(variable.name).replace('/', '_').replace(':', '_')
 
 
 class _Paths:
-  """Paths within a layer, without the numbers that Keras made up."""
+  """Renumbers the automatic names in the paths within a layer.
+
+  Keras counts these names per process.
+  """
 
   def __init__(self, parts: Sequence[Any]):
     self._automatic = {_snake(type(part).__name__) for part in parts}

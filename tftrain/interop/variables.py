@@ -1,4 +1,4 @@
-"""Variables: from Keras's to TensorFlow's, and their values."""
+"""Variable access: the tf.Variable behind a Keras variable, and host values."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ VARIABLE = keras.Variable | tf.Variable
 
 
 def raw(variable: Any) -> Any:
-  """The tf.Variable behind a Keras variable; others are returned as is."""
+  """Returns the tf.Variable of a Keras variable; other objects unchanged."""
   return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def value(quantity: Any) -> Any:
-  """The value of a variable, tensor or float, on the host."""
+  """Returns the value of a variable, tensor or float on the host."""
   quantity = raw(quantity)
   return quantity.numpy() if hasattr(quantity, 'numpy') else quantity

@@ -1,4 +1,4 @@
-"""BestEffort: what is not worth a run is warned of, and the run goes on."""
+"""Best-effort I/O: logs a warning instead of failing the run."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,11 +13,11 @@ _SECONDS = 60
 
 
 class BestEffort:
-  """A context whose errors become warnings, one a minute.
+  """A context manager that logs errors, at most once a minute.
 
   Args:
-    what: What does not happen then, such as 'Summaries below /run'.
-    kinds: Which errors; others end the run.
+    what: Subject of the warning, such as 'Summaries below /run'.
+    kinds: Exception types to log; other exceptions propagate.
   """
 
   def __init__(self, what: str, kinds: tuple[type[Exception], ...]):

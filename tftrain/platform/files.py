@@ -1,4 +1,7 @@
-"""The only place that writes, renames, locks or deletes files of ours."""
+"""File operations: checked names, atomic writes and staging directories.
+
+Other modules write, rename and delete files only through this one.
+"""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -19,23 +22,29 @@ from tftrain.platform import _filesystem
 
 STAGING = '.tmp-'
 
-# What a name may be that becomes part of a path.
+# Names that may become part of a path.
 _NAME = re.compile(r'[A-Za-z0-9_=,+][A-Za-z0-9._=,+-]{0,99}')
 
-# `gs://bucket/run`, and what pathlib makes of it.
+# `gs://bucket/run`, or `gs:/bucket/run` after pathlib has normalized it.
 _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
 
 _BLOCK_BYTES = 1 << 20
 
 disk = _filesystem.Disk()
-"""Where everything below goes; tests put one that fails in its place."""
+"""The file system of all functions below; tests replace it by a failing one."""
 
 
 def check_name(name: Any, what: str) -> str:
-  """Returns a name that is safe as part of a path.
+  """Returns `name` if it is safe as part of a path.
+
+  Args:
+    name: The name. An unsafe name could leave its directory, be hidden in it,
+      or be impossible to create.
+    what: Kind of the name, for the error.
 
   Raises:
-    ConfigError: It could leave its directory, hide in it, or not exist.
+    ConfigError: If `name` is not 1 to 100 letters, digits or ._=,+-, or begins
+      with a dot or a dash.
   """
   if not isinstance(name, str) or not _NAME.fullmatch(name):
     raise errors.ConfigError(
@@ -49,8 +58,8 @@ def run_directory(path: str | os.PathLike[str]) -> pathlib.Path:
   """Returns a model_dir as a path.
 
   Raises:
-    RunDirectoryError: It is the address of an object store: those know neither
-      the rename that commits a checkpoint nor the lock.lock that keeps others away.
+    RunDirectoryError: If `path` is the address of an object store. Object
+      stores have neither the atomic rename that commits a checkpoint nor locks.
   """
   text = os.fspath(path)
   if _ADDRESS.match(text):
@@ -63,14 +72,14 @@ def run_directory(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def make_directory(path: pathlib.Path, what: str = 'model_dir') -> None:
-  """Makes `path` and proves that it can be written to.
+  """Creates `path` and verifies that it is writable.
 
   Args:
-    path: Where.
-    what: What the user would choose another of.
+    path: The directory.
+    what: Name of the setting that the user should change, for the error.
 
   Raises:
-    RunDirectoryError: It cannot be made, or a file in it cannot.
+    RunDirectoryError: If `path` or a file in it cannot be created.
   """
   probe = path / f'{STAGING}probe-{uuid.uuid4().hex}'
   try:
@@ -95,19 +104,19 @@ def _make_parents(path: pathlib.Path) -> None:
   try:
     disk.make_directory(path)
   except FileExistsError:
-    if not path.is_dir():  # else somebody made it meanwhile
+    if not path.is_dir():  # else another process made it
       raise
 
 
 def free_bytes(path: pathlib.Path) -> int:
-  """What is free on the disk on which `path` is, or will be."""
+  """Returns the free bytes on the disk of `path`, which need not exist."""
   while not path.exists():
     path = path.parent
   return shutil.disk_usage(path).free
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a whole file: readers see the old text or the new, never half."""
+  """Writes a file atomically: readers see the old text or the new text."""
   staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
   try:
     disk.write(staged, text.encode())
@@ -123,9 +132,10 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_new(path: pathlib.Path, text: str) -> bool:
-  """Writes a whole file if there is none yet; False if there is one.
+  """Creates a file atomically; returns False if `path` exists.
 
-  Of several who try at the same time, on whatever machine, one succeeds.
+  Of several processes that try at the same time, on any machine, exactly one
+  succeeds.
   """
   staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
   try:
@@ -140,12 +150,16 @@ def write_new(path: pathlib.Path, text: str) -> bool:
 
 
 def touch(path: pathlib.Path) -> None:
-  """Sets the time of a file to now; one that is gone is not made again."""
+  """Sets the timestamps of a file to now; never creates the file."""
   disk.touch(path)
 
 
 def rename(old: pathlib.Path, new: pathlib.Path) -> None:
-  """Renames a file; FileNotFoundError if somebody else was faster."""
+  """Renames a file.
+
+  Raises:
+    FileNotFoundError: If another process has already renamed or removed `old`.
+  """
   disk.rename(old, new)
 
 
@@ -159,7 +173,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-  """Makes a RunDirectoryError of what the system says of `path`."""
+  """Converts an OSError to a RunDirectoryError that names `path`."""
   try:
     yield
   except OSError as error:
@@ -170,20 +184,20 @@ def explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def open_log(path: pathlib.Path) -> BinaryIO:
-  """A file that grows by what another process prints."""
+  """Opens a file that collects the output of another process."""
   with explained(path):
     return path.open('ab')
 
 
 def move(old: pathlib.Path, new: pathlib.Path) -> None:
-  """Gives a file its final name; a power cut does not take its content."""
+  """Syncs a file to disk, then renames it to its final name."""
   with explained(new):
     disk.sync(old)
     disk.rename(old, new)
 
 
 class _Appended(io.RawIOBase):
-  """A file that can only grow, by way of `disk`."""
+  """An append-only raw file that writes through `disk`."""
 
   def __init__(self, path: pathlib.Path):
     super().__init__()
@@ -200,9 +214,9 @@ class _Appended(io.RawIOBase):
 def write_zip(
   path: pathlib.Path, members: Iterable[tuple[str, Iterable[bytes]]]
 ) -> None:
-  """Writes a zip of members that come in pieces: readers see all or nothing.
+  """Writes a zip file atomically, from members that come in pieces.
 
-  Equal members make equal files, as no time is noted.
+  Equal members give byte-identical files, as all timestamps are constant.
   """
   staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
   try:
@@ -226,10 +240,11 @@ def write_zip(
 
 @contextlib.contextmanager
 def named_last(directory: pathlib.Path, prefix: str) -> Iterator[None]:
-  """What is made inside gets a name after all that begin with `prefix`.
+  """Makes files that are created inside sort after older ones of `prefix`.
 
-  Such names go on with ten digits, seconds since 1970: after the clock was set
-  back, or within one second, a new file would come before older ones.
+  After `prefix`, a name continues with ten digits, the seconds since 1970. A
+  file that was created within the same second, or after the clock was set
+  back, would sort before older files and is renamed.
   """
   before = set(directory.glob(f'{prefix}*'))
   yield
@@ -242,7 +257,7 @@ def named_last(directory: pathlib.Path, prefix: str) -> Iterator[None]:
 
 
 def sync(path: pathlib.Path) -> None:
-  """Makes a file, or all that is below a directory, survive a power cut."""
+  """Syncs a file, or everything below a directory, to disk (fsync)."""
   if path.is_dir():
     for child in sorted(path.iterdir()):
       sync(child)
@@ -254,14 +269,14 @@ def sync(path: pathlib.Path) -> None:
 def staged_directory(
   final: pathlib.Path, *, durable: bool = False
 ) -> Iterator[pathlib.Path]:
-  """Yields a temporary directory that is renamed to `final` on success.
+  """Yields a staging directory that is renamed to `final` on success.
 
-  The rename is the only commit point: whoever lists the parent sees all of
-  `final` or nothing of it. On an error nothing is left behind.
+  The atomic rename is the only commit point: a reader of the parent directory
+  sees all of `final` or nothing. On an error the staging directory is removed.
 
   Args:
-    final: What it will be called.
-    durable: Whether it must survive a power cut from then on.
+    final: Path after the rename.
+    durable: Whether `final` must survive a power cut.
   """
   staged = final.with_name(f'{STAGING}{final.name}-{uuid.uuid4().hex}')
   try:
@@ -270,7 +285,7 @@ def staged_directory(
     if durable:
       sync(staged)
     disk.rename(staged, final)
-    if durable:  # and its directory, which may be new, and that one's
+    if durable:  # also the parents, which may be new
       for parent in final.absolute().parents[:3]:
         disk.sync(parent)
   except BaseException:
@@ -281,14 +296,14 @@ def staged_directory(
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[pathlib.Path]:
-  """Yields a directory of the system's for temporary files; removed after."""
+  """Yields a temporary directory of the system; removes it afterwards."""
   with tempfile.TemporaryDirectory(prefix='tftrain-') as path:
     yield pathlib.Path(path)
 
 
 @contextlib.contextmanager
 def staged_files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary directory whose files move to `directory` on success."""
+  """Yields a staging directory; moves its files to `directory` on success."""
   staged = directory / f'{STAGING}files-{uuid.uuid4().hex}'
   try:
     _make_parents(staged)
@@ -301,12 +316,12 @@ def staged_files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def set_aside(path: pathlib.Path, why: str) -> None:
-  """Renames what is of no use any more but may be looked at."""
+  """Renames a path to keep it for inspection; the new name contains `why`."""
   disk.rename(path, path.with_name(f'{path.name}.{why}-{uuid.uuid4().hex[:8]}'))
 
 
 def remove_directory(path: pathlib.Path) -> None:
-  """Removes a directory; it leaves every listing before its files go."""
+  """Removes a directory; a rename hides it before its files are deleted."""
   doomed = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
   disk.rename(path, doomed)
   _remove_tree(doomed)
@@ -322,8 +337,8 @@ def _remove_tree(path: pathlib.Path) -> None:
 
 
 def remove_stale(parent: pathlib.Path) -> None:
-  """Removes what a killed process left half-written in `parent`."""
-  # What cannot be removed now does no harm, and is tried again next time.
+  """Removes the staging paths that killed processes left in `parent`."""
+  # A path that cannot be removed is harmless; the next call tries again.
   with contextlib.suppress(OSError):
     for path in sorted(parent.glob(f'{STAGING}*')):
       with contextlib.suppress(OSError):

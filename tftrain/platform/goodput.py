@@ -1,4 +1,4 @@
-"""Ledger: where each second of a run went, over all its lives."""
+"""Goodput: attributes the wall time of all attempts of a run to parts."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -19,9 +19,12 @@ PARTS = (
   'actions',
   'lost_to_restart',
 )
-"""What a second may belong to. `actions` are those that are not of tftrain;
-`lost_to_restart` is all between a checkpoint and the life that went on from
-it, work done twice and waiting included."""
+"""The parts to which time is attributed.
+
+`actions` is the time of Actions that are not tftrain's. `lost_to_restart` is
+the time between a checkpoint and the attempt that resumes from it, including
+repeated work and waiting.
+"""
 
 _ADVICE = {
   'start_up': 'longer attempts, or fewer of them, would weigh less',
@@ -38,22 +41,21 @@ _WORTH_A_WORD = 0.1
 
 
 class Ledger:
-  """Every second belongs to the innermost part that was entered.
+  """A clock that attributes each second to the innermost part entered.
 
-  It is an Action's state, too: checkpoints hold it, so that the lives of a run
-  add up.
+  Checkpoints save its state, so the times of all attempts of a run add up.
 
   >>> with ledger.part('evaluation'):
   ...   evaluate()
 
   Args:
-    started: When this life began, as time.time() tells it; None means now.
+    started: Start of this attempt, in seconds since 1970; None means now.
   """
 
   def __init__(self, started: float | None = None):
     now = time.time()
     self.started = now if started is None else min(started, now)
-    self._before = _zeros()  # earlier lives
+    self._before = _zeros()  # earlier attempts
     self._own = _zeros()
     self._own['start_up'] = now - self.started
     self._part = 'start_up'
@@ -61,8 +63,10 @@ class Ledger:
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
-    """What happens in this context belongs to a part, save what is inside it
-    of another."""
+    """Attributes the time in this context to a part.
+
+    The time in a nested context goes to the part of that context.
+    """
     outer = self._turn_to(name)
     try:
       yield
@@ -70,26 +74,34 @@ class Ledger:
       self._turn_to(outer)
 
   def move(self, seconds: float, source: str, target: str) -> None:
-    """Says that so much of one part belongs to another."""
+    """Moves up to `seconds` from the part `source` to the part `target`."""
     seconds = min(seconds, self._own[source])
     self._own[source] -= seconds
     self._own[target] += seconds
 
   def read(self) -> dict[str, float]:
-    """Part -> seconds of all lives, until now."""
+    """Returns part -> seconds over all attempts until now."""
     self._turn_to(self._part)
     return {part: self._before[part] + self._own[part] for part in PARTS}
 
   def begin(self, first_start: float) -> None:
-    """Says when the run began of which no checkpoint is left."""
+    """Starts at step 0, which counts the time of earlier attempts as lost.
+
+    Args:
+      first_start: Start of the first attempt, in seconds since 1970.
+    """
     self._before = _zeros()
     self._before['lost_to_restart'] = max(self.started - first_start, 0.0)
 
   def go_on_from(self, seconds: Mapping[str, float]) -> None:
-    """Says that the run had ended, and with what: since then none was lost."""
+    """Continues a finished run: the time since its end is not lost.
+
+    Args:
+      seconds: Part -> seconds at the end of the run.
+    """
     self._before = {**_zeros(), **seconds}
 
-  # State, for a Checkpointer.
+  # The state that checkpoints save.
 
   def read_state(self) -> dict[str, Any]:
     self._turn_to(self._part)
@@ -102,7 +114,7 @@ class Ledger:
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     before, own = state['before'], state['own']
-    if state['attempt'] == self.started:  # this very life went back
+    if state['attempt'] == self.started:  # a rewind within an attempt
       self._turn_to(self._part)
       self._before, self._own = dict(before), dict(own)
       self._own['lost_to_restart'] += max(time.time() - state['at'], 0.0)
@@ -112,7 +124,7 @@ class Ledger:
     self._before['lost_to_restart'] += lost
 
   def _turn_to(self, part: str) -> str:
-    """Enters a part; returns the one that is left."""
+    """Enters a part; returns the part that was active before."""
     now = time.perf_counter()
     self._own[self._part] += now - self._since
     self._since = now
@@ -121,9 +133,10 @@ class Ledger:
 
 
 def process_start() -> float:
-  """When this process began, as time.time() tells it; now where nobody knows.
+  """Returns the start of this process, in seconds since 1970.
 
-  On Linux the kernel tells: what is imported before us counts, too.
+  On Linux the kernel knows the start, so imports before tftrain's count too.
+  On other systems the result is the current time.
   """
   try:
     with open('/proc/self/stat', 'rb') as file:
@@ -137,7 +150,7 @@ def process_start() -> float:
 
 
 def waits_for_input(seconds: Mapping[str, float]) -> bool:
-  """Whether the input is what to look at first."""
+  """Returns whether input wait (a data stall) is the main overhead."""
   others = {part: s for part, s in seconds.items() if part != 'step'}
   worst = max(others, key=lambda part: others[part])
   total = sum(seconds.values())
@@ -145,11 +158,11 @@ def waits_for_input(seconds: Mapping[str, float]) -> bool:
 
 
 def table(seconds: Mapping[str, float], hint: str = '') -> str:
-  """A line for each part that took time, and the verdict.
+  """Returns a line for each part that took time, and a verdict.
 
   Args:
-    seconds: As of a Ledger.
-    hint: What is known of the input, where it is the slowest.
+    seconds: Part -> seconds, as `Ledger.read` returns it.
+    hint: Advice for the case that input wait is the main overhead.
   """
   total = sum(seconds.values()) or 1.0
   lines = [
@@ -162,7 +175,7 @@ def table(seconds: Mapping[str, float], hint: str = '') -> str:
 
 
 def _verdict(seconds: Mapping[str, float], hint: str) -> str:
-  """What takes most of the time besides the steps, and what helps."""
+  """Returns the largest part besides the steps, with advice."""
   total = sum(seconds.values()) or 1.0
   others = {part: s for part, s in seconds.items() if part != 'step'}
   worst = max(others, key=lambda part: others[part])

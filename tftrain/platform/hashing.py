@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # Larger arrays are hashed in parts of this many bytes, on all cores; their
-# digest is that of the digests of the parts.
+# digest covers the digests of the parts.
 _PART_BYTES = 1 << 25
 
 
@@ -20,7 +20,7 @@ def text_digest(text: str) -> str:
 
 
 def value_digest(value: Any) -> str:
-  """Returns the digest of a value's JSON; what JSON lacks counts as its str."""
+  """Returns the digest of a value's JSON; other types count as their str."""
   return text_digest(json.dumps(value, sort_keys=True, default=str))
 
 
@@ -46,7 +46,7 @@ def _parts(array: np.ndarray) -> Iterator[Any]:
   if array.dtype.kind in 'OSU':
     for entry in array.reshape(-1).tolist():
       text = entry.encode() if isinstance(entry, str) else entry
-      yield b'%d:%b' % (len(text), text)  # the ends of strings must count
+      yield b'%d:%b' % (len(text), text)  # the length separates strings
     return
   flat = _bytes_of(array)
   if flat.size <= _PART_BYTES:

@@ -1,4 +1,4 @@
-"""JSON lines: reading, appending, and taking lines back when a run resumes."""
+"""JSON lines: reading, appending, and removing lines on resume."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ Key = tuple[Any, ...]
 class ResumableLog:
   """A file of JSON lines, each with a step.
 
-  A run that resumes from an earlier step takes back the lines after that step
-  and writes them again. So the file of a killed and resumed run equals that of
-  an uninterrupted one, byte for byte.
+  A run that resumes from an earlier step removes the lines after that step and
+  writes them again. The file of a killed and resumed run is therefore
+  byte-identical to the file of an uninterrupted run.
 
   Args:
-    path: The file.
-    keys: Names whose values identify a line, the step among them. A line that
-      is in the file is not written again.
+    path: Path of the file.
+    keys: Names of the fields that identify a line, including the step. A line
+      whose key is already in the file is not written again.
   """
 
   def __init__(self, path: pathlib.Path, keys: Sequence[str] = ('step',)):
@@ -33,7 +33,7 @@ class ResumableLog:
     self._written: set[Key] = set()
 
   def resume(self, step: int) -> set[Key]:
-    """Removes the lines after `step`; returns the keys of those that stay."""
+    """Removes the lines after `step`; returns the keys of the other lines."""
     _keep_until(self.path, step)
     self._written = {self._key(line) for line in read(self.path)}
     return self._written
@@ -74,7 +74,7 @@ def to_json(values: Mapping[str, Any]) -> str:
 
 
 def append_line(path: pathlib.Path, line: str) -> None:
-  """Appends in one write, so that a kill leaves a whole line or none."""
+  """Appends in one write: a kill leaves the whole line or nothing."""
   with files.explained(path):
     files.disk.append(path, (line + '\n').encode())
 

@@ -7,7 +7,7 @@ Value = bool | int | float | str
 
 
 def assigned(bindings: Sequence[str]) -> dict[str, Value]:
-  """Name -> value of bindings; what is no plain value stays a text."""
+  """Returns name -> value of bindings; other expressions remain strings."""
   found = {}
   for line in '\n'.join(bindings).splitlines():
     name, equals, text = line.partition('=')

@@ -1,4 +1,4 @@
-"""Locks: one process at a time uses a directory."""
+"""Locks: exclusive use of a directory by one process."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,7 +14,10 @@ from tftrain import errors
 
 
 def holder(directory: pathlib.Path) -> str | None:
-  """Who holds `directory` now, as `lock` would name it; None if nobody does."""
+  """Returns the process that holds the lock of `directory`, or None.
+
+  The text names its pid, its host and the time at which it took the lock.
+  """
   try:
     descriptor = os.open(directory / '.lock', os.O_RDONLY)
   except FileNotFoundError:
@@ -29,7 +32,7 @@ def holder(directory: pathlib.Path) -> str | None:
 
 
 def _lock(descriptor: int, directory: pathlib.Path, what: str) -> None:
-  tries = 10  # `holder` of another process has it for an instant
+  tries = 10  # `holder` in another process locks for an instant
   while True:
     tries -= 1
     try:
@@ -55,14 +58,15 @@ def _lock(descriptor: int, directory: pathlib.Path, what: str) -> None:
 
 @contextlib.contextmanager
 def lock(directory: pathlib.Path, what: str = 'model_dir') -> Iterator[None]:
-  """Holds `directory` for this process; the kernel frees it on any death.
+  """Locks `directory` for this process; the kernel unlocks it on any exit.
 
   Args:
-    directory: Which.
-    what: What the user would choose another of.
+    directory: The directory to lock.
+    what: Name of the setting that the user should change, for the error.
 
   Raises:
-    RunDirectoryError: Another live process holds it; it is named.
+    RunDirectoryError: If another live process holds the lock of `directory`;
+      the error names that process.
   """
   descriptor = os.open(directory / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
   try:
@@ -73,5 +77,5 @@ def lock(directory: pathlib.Path, what: str = 'model_dir') -> Iterator[None]:
     os.pwrite(descriptor, holder.encode(), 0)
     yield
   finally:
-    with contextlib.suppress(OSError):  # the lock is gone with the process
+    with contextlib.suppress(OSError):  # the exit unlocks it in any case
       os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Memory of this process and its devices, and an alarm where it grows."""
+"""Memory use of this process and its devices, with a warning on growth."""
 
 import collections
 import gc
@@ -11,13 +11,13 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-_READINGS = 10  # over so many in a row memory has to grow
+_READINGS = 10  # consecutive readings that must all grow
 _RATIO = 1.2
 _LEAST = 256.0  # MB
 
 
 def resident() -> float:
-  """What this process holds now, in bytes."""
+  """Returns the resident set size of this process, in bytes."""
   try:
     with open('/proc/self/statm', 'rb') as file:
       return float(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
@@ -26,13 +26,13 @@ def resident() -> float:
 
 
 def most_resident() -> float:
-  """The most that it has held, in bytes."""
+  """Returns the peak resident set size of this process, in bytes."""
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return most if sys.platform == 'darwin' else most * 1024.0
 
 
 def readings() -> dict[str, float]:
-  """Name -> megabytes, of the process and of its fullest accelerator."""
+  """Returns name -> megabytes of the process and its fullest accelerator."""
   found = {'memory/process_mb': resident() / 1e6}
   for device in tf.config.list_logical_devices():
     if device.device_type == 'CPU':
@@ -47,7 +47,7 @@ def readings() -> dict[str, float]:
 
 
 class Growth:
-  """Warns, once, of memory that grows and grows, and says what it may be."""
+  """A detector of steady memory growth; it warns once, with a likely cause."""
 
   def __init__(self) -> None:
     self._held: collections.deque[float] = collections.deque(maxlen=_READINGS)
@@ -57,12 +57,12 @@ class Growth:
     self._warned = False
 
   def look(self, step: int, held: float, traces: int) -> None:
-    """Takes the next reading.
+    """Adds a reading, and warns if memory keeps growing.
 
     Args:
-      step: When it is.
-      held: Megabytes.
-      traces: How often the loop has been compiled.
+      step: Step of the reading.
+      held: Memory of the process, in megabytes.
+      traces: Number of times that the loop has been traced.
     """
     if self._warned:
       return
@@ -74,7 +74,7 @@ class Growth:
     if not grows or held < first + _LEAST / 2:
       self._kept = None
       return
-    if self._kept is None:  # looked at only where there is a suspicion
+    if self._kept is None:  # counting is slow: on suspicion only
       self._kept = _kept_by_python()
       self._suspected, self._traces = held, traces
     elif held > max(first * _RATIO, first + _LEAST):
@@ -111,7 +111,7 @@ class Growth:
 
 
 def _kept_by_python() -> tuple[int, float]:
-  """How many tensors and arrays are alive, and their bytes."""
+  """Returns the number of live tensors and arrays, and their bytes."""
   kinds = (np.ndarray, bytes, type(tf.constant(0)))
   alive = {
     id(thing): thing

@@ -1,4 +1,4 @@
-"""Redaction: leaves secrets out of what is written down."""
+"""Redaction: removes secrets from command lines and configurations."""
 
 from collections.abc import Sequence
 import re
@@ -6,8 +6,8 @@ from typing import Any
 
 REDACTED = '[redacted]'
 
-# Narrower than what is left out of the command line in run.json: what is left
-# out of config.gin has to be given again, and pad_token is none.
+# Narrower than _SECRET_FLAG: a value that is left out of config.gin has to be
+# given again, and names such as pad_token are not secrets.
 _SECRET = re.compile(
   r'(?i)(?:.*_)?(?:passw(?:or)?d|passphrase|secret|credentials?'
   r'|(?:api|access|secret|private|account|auth)_?key'
@@ -24,16 +24,16 @@ _SECRET_FLAG = re.compile(
 
 
 def is_secret(name: str) -> bool:
-  """Whether a parameter or macro is named like a secret."""
+  """Returns whether a parameter or macro is named like a secret."""
   return bool(_SECRET.fullmatch(name.rpartition('/')[2].rpartition('.')[2]))
 
 
 def redacted(value: Any, *, force: bool = False) -> Any:
-  """A value without the texts that are secret.
+  """Returns a value with its secret strings replaced by REDACTED.
 
   Args:
-    value: Of a parameter; the keys of dicts are names too.
-    force: Whether all of its texts are.
+    value: Value of a parameter. The keys of dictionaries count as names.
+    force: Whether all strings in `value` are secret.
   """
   if isinstance(value, dict):
     return {
@@ -48,7 +48,7 @@ def redacted(value: Any, *, force: bool = False) -> Any:
 
 
 def is_redacted(value: Any) -> bool:
-  """Whether something of a value was left out."""
+  """Returns whether `redacted` has replaced a part of a value."""
   if isinstance(value, dict):
     return any(is_redacted(item) for item in value.values())
   if isinstance(value, list | tuple):
@@ -57,7 +57,7 @@ def is_redacted(value: Any) -> bool:
 
 
 def redacted_argv(argv: Sequence[str]) -> list[str]:
-  """A command line without the values of flags that are named like secrets."""
+  """Returns a command line without the values of flags named like secrets."""
   clean: list[str] = []
   hide = False
   for word in argv:

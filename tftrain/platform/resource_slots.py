@@ -1,4 +1,4 @@
-"""What trials that run at the same time have for themselves: cores and GPUs."""
+"""Resource slots: assigns CPU cores and GPUs to concurrent processes."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,18 +10,19 @@ from tftrain import errors
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """The place of one trial at a time.
+  """The CPU cores and GPUs of one trial at a time.
 
   Attributes:
-    cores: The CPU cores that it may use.
-    gpus: The GPUs that it sees; None leaves the environment as it is.
+    cores: CPU cores that the trial may use.
+    gpus: GPUs that are visible to the trial; None leaves the environment
+      unchanged.
   """
 
   cores: frozenset[int]
   gpus: tuple[str, ...] | None = None
 
   def environment(self) -> dict[str, str]:
-    """What the trial's process gets."""
+    """Returns the environment variables of the trial's process."""
     return (
       {} if self.gpus is None else {'CUDA_VISIBLE_DEVICES': ','.join(self.gpus)}
     )
@@ -30,15 +31,16 @@ class Slot:
 def make(
   parallel: int, gpus_per_trial: int | None, gpus: Sequence[str] | None = None
 ) -> list[Slot]:
-  """So many slots, among which cores and GPUs are dealt out.
+  """Returns `parallel` slots that divide the cores and GPUs of this machine.
 
   Args:
-    parallel: How many.
-    gpus_per_trial: How many each gets; None means one if there are any.
-    gpus: Which there are; None looks.
+    parallel: Number of slots.
+    gpus_per_trial: GPUs in each slot; None means one, or zero without GPUs.
+    gpus: GPUs to divide; None detects them.
 
   Raises:
-    ConfigError: There are not enough.
+    ConfigError: If `parallel` is less than 1, `gpus_per_trial` is negative, or
+      there are not enough GPUs.
   """
   if parallel < 1:
     raise errors.ConfigError(f'--parallel is {parallel}; give at least 1')
@@ -60,12 +62,12 @@ def make(
 
 
 def pin(pid: int, slot: Slot) -> None:
-  """Keeps a process, and all threads that it will have, on its cores."""
+  """Pins a process, and all its later threads, to the cores of a slot."""
   if hasattr(os, 'sched_setaffinity'):
     try:
       os.sched_setaffinity(pid, slot.cores)
     except ProcessLookupError:
-      pass  # it has ended already, which is seen elsewhere
+      pass  # it has already ended; its parent notices
 
 
 def _cores() -> list[int]:
@@ -75,7 +77,7 @@ def _cores() -> list[int]:
 
 
 def find_gpus() -> list[str]:
-  """The GPUs that this process may use."""
+  """Returns the GPUs that this process may use."""
   given = os.environ.get('CUDA_VISIBLE_DEVICES')
   if given is not None:
     return [name for name in given.split(',') if name.strip()]

@@ -1,4 +1,4 @@
-"""Stopping when asked: a signal or a deadline stops the run after a step."""
+"""Signals and time limits: stop or save a run after the current step."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -19,20 +19,23 @@ SAVE_SIGNALS = ('SIGUSR1',)
 
 
 class Interrupted(BaseException):
-  """Raised where a stop was asked for in a part that may be left at once."""
+  """A stop request inside `Stopper.interrupting`, which ends at once."""
 
 
 class Stopper:
-  """What asked the run to stop; nothing if nothing did."""
+  """The stop request of a run, if there is one."""
 
   def __init__(self) -> None:
     self.reason: str | None = None
-    """`SIGTERM`, say, or `max_time`."""
+    """A signal such as `SIGTERM`, or `max_time`; None without a request."""
     self._leave_at_once = False
 
   @property
   def exit_code(self) -> int:
-    """128 + the signal's number, as shells have it; a deadline is a SIGTERM."""
+    """The exit code: 0 without a request, else 128 + the signal's number.
+
+    The code is that of shells; `max_time` counts as a SIGTERM.
+    """
     if self.reason is None:
       return 0
     name = 'SIGTERM' if self.reason == 'max_time' else self.reason
@@ -40,9 +43,10 @@ class Stopper:
 
   @contextlib.contextmanager
   def interrupting(self) -> Iterator[None]:
-    """A part in which a signal raises Interrupted, in the main thread.
+    """Makes a signal raise Interrupted in this context, in the main thread.
 
-    For what takes long, is not a loop of ours and leaves nothing half done.
+    The context is for long operations that are not loops of tftrain and leave
+    nothing half done.
     """
     if self.reason:
       raise Interrupted
@@ -53,7 +57,7 @@ class Stopper:
       self._leave_at_once = False
 
   def handle(self, signum: int, frame: Any) -> None:
-    """Python calls it between two bytecodes of the main thread."""
+    """Handles a signal between two bytecodes of the main thread."""
     del signum, frame
     if self._leave_at_once:
       self._leave_at_once = False
@@ -71,19 +75,25 @@ def stop_on_signal(
 ) -> Iterator[Stopper]:
   """Calls `request_stop` or `request_save` when a signal arrives.
 
-  It does not wait for the end of a compiled loop. A second SIGINT aborts at
-  once: what is half written was never committed. Only the main thread may set
-  handlers; elsewhere signals do nothing new.
+  The call does not wait for the end of a compiled loop. A second SIGINT aborts
+  the process at once; a partially written checkpoint is never committed. Only
+  the main thread can set signal handlers; in another thread signals keep their
+  previous effect.
 
   Args:
-    request_stop: Ends the run after the step in progress.
-    request_save: Saves after the step in progress.
-    stop: Names of the signals that stop; `SIGUSR2` for a scheduler's warning.
-    save: Names of those that save.
-    max_seconds: When to stop in any case, counted from now.
+    request_stop: Function that ends the run after the current step.
+    request_save: Function that saves after the current step.
+    stop: Names of the signals that stop; add `SIGUSR2` for the warning of a
+      scheduler.
+    save: Names of the signals that save.
+    max_seconds: Time limit in seconds, counted from now; None means no limit.
+
+  Yields:
+    A Stopper with the reason of the stop and the exit code.
 
   Raises:
-    ConfigError: No such signal, or one that asks for both.
+    ConfigError: If a name in `stop` or `save` is not a signal that can be
+      caught, or is in both.
   """
   stopping, saving = numbers_of(stop), numbers_of(save)
   if stopping & saving:
@@ -128,11 +138,11 @@ def _watched(
   handle: Callable[[int, Any], None],
   receive: Callable[[int], None],
 ) -> Iterator[None]:
-  """Gives each signal to `receive`, on a thread, as soon as it comes.
+  """Passes each signal to `receive`, on a thread, as soon as it arrives.
 
-  Python runs signal handlers only between bytecodes, so while a compiled loop
-  runs no handler would. The C half of Python writes each signal's number to a
-  pipe at once; the thread reads it there.
+  Python runs signal handlers only between bytecodes, so no handler runs during
+  a compiled loop. The C half of Python writes each signal's number to a pipe
+  at once; the thread reads the number from the pipe.
   """
   read_end, write_end = os.pipe()
   os.set_blocking(write_end, False)
@@ -152,7 +162,7 @@ def _watched(
       yield
   finally:
     signal.set_wakeup_fd(old_fd)
-    # Either ends the thread; what becomes of a pipe is no reason to fail.
+    # Either call ends the thread; an error of the pipe must not fail the run.
     with contextlib.suppress(OSError):
       os.write(write_end, b'\0')
     with contextlib.suppress(OSError):
@@ -166,7 +176,7 @@ def _watched(
 def handled(
   numbers: Iterable[int], handle: Callable[[int, Any], None]
 ) -> Iterator[None]:
-  """Gives signals to `handle` for a while; in the main thread only."""
+  """Handles signals with `handle` in this context; main thread only."""
   before = {number: signal.signal(number, handle) for number in numbers}
   try:
     yield
@@ -176,13 +186,18 @@ def handled(
 
 
 def end_with_parent() -> None:
-  """Asks the kernel for a SIGTERM when the parent dies, however it does."""
+  """Requests a SIGTERM from the kernel at any death of the parent (Linux)."""
   if sys.platform == 'linux':
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def numbers_of(names: Sequence[str]) -> set[int]:
+  """Returns the numbers of signals.
+
+  Raises:
+    ConfigError: If a name is not a signal that can be caught.
+  """
   found = set()
   for name in names:
     number = getattr(signal, str(name), None)

@@ -1,4 +1,4 @@
-"""An end to calls that may never return, such as those to other machines."""
+"""Timeouts for calls that may never return, such as calls to other machines."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from tftrain import errors
 _T = TypeVar('_T')
 
 DEFAULT = 120.0
-"""Seconds."""
+"""The default timeout, in seconds."""
 
 
 def read(environment: Mapping[str, str], name: str) -> float:
-  """The seconds that the variable `name` gives, or the default.
+  """Returns the seconds in the environment variable `name`, or the default.
 
   Raises:
-    StrategyError: It is no number.
+    StrategyError: If the value of the variable is not a number.
   """
   text = environment.get(name, str(DEFAULT))
   try:
@@ -29,14 +29,15 @@ def read(environment: Mapping[str, str], name: str) -> float:
 
 
 def within(seconds: float, function: Callable[[], _T]) -> _T:
-  """What `function` returns, if it does in time.
+  """Calls `function` with a timeout and returns its result.
 
-  It must let other threads run while it waits. It cannot be called off: it goes
-  on in a daemon thread, which keeps no process from ending.
+  `function` must let other threads run while it waits. It cannot be cancelled:
+  after a timeout it continues in a daemon thread, which does not keep the
+  process alive.
 
   Raises:
-    TimeoutError: It has not returned after so many seconds.
-    BaseException: What it raised.
+    TimeoutError: If `function` has not returned after `seconds`.
+    BaseException: If `function` raised it.
   """
   found: list[_T] = []
   failed: list[BaseException] = []
@@ -44,7 +45,7 @@ def within(seconds: float, function: Callable[[], _T]) -> _T:
   def call() -> None:
     try:
       found.append(function())
-    except BaseException as error:  # raised below, on the thread that asked
+    except BaseException as error:  # raised below, on the calling thread
       failed.append(error)
 
   thread = threading.Thread(target=call, name='tftrain-deadline', daemon=True)

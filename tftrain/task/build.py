@@ -152,7 +152,7 @@ class Recorder:
     del finite, before
 
   def make_engine(self, owned: tracking.Owned) -> step_runner.StepRunner:
-    """Builds the optimizers and returns the StepRunner of the recorded calls."""
+    """Builds the optimizers and returns a StepRunner for the recorded calls."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}
     reached = self._reached_by_optimizer()

@@ -100,8 +100,8 @@ class Task:
       optimizer: The optimizer to apply; None means `self.optimizer`.
       name: Prefix of the metric names, as in `name/loss`; '' means no prefix.
       when: A bool scalar; if False, nothing is computed and nothing changes.
-        Use it instead of `if`: `when=self.critic_optimizer.iterations % 5 == 0`.
-        None means True.
+        None means True. Use it instead of `if`:
+        `when=self.critic_optimizer.iterations % 5 == 0`
     """
     chosen, optimizer = self._chosen(variables, optimizer)
     step = self._runner.minimize(loss, batch, chosen, optimizer, when)
@@ -315,7 +315,7 @@ class Task:
     return step
 
   def check_unchanged(self) -> None:
-    """Raises TaskError if the set of trainable variables changed since build."""
+    """Raises TaskError if the trainable variables changed since `build`."""
     trainable = frozenset(self._owned().trainable)
     if trainable != self._trainable:
       name = min(trainable ^ self._trainable)
@@ -389,7 +389,7 @@ class Task:
     return self._built or tracking.owned_by(self)
 
   def _chosen(self, variables: Any, optimizer: Any) -> tuple[list[Any], Any]:
-    """Returns the variables to train, without frozen ones, and the optimizer."""
+    """Returns the variables to train, but no frozen ones, and the optimizer."""
     owned = self._owned()
     names = {id(variable): name for name, variable in owned.variables.items()}
     given = owned.trainable.values() if variables is None else variables
@@ -475,5 +475,5 @@ def _combined(last: Any, steps: Sequence[update_lib.Step]) -> update_lib.Step:
   for step in reversed(steps):  # prefers the first step that is not finite
     loss = tf.where(step.finite, loss, step.loss)
     norm = tf.where(step.finite, norm, step.gradient_norm)
-  sums = update_lib.counted_if(finite, sums)  # all count or none does
+  sums = update_lib.counted_if(finite, sums)  # all updates, or none
   return update_lib.Step(finite, skipped, loss, norm, sums)

@@ -1,4 +1,4 @@
-"""SkippedSteps: steps that a run passes over, because it was bad to take them."""
+"""SkippedSteps: the steps whose batches a run skips."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from tftrain.train import feed as feed_lib
 
 
 class SkippedSteps:
-  """Ranges of steps whose batches are taken from the data and not used.
+  """Ranges of steps whose batches are read from the data and not used.
 
-  They are part of what a run is: every checkpoint after them says so.
+  The ranges are part of the run's facts, which every checkpoint holds.
   """
 
   def __init__(self) -> None:
     self.parts: tuple[tuple[int, int], ...] = ()
-    """(first, last) step of each, counted from 1."""
+    """(first, last) step of each range, counted from 1, both inclusive."""
 
   def add(self, first: int, last: int) -> None:
     self.parts = (*self.parts, (first, last))
@@ -26,7 +26,7 @@ class SkippedSteps:
     return any(first <= step <= last for first, last in self.parts)
 
   def edges(self, step: int) -> list[int]:
-    """After which later steps they begin and end: blocks are cut there."""
+    """Returns the steps after `step` at which a block must end for a range."""
     edges = [edge for first, last in self.parts for edge in (first - 1, last)]
     return [edge for edge in edges if edge > step]
 
@@ -43,7 +43,7 @@ def skip(
   counters: counters_lib.Counters,
   until: int,
 ) -> bool:
-  """Takes batches up to `until` and does nothing; True if the data ended."""
+  """Skips the batches up to step `until`; returns True if the data ended."""
   try:
     while int(counters.step.numpy()) < until:
       feed.take(iterator, counters.step.read_value())

@@ -1,4 +1,4 @@
-"""What is asked of a Trainer from outside: to stop, or to save and go on."""
+"""Stop and save requests to a Trainer, from signals and other threads."""
 
 from collections.abc import Callable
 import functools
@@ -9,13 +9,14 @@ from tftrain.train import counters as counters_lib
 
 
 class StopRequests:
-  """Safe from any thread; the compiled loop sees them before its next step.
+  """Pending requests to stop, or to save and go on; thread-safe.
 
-  Where several workers train, `counters.stop` is what they agreed upon, and a
-  variable of its own takes what this one is asked.
+  The compiled loop reads a request before its next step. In a multi-worker run,
+  a second variable holds the requests to this worker, and `counters.stop` holds
+  the state that all workers agreed on.
 
   Args:
-    counters: The loop's; `counters.stop` is what it looks at.
+    counters: The Counters of the training loop, which reads `counters.stop`.
   """
 
   def __init__(self, counters: counters_lib.Counters):
@@ -27,11 +28,11 @@ class StopRequests:
 
   @property
   def stopping(self) -> bool:
-    """Whether a stop was asked for, of this worker or another."""
+    """True if this worker or another received a stop request."""
     return self._stopping or self._heard() == counters_lib.STOP
 
   def _heard(self) -> int:
-    """What the workers agreed upon; nothing where there is one."""
+    """Returns the state that the workers agreed on; RUN for a single worker."""
     alone = self._flag is self._agreed
     return counters_lib.RUN if alone else int(self._agreed.numpy())
 
@@ -47,7 +48,7 @@ class StopRequests:
         self._flag.assign(counters_lib.PAUSE)
 
   def settle(self) -> None:
-    """Notes that the workers agreed to save; all do so at the same step."""
+    """Turns an agreed pause into a pending save, at the same step on all workers."""
     if self._heard() == counters_lib.PAUSE:
       with self._lock:
         self._save = True
@@ -56,7 +57,7 @@ class StopRequests:
           self._flag.assign(counters_lib.RUN)
 
   def take_save(self) -> bool:
-    """Whether a save was asked for since the last call."""
+    """Returns whether a save was requested since the last call."""
     with self._lock:
       asked, self._save = self._save, False
       if asked and not self._stopping:
@@ -64,7 +65,7 @@ class StopRequests:
     return asked
 
   def clear(self) -> None:
-    """What was asked was done."""
+    """Clears a stop request at the end of a run."""
     with self._lock:
       self._stopping = False
       self._flag.assign(counters_lib.RUN)
@@ -72,7 +73,7 @@ class StopRequests:
 
 
 def settled(method: Callable[..., Any]) -> Callable[..., Any]:
-  """Settles `self._requests` after a method of a Trainer."""
+  """Decorates a Trainer method: calls `self._requests.settle()` afterwards."""
 
   @functools.wraps(method)
   def run(self: Any, *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a TPU asks of a run, said before anything is compiled for it."""
+"""TPU checks: static shapes, dtypes and block length, before compilation."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -15,11 +15,17 @@ FEW_STEPS = 100
 
 
 def check(strategy: Any, data: Any, task: Any, steps_per_loop: int) -> None:
-  """Checks the data, layers and loop of a run where it runs on a TPU.
+  """Checks data, layers and loop of a run, if `strategy` is a TPUStrategy.
+
+  Args:
+    strategy: The run's `tf.distribute.Strategy`.
+    data: The training Pipeline.
+    task: The Task.
+    steps_per_loop: Most steps in one call of the compiled loop.
 
   Raises:
-    InputError: A batch has no static shape.
-    ConfigError: A layer computes in float16.
+    InputError: If a feature of `data` lacks a static shape.
+    ConfigError: If a layer of `task` computes in float16.
   """
   if not isinstance(strategy, tf.distribute.TPUStrategy):
     return
@@ -32,7 +38,7 @@ def check(strategy: Any, data: Any, task: Any, steps_per_loop: int) -> None:
 
 
 def check_shapes(spec: Any) -> None:
-  """Raises InputError, naming the feature, unless all shapes are static."""
+  """Raises InputError, naming the feature, if a shape is not static."""
   for path, leaf in keras.tree.flatten_with_path(spec):
     if isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined():
       continue
@@ -53,7 +59,7 @@ def check_shapes(spec: Any) -> None:
 
 
 def check_precision(dtypes: Iterable[str]) -> None:
-  """Raises ConfigError for float16, which a TPU does not compute in."""
+  """Raises ConfigError if a dtype is float16, which TPUs do not support."""
   if 'float16' in dtypes:
     raise errors.ConfigError(
       'a layer computes in float16, a TPU does not; set precision = '
@@ -62,7 +68,7 @@ def check_precision(dtypes: Iterable[str]) -> None:
 
 
 def advice(dtypes: Iterable[str], steps_per_loop: int) -> Iterator[str]:
-  """A line for each thing that makes a TPU slow."""
+  """Yields a line of advice for each setting that makes a TPU slow."""
   if steps_per_loop < FEW_STEPS:
     yield (
       f'steps_per_loop={steps_per_loop} is few for a TPU: it waits for the '

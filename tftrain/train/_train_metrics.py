@@ -1,4 +1,4 @@
-"""What a Trainer reports of the steps since its last report."""
+"""Train metrics and timing, over the steps since the last report."""
 
 from collections.abc import Mapping
 import math
@@ -20,20 +20,20 @@ from tftrain.train import counters as counters_lib
 from tftrain.train import flops
 from tftrain.train import metrics
 
-# The steps whose gradients are looked at, variable by variable.
+# The steps whose gradients are checked for zeros, variable by variable.
 _INSPECTED = (1, 100)
 
 
 class TrainMetrics:
-  """Metrics, and what a clock says; read and begun anew at each report.
+  """Metrics and timing of a Trainer, read and reset at each report.
 
   Args:
-    task: The Task; it is built.
-    means: Its means.
-    counters: The loop's.
-    pipeline: Where the batches come from.
+    task: The Task; built already.
+    means: The running means of the Task's metrics.
+    counters: The Counters of the training loop.
+    pipeline: The training data.
     log_every: Steps between reports.
-    ledger: Where time is booked.
+    ledger: The goodput ledger, to which data stalls are attributed.
   """
 
   def __init__(
@@ -55,7 +55,7 @@ class TrainMetrics:
     self._log_every = log_every
     self._ledger = ledger
     self.seconds = 0.0
-    """How long the steps since the last report took."""
+    """Time of the steps since the last report."""
     self._last_logged = 0
     self._growth = process_memory.Growth()
     layers = tracking.owned_by(task).sublayers.values()
@@ -71,12 +71,12 @@ class TrainMetrics:
     return at_end or step // self._log_every > before
 
   def due(self, step: int) -> list[int]:
-    """Where blocks must end after `step`."""
+    """Returns steps after `step` at which a block must end."""
     report = (step // self._log_every + 1) * self._log_every
     return [report, *(at for at in _INSPECTED if at > step)]
 
   def is_measured(self, step: tf.Tensor) -> update_lib.Measure:
-    """What to look at in a step; traceable."""
+    """Returns the measurements to take in a step; traceable."""
     report = step % self._log_every == 0
     inspected = [step == at for at in _INSPECTED]
     return update_lib.Measure(
@@ -86,7 +86,7 @@ class TrainMetrics:
   def take(
     self, step: int, start_step: int, loop: compiled_loop.Loop
   ) -> tuple[dict[str, float], dict[str, float]]:
-    """(metrics, timing) since the last report; both begin anew."""
+    """Returns (metrics, timing) since the last report, and resets both."""
     scalars, timing = self._scalars(), self._timing(step, start_step)
     timing.update(self._use(timing, loop))
     self._growth.look(step, timing['memory/process_mb'], loop.traces)
@@ -106,7 +106,12 @@ class TrainMetrics:
     return scalars
 
   def inspect(self, before: int, step: int) -> None:
-    """Names the variables whose gradient was zero, at steps worth a look."""
+    """Warns of variables with a zero gradient, at the inspected steps.
+
+    Args:
+      before: The first step of the block, exclusive.
+      step: The last step of the block.
+    """
     if step not in _INSPECTED or step == before:
       return
     silent = self._task.engine.without_gradient()
@@ -119,7 +124,7 @@ class TrainMetrics:
       )
 
   def _timing(self, step: int, start_step: int) -> dict[str, float]:
-    """Rates since the last report of this process."""
+    """Returns rates since the last report, or since this process started."""
     taken = step - max(self._last_logged, start_step)
     seconds = max(self.seconds, 1e-9)
     waited = float(self._counters.waited.numpy())
@@ -142,7 +147,7 @@ class TrainMetrics:
   def _use(
     self, timing: Mapping[str, float], loop: compiled_loop.Loop
   ) -> dict[str, float]:
-    """How much of the machine is used."""
+    """Returns memory, throughput per replica, FLOPs and utilization."""
     use = process_memory.readings()
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     examples = timing.get('examples_per_second')

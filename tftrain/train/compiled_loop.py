@@ -1,5 +1,4 @@
-"""Loop: a function compiled once, watched while it is, and never silently
-again."""
+"""Loop: a tf.function that is traced once; retraces are logged with a cause."""
 
 from collections.abc import Callable
 import contextlib
@@ -27,17 +26,20 @@ _RANDOM = {
 
 
 class Loop:
-  """A compiled loop that creates no variables, and is traced once.
+  """A compiled loop that is traced once and creates no variables.
 
-  Another trace is a waste that nobody asked for, so it is explained: what
-  changed, and what to set.
+  A retrace costs time, so it is logged with its cause and a remedy.
 
   Args:
-    run: `run(iterator, n)`, to be compiled.
-    name: What it is, in messages.
-    max_traces: How often it may be traced; None means as often as need be.
-    rows: What stands for the size of a batch where it may vary.
-    resumed: Whether a checkpoint has to hold all that it changes.
+    run: `run(iterator, n)`, the function to compile.
+    name: Name of the loop in messages.
+    max_traces: Most traces before an error; None means no limit.
+    rows: Batch size to assume for FLOPs if the static batch size is unknown.
+    resumed: Whether checkpoints must hold all state that the loop changes.
+
+  Raises:
+    InputError: If a call needs a trace beyond `max_traces`.
+    TaskError: If `run` creates a variable.
   """
 
   def __init__(
@@ -56,12 +58,12 @@ class Loop:
     self._resumed = resumed
     self._context: Callable[[], Any] = contextlib.nullcontext
     self.compile_seconds: float | None = None
-    """How long it took to trace and compile; None before that."""
+    """Seconds to trace and compile; None before that."""
     self.flops = 0
-    """Floating-point operations of a step; known once it is traced."""
+    """Floating-point operations of a step; 0 before the loop is traced."""
     self._compiled: Any = tf.function(run, autograph=False)
     self._writes_summaries = False
-    self._seen: Any = None  # the newest iterator, and how all of them looked
+    self._seen: Any = None  # the newest iterator; _specs holds those of all
     self._specs: list[Any] = []
 
   def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
@@ -75,10 +77,13 @@ class Loop:
     return int(self._compiled.experimental_get_tracing_count())
 
   def record_to(self, context: Callable[[], Any]) -> None:
-    """Says what surrounds it: a writer as the default of tf.summary.
+    """Sets the context of each call: a default writer of tf.summary.
 
-    What was compiled goes on writing to the old one; if it does write, it is
-    compiled anew.
+    A compiled function keeps its writer. If it writes summaries, it is compiled
+    again.
+
+    Args:
+      context: Returns the context manager.
     """
     self._context = context
     if self._writes_summaries:
@@ -87,7 +92,7 @@ class Loop:
       self._specs.clear()
 
   def prepare(self, iterator: Any, n: tf.Tensor) -> None:
-    """Compiles without running, once; warns of state that nobody can save."""
+    """Compiles without running, once; warns of unsaved random state."""
     if self.compile_seconds is not None:
       return
     begun = time.perf_counter()
@@ -114,7 +119,11 @@ class Loop:
       )
 
   def _watch(self, iterator: Any) -> None:
-    """Says what is different if what comes now needs another trace."""
+    """Logs the cause if the iterator needs another trace.
+
+    Raises:
+      InputError: If that exceeds `max_traces`.
+    """
     self._seen = iterator
     spec = getattr(iterator, 'element_spec', None)
     if spec in self._specs or tf.config.functions_run_eagerly():
@@ -133,7 +142,7 @@ class Loop:
 
 
 def changed(old: Any, new: Any) -> str:
-  """What is different in the element_spec of the data, and what helps."""
+  """Returns the difference of two element_specs, with a remedy."""
   before, after = _leaves(old), _leaves(new)
   if list(before) != list(after):
     names = [name for name in after if name not in before]
@@ -154,7 +163,7 @@ def changed(old: Any, new: Any) -> str:
 
 
 def _leaves(spec: Any) -> dict[str, Any]:
-  """Name, as one would write it (`batch[0]['x']`) -> TypeSpec."""
+  """Returns Python expression (`batch[0]['x']`) -> TypeSpec."""
   if isinstance(spec, dict):
     items = [(f'[{key!r}]', spec[key]) for key in sorted(spec, key=str)]
   elif isinstance(spec, tuple | list):

@@ -9,23 +9,23 @@ import tensorflow as tf
 from tftrain.distribute import coordinator
 
 RUN, PAUSE, STOP = 0, 1, 2
-"""What `Counters.stop` may say: go on; leave a training loop, to save; leave
-any loop."""
+"""Values of `Counters.stop`: go on; leave a training loop, to save; leave any
+loop."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Counters:
-  """What a loop shares with its host.
+  """The variables that a compiled loop shares with its host.
 
   Attributes:
     step: int64, batches consumed.
-    updates: int64, weight changes.
-    skipped: int64, steps whose update was left out as it was not finite.
-    in_a_row: int64, how many of the last steps were.
-    stop: int32, RUN, PAUSE or STOP; set it, from any thread, and the loop ends
+    updates: int64, updates applied to the weights.
+    skipped: int64, steps skipped because they were not finite.
+    in_a_row: int64, steps that were not finite since the last finite step.
+    stop: int32, RUN, PAUSE or STOP. Set it from any thread to end the loop
       before its next step.
-    waited: float64, seconds spent waiting for input.
-    workers: Who has to leave a loop at the same step.
+    waited: float64, seconds of data stall (input wait).
+    workers: The workers that leave a loop at the same step.
   """
 
   step: tf.Variable
@@ -37,7 +37,7 @@ class Counters:
   workers: coordinator.SingleWorker = coordinator.SINGLE_WORKER
 
   def with_stop(self, stop: tf.Variable) -> 'Counters':
-    """The same counters under somebody else's stop."""
+    """Returns the counters with another `stop` variable."""
     return dataclasses.replace(self, stop=stop)
 
   def read_state(self) -> dict[str, tf.Tensor]:
@@ -71,5 +71,5 @@ class Counters:
         waited=tf.Variable(0.0, dtype=tf.float64, trainable=False),
         workers=workers,
       )
-    workers.asked(made.stop)  # a loop may create no variable
+    workers.asked(made.stop)  # creates its variable outside the loop
     return made

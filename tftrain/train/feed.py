@@ -1,4 +1,4 @@
-"""Feed: where a compiled loop takes its batches from."""
+"""Feed: supplies the batches of a compiled loop and restores the position."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -18,19 +18,24 @@ from tftrain.distribute import row_sharding
 
 
 class Feed:
-  """An iterator, or the graph itself; and how it is found again at a step."""
+  """The batches of a compiled loop, from an iterator or made in the graph.
+
+  Args:
+    pipeline: The data.
+    seed: Seed of the data's order.
+  """
 
   def __init__(self, pipeline: pipeline_lib.Pipeline, seed: int):
     self._pipeline = pipeline
-    # What a loop takes: the same, or of each batch only this worker's rows.
+    # The loop's pipeline: the same, or only this worker's rows of each batch.
     self._taken = pipeline
     self._share: row_sharding.Share | None = None
-    self._device: str | None = None  # where to copy batches ahead of a step
+    self._device: str | None = None  # target of device prefetching
     self._seed = seed
     with tf.device('CPU:0'):
       first = pipeline.batch(seed, tf.constant(0, tf.int64))
     self._in_graph = first is not None
-    # Where the next batch begins, if the step alone does not say it.
+    # Start of the next batch, if the step alone does not determine it.
     self._cursor: tf.Variable | None = None
     self._saved: Any = None
     self._marked: tuple[int, list[int]] | None = None
@@ -41,18 +46,18 @@ class Feed:
 
   @property
   def rows(self) -> int:
-    """Of a batch on one replica; 1 where that is not known."""
+    """The per-replica batch size; 1 if the batch size varies."""
     replicas = int(tf.distribute.get_strategy().num_replicas_in_sync)
     return max((self._pipeline.batch_size or 1) // replicas, 1)
 
   def deal(self, share: row_sharding.Share | None, *, whole: bool) -> None:
-    """From now on a loop takes only the rows of `share`, where that can be.
+    """Restricts batches to the rows of `share`, if the pipeline supports it.
 
-    And where there is one accelerator, batches are copied there ahead of it.
+    Also turns on device prefetching, if the run has one GPU.
 
     Args:
-      share: This worker's; None where it is the only one.
-      whole: Whether the step may look at all of a batch.
+      share: The rows of this worker; None for a single worker.
+      whole: Whether the step needs whole global batches.
     """
     self._device = device_prefetch.device_for(self._pipeline)
     part = None if share is None or whole else self._pipeline.part(share)
@@ -67,11 +72,11 @@ class Feed:
       )
 
   def held(self) -> contextlib.AbstractContextManager[None]:
-    """Surrounds what is traced with a batch that a loop took."""
+    """Returns the context in which to trace the use of a loop's batch."""
     return replica_batch.holding(self._share)
 
   def iterator(self, start_step: int) -> Any:
-    """What to give the loop so that it starts at `start_step`."""
+    """Returns an iterator from `start_step`; None if batches are made in graph."""
     if self._in_graph:
       return None
     where: dict[str, Any] = {}
@@ -87,14 +92,14 @@ class Feed:
     return iterator
 
   def mark(self, step: int) -> None:
-    """Notes where the batches after `step` begin, for `again`."""
-    cursor = [0, 0]  # a list below, too: an array may share its memory
-    if self._cursor is not None and step:  # before that it is of a trial
+    """Records the position of the data after `step` steps, for `again`."""
+    cursor = [0, 0]  # lists, as an array may share the memory of the variable
+    if self._cursor is not None and step:  # at 0 it is that of the dry run
       cursor = self._cursor.numpy().tolist()
     self._marked = step, cursor
 
   def again(self, step: int) -> Any:
-    """The batch after `step` steps once more; None if nobody knows it."""
+    """Returns the batch after `step` steps again; None if not reproducible."""
     if self._in_graph:
       with tf.device('CPU:0'):
         return self._pipeline.batch(self._seed, tf.constant(step, tf.int64))
@@ -110,12 +115,12 @@ class Feed:
     return batch[0] if where else batch
 
   def read_state(self, iterator: Any) -> dict[str, tf.Tensor]:
-    """What says where the data is, besides the step."""
+    """Returns the data position beyond the step: cursor, iterator or nothing."""
     if self._cursor is not None:
       return {'cursor': self._cursor.read_value()}
     if not self._pipeline.keeps_iterator:
       return {}
-    if iterator is None:  # not read from since it was restored, or at all
+    if iterator is None:  # not read since the restore, or never read
       saved = self._saved
       if saved is None:
         saved = iterator_state.save_iterator(self.iterator(0))
@@ -128,7 +133,7 @@ class Feed:
     self._saved = state.get('iterator')
 
   def take(self, iterator: Any, step: tf.Tensor) -> Any:
-    """The batch of `step`; raises OutOfRangeError at the end of the data."""
+    """Takes the batch of `step`; OutOfRangeError at the end of the data."""
     if self._in_graph:
       with tf.device('CPU:0'):
         return self._taken.batch(self._seed, step)
@@ -146,15 +151,15 @@ class Feed:
     step: tf.Tensor,
     agree: Callable[[tf.Tensor], tf.Tensor],
   ) -> Any:
-    """`take` where the data end for all workers if they end for one.
+    """Takes a batch as `take` does; the data ends for all workers at once.
 
     Args:
-      iterator: What `iterator` made.
-      step: Of the batch.
-      agree: From whether they end here to whether they end anywhere; called
-        once the batch is there.
+      iterator: The result of `iterator`.
+      step: The step of the batch.
+      agree: Returns whether the data ended on any worker, given whether it
+        ended on this one; called once the batch is available.
     """
-    if self._in_graph:  # the same everywhere, or refused at the start
+    if self._in_graph:  # all workers have the same data, checked at the start
       batch = self.take(iterator, step)
       with tf.control_dependencies(tf.nest.flatten(batch)):
         agree(tf.constant(False))
@@ -166,21 +171,25 @@ class Feed:
     return batch if self._cursor is None else self._noted(batch)
 
   def _end(self) -> tf.Tensor:
-    """Raises OutOfRangeError, of which there is no operation."""
+    """Raises OutOfRangeError in the graph, by reading an empty dataset."""
     if self._empty is None:
       with tf.init_scope(), tf.device('CPU:0'):
         self._empty = iter(tf.data.Dataset.range(0))
-    return self._empty.get_next()  # `next` says StopIteration when eager
+    return self._empty.get_next()  # `next` would raise StopIteration
 
   def _noted(self, batch: Any) -> Any:
-    """The batch without the cursor, which is kept."""
+    """Stores the cursor of a (batch, cursor) pair and returns the batch."""
     assert self._cursor is not None
     batch, after = batch
     self._cursor.assign(after, read_value=False)
     return batch
 
   def first_batch(self) -> Any:
-    """The whole of it, whatever a loop takes."""
+    """Returns the whole first global batch.
+
+    Raises:
+      InputError: If the data is empty.
+    """
     try:
       with pipeline_lib.explained(self._pipeline):
         whole = copy.copy(self)

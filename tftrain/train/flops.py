@@ -1,8 +1,8 @@
-"""How many floating-point operations a compiled step takes.
+"""FLOPs: counts the floating-point operations of a compiled step.
 
-Counted are matrix products and convolutions, 2 for each multiplication with
-its addition, as usual where utilisation is compared (Chowdhery et al. 2022,
-"PaLM", appendix B). What else a step does is small beside them.
+Counts matrix products and convolutions, 2 for each multiply-add, as is usual
+for model FLOPs utilization (Chowdhery et al. 2022, "PaLM", appendix B). The
+other operations of a step are negligible.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# Part of a device's name -> peak of its (half precision, float32) matrix
-# products in teraFLOPs, without sparsity; float32 is TF32 where there is that,
-# as TensorFlow uses it. From NVIDIA's data sheets.
+# Part of a device name -> peak teraFLOPs per second of (half precision, float32)
+# matrix products, without sparsity. float32 is TF32 where available, as in
+# TensorFlow. From NVIDIA's data sheets.
 _PEAKS = {
   'B200': (2250, 1125),
   'H200': (989, 494),
@@ -35,8 +35,8 @@ _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
 _LOOPS = ('While', 'StatelessWhile')
 _BRANCHES = ('If', 'StatelessIf', 'Case', 'StatelessCase')
 
-# Operation -> where its filter and the larger of its results come from: the
-# number of an input, or -1 for its output.
+# Operation -> (source of the filter, source of the larger result): the index of
+# an input, or -1 for the output.
 _CONVOLUTIONS = {
   'Conv2D': (1, -1),
   'Conv2DBackpropInput': (1, 2),
@@ -51,9 +51,12 @@ _CONVOLUTIONS = {
 
 
 def peak(*, half: bool) -> float | None:
-  """What each device could do at most, in FLOPs per second.
+  """Returns the peak FLOPs per second of a device.
 
-  None where that is not known: on a CPU, and on GPUs not listed here.
+  None on a CPU, and on GPUs that are not listed here.
+
+  Args:
+    half: Whether for half precision instead of float32.
   """
   for device in tf.config.get_visible_devices('GPU')[:1]:
     details = tf.config.experimental.get_device_details(device)
@@ -65,21 +68,22 @@ def peak(*, half: bool) -> float | None:
 
 
 def of_step(definition: Any, batch: int = 1) -> int:
-  """Those of one turn of the loop in a graph, or of the graph if it has none.
+  """Returns the FLOPs of one iteration of a graph's loop.
 
-  A loop within counts as often as it turns, where that is a constant, else
-  once; of two branches counts the larger.
+  A graph without a loop counts whole. A nested loop counts once per iteration
+  if their number is constant, else once. Of a conditional, the most expensive
+  branch counts.
 
   Args:
     definition: GraphDef with the shapes of its nodes.
-    batch: What stands for sizes that the graph does not know.
+    batch: Size to assume for each unknown dimension.
   """
   functions = {f.signature.name: f for f in definition.library.function}
   return _Count(functions, batch).of_graph(definition)
 
 
 class _Count:
-  """Adds up, each function once."""
+  """A FLOP counter that memoizes the count of each function."""
 
   def __init__(self, functions: Mapping[str, Any], batch: int):
     self._functions = functions
@@ -115,7 +119,7 @@ class _Count:
   def _of_product(self, node: Any, nodes: '_Nodes') -> int:
     size = functools.partial(self._size, node, nodes)
     if node.op == 'MatMul':
-      # One of them is unknown where a loop's gradient takes it off a stack.
+      # One size is unknown if the gradient of a loop pops it off a stack.
       left = size(0)[0 if node.attr['transpose_a'].b else 1 :][:1]
       right = size(1)[1 if node.attr['transpose_b'].b else 0 :][:1]
       shared = left or right
@@ -135,13 +139,16 @@ class _Count:
     return 2 * math.prod(size(-1)) * math.prod(shared)
 
   def _size(self, node: Any, nodes: '_Nodes', index: int) -> list[int]:
-    """The shape of an input, or of the output if it is -1."""
+    """Returns the shape of input `index`, or of the output for -1."""
     shape = nodes.shape_of(node, index)
     return [self._batch if size < 0 else size for size in shape]
 
   def _turns(self, node: Any, nodes: '_Nodes') -> int:
-    """How often a loop turns: its condition compares with a constant, or with
-    what is given and stays."""
+    """Returns the number of iterations of a loop, 1 if unknown.
+
+    The number is known if the condition compares with a constant or with a
+    constant input of the loop.
+    """
     condition = self._functions.get(node.attr['cond'].func.name)
     if condition is None:
       return 1
@@ -161,13 +168,13 @@ class _Count:
   def _given(
     self, name: str, inside: '_Nodes', node: Any, nodes: '_Nodes'
   ) -> Any:
-    """The constant that a loop is given for an argument of its condition."""
+    """Returns the constant input of a loop for an argument of its condition."""
     index = inside.arguments.get(name.split(':')[0])
     if index is None:
       return None
     source = nodes.source(node.input[index])
     if source is not None and source.op in _LOOPS and source is not node:
-      return self._turns(source, nodes)  # a gradient's loop, backwards
+      return self._turns(source, nodes)  # the backward loop of a gradient
     return nodes.constant(node.input[index])
 
 
@@ -193,7 +200,7 @@ class _Nodes:
     return nodes
 
   def _keep(self, results: Sequence[str]) -> None:
-    """Leaves out what no result needs, as TensorFlow does before it runs."""
+    """Drops nodes that no result needs, as TensorFlow prunes them."""
     needed: set[str] = set()
     waiting = list(results)
     while waiting:
@@ -204,7 +211,10 @@ class _Nodes:
     self.all = [node for node in self.all if node.name in needed]
 
   def shape_of(self, node: Any, index: int) -> list[int]:
-    """The shape of an input, or of the output if it is -1; -1 is unknown."""
+    """Returns the shape of input `index`, or of the output for -1.
+
+    A size of -1 is unknown.
+    """
     if index < 0:
       return _shape(node, 0)
     name, *rest = node.input[index].split(':')
@@ -216,14 +226,14 @@ class _Nodes:
     return [] if source is None else _shape(source, which)
 
   def source(self, name: str) -> Any:
-    """The node that a value comes from; None if it is an argument."""
+    """Returns the node that makes a value; None for an argument."""
     node = self._by_name.get(name.split(':')[0])
     while node is not None and node.op in ('Identity', 'Cast'):
       node = self._by_name.get(node.input[0].split(':')[0])
     return node
 
   def constant(self, name: str) -> Any:
-    """The value of a constant whole number; None if it is none."""
+    """Returns the value of an integer constant; None for other nodes."""
     node = self.source(name)
     if node is None or node.op != 'Const':
       return None
@@ -239,7 +249,7 @@ def _shape(node: Any, which: int) -> list[int]:
 
 
 def _summed(node: Any, sizes: Sequence[Sequence[int]]) -> list[int]:
-  """The sizes over which an Einsum sums."""
+  """Returns the sizes of the dimensions over which an Einsum sums."""
   equation = node.attr['equation'].s.decode().replace(' ', '')
   operands, _, result = equation.partition('->')
   known: dict[str, int] = {}

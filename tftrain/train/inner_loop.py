@@ -1,4 +1,4 @@
-"""The compiled inner loops: many steps in one call of a tf.function."""
+"""Compiled inner loops: many steps in one call of a tf.function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,12 @@ from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import metrics
 
-# What sees a whole batch of training.
+# The Task methods that see a whole training batch.
 _TRAINING = ('train_step', 'minimize', 'gradients')
 
 
 def _is_own(task: task_lib.Task, *names: str) -> bool:
-  """Whether one of these methods is the user's."""
+  """Returns whether the user overrides one of these methods."""
   return any(
     getattr(getattr(task, name), '__func__', None)
     is not getattr(task_lib.Task, name)
@@ -38,20 +38,20 @@ def train_loop(
 ) -> compiled_loop.Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
 
-  It leaves early, at the exact step, when a stop is requested, when the data
-  ends (an OutOfRangeError; all state is that of the last whole step) and when
-  a loss or gradient is not finite.
+  The loop ends early, at the exact step, on a stop request, at the end of the
+  data (OutOfRangeError; all state is that of the last complete step), and at a
+  loss or gradient that is not finite.
 
   Args:
-    task: What to train.
-    feed: Where batches come from.
-    counters: Counted up.
-    means: Where the metrics go.
-    measured: Of a step's number, whether to look at what its updates do.
-    max_traces: How often it may be compiled.
+    task: The Task to train.
+    feed: The training batches.
+    counters: The Counters that the loop increments.
+    means: The running means that the metrics are added to.
+    measured: Returns the measurements to take, given the step number.
+    max_traces: Most traces before an error; None means no limit.
 
   Returns:
-    The function; it returns (whether all went well, loss, gradient norm) of the
+    The Loop. It returns (True if the run can go on, loss, gradient norm) of the
     last step.
   """
 
@@ -65,7 +65,7 @@ def train_loop(
 
     def take_step(done: Any, *_: Any) -> Any:
       batch = _timed_take(feed, iterator, counters)
-      # Without a batch nothing may move, not even the seed of a dropout.
+      # Nothing may change at the end of the data, not even a dropout seed.
       with tf.control_dependencies(tf.nest.flatten(batch)):
         now = counters.step.read_value()
         measure = measured(now)
@@ -95,7 +95,7 @@ def train_loop(
 def _is_skipped(
   task: task_lib.Task, step: update_lib.Step, counters: counters_lib.Counters
 ) -> tf.Tensor:
-  """Whether a step that was not finite is left out and the run goes on."""
+  """Returns whether a step is not finite but skipped, so the run goes on."""
   if not task.engine.may_skip:
     return tf.constant(False)
   skipped = step.skipped
@@ -112,10 +112,13 @@ def _is_skipped(
 def single_step(
   task: task_lib.Task,
 ) -> Callable[[Any], tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, Any]]]:
-  """Compiles `run(batch)`: one training step, to be looked at.
+  """Compiles `run(batch)`: one training step, for debugging.
+
+  Args:
+    task: The Task, built already.
 
   Returns:
-    The function; it returns (whether all went well, loss, gradient norm,
+    The function. It returns (whether the step is finite, loss, gradient norm,
     name of a variable -> whether its gradient is finite).
   """
 
@@ -126,7 +129,7 @@ def single_step(
     apply = task.engine.apply
 
     def noting(gradients: Any) -> update_lib.Step:
-      if tf.compat.v1.get_default_graph() is graph:  # no branch, no XLA
+      if tf.compat.v1.get_default_graph() is graph:  # neither in a branch nor in XLA
         found = zip(gradients.variables, gradients.values, strict=True)
         for variable, value in found:
           name = getattr(variable, 'path', variable.name)
@@ -146,7 +149,14 @@ def eval_loop(
   counters: counters_lib.Counters,
   means: metrics.Means,
 ) -> compiled_loop.Loop:
-  """Compiles `run(iterator, n)`, which evaluates up to `n` batches."""
+  """Compiles `run(iterator, n)`, which evaluates up to `n` batches.
+
+  Args:
+    task: The Task to evaluate.
+    feed: The evaluation batches.
+    counters: The Counters that the loop increments.
+    means: The running means that the metrics are added to.
+  """
 
   feed.deal(counters.workers.rows, whole=_is_own(task, 'eval_step'))
 
@@ -168,7 +178,7 @@ def eval_loop(
 def _timed_take(
   feed: feed_lib.Feed, iterator: Any, counters: counters_lib.Counters
 ) -> Any:
-  """Takes a batch, counts it, and adds up how long it was waited for."""
+  """Takes a batch, increments the step and adds up the data stall."""
   begun = devices.timestamp()
 
   def note_wait() -> None:
@@ -176,7 +186,7 @@ def _timed_take(
 
   def agree(ended: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([ended]):
-      note_wait()  # and not for the other workers
+      note_wait()  # excludes the wait for other workers
       return counters.workers.agree(counters.stop, ended)
 
   several = counters.workers.count > 1
@@ -186,7 +196,7 @@ def _timed_take(
       batch = feed.take_together(iterator, step, agree)
     else:
       batch = feed.take(iterator, step)
-  # The edge from the batch keeps the count right when there is none.
+  # The dependency on the batch leaves the step unchanged at the end of data.
   with tf.control_dependencies(tf.nest.flatten(batch)):
     counters.step.assign_add(1, read_value=False)
     if not several:

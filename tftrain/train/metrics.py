@@ -12,7 +12,7 @@ _TAKEN = ('step', 'source', 'learning_rate', 'loss_scale', 'skipped_steps')
 
 
 def check_names(means: Sequence[str], keras_metrics: Sequence[str]) -> None:
-  """Raises TaskError where one reported name would hide another."""
+  """Raises TaskError if two metrics would be reported under one name."""
   names = [*means, *keras_metrics]
   for name in names:
     if name in _TAKEN or names.count(name) > 1:
@@ -22,7 +22,7 @@ def check_names(means: Sequence[str], keras_metrics: Sequence[str]) -> None:
 
 
 def full_names(trained: Sequence[str], evaluators: Sequence[Any]) -> list[str]:
-  """source/tag of all that is reported, in training and by Evaluators."""
+  """Returns `source/tag` of each metric of training and of Evaluators."""
   names = [f'train/{tag}' for tag in trained]
   return names + [f'eval/{e.name}/{tag}' for e in evaluators for tag in e.tags]
 
@@ -30,13 +30,13 @@ def full_names(trained: Sequence[str], evaluators: Sequence[Any]) -> list[str]:
 def check_monitored(
   name: str, metric: str, trained: Sequence[str], evaluators: Sequence[Any]
 ) -> None:
-  """Raises ConfigError where something waits for what is never reported.
+  """Raises ConfigError if a monitored metric is never reported.
 
   Args:
-    name: What waits.
-    metric: For what, by its full name.
-    trained: What training reports.
-    evaluators: What else does.
+    name: The object that monitors the metric, for the message.
+    metric: Full name of the metric, `source/tag`.
+    trained: The tags that training reports.
+    evaluators: The Evaluators, which report the other metrics.
   """
   known = full_names(trained, evaluators)
   if metric not in known:
@@ -49,8 +49,11 @@ def check_monitored(
 class Means:
   """Running sums and weights of named values, in one float64 variable.
 
-  The order of additions is the order of steps wherever blocks of steps are
-  cut, so the means do not depend on `steps_per_loop`.
+  Additions follow the order of steps, independent of block boundaries, so the
+  means do not depend on `steps_per_loop`.
+
+  Args:
+    names: The names of the values.
   """
 
   def __init__(self, names: Sequence[str]):
@@ -61,7 +64,7 @@ class Means:
   def add(self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
     """Adds name -> (weighted sum, sum of weights); traceable.
 
-    A name that is missing had nothing to report.
+    A missing name adds nothing.
     """
     nothing = (0.0, 0.0)
     pairs = [t for name in self.names for t in sums.get(name, nothing)]
@@ -88,9 +91,12 @@ class Means:
 
 
 class KerasMetrics:
-  """The Keras metrics of a Task: AUC and others that are no plain mean.
+  """The Keras metrics of a Task, such as AUC, that are not plain means.
 
-  They stay local to the replicas until they are read.
+  Their state stays local to the replicas until it is read.
+
+  Args:
+    metrics: Name -> Keras metric.
   """
 
   def __init__(self, metrics: Mapping[str, Any]):
@@ -111,7 +117,7 @@ class KerasMetrics:
       metric.reset_state()
 
   def values(self) -> list[Any]:
-    """The raw state, so that an evaluation can leave training's untouched."""
+    """Returns the raw state, which an evaluation saves and restores."""
     return [v.value.read_value() for v in self._variables()]
 
   def set_values(self, values: Sequence[Any]) -> None:

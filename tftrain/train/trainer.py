@@ -33,31 +33,35 @@ from tftrain.train import metrics
 
 
 class Trainer:
-  """Takes steps and reports.
+  """Trains a Task on data, and reports metrics to Actions (callbacks).
 
   >>> trainer = Trainer(task, Arrays((x, y), batch_size=32))
   >>> trainer.train(1000, [log_progress])
 
-  Everything is checked here, before the first step: the data is read once, the
-  model built, the loss computed on a real batch.
+  The constructor checks everything before the first step: it reads a batch,
+  builds the model and computes the loss of that batch.
 
   Args:
-    task: What to learn, made inside `strategy.scope()`.
+    task: The Task to train, created inside `strategy.scope()`.
     data: A Pipeline, a `tf.data.Dataset` of global batches, a function that
       makes one, or a re-iterable of batches.
-    strategy: A `tf.distribute.Strategy`; None means one device.
-    steps_per_loop: Most steps in one call of the compiled loop. It changes
-      nothing but speed: blocks end wherever something is due.
+    strategy: A `tf.distribute.Strategy`; None means the current strategy, by
+      default one device.
+    steps_per_loop: Most steps in one call of the compiled loop. This affects
+      only speed: blocks of steps also end wherever an Action or report is due.
     log_every: Steps over which train metrics are averaged and reported.
     seed: Seed of the data's order.
-    update: How a batch becomes new weights; None means plain gradient descent.
-    ledger: Where time is booked; None means one of its own.
-    max_traces: How often the loop may be compiled before that is an error;
-      None means as often as need be, with a warning.
+    update: The options of the training step; None means plain gradient descent.
+    ledger: The goodput ledger that time is attributed to; None means a new one.
+    max_traces: Most traces of the loop before an error; None means no limit,
+      and a warning for each retrace.
 
   Raises:
-    InputError: No data, or a batch the model or the replicas cannot take.
-    TaskError: A model or loss that cannot be trained.
+    ConfigError: If `steps_per_loop` or `log_every` is less than 1, or `update`
+      does not fit the Task.
+    InputError: If `data` is empty, or the model or the replicas cannot take its
+      batches.
+    TaskError: If the model or loss cannot be trained.
   """
 
   def __init__(
@@ -103,20 +107,20 @@ class Trainer:
         self._readings.is_measured,
         max_traces,
       )
-    """What takes the steps."""
+    """The compiled training loop."""
     self._position: tuple[int, Any] | None = None
     self._start_step = 0
     self._step = 0
     self._requests = _stop_requests.StopRequests(self._counters)
-    self._whole = True  # False while the state may be that of half a step
-    self._ended: int | None = None  # the `steps` asked for when it ended early
+    self._whole = True  # False while a step may be incomplete
+    self._ended: int | None = None  # `steps` of a call that ended early
     self.skipped_steps = _skipped_steps.SkippedSteps()
-    """The steps that are passed over."""
+    """The steps whose batches are skipped."""
     self._reported = 0
 
   @property
   def step(self) -> int:
-    """Batches consumed so far."""
+    """The number of batches consumed so far."""
     return self._step
 
   @property
@@ -126,49 +130,52 @@ class Trainer:
 
   @property
   def updates(self) -> int:
-    """Steps so far that were finite, and so changed weights."""
+    """The number of steps so far that were finite and changed weights."""
     return int(self._counters.updates.numpy())
 
   @property
   def flops_per_example(self) -> float:
-    """Of a step, as far as they are counted; 0 before the loop is traced."""
+    """The counted FLOPs of a step per example; 0 before the loop is traced."""
     return self.loop.flops / int(replica_batch.batch_size(self.example_batch))
 
   @property
   def traces(self) -> int:
-    """How often the loop was traced; more than once is a waste to look into."""
+    """The number of traces of the loop; more than 1 means retraces."""
     return self.loop.traces
 
   @property
   def stop_variable(self) -> tf.Variable:
-    """Evaluators watch it too, so that a stop is not kept waiting."""
+    """The stop variable, which Evaluators also watch to end early on a stop."""
     return self._counters.stop
 
   def example_features(self) -> Any:
-    """A real batch of what the model takes, to try an export on."""
+    """Returns a real batch of model inputs, to try an export on."""
     return self.task.features(self.example_batch)
 
   def last_batch(self) -> Any:
-    """That of the last step, once more; None if the data do not allow it."""
+    """Returns the last step's batch again; None if it is not reproducible."""
     return self._feed.again(self._step - 1)
 
   def next_batch(self) -> Any:
-    """That of the next step, which cannot be taken then; None at the end."""
+    """Reads the next batch; None at the end of the data.
+
+    The next step cannot use this batch: do not train afterwards.
+    """
     try:
       return self._feed.take(self._iterator(), self._counters.step.read_value())
     except tf.errors.OutOfRangeError:
       return None
 
   def request_stop(self) -> None:
-    """Ends the run after the step in progress; safe from any thread."""
+    """Ends the run after the step in progress; thread-safe."""
     self._requests.stop()
 
   def request_save(self) -> None:
-    """Saves after the step in progress, and goes on; safe from any thread."""
+    """Saves after the step in progress and goes on; thread-safe."""
     self._requests.save()
 
   def last_step(self, steps: int) -> int:
-    """`steps`, or where the data is known to end before that."""
+    """Returns `steps`, or the step at which the data ends if that is less."""
     if not isinstance(steps, int):
       raise errors.ConfigError(f'steps must be a whole number, got {steps!r}')
     if self._ended is not None and steps <= self._ended:
@@ -179,13 +186,17 @@ class Trainer:
   def train(
     self, steps: int, actions: Sequence[report_lib.Action] = ()
   ) -> report_lib.Report | None:
-    """Trains until `steps` steps are done, counted from the run's beginning.
+    """Trains until step `steps`, counted from the beginning of the run.
+
+    Args:
+      steps: Total number of steps; a resumed run takes the remaining ones.
+      actions: The Actions (callbacks) that receive each Report.
 
     Returns:
       The last Report with scalars; None if there was nothing left to do.
 
     Raises:
-      NonFiniteError: The loss or a gradient became NaN or infinite.
+      NonFiniteError: If the loss or a gradient is NaN or infinite.
     """
     last = None
     for last in self.steps(steps, actions):
@@ -195,10 +206,17 @@ class Trainer:
   def steps(
     self, steps: int, actions: Sequence[report_lib.Action] = ()
   ) -> Iterator[report_lib.Report]:
-    """The same engine in your own loop: yields a Report every `log_every`.
+    """Trains as `train` does and yields a Report every `log_every` steps.
 
     >>> for report in trainer.steps(1000, [Every(100, checkpointer)]):
     ...   print(report.step, report.scalars['loss'])
+
+    Args:
+      steps: Total number of steps; a resumed run takes the remaining ones.
+      actions: The Actions (callbacks) that receive each Report.
+
+    Raises:
+      NonFiniteError: If the loss or a gradient is NaN or infinite.
     """
     if callable(actions):
       raise errors.ConfigError(
@@ -217,7 +235,7 @@ class Trainer:
     last_step = self.last_step(steps)
     while self.workers.leads and not self.is_done(steps):
       ended = False
-      if self._reported == self._step:  # else what was interrupted comes first
+      if self._reported == self._step:  # else reports the interrupted step first
         until = self._next_event(self._step, last_step, actions)
         ended = self._block(until) and not self._requests.stopping
         last_step = self._step if ended else last_step
@@ -227,22 +245,22 @@ class Trainer:
         report = self._tell(actions, report, steps, ended)
       stopping = self._requests.stopping
       if stopping:
-        # Nothing of this step counts as reported that the stop cut short: the
-        # checkpoint says so, and the resumed run reports it first.
+        # The stop may have interrupted the Actions of this step. The checkpoint
+        # then records the step as not reported; the resumed run reports it.
         self._dispatch(actions, self._report(last_step, stopping=True))
       if report.scalars:
         yield report
-      if stopping:  # not if it came during the yield: then there is no save yet
+      if stopping:  # a stop during the yield must save first, in the next turn
         break
     self._requests.clear()
 
   def _save_after(
     self, error: Exception, actions: Sequence[report_lib.Action]
   ) -> None:
-    """Saves before an error ends the run, where there is a whole step to save.
+    """Saves before an error ends the run, if the last step is complete.
 
-    What is not finite is not saved, nor half a step; and a failed save is not
-    tried again. A failure here is logged: the first error is what matters.
+    State that is not finite and incomplete steps are not saved, and a failed
+    save is not retried. A failure here is logged; the first error propagates.
     """
     whole = self._whole or isinstance(error, errors.InputError)
     needless = errors.NonFiniteError, errors.CheckpointError
@@ -254,7 +272,7 @@ class Trainer:
       logging.error('After that error nothing was saved: %s', another)
 
   def is_done(self, steps: int) -> bool:
-    """Whether a run of `steps` steps has ended and all of it is reported."""
+    """Returns whether a run of `steps` steps has ended and is reported."""
     if self._reported < self._step:
       return False
     ended_early = self._ended is not None and steps <= self._ended
@@ -272,7 +290,11 @@ class Trainer:
     steps: int,
     ended: bool,
   ) -> report_lib.Report:
-    """Gives a Report to the Actions; ends the run where it is to end."""
+    """Dispatches a Report to the Actions and handles their Signals.
+
+    Returns:
+      The Report, with an earlier `last_step` if an Action stops the run.
+    """
     previous = self._reported
     self._reported = report.step
     if ended:
@@ -280,7 +302,7 @@ class Trainer:
     try:
       signals = self._dispatch(actions, report)
     except Exception:
-      self._reported = previous  # the resumed run asks them all again
+      self._reported = previous  # a resumed run calls all Actions again
       raise
     if report_lib.Signal.STOP in signals and not report.is_last:
       self._ended = steps
@@ -331,7 +353,7 @@ class Trainer:
     self._whole = True
 
   def facts(self) -> dict[str, Any]:
-    """What must not change between the lives of a run (JSON)."""
+    """Returns the JSON facts that must be equal in all attempts of a run."""
     return {
       'seed': self._seed,
       'data': dict(self.pipeline.fingerprint()),
@@ -346,7 +368,7 @@ class Trainer:
   def write_facts(self, facts: Mapping[str, Any]) -> None:
     self.skipped_steps.write_facts(facts)
 
-  # The engine.
+  # Steps and reports.
 
   def _build(self, update: update_lib.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
@@ -365,7 +387,7 @@ class Trainer:
   def _next_event(
     self, step: int, last_step: int, actions: Sequence[report_lib.Action]
   ) -> int:
-    """Where the next block of steps ends."""
+    """Returns the step at which the next block ends."""
     due = [dispatch.due_steps(action, step) for action in actions]
     return min(
       last_step,
@@ -383,7 +405,7 @@ class Trainer:
   @coordinator.together
   @_stop_requests.settled
   def _block(self, until: int) -> bool:
-    """Takes steps up to `until`, fewer if it must; True if the data ended."""
+    """Trains up to step `until`, or to a stop; True if the data ended."""
     before = self.step
     self.task.check_unchanged()
     iterator = self._iterator()
