@@ -216,7 +216,7 @@ class Tracer:
 def require_strace():
   """Skips the test, saying why, where no fault can be put into a call."""
   if shutil.which('strace') is None:
-    pytest.skip('strace is not installed (scripts/faults installs it for root)')
+    pytest.skip('no strace on PATH: apt-get install strace')
 
 
 @dataclasses.dataclass

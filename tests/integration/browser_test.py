@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-pytest.importorskip('selenium', reason='no selenium: run scripts/browser')
+pytest.importorskip('selenium', reason='no selenium: scripts/browser --install')
 
 from tests.support import headless_browser
 from tests.support import sweep_commands
@@ -31,7 +31,7 @@ def seen(request, runs):
   """A page of TensorBoard on one run, or on the directory above."""
   programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
   if None in programs:
-    pytest.skip('no chromium or chromedriver on PATH: run scripts/browser')
+    pytest.skip('no chromium or chromedriver: scripts/browser --install')
   directory, values = runs
   logdir = directory / 'fast' if request.param == 'one' else directory
   prefix = '' if request.param == 'one' else 'fast/'
@@ -144,7 +144,7 @@ def page_of_a_sweep(tmp_path_factory):
   pytest.importorskip('plotly', reason='no plotly: pip install plotly')
   programs = [shutil.which(name) for name in ('chromium', 'chromedriver')]
   if None in programs:
-    pytest.skip('no chromium or chromedriver on PATH: run scripts/browser')
+    pytest.skip('no chromium or chromedriver: scripts/browser --install')
   sweep_dir = sweep_commands.plan(
     tmp_path_factory.mktemp('sweep'),
     "Sweep.space = {'LR': [0.01, 0.25, 0.1, 2e-4], 'KIND': ['a', 'b']}\n",
