@@ -1,10 +1,11 @@
-"""Waiting until all workers of a cluster are up: with a deadline, not for ever.
+"""Rendezvous: waits until all workers of a cluster are up, with a timeout.
 
-TensorFlow, once it waits for a worker, lets no other thread of Python run: no
-signal and no deadline of ours would reach it. So the workers first meet here.
-Each opens its own port, and waits until those of all the others are open. And
-while TensorFlow connects them, a process of its own watches over each, for one
-may die after all have met.
+While TensorFlow waits for a worker, no other Python thread runs, so neither a
+signal nor a timeout in Python takes effect. The workers therefore meet here
+first: each worker opens its own port and waits for the ports of all others.
+
+A worker can still die after the rendezvous. While TensorFlow connects the
+workers, a watchdog process per worker kills the worker at the deadline.
 """
 
 from collections.abc import Iterator
@@ -31,11 +32,15 @@ _TRY = 2.0
 def wait(
   cluster: cluster_resolver.Cluster, environment: Mapping[str, str] = os.environ
 ) -> None:
-  """Returns when all workers of a cluster are up.
+  """Waits until all workers of a cluster are up.
+
+  Args:
+    cluster: The cluster.
+    environment: Variables; TFTRAIN_CLUSTER_DEADLINE is the timeout in seconds.
 
   Raises:
-    StrategyError: Some are not before the deadline, or this worker's port is
-      taken.
+    StrategyError: If a worker of `cluster` is not up before the deadline, or
+      the port of this worker is in use.
   """
   seconds = timeouts.read(environment, _DEADLINE)
   end = time.monotonic() + seconds
@@ -53,7 +58,7 @@ def wait(
 def connecting(
   cluster: cluster_resolver.Cluster, environment: Mapping[str, str] = os.environ
 ) -> Iterator[None]:
-  """Kills this process, and says why, unless it is left before the deadline."""
+  """Kills this process, with a message, if the body misses the deadline."""
   seconds = timeouts.read(environment, _DEADLINE)
   watcher = subprocess.Popen(
     [
@@ -77,13 +82,13 @@ def connecting(
 def _watch(
   parent: int, seconds: float, cluster: cluster_resolver.Cluster
 ) -> None:
-  """What the watcher does; its input ends when the parent is done, or dead."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent
+  """Runs the watchdog; its stdin closes if the parent connects or dies."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
   if select.select([sys.stdin], [], [], seconds)[0]:
     return
   end = time.monotonic() + _TRY
   gone = [a for a in cluster.others if not _is_up(a, end)]
-  if select.select([sys.stdin], [], [], 0)[0]:  # it connected at last
+  if select.select([sys.stdin], [], [], 0)[0]:  # the parent has connected
     return
   print(_lost(cluster, gone, seconds), file=sys.stderr, flush=True)
   if os.getppid() == parent:
@@ -117,7 +122,7 @@ def _absent(
 
 
 def _listening(cluster: cluster_resolver.Cluster) -> socket.socket:
-  """This worker's port, open to the others. Nobody has to answer there."""
+  """Opens the port of this worker; connections to it need no answer."""
   address = cluster.workers[cluster.task]
   port = int(address.rpartition(':')[2])
   both = socket.has_dualstack_ipv6()
@@ -137,7 +142,7 @@ def _listening(cluster: cluster_resolver.Cluster) -> socket.socket:
 
 def _is_up(address: str, end: float) -> bool:
   host, _, port = address.rpartition(':')
-  # Somebody who does not even refuse must not use up the time of the others.
+  # An address that never answers must not use up the time of the others.
   seconds = min(max(end - time.monotonic(), 0.1), _TRY)
   try:
     with socket.create_connection((host.strip('[]'), int(port)), seconds):

@@ -1,4 +1,4 @@
-"""Reaching a TPU: an error after a deadline, never a hang."""
+"""TPU connection: raises an error after a deadline instead of hanging."""
 
 import os
 
@@ -11,10 +11,15 @@ _DEADLINE = 'TFTRAIN_TPU_DEADLINE'
 
 
 def connect(name: str | None = None) -> tf.distribute.Strategy:
-  """The TPUStrategy of a TPU: the one called `name`, or that TPU_NAME names.
+  """Connects to a TPU and returns its TPUStrategy.
+
+  Args:
+    name: Name or grpc:// address of the TPU; None reads the variable TPU_NAME.
+      An empty name means the TPU of this machine.
 
   Raises:
-    StrategyError: It is not reached before the deadline, or there is none.
+    StrategyError: If the TPU does not exist, or is not reached before the
+      deadline (the variable TFTRAIN_TPU_DEADLINE, in seconds).
   """
   name = os.environ.get('TPU_NAME', '') if name is None else name
   seconds = timeouts.read(os.environ, _DEADLINE)

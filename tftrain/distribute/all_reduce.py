@@ -1,4 +1,4 @@
-"""How replicas add up their gradients: by which algorithm, in which parts."""
+"""All-reduce of gradients: algorithm and bucket size."""
 
 import dataclasses
 
@@ -11,16 +11,16 @@ NAMES = ('auto', 'nccl', 'hierarchical', 'ring')
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-  """What a strategy is to use.
+  """The all-reduce settings of a strategy.
 
   Attributes:
-    all_reduce: `auto` leaves the choice to TensorFlow.
-    bucket_mb: Megabytes of gradients that go at once, so that the first are
-      on their way while the last are computed; None leaves it to TensorFlow.
-      Only a hint: on one device there is nothing to send.
+    all_reduce: Name of the algorithm; `auto` leaves the choice to TensorFlow.
+    bucket_mb: Megabytes of gradients in one transfer, so that the first bucket
+      is sent while the last gradients are computed; None leaves the size to
+      TensorFlow. The size is a hint: a single device sends nothing.
 
   Raises:
-    StrategyError: One is none.
+    StrategyError: If `all_reduce` is unknown, or `bucket_mb` is not positive.
   """
 
   all_reduce: str = 'auto'
@@ -39,7 +39,16 @@ class Reduction:
       )
 
   def check(self, strategy: str, *, gpus: int, devices: int) -> None:
-    """Raises StrategyError for what a strategy or the machine cannot have."""
+    """Checks that a strategy and the machine support these settings.
+
+    Args:
+      strategy: Name of the strategy.
+      gpus: Number of GPUs.
+      devices: Number of devices of the strategy in this process.
+
+    Raises:
+      StrategyError: If the strategy or the machine does not support them.
+    """
     name = self.all_reduce
     fits = {
       'mirrored': ('auto', 'nccl', 'hierarchical'),
@@ -67,9 +76,9 @@ class Reduction:
       )
 
   def cross_device_ops(self) -> tf.distribute.CrossDeviceOps | None:
-    """As MirroredStrategy takes it; None is its own choice."""
-    # Without packing: it would put float32 and float64 into one tensor, which
-    # cannot be, and our small gradients are one tensor already.
+    """Returns the argument for MirroredStrategy; None is its default."""
+    # No packing: it would concatenate float32 with float64, which fails, and
+    # the small gradients are already fused into one tensor.
     if self.all_reduce == 'nccl':
       return tf.distribute.NcclAllReduce(num_packs=0)
     if self.all_reduce == 'hierarchical':
@@ -77,7 +86,7 @@ class Reduction:
     return None
 
   def communication(self) -> tf.distribute.experimental.CommunicationOptions:
-    """As MultiWorkerMirroredStrategy takes it."""
+    """Returns the argument for MultiWorkerMirroredStrategy."""
     return tf.distribute.experimental.CommunicationOptions(
       implementation={
         'nccl': tf.distribute.experimental.CommunicationImplementation.NCCL,
@@ -89,19 +98,19 @@ class Reduction:
     )
 
   def put_on(self, strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:
-    """Makes a strategy remember it."""
+    """Stores these settings on a strategy, for `of`."""
     strategy._tftrain_reduction = self
     return strategy
 
 
 def of(strategy: tf.distribute.Strategy) -> Reduction:
-  """What a strategy was made with."""
+  """Returns the all-reduce settings with which a strategy was created."""
   found: Reduction = getattr(strategy, '_tftrain_reduction', Reduction())
   return found
 
 
 def of_gradients() -> tf.distribute.experimental.CommunicationOptions | None:
-  """What an all-reduce of gradients is given, inside a replica."""
+  """Returns the options of a gradient all-reduce, in a replica context."""
   bucket = of(tf.distribute.get_strategy()).bucket_mb
   if bucket is None:
     return None

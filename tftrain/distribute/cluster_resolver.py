@@ -1,4 +1,4 @@
-"""Which processes train together: flags, TF_CONFIG, or a scheduler's word."""
+"""Resolves the cluster from flags, TF_CONFIG, Kubernetes or Slurm."""
 
 from collections.abc import Mapping
 from collections.abc import MutableMapping
@@ -11,7 +11,7 @@ from typing import Any
 from tftrain import errors
 
 PORT = 2222
-"""Where workers listen that a scheduler only names."""
+"""The default port of workers for which a scheduler gives only the hosts."""
 
 
 _VARIABLES = (
@@ -23,15 +23,17 @@ _VARIABLES = (
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """The workers of one run, and which of them this process is.
+  """The workers of one run, and the index of this process among them.
 
   Attributes:
-    workers: `host:port` of each, the same list on all; the first is the chief.
-    task: The number of this one.
-    origin: Where it was read, for messages.
+    workers: `host:port` of each worker, the same list on all workers; the
+      first is the chief worker.
+    task: Index of this worker, from 0.
+    origin: Source of the description, for messages.
 
   Raises:
-    StrategyError: An address is none, is there twice, or `task` is no worker.
+    StrategyError: If an address in `workers` is malformed or duplicated, or
+      `task` is out of range.
   """
 
   workers: tuple[str, ...]
@@ -58,16 +60,16 @@ class Cluster:
 
   @property
   def this(self) -> str:
-    """Which worker this process is, for messages."""
+    """The description of this worker, for messages."""
     return f'worker {self.task} of {len(self.workers)} ({self.origin})'
 
   @property
   def others(self) -> list[str]:
-    """The addresses of all workers but this."""
+    """The addresses of all workers except this one."""
     return [a for a in self.workers if a != self.workers[self.task]]
 
   def tf_config(self) -> str:
-    """The same as TensorFlow takes it, in the variable TF_CONFIG."""
+    """Returns the cluster as the JSON of the variable TF_CONFIG."""
     cluster = {'worker': list(self.workers)}
     task = {'type': 'worker', 'index': self.task}
     return json.dumps({'cluster': cluster, 'task': task})
@@ -78,18 +80,18 @@ def resolve(
   workers: Sequence[str] = (),
   task: int | None = None,
 ) -> Cluster | None:
-  """The cluster that flags or the environment tell of; None if there is none.
+  """Returns the cluster that flags or the environment describe, or None.
 
-  Flags come first, then TF_CONFIG, Kubernetes and Slurm. A cluster of one
-  worker is none.
+  Flags take precedence over TF_CONFIG, then Kubernetes, then Slurm. A single
+  worker does not count as a cluster.
 
   Args:
     environment: `os.environ`.
-    workers: Of the flag `--workers`.
-    task: Of the flag `--task_index`.
+    workers: Value of the flag `--workers`.
+    task: Value of the flag `--task_index`.
 
   Raises:
-    StrategyError: What is told cannot be.
+    StrategyError: If the flags or environment describe an invalid cluster.
   """
   if not workers and task is not None:
     raise errors.StrategyError(
@@ -113,17 +115,20 @@ def enter(
   task: int | None,
   together: bool,
 ) -> bool:
-  """Leaves in the environment what a strategy is to find there.
+  """Writes the cluster to the environment, for `make_strategy`.
 
   Args:
     environment: `os.environ`.
-    workers: Of the flag `--workers`.
-    task: Of the flag `--task_index`.
-    together: Whether what comes is for all workers; else the first does it
-      alone.
+    workers: Value of the flag `--workers`.
+    task: Value of the flag `--task_index`.
+    together: Whether all workers take part; otherwise the chief worker runs
+      alone, and the cluster is removed from the environment.
 
   Returns:
-    Whether this process has a part in it.
+    Whether this process takes part.
+
+  Raises:
+    StrategyError: If the flags or environment describe an invalid cluster.
   """
   cluster = resolve(environment, workers, task)
   if cluster is None:
@@ -136,7 +141,7 @@ def enter(
 
 
 def leave(environment: MutableMapping[str, str]) -> None:
-  """Makes a process one of its own, whatever a scheduler tells."""
+  """Removes any cluster from the environment: the process runs alone."""
   for name in _VARIABLES:
     environment.pop(name, None)
 
@@ -175,7 +180,7 @@ def _of_tf_config(text: str) -> Cluster | None:
 
 
 def _of_kubernetes(environment: Mapping[str, str]) -> Cluster:
-  """Pods of an Indexed Job are called `<job>-<index>.<service>`."""
+  """Returns the pods of an Indexed Job, named `<job>-<index>.<service>`."""
   count = _number(environment, 'TFTRAIN_NUM_WORKERS')
   task = _number(environment, 'JOB_COMPLETION_INDEX')
   port = _number(environment, 'TFTRAIN_PORT', PORT)
@@ -193,7 +198,7 @@ def _of_kubernetes(environment: Mapping[str, str]) -> Cluster:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Cluster | None:
-  """Of a job step, the tasks that one `srun` starts."""
+  """Returns the tasks of a Slurm job step: those that one `srun` starts."""
   count = _number(environment, 'SLURM_STEP_NUM_TASKS')
   if count == 1:
     return None
@@ -218,10 +223,10 @@ def _of_slurm(environment: Mapping[str, str]) -> Cluster | None:
 
 
 def expand_hosts(text: str) -> list[str]:
-  """The hosts of a Slurm node list: `a[1,03-05],b` has five.
+  """Returns the hosts of a Slurm node list: `a[1,03-05],b` has five.
 
   Raises:
-    StrategyError: It is no node list.
+    StrategyError: If `text` is not a node list.
   """
   hosts: list[str] = []
   for item in re.findall(r'(?:[^,\[\]]|\[[^\]]*\])+', text):
@@ -250,7 +255,10 @@ def _expanded(item: str) -> list[str]:
 
 
 def expand_counts(text: str) -> list[int]:
-  """Tasks on each Slurm node: `2(x3),1` is [2, 2, 2, 1]."""
+  """Returns the tasks on each Slurm node: `2(x3),1` is [2, 2, 2, 1].
+
+  An invalid `text` gives an empty list.
+  """
   counts: list[int] = []
   for part in text.split(','):
     found = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part.strip())

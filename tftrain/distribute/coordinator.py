@@ -1,10 +1,10 @@
-"""Several processes that train one model: the chief leads, the others follow.
+"""Multi-worker coordination: the chief worker leads, the others follow.
 
-All of them build the same Trainer. Only the chief runs the host's loop: it
-alone decides when a block of steps ends, who hears of it and what is written.
-What has a collective in it is a method marked `together`; the chief says its
-name to the others before it calls it. So nothing is decided twice, and neither
-a clock nor an Action can make two workers wait for each other.
+All workers build the same Trainer. Only the chief runs the host loop: it alone
+decides when a block of steps ends, which Actions get a Report and which files
+are written. A method that contains a collective is marked `together`; the
+chief sends the method's name to the other workers before the call. No decision
+is made twice, so neither a clock nor an Action can deadlock two workers.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,17 @@ from tftrain.platform import hashing
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
 
-# What a message may begin with.
+# Kinds of messages: the first number of each message.
 _LEAVE, _END, _CALL, _SHARE, _FACTS = 1, 2, 3, 4, 5
 _MESSAGE = 8  # numbers in a message
 _BLOCK = 1 << 18  # numbers in a block of a state, 2 MB
 
-# How long the chief waits for the others to listen; they may wait for it.
+# Timeout of the chief in a collective, in seconds. The other workers have no
+# timeout, as they wait for the next message of the chief.
 _SECONDS = 600.0
 
-# How long the chief outlives another worker, so that all can learn whose.
+# Grace period in seconds during which the chief stays alive, so that peers can
+# report which worker failed.
 _LINGER = 3.0
 
 _GONE = re.compile(
@@ -51,7 +53,8 @@ def together(
 ) -> Callable[Concatenate[Any, _P], _T]:
   """Marks a method that all workers run at the same time.
 
-  It takes numbers only, and belongs to a member of `self.workers`.
+  The method takes only numbers. Its object has the attribute `workers`, of
+  which it is a member (see `SingleWorker.joined`).
   """
 
   @functools.wraps(method)
@@ -63,15 +66,18 @@ def together(
 
 
 class SingleWorker:
-  """One process: there is nobody to tell anything."""
+  """The coordination of a single process: there are no peers."""
 
   leads = True
   count = 1
-  # Whose rows of a batch are this worker's, where there are several.
+  # The rows of a global batch that belong to this worker, if it has peers.
   rows: row_sharding.Share | None = None
 
   def joined(self, member: Any) -> 'SingleWorker':
-    """Makes a member known whose methods are marked; the same order on all."""
+    """Registers an object with methods marked `together`; returns self.
+
+    All workers register their members in the same order.
+    """
     del member
     return self
 
@@ -79,36 +85,43 @@ class SingleWorker:
     return method(member, *args)
 
   def asked(self, agreed: tf.Variable) -> tf.Variable:
-    """What this process sets to ask for what `agreed` is to say."""
+    """Returns the variable by which this process votes for `agreed`."""
     return agreed
 
   def agree(self, agreed: tf.Variable, ended: tf.Tensor) -> tf.Tensor:
-    """Sets `agreed` to the most that any worker asks for; traceable.
+    """Sets `agreed` to the maximum of all workers' votes; traceable.
 
     Returns:
-      Whether `ended` holds for any.
+      Whether `ended` is true on any worker, a bool scalar.
     """
     del agreed
     return ended
 
   def share(self, member: Any) -> None:
-    """Gives the chief's state of a member to all."""
+    """Broadcasts the chief's state of a member to all workers."""
 
   def check_same(self, facts: Mapping[str, Any]) -> None:
-    """Raises StrategyError, naming who, if the workers' facts differ."""
+    """Checks that all workers have the same facts.
+
+    Raises:
+      StrategyError: If `facts` differ between workers; the error names the
+        first worker that differs from the chief.
+    """
 
   @contextlib.contextmanager
   def leading(self, *, last: bool = True) -> Iterator[list[int]]:
-    """Surrounds what the chief alone does: the others first follow it.
+    """Runs the body on the chief while the other workers follow it.
+
+    The other workers enter the body after the chief has left it.
 
     Args:
-      last: Whether nothing comes after it.
+      last: Whether no collective follows.
 
     Yields:
-      A list of the exit code: the chief sets it, the others read it.
+      A list with the exit code: the chief sets it, the other workers read it.
 
     Raises:
-      WorkerError: The chief failed.
+      WorkerError: If the chief failed.
     """
     del last
     yield [0]
@@ -118,7 +131,7 @@ SINGLE_WORKER = SingleWorker()
 
 
 def of(strategy: tf.distribute.Strategy) -> SingleWorker:
-  """The workers of a strategy, one object for all who ask."""
+  """Returns the workers of a strategy, the same object at each call."""
   if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
     return SINGLE_WORKER
   if not hasattr(strategy, '_tftrain_workers'):
@@ -130,7 +143,7 @@ class MultiWorker(SingleWorker):
   """The processes of a MultiWorkerMirroredStrategy.
 
   Args:
-    strategy: Made already, on all of them.
+    strategy: The strategy, already created on all workers.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):
@@ -154,7 +167,7 @@ class MultiWorker(SingleWorker):
     self._members.append(member)
     return self
 
-  # What a compiled loop agrees upon.
+  # Agreement in a compiled loop.
 
   def asked(self, agreed: tf.Variable) -> tf.Variable:
     if agreed.ref() not in self._asked:
@@ -171,7 +184,7 @@ class MultiWorker(SingleWorker):
     return heard[2]
 
   def _added(self, numbers: tf.Tensor) -> tf.Tensor:
-    """Adds up vectors of int64 over all workers."""
+    """Sums vectors of int64 over all workers."""
 
     def add() -> tf.Tensor:
       context = tf.distribute.get_replica_context()
@@ -184,13 +197,13 @@ class MultiWorker(SingleWorker):
       )
 
     total = self._strategy.experimental_local_results(self._strategy.run(add))
-    # Each local replica has added what this worker said.
+    # Each local replica has added the numbers of this worker.
     return total[0] // len(total)
 
-  # What hosts tell each other.
+  # Messages between hosts.
 
   def _exchange(self, numbers: Any) -> np.ndarray:
-    """Adds up vectors of the hosts, each of the same length."""
+    """Sums vectors of equal length over the hosts."""
     if self._broken:
       raise errors.WorkerError('the workers do not hear each other any more')
     with self._explained():
@@ -198,7 +211,7 @@ class MultiWorker(SingleWorker):
     return total
 
   def _say(self, *numbers: int) -> None:
-    # Always of one length, so that it is compiled once.
+    # A constant length, so that the collective is traced once.
     message = np.zeros([self.count * _MESSAGE], np.int64)
     message[: len(numbers)] = numbers
     self._exchange(message)
@@ -208,15 +221,15 @@ class MultiWorker(SingleWorker):
     return self._exchange(nothing)[:_MESSAGE].tolist()  # type: ignore[no-any-return]
 
   def _part(self) -> None:
-    """Ends when all have heard what was said last.
+    """Waits until all workers have received the last message.
 
-    A process that ends at once may take that word with it.
+    Exiting immediately could drop the in-flight message.
     """
     with contextlib.suppress(errors.WorkerError):
       self._hear()
 
   def run(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
-    if self._busy:  # a part of what all run
+    if self._busy:  # nested in a method that all run
       return method(member, *args)
     message = [_CALL, self._place(member), _number(method), len(args), *args]
     if self.leads:
@@ -230,7 +243,7 @@ class MultiWorker(SingleWorker):
     try:
       with self._explained():
         return method(member, *args)
-    except errors.NonFiniteError:  # found by all, after the step
+    except errors.NonFiniteError:  # raised on all workers, after the step
       raise
     except BaseException:
       self._broken = True  # the others may wait for this worker for ever
@@ -250,7 +263,7 @@ class MultiWorker(SingleWorker):
       )
 
   def _follow(self, *, last: bool) -> int:
-    """Does what the chief says until it stops leading; its exit code."""
+    """Follows the chief until it stops leading; returns its exit code."""
     while True:
       kind, first, name, count, *numbers = self._hear()
       if kind == _END:
@@ -266,7 +279,7 @@ class MultiWorker(SingleWorker):
       elif kind == _CALL:
         member = self._members[first]
         method = _marked(member, name)
-        with contextlib.suppress(errors.NonFiniteError):  # the chief's to see
+        with contextlib.suppress(errors.NonFiniteError):  # the chief handles it
           self._work(method, member, numbers[:count])
 
   @contextlib.contextmanager
@@ -286,7 +299,7 @@ class MultiWorker(SingleWorker):
         if last:
           self._part()
 
-  # The chief's state, given to all.
+  # Broadcast of the chief's state.
 
   def share(self, member: Any) -> None:
     if self.leads:
@@ -334,7 +347,7 @@ class MultiWorker(SingleWorker):
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
-    """Makes one line of what TensorFlow says when a worker is gone."""
+    """Converts TensorFlow's errors about a lost worker to a WorkerError."""
     try:
       yield
     except (tf.errors.OpError, RuntimeError) as error:
@@ -342,7 +355,7 @@ class MultiWorker(SingleWorker):
       if not _GONE.search(text):
         raise
       self._broken = True
-      if self.leads and self.count > 2:  # the others hear of it through this
+      if self.leads and self.count > 2:  # it relays the failure to the others
         time.sleep(_LINGER)
       others = [int(n) for n in _TASK.findall(text) if int(n) != self._task]
       if not others and self.count == 2:
@@ -361,7 +374,7 @@ def _number(method: Callable[..., Any]) -> int:
 
 
 def _marked(member: Any, name: int) -> Callable[..., Any]:
-  """The method of a member that a message means."""
+  """Returns the method of a member that a message names."""
   for value in vars(type(member)).values():
     method: Any = getattr(value, '__wrapped__', None)
     if method is not None and _number(method) == name:
@@ -378,7 +391,7 @@ def _digest(value: Any) -> int:
 
 
 def _packed(state: Mapping[str, Any], facts: Mapping[str, Any]) -> bytes:
-  """A state and JSON as bytes; see `_unpacked`."""
+  """Serializes a state and its facts; `_unpacked` is the inverse."""
   parts = {
     name: tf.io.serialize_tensor(value).numpy() for name, value in state.items()
   }

@@ -1,4 +1,4 @@
-"""How TensorFlow is to run its devices, said before it starts them."""
+"""Device settings of TensorFlow: GPU memory, TF32, determinism, threads."""
 
 import dataclasses
 import os
@@ -9,25 +9,27 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import all_reduce as all_reduce_lib
 
-# TensorFlow reads them when it starts a GPU.
+# TensorFlow reads these variables when it starts a GPU.
 _MODE, _COUNT = 'TF_GPU_THREAD_MODE', 'TF_GPU_THREAD_COUNT'
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-  """What is not as TensorFlow has it by default.
+  """Device settings that differ from TensorFlow's defaults.
+
+  They must be set before TensorFlow starts its devices.
 
   >>> Devices(memory_growth=True, tf32=False).set_up()
 
   Attributes:
-    memory_growth: Takes a GPU's memory as it is needed, not all at once.
-    tf32: Whether float32 products may be computed in TensorFloat-32; None
-      leaves it as it is, on.
+    memory_growth: Allocates GPU memory as needed instead of all at once.
+    tf32: Whether float32 products may use TensorFloat-32; None keeps
+      TensorFlow's default, which is on.
     deterministic: Uses only operations that give the same bits each time.
-      What is random needs a seed then.
-    gpu_threads: Threads that each GPU has for itself.
-    inter_op_threads: Threads between which operations are dealt.
-    intra_op_threads: Threads that one operation may use.
+      Random operations then need a seed.
+    gpu_threads: Number of private threads of each GPU.
+    inter_op_threads: Number of operations that may run in parallel.
+    intra_op_threads: Number of threads that one operation may use.
   """
 
   memory_growth: bool = False
@@ -38,10 +40,11 @@ class Devices:
   intra_op_threads: int | None = None
 
   def set_up(self) -> None:
-    """Sets all of it.
+    """Applies all settings.
 
     Raises:
-      StrategyError: TensorFlow has started its devices already.
+      StrategyError: If a setting is given and TensorFlow has already started
+        its devices.
     """
     asked = [
       f'{field.name}={getattr(self, field.name)}'
@@ -76,7 +79,7 @@ class Devices:
 
 
 def have_started() -> bool:
-  """Whether TensorFlow has started its devices; starts nothing."""
+  """Returns whether TensorFlow has started its devices; starts none."""
   get = tf.config.threading.get_inter_op_parallelism_threads
   set_to = tf.config.threading.set_inter_op_parallelism_threads
   before = get()
@@ -89,9 +92,10 @@ def have_started() -> bool:
 
 
 def facts(strategy: tf.distribute.Strategy) -> dict[str, Any]:
-  """What run.json says: all that is not TensorFlow's default.
+  """Returns the settings for run.json that are not TensorFlow's defaults.
 
-  It is read off TensorFlow, as a program may set it without us.
+  The settings are read from TensorFlow, as a program may set them without
+  tftrain.
   """
   gpus = tf.config.list_physical_devices('GPU')
   threading = tf.config.threading
@@ -113,12 +117,12 @@ def facts(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
 
 def timestamp() -> tf.Tensor:
-  """tf.timestamp, or 0 where determinism is on, which has no clocks."""
+  """Returns tf.timestamp(), or 0 as op determinism does not allow clocks."""
   return tf.zeros([], tf.float64) if _is_deterministic() else tf.timestamp()
 
 
 def _is_deterministic() -> bool:
-  """Found out by trial: TensorFlow tells only what it refuses."""
+  """Returns whether op determinism is on, by trial: there is no getter."""
   try:
     with tf.init_scope():
       tf.timestamp()

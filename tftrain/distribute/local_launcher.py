@@ -1,4 +1,4 @@
-"""`--local_workers=N`: the same command N times on this machine."""
+"""Local launcher: `--local_workers=N` runs a command N times on one machine."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from tftrain.platform import resource_slots
 from tftrain.platform import signals as signals_lib
 
 IS_ONE = 'TFTRAIN_LOCAL_WORKER'
-"""Set in the environment of a worker, which must not start others."""
+"""The variable that marks a local worker, which must not start workers."""
 
-# What a run ends with that was asked to stop, and is to be resumed.
+# Exit codes of a run that was asked to stop and will be resumed.
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-_CONFIGURATION = 2  # what another try would end with too
+_CONFIGURATION = 2  # an exit code that a restart cannot change
 
-# How long the others may take to see that one has failed, and then to end.
+# Seconds for the other workers to notice a failure, and then to end.
 _NOTICE = 10.0
 _GRACE = 20.0
 
@@ -39,22 +39,23 @@ def run(
 ) -> int:
   """Runs the command of this process as `count` workers on loopback.
 
-  Their lines come out with `[number]` before them. When one fails the others
-  are stopped. Signals are handed on.
+  Their output lines get the prefix `[number]`. If a worker fails, the others
+  are stopped. Signals are forwarded to all workers.
 
   Args:
-    count: How many.
-    max_restarts: How often all are started again after a failure; they go on
-      from the last checkpoint.
+    count: Number of workers.
+    max_restarts: Maximum number of restarts after a failure. A restart starts
+      all workers again; they resume from the last checkpoint.
     stop: Names of the signals that stop.
-    save: Names of those that save.
-    stopped: What a run returns that was stopped, if not 143 or 130.
+    save: Names of the signals that save.
+    stopped: Exit code of a run that was stopped, besides 143 and 130.
 
   Returns:
     The worst exit code: that of a failure before that of a stop before 0.
 
   Raises:
-    ConfigError: `count` is no number of workers, or there is no such signal.
+    ConfigError: If `count` is less than 1, or a name in `stop` or `save` is not
+      a signal that can be caught.
   """
   if count < 1:
     raise errors.ConfigError(f'--local_workers={count}: give at least 1')
@@ -80,7 +81,7 @@ def run(
 
 
 def worst(codes: Sequence[int], stops: set[int]) -> int:
-  """The exit code that stands for all; a signal's number counts as in shells.
+  """Returns the worst exit code: a failure before a stop before 0.
 
   >>> worst([0, 143, 1], {143})
   1
@@ -89,12 +90,12 @@ def worst(codes: Sequence[int], stops: set[int]) -> int:
 
 
 class _Group:
-  """Workers that live and die together."""
+  """Workers that are started and stopped together."""
 
   def __init__(self, count: int, stopping: set[int]):
     self._stopping = stopping
     self.was_asked = False
-    """Whether it was told to stop."""
+    """True after a signal that stops."""
     self._count = count
     self._lock = threading.Lock()
     self._threads: list[threading.Thread] = []
@@ -118,7 +119,7 @@ class _Group:
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      # Ctrl-C reaches them through this process alone, once.
+      # Ctrl-C must reach a worker only once: forwarded by this process.
       start_new_session=True,
     )
     self._processes.append(process)
@@ -139,7 +140,7 @@ class _Group:
         sink.flush()
 
   def hand_on(self, number: int, frame: Any) -> None:
-    """Gives the workers a signal that came to this process."""
+    """Forwards a signal of this process to the workers."""
     del frame
     self.was_asked |= number in self._stopping
     self.send(number)
@@ -150,7 +151,7 @@ class _Group:
         process.send_signal(number)
 
   def wait(self) -> list[int]:
-    """Returns their exit codes when all have ended."""
+    """Waits until all workers have ended; returns their exit codes."""
     failed: float | None = None
     sent = 0
     while None in [process.poll() for process in self._processes]:
@@ -171,7 +172,7 @@ class _Group:
 
 
 def free_addresses(count: int) -> list[str]:
-  """So many ports of loopback that nobody listens on."""
+  """Returns `count` loopback addresses with free ports."""
   with contextlib.ExitStack() as stack:
     sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
     for one in sockets:
@@ -180,10 +181,12 @@ def free_addresses(count: int) -> list[str]:
 
 
 def are_asked(count: int | None) -> bool:
-  """Whether this process is to start workers; it may be one of them.
+  """Returns whether this process must start local workers.
+
+  A local worker itself starts none, and ends with its parent.
 
   Raises:
-    ConfigError: It is told of other workers, too.
+    ConfigError: If `count` is given, but TF_CONFIG describes a cluster.
   """
   if IS_ONE in os.environ:
     signals_lib.end_with_parent()

@@ -1,4 +1,4 @@
-"""Runs functions on replicas, each with its rows of a global batch."""
+"""Replica batches: run functions on replicas, each with its rows."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import row_sharding
 
-# What a step's batch holds where it is not the whole global batch. A context,
-# as between a loop and `run_on_rows` stand the user's train_step and loss.
+# The rows in a step's batch, or None for the whole global batch. It is a context
+# variable because the user's code is between the loop and `run_on_rows`.
 _HELD: contextvars.ContextVar[row_sharding.Share | None] = (
   contextvars.ContextVar('held', default=None)
 )
@@ -21,7 +21,7 @@ _HELD: contextvars.ContextVar[row_sharding.Share | None] = (
 
 @contextlib.contextmanager
 def holding(share: row_sharding.Share | None) -> Iterator[None]:
-  """While it is traced, batches hold only these rows of the global batch."""
+  """Declares that batches traced in this context hold only these rows."""
   token = _HELD.set(share)
   try:
     yield
@@ -32,10 +32,10 @@ def holding(share: row_sharding.Share | None) -> Iterator[None]:
 def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
   """Runs `function` on every replica, each with its rows of a global batch.
 
-  Nothing in it happens before the batch is there: at the end of the data not
-  even the seed of a dropout moves.
+  `function` runs only after the batch has arrived, so the end of the data does
+  not even advance the seed of a dropout layer.
   """
-  held = _HELD.get()  # here: replicas are traced in threads of their own
+  held = _HELD.get()  # read here: replicas are traced in other threads
 
   def on_replica(batch: Any) -> Any:
     with tf.control_dependencies(tf.nest.flatten(batch)):
@@ -47,7 +47,7 @@ def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
 
 @contextlib.contextmanager
 def _eager_is_fine() -> Iterator[None]:
-  """Mutes the advice to compile: what runs eagerly here runs once, to build."""
+  """Mutes the advice to compile: an eager run here runs once, to build."""
 
   def mute(record: logging.LogRecord) -> bool:
     return 'Strategy eagerly' not in record.getMessage()
@@ -61,7 +61,7 @@ def _eager_is_fine() -> Iterator[None]:
 
 
 def on_first_replica(values: Any) -> Any:
-  """What `run_on_rows` returned, as the first replica of this host has it."""
+  """Returns the first local replica's values of a `run_on_rows` result."""
   strategy = tf.distribute.get_strategy()
   return tf.nest.map_structure(
     lambda value: strategy.experimental_local_results(value)[0], values
@@ -69,7 +69,7 @@ def on_first_replica(values: Any) -> Any:
 
 
 def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
-  """Runs `function` on every replica's rows and adds up the scalars."""
+  """Runs `function` on every replica's rows and sums the scalars."""
   strategy = tf.distribute.get_strategy()
   return tf.nest.map_structure(
     lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, None),
@@ -78,10 +78,10 @@ def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
 
 
 def _own_rows(batch: Any, held: row_sharding.Share | None) -> Any:
-  """This replica's rows of a batch, all of them or those of `held`.
+  """Returns this replica's rows of a global batch, or of the share `held`.
 
-  Rows are dealt in order and as evenly as they go, so one host iterator feeds
-  all replicas and every row of a ragged last batch is used exactly once.
+  Rows are assigned in order and as evenly as possible. One host iterator feeds
+  all replicas, and every row of a ragged last batch is used exactly once.
   """
   context = tf.distribute.get_replica_context()
   replicas = context.num_replicas_in_sync
@@ -102,7 +102,7 @@ def _own_rows(batch: Any, held: row_sharding.Share | None) -> Any:
 
 
 def divides(batch: Any, parts: int) -> bool:
-  """Whether it is known now that a batch can be cut into equal parts."""
+  """Returns whether the static shapes of a batch divide into equal parts."""
   leaves = tf.nest.flatten(batch)
   return all(
     leaf.shape.is_fully_defined() and leaf.shape[0] % parts == 0
@@ -111,14 +111,14 @@ def divides(batch: Any, parts: int) -> bool:
 
 
 def part(batch: Any, parts: int, index: Any) -> Any:
-  """Part `index` of a batch that divides; shapes stay static."""
+  """Returns part `index` of a batch that divides; shapes stay static."""
   return tf.nest.map_structure(
     lambda leaf: tf.reshape(leaf, [parts, -1, *leaf.shape[1:]])[index], batch
   )
 
 
 def first_part(batch: Any, parts: int) -> Any:
-  """The first of `parts` parts of a batch; a row per replica at least."""
+  """Returns the first of `parts` parts, with at least a row per replica."""
   if parts == 1:
     return batch
   least = tf.distribute.get_strategy().num_replicas_in_sync
@@ -127,14 +127,21 @@ def first_part(batch: Any, parts: int) -> Any:
 
 
 def batch_size(batch: Any) -> tf.Tensor:
-  """Rows of a batch: the first dimension of its first leaf, an int32 scalar."""
+  """Returns the number of rows of a batch, an int32 scalar.
+
+  The number is the first dimension of the first leaf.
+  """
   return tf.shape(tf.nest.flatten(batch)[0])[0]
 
 
 def check_divides(
   global_batch_size: int | None, strategy: tf.distribute.Strategy
 ) -> None:
-  """Raises InputError unless every replica gets the same number of rows."""
+  """Checks that every replica gets the same number of rows.
+
+  Raises:
+    InputError: If `global_batch_size` is not a multiple of the replicas.
+  """
   replicas = strategy.num_replicas_in_sync
   if global_batch_size and global_batch_size % replicas:
     lower = global_batch_size // replicas * replicas

@@ -1,4 +1,4 @@
-"""Whose rows of a global batch are whose: one rule for replicas and hosts."""
+"""Splits the rows of a global batch across replicas and hosts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 Cut = Callable[[Any], tuple[Any, Any]]
-"""From the rows of a global batch to where one's own begin and end."""
+"""Maps the number of rows of a global batch to the (begin, end) of a share."""
 
 
 class Share(NamedTuple):
   """The rows of the replicas `first` to `end - 1`, out of `replicas`.
 
-  Rows are dealt in order and as evenly as they go; the first replicas get one
-  more where they do not go evenly. So the rows of replicas that follow each
-  other are one piece, and that piece, dealt among them alone, gives each the
-  same rows again.
+  Rows are assigned in order and as evenly as possible; the first replicas get
+  one more row if the rows do not divide evenly. The rows of consecutive
+  replicas are therefore contiguous, and splitting this range among these
+  replicas alone gives each replica the same rows.
   """
 
   first: Any
@@ -23,7 +23,7 @@ class Share(NamedTuple):
   replicas: int
 
   def of(self, rows: Any) -> tuple[Any, Any]:
-    """Where its rows of so many begin and end; numbers or tensors."""
+    """Returns the (begin, end) of the share in `rows` rows; ints or tensors."""
     each, extra = rows // self.replicas, rows % self.replicas
     begin, end = (
       replica * each + _lesser(replica, extra)
@@ -32,7 +32,7 @@ class Share(NamedTuple):
     return begin, end
 
   def of_filled(self, size: int) -> Cut:
-    """The same of batches that are filled up to `size` rows afterwards."""
+    """Returns `of` for batches that are padded to `size` rows afterwards."""
     begin, end = self.of(size)
     return lambda rows: (_lesser(begin, rows), _lesser(end, rows))
 

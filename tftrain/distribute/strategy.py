@@ -1,4 +1,4 @@
-"""Which devices a run uses: tf.distribute strategies by name."""
+"""Distribution strategies: creates tf.distribute strategies by name."""
 
 from collections.abc import Sequence
 import os
@@ -28,20 +28,21 @@ def make_strategy(
   `one_device` is TensorFlow's default strategy. `mirrored` copies the model to
   every local GPU, or to every logical CPU device where there is no GPU.
   `multi_worker_mirrored` does so in several processes, which TF_CONFIG or a
-  scheduler tells of (see clusters.py). `tpu` is the TPU that TPU_NAME names.
-  `auto` is `multi_worker_mirrored` where this process is one of several,
-  `mirrored` where there are several GPUs, else `one_device`.
+  scheduler describes (see cluster_resolver.py). `tpu` is the TPU that TPU_NAME
+  names. `auto` is `multi_worker_mirrored` if this process is one of several
+  workers, `mirrored` if there are several GPUs, else `one_device`.
 
   Args:
-    name: Which.
-    replicas: For `mirrored`: on how many of the devices; None means all.
-    all_reduce: How gradients are added up: `auto`, `nccl`, for `mirrored` also
-      `hierarchical`, for `multi_worker_mirrored` also `ring`.
-    bucket_mb: Megabytes of gradients that go at once; None leaves it to
+    name: `auto`, `one_device`, `mirrored`, `multi_worker_mirrored` or `tpu`.
+    replicas: Number of devices for `mirrored`; None means all.
+    all_reduce: Algorithm that sums gradients: `auto`, `nccl`, for `mirrored`
+      also `hierarchical`, for `multi_worker_mirrored` also `ring`.
+    bucket_mb: Megabytes of gradients in one transfer; None leaves the size to
       TensorFlow.
 
   Raises:
-    StrategyError: There is no strategy of that name, or it cannot be had.
+    StrategyError: If `name` is unknown, or the strategy is not available with
+      these settings on this machine.
   """
   reduction = all_reduce_lib.Reduction(all_reduce, bucket_mb)
   if name in ('auto', 'multi_worker_mirrored'):
@@ -77,8 +78,8 @@ def _mirrored(
   reduction.check('mirrored', gpus=len(gpus), devices=len(names))
   cross_device_ops = reduction.cross_device_ops()
   if not gpus and cross_device_ops is None:
-    # The default on CPUs, collectives, gives keys by strategy but remembers
-    # them by process: a second strategy in one process gets shapes mixed up.
+    # The default on CPUs, collectives, numbers keys per strategy but stores
+    # them per process: a second strategy in one process mixes up shapes.
     cross_device_ops = tf.distribute.ReductionToOneDevice()
   return tf.distribute.MirroredStrategy(
     names, cross_device_ops=cross_device_ops
@@ -94,7 +95,7 @@ def _multi_worker(
       'started; make it before anything else of TensorFlow is used (in gin: '
       'eval_data = @name, without parentheses)'
     )
-  gpus = tf.config.list_physical_devices('GPU')  # starts none
+  gpus = tf.config.list_physical_devices('GPU')  # starts no device
   reduction.check('multi_worker_mirrored', gpus=len(gpus), devices=1)
   _rendezvous.wait(cluster)
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -116,7 +117,7 @@ def _multi_worker(
 
 
 def count_devices() -> int:
-  """How many replicas `mirrored` can have."""
+  """Returns the number of replicas that `mirrored` can have."""
   gpus = tf.config.list_logical_devices('GPU')
   return len(gpus or tf.config.list_logical_devices('CPU'))
 
@@ -124,8 +125,11 @@ def count_devices() -> int:
 def set_local_devices(count: int) -> None:
   """Splits the CPU into `count` logical devices, to try replicas on a laptop.
 
+  Args:
+    count: Number of logical devices.
+
   Raises:
-    StrategyError: TensorFlow has started already; it can only be set before.
+    StrategyError: If `count` is less than 1, or TensorFlow has already started.
   """
   if count < 1:
     raise errors.StrategyError(f'local_devices must be at least 1, got {count}')

@@ -21,7 +21,7 @@ def overridden(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
   try:
     for owner, name, value in changes:
       before.append((owner, name, vars(owner).get(name, _ABSENT)))
-      object.__setattr__(owner, name, value)  # untracked
+      object.__setattr__(owner, name, value)  # bypasses Keras and TF tracking
     yield
   finally:
     for owner, name, value in reversed(before):

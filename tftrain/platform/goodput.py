@@ -85,7 +85,7 @@ class Ledger:
     return {part: self._before[part] + self._own[part] for part in PARTS}
 
   def begin(self, first_start: float) -> None:
-    """Starts at step 0, which counts the time of earlier attempts as lost.
+    """Begins a run at step 0; the time of earlier attempts counts as lost.
 
     Args:
       first_start: Start of the first attempt, in seconds since 1970.

@@ -19,7 +19,7 @@ SAVE_SIGNALS = ('SIGUSR1',)
 
 
 class Interrupted(BaseException):
-  """A stop request inside `Stopper.interrupting`, which ends at once."""
+  """Raised by a stop request inside `Stopper.interrupting`."""
 
 
 class Stopper:

@@ -80,7 +80,10 @@ class Applier:
       )
 
   def refresh(self) -> None:
-    """Copies the weights into the flat variables and starts a new EMA."""
+    """Copies the weights into the flat variables.
+
+    Before the first update, also starts the EMA at the weights.
+    """
     self._refresh_buckets()
     if self.average:
       new = variables_lib.raw(self.optimizer.iterations).read_value() < 1
@@ -254,7 +257,7 @@ class Applier:
   # Reporting.
 
   def rates(self) -> dict[str, float]:
-    """Returns pattern in `Update.rates` -> learning rate; base rate is ''."""
+    """Returns pattern in `Update.rates` -> learning rate; '' -> base rate."""
     rate = float(variables_lib.value(self.optimizer.learning_rate))
     used = {t.group.pattern: t.group.factor for t in self._targets}
     return {'': rate, **{p: rate * f for p, f in used.items() if p}}

@@ -1,9 +1,9 @@
 """Fused variables: many small variables updated as one flat variable.
 
-In a model of many small layers, kernel launches dominate the step. One
-concatenated gradient needs one norm, one finite check, one `optimizer.apply`
-and one split. Element-wise optimizers compute the same bits on the flat
-variable as on its parts.
+In a model of many small layers, op dispatch dominates the step. A concatenated
+gradient needs one norm, one finite check, one `optimizer.apply` and one split.
+Element-wise optimizers compute the same bits on the flat variable as on its
+parts.
 """
 
 from collections.abc import Callable

@@ -67,7 +67,7 @@ class LinearWarmup(_Schedule):
 
 @keras.saving.register_keras_serializable('tftrain')
 class InverseSqrtDecay(_Schedule):
-  """Linear rise to a peak, then decay with the square root of the updates.
+  """Linear rise to a peak, then inverse square root decay.
 
   Update number `step`, counted from 0, has the learning rate
   `peak * min(step / warm_up, sqrt(warm_up / step))`.

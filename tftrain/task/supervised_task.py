@@ -67,7 +67,7 @@ class SupervisedTask(task_lib.Task):
     model = autograph.converted(self.model)
     outputs = model(features, training=training)
     _refuse_masks(self._loss, outputs)  # first, as the cast drops Keras masks
-    # In half precision, a loss loses too many digits.
+    # Half precision is too coarse for a loss.
     predictions = tf.nest.map_structure(mixed_precision.in_full, outputs)
     for metric in self.keras_metrics:
       metric.update_state(labels, predictions, sample_weight=weights)

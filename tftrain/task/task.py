@@ -62,7 +62,7 @@ class Task:
     """Returns the `Loss` of a batch: one value per example, `[batch]`.
 
     Args:
-      batch: One replica's rows of a micro-batch.
+      batch: The rows of one replica.
       training: True in a training step, False in an evaluation.
     """
     raise errors.TaskError(
@@ -389,7 +389,7 @@ class Task:
     return self._built or tracking.owned_by(self)
 
   def _chosen(self, variables: Any, optimizer: Any) -> tuple[list[Any], Any]:
-    """Returns the variables to train, but no frozen ones, and the optimizer."""
+    """Returns the variables to train, except frozen ones, and the optimizer."""
     owned = self._owned()
     names = {id(variable): name for name, variable in owned.variables.items()}
     given = owned.trainable.values() if variables is None else variables

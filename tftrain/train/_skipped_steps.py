@@ -1,4 +1,4 @@
-"""SkippedSteps: the steps whose batches a run skips."""
+"""SkippedSteps: ranges of steps with skipped batches."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -48,7 +48,10 @@ class StopRequests:
         self._flag.assign(counters_lib.PAUSE)
 
   def settle(self) -> None:
-    """Turns an agreed pause into a pending save, at the same step on all workers."""
+    """Turns an agreed pause into a pending save.
+
+    All workers do so at the same step.
+    """
     if self._heard() == counters_lib.PAUSE:
       with self._lock:
         self._save = True

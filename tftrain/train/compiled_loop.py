@@ -77,7 +77,7 @@ class Loop:
     return int(self._compiled.experimental_get_tracing_count())
 
   def record_to(self, context: Callable[[], Any]) -> None:
-    """Sets the context of each call: a default writer of tf.summary.
+    """Sets the context of each call, such as a default tf.summary writer.
 
     A compiled function keeps its writer. If it writes summaries, it is compiled
     again.

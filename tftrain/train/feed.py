@@ -76,7 +76,10 @@ class Feed:
     return replica_batch.holding(self._share)
 
   def iterator(self, start_step: int) -> Any:
-    """Returns an iterator from `start_step`; None if batches are made in graph."""
+    """Returns an iterator that starts at `start_step`.
+
+    None if the graph makes the batches.
+    """
     if self._in_graph:
       return None
     where: dict[str, Any] = {}
@@ -115,7 +118,7 @@ class Feed:
     return batch[0] if where else batch
 
   def read_state(self, iterator: Any) -> dict[str, tf.Tensor]:
-    """Returns the data position beyond the step: cursor, iterator or nothing."""
+    """Returns the data position: {} if the step alone determines it."""
     if self._cursor is not None:
       return {'cursor': self._cursor.read_value()}
     if not self._pipeline.keeps_iterator:

@@ -14,8 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
-# Part of a device name -> peak teraFLOPs per second of (half precision, float32)
-# matrix products, without sparsity. float32 is TF32 where available, as in
+# Part of a device name -> peak teraFLOPs per second of matrix products in (half
+# precision, float32), without sparsity. float32 is TF32 where available, as in
 # TensorFlow. From NVIDIA's data sheets.
 _PEAKS = {
   'B200': (2250, 1125),

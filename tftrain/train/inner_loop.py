@@ -129,7 +129,7 @@ def single_step(
     apply = task.engine.apply
 
     def noting(gradients: Any) -> update_lib.Step:
-      if tf.compat.v1.get_default_graph() is graph:  # neither in a branch nor in XLA
+      if tf.compat.v1.get_default_graph() is graph:  # no branch, not XLA
         found = zip(gradients.variables, gradients.values, strict=True)
         for variable, value in found:
           name = getattr(variable, 'path', variable.name)

@@ -235,7 +235,7 @@ class Trainer:
     last_step = self.last_step(steps)
     while self.workers.leads and not self.is_done(steps):
       ended = False
-      if self._reported == self._step:  # else reports the interrupted step first
+      if self._reported == self._step:  # else repeats the interrupted report
         until = self._next_event(self._step, last_step, actions)
         ended = self._block(until) and not self._requests.stopping
         last_step = self._step if ended else last_step
