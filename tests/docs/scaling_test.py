@@ -1,11 +1,10 @@
 """The scaling page: its model against simulations of its parts."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
 from benchmarks import scaling
+from tests.support import paths
 
 
 def ring_seconds(run, hosts):
@@ -70,6 +69,6 @@ def test_limits_come_where_they_are_said_to():
 
 
 def test_the_page_shows_what_the_model_says():
-  page = pathlib.Path(__file__).parents[1] / 'docs' / 'scaling.md'
+  page = paths.ROOT / 'docs' / 'scaling.md'
   shown = '\n'.join(line.rstrip() for line in scaling.table(scaling.Run(), 256))
   assert shown in page.read_text()

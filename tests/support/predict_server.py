@@ -10,11 +10,8 @@ import os
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
-import pathlib
 import sys
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import keras
 import tensorflow as tf
