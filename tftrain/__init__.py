@@ -1,10 +1,11 @@
 """tftrain: training loops for TensorFlow 2 and Keras 3.
 
-A Trainer takes steps and reports; an Action receives the Report; everything
-else is an Action.
+A Trainer takes steps and emits Reports. An Action, which other libraries call
+a callback, receives each Report. All else in a run is an Action: evaluation,
+checkpoints, summaries, export.
 
-The public names stand in `__init__.pyi`. Each is imported when it is first
-used, so importing tftrain does not import TensorFlow.
+`__init__.pyi` lists the public names. Each is imported on first use, so
+importing tftrain does not import TensorFlow.
 """
 
 import lazy_loader

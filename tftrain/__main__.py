@@ -1,4 +1,4 @@
-"""python -m tftrain: the main job."""
+"""Entry point of `python -m tftrain`, the launcher of runs."""
 
 from tftrain.launch import command as command_lib
 

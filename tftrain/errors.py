@@ -1,18 +1,21 @@
-"""Every error tftrain raises: one line that says what, where and what to do.
+"""Exceptions of tftrain, with their exit codes.
+
+Each message is one line that names the fault, its location and a remedy.
 
 Error
-├── ConfigError        a gin file, a binding or a flag               exit code 2
-├── InputError         the data: none, wrong shape, wrong labels     exit code 2
-├── TaskError          the model, the loss or the optimizer          exit code 2
-├── StrategyError      devices and distribution                      exit code 2
-├── RunDirectoryError  model_dir: unwritable, in use, another run's  exit code 2
-├── CheckpointError    none readable, or of another model            exit code 2
-│   └── DamagedError   one that was asked for cannot be read         exit code 2
-├── OutOfMemoryError   a step needs more than there is               exit code 1
-├── NonFiniteError     the loss or a gradient became NaN or infinite exit code 1
-│   └── LossSpikeError the loss rose far above what it was          exit code 1
-├── WorkerError        another of several workers is gone        exit code 1
-└── ExportError        the exported model could not be trusted       exit code 1
+├── ConfigError        invalid gin file, binding or flag            exit code 2
+├── InputError         missing data, wrong shape or wrong labels    exit code 2
+├── TaskError          invalid model, loss or optimizer             exit code 2
+├── StrategyError      invalid devices or distribution              exit code 2
+├── RunDirectoryError  model_dir: unwritable, in use, another run's exit code 2
+├── CheckpointError    no readable checkpoint, or of another model  exit code 2
+│   └── DamagedError   the requested checkpoint is unreadable       exit code 2
+├── OutOfMemoryError   a step exceeds the available memory          exit code 1
+├── NonFiniteError     the loss or a gradient is NaN or infinite    exit code 1
+│   └── LossSpikeError the loss rises far above its median          exit code 1
+├── NumericsError      an operation returns NaN or infinity         exit code 1
+├── WorkerError        another worker is lost                       exit code 1
+└── ExportError        the exported model cannot be verified        exit code 1
 """
 
 from collections.abc import Iterable
@@ -22,7 +25,11 @@ from typing import Any, TypeGuard
 
 
 class Error(Exception):
-  """The root of the tree; `exit_code` is what the command line returns."""
+  """Base class of all errors of tftrain.
+
+  Attributes:
+    exit_code: Exit status of the command line.
+  """
 
   exit_code = 1
 
@@ -60,9 +67,12 @@ class OutOfMemoryError(Error):
 
 
 class NonFiniteError(Error):
-  """Raised at the exact step whose loss or gradient is not finite.
+  """Loss or gradient that is not finite, raised at the exact step.
 
-  The weights are those before that step: the update was not applied.
+  The update of that step is not applied: the weights are those before it.
+
+  Attributes:
+    step: The faulty step.
   """
 
   def __init__(self, message: str, *, step: int):
@@ -71,11 +81,11 @@ class NonFiniteError(Error):
 
 
 class NumericsError(Error):
-  """Raised where numerics are checked and an operation made NaN or Inf."""
+  """NaN or infinity in the result of an operation, with numeric checks on."""
 
 
 class LossSpikeError(NonFiniteError):
-  """Raised by LossSpike at the step that ends the interval it looked at."""
+  """Loss spike, raised by LossSpike at the last step of its interval."""
 
 
 class WorkerError(Error):
@@ -86,7 +96,7 @@ class ExportError(Error):
   pass
 
 
-# How TensorFlow dresses the one line that matters.
+# Beginnings of the lines that TensorFlow adds to the cause of an error.
 _DRESSING = (
   'Graph execution error',
   'Detected at node',
@@ -104,12 +114,13 @@ _LAYER = re.compile(r'Exception encountered when calling (.+)\.$')
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-  """The telling line of a long error text, for use inside ours.
+  """Returns the line of a long error text that names the cause.
 
-  What happened in a Keras layer begins with that layer: `Dense.call(): ...`.
+  If the error arose in a Keras layer, the line begins with the name of the
+  layer: `Dense.call(): ...`.
   """
   text = str(getattr(error, 'message', None) or error)
-  if isinstance(error, KeyError):  # its text is the repr of what it was given
+  if isinstance(error, KeyError):  # str() of it is the repr of its argument
     text = text.replace(r'\n', '\n').replace(r'\x1b', '\x1b')
   layer, lines = _undressed(_FRAMES.sub('', _BOLD.sub('', text)))
   line = type(error).__name__
@@ -120,12 +131,12 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 def brief(text: str, limit: int = 120) -> str:
-  """The beginning of a text that may be long."""
+  """Returns the text, cut to `limit` characters."""
   return text if len(text) <= limit else text[: limit - 1] + '…'
 
 
 def _undressed(text: str) -> tuple[str, list[str]]:
-  """(the layer it happened in, or '', the lines that say what happened)."""
+  """Returns (layer that raised, or '', lines that describe the error)."""
   layer = ''
   lines: list[str] = []
   for line in map(str.strip, text.splitlines()):
@@ -133,7 +144,7 @@ def _undressed(text: str) -> tuple[str, list[str]]:
     if found:
       layer = f'{found[1]}: '
     if found or line.endswith('Error encountered:'):
-      lines = []  # what came before is dressing too
+      lines = []  # the lines before it are not the cause
     elif layer and line.startswith('Arguments received by'):
       break
     elif line and not line.startswith(_DRESSING):
@@ -142,7 +153,7 @@ def _undressed(text: str) -> tuple[str, list[str]]:
 
 
 def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
-  """Returns whether `value` is a whole number of at least `least`; no bool."""
+  """Returns whether `value` is an integer, but no bool, >= `least`."""
   whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
   return whole and bool(value >= least)
 
@@ -150,13 +161,13 @@ def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
 def check_count(
   name: str, value: Any, error: type[Error] = ConfigError
 ) -> None:
-  """Raises `error`, which names the argument, if `value` is no count from 1."""
+  """Raises `error` unless the argument `name` is a whole number >= 1."""
   if not is_count(value):
     raise error(f'{name} must be a whole number of at least 1, got {value!r}')
 
 
 def listing(names: Iterable[str], most: int = 5) -> str:
-  """The first few of `names`, and how many more there are."""
+  """Returns the first `most` names as text, and the number of the others."""
   names = list(names)
   more = len(names) - most
   return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')

@@ -1,7 +1,7 @@
-"""Checks to run on a Task of your own, in your own tests.
+"""Checks of a user's Task, for use in unit tests.
 
-They raise AssertionError. Several replicas need several devices; before
-anything else of TensorFlow is used, in conftest.py say:
+The checks raise AssertionError. Several replicas need several devices, which
+conftest.py must create before any other use of TensorFlow:
 
   tftrain.distribute.set_local_devices(4)
 """
@@ -36,25 +36,25 @@ def assert_learns(
   factor: float = 0.5,
   metric: str = 'loss',
 ) -> tuple[float, float]:
-  """Trains on the first batch alone, again and again: the loss has to fall.
+  """Checks that the loss falls in training that repeats one batch.
 
-  What cannot learn one batch by heart has a mistake in it.
+  A Task that cannot overfit a single batch has a defect.
 
   Args:
-    task: Makes the Task.
-    data: What a Trainer takes; its first batch is used.
-    update: How the batch becomes new weights.
-    steps: How many steps to take.
-    factor: The last loss must be below this part of the first; where that is
-      negative, it must have fallen as far as if it were not.
-    metric: What has to fall, where that is not `loss`.
+    task: Factory of the Task.
+    data: Training data as for a Trainer; only the first batch is used.
+    update: Options of the training step; None means plain gradient descent.
+    steps: Number of steps.
+    factor: Fraction of the first loss below which the last loss must be. A
+      negative loss must fall as far as its absolute value would.
+    metric: Tag of the metric that must fall, by default `loss`.
 
   Returns:
-    The first and the last loss.
+    The first and the last value of `metric`.
 
   Raises:
-    AssertionError: It did not fall that far.
-    ConfigError: No metric is called `metric`.
+    AssertionError: If the last value of `metric` is not below the bound.
+    ConfigError: If no metric is called `metric`.
   """
   keras.utils.set_random_seed(0)
   batch = _batches(data)[:1]
@@ -89,34 +89,37 @@ def assert_replica_invariant(
   accumulate: Sequence[int] = (1, 2, 4),
   tolerance: float | None = None,
 ) -> list[str]:
-  """One step on one global batch, cut in different ways, must come out alike.
+  """Checks that a step depends on neither replicas nor micro-batches.
 
-  And so must one on that batch less its last row, whose parts are uneven. The
-  rule of each optimizer is replaced by plain gradient descent at rate 1, and no
-  loss is scaled, so that what is compared is the gradient: Adam would blow up
-  rounding errors.
+  A step on one global batch must give the same metrics and weights for every
+  number of replicas and micro-batches. So must a step on the same batch without
+  its last row, which is split unevenly. Each optimizer's rule is replaced by
+  plain gradient descent at rate 1, and the loss is not scaled, so that the
+  gradient itself is compared: Adam would amplify rounding errors.
 
   Args:
-    task: Makes the Task.
-    data: What a Trainer takes; its first batch is used.
-    update: How the batch becomes new weights.
-    replicas: Numbers of replicas to try, as far as there are devices.
+    task: Factory of the Task.
+    data: Training data as for a Trainer; only the first batch is used.
+    update: Options of the training step; None means plain gradient descent.
+    replicas: Numbers of replicas to try; numbers above that of the devices are
+      left out.
     accumulate: Numbers of micro-batches to try, on one replica.
     tolerance: Largest difference, relative to the largest entry if that is
       above 1. None means 1e-6; with batch normalization 1e-4, with layers that
       compute in float16 2e-3, in bfloat16 1e-2.
 
   Returns:
-    What was left out or eased, a line each: devices that there are not, dropout
-    that was switched off, weights that did not move, uneven parts that the Task
-    cannot take, a larger tolerance, batch normalization under accumulation.
+    The limits of the check, a line each: missing devices, dropout that is
+    switched off, weights that do not move, uneven parts that the Task rejects,
+    a larger tolerance, batch normalization under accumulation.
 
   Raises:
-    AssertionError: Something differs; it says what, by how much, and where to
-      look. Or no weight moved, so that there is nothing to compare.
-    StrategyError: There are not even two devices.
+    AssertionError: If a value differs; the message names the value, the
+      difference and a likely cause. Also if the step moves no weight, so that
+      there is nothing to compare.
+    StrategyError: If `replicas` needs several devices and only one exists.
   """
-  # Whether a scaled loss overflows depends on the cut.
+  # Overflow of a scaled loss depends on the split.
   options = dataclasses.replace(update or update_lib.Update(), loss_scale=None)
   whole = dataclasses.replace(options, accumulate=1)
   usable, lines = _usable(replicas)
@@ -136,12 +139,12 @@ def assert_replica_invariant(
   return lines
 
 
-# Synchronized variances are differences of squares, which loses digits.
+# Synchronized variances are differences of squares, which lose digits.
 _EPS = {'float32': 1e-6, 'variances': 1e-4, 'float16': 2e-3, 'bfloat16': 1e-2}
 
 
 class _Trial:
-  """A step of a Task on each of some batches, all from the same weights."""
+  """A step of a Task on each of several batches, from the same weights."""
 
   def __init__(
     self,
@@ -158,19 +161,19 @@ class _Trial:
       task = make_task()
       for optimizer in task.optimizers.values():
         _descend_plainly(optimizer)
-    # One for all batches: what takes time is tracing.
+    # One Trainer for all batches: tracing takes most of the time.
     trainer = trainer_lib.Trainer(
       task, batches, strategy=strategy, update=options, log_every=1
     )
     self._prepare(task)
     self.options = options
     self.start = start or _arrays(task)  # the state before each step
-    self.steps: list[dict[str, Any]] = []  # what came of it, state and scalars
-    self.batches: list[Any] = []  # those that the Task could take
+    self.steps: list[dict[str, Any]] = []  # scalars and state after each
+    self.batches: list[Any] = []  # the batches that the Task accepts
     parts = replicas * options.accumulate
     for number, batch in enumerate(batches, start=1):
       if number > 1 and replica_batch.batch_size(batch) < parts:
-        break  # one part would have no row
+        break  # one part would be empty
       with strategy.scope():
         task.write_state(self.start)
         try:
@@ -178,14 +181,14 @@ class _Trial:
         except errors.InputError:
           if start or number == 1:
             raise
-          break  # the Task wants pairs, say
+          break  # the Task needs pairs, for example
         self.batches.append(batch)
         self.steps.append({**report.scalars, **_arrays(task)})
     first, start = self.steps[0], self.start
     self.moved = {name for name in start if np.any(start[name] != first[name])}
 
   def _prepare(self, task: task_lib.Task) -> None:
-    """Switches noise off: lazy layers are there by now, and nothing traced."""
+    """Switches noise off, after lazy layers are built and before tracing."""
     owned = tracking.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}
     self.trainable = list(owned.trainable)
@@ -206,7 +209,11 @@ class _Trial:
     self.coarsest = max(rounded & {*_EPS}, key=_EPS.__getitem__)
 
   def left_out(self) -> list[str]:
-    """What a comparison with it does not see, or sees less of; a line each."""
+    """Returns the limits of a comparison with this trial, a line each.
+
+    Raises:
+      AssertionError: If the step moves no weight.
+    """
     still = [name for name in self.trainable if name not in self.moved]
     if still == self.trainable:
       raise AssertionError(
@@ -224,7 +231,11 @@ class _Trial:
     return lines
 
   def compare(self, what: str, trial: '_Trial', tolerance: float) -> None:
-    """Looks at the forward pass first, then at what follows from it."""
+    """Compares metrics of the forward pass first, then the updated state.
+
+    Raises:
+      AssertionError: If a value of `trial` differs by more than `tolerance`.
+    """
     passed_over = {'update_ratio', *self.drawers}
     for step, other in zip(self.steps, trial.steps, strict=False):
       for name in [n for n in step if n not in passed_over]:
@@ -258,7 +269,7 @@ class _Trial:
 
 
 def _usable(replicas: Sequence[int]) -> tuple[list[int], list[str]]:
-  """Those above 1 for which there are devices; a line for each other."""
+  """Returns (usable counts above 1, a line for each count left out)."""
   devices = strategy_lib.count_devices()
   usable = [count for count in replicas if 1 < count <= devices]
   if not usable and any(count > 1 for count in replicas):
@@ -278,7 +289,7 @@ def _descend_plainly(optimizer: Any) -> None:
 
 
 def _switch_off(layer: Any) -> bool:
-  """Sets the rates of a layer that draws to 0; whether there were any."""
+  """Sets the noise rates of a layer to 0; returns False if it has none > 0."""
   rate = vars(layer).get
   names = ('rate', 'stddev', 'dropout', 'recurrent_dropout')
   found = [n for n in names if isinstance(rate(n), float) and rate(n) > 0]
@@ -288,7 +299,7 @@ def _switch_off(layer: Any) -> bool:
 
 
 def _batches(data: Any) -> list[Any]:
-  """The first of what a Trainer takes, and the same without its last row."""
+  """Returns the first training batch, and the same without its last row."""
   pipeline = dataset_pipeline.as_pipeline(data, training=True)
   batch = feed_lib.Feed(pipeline, seed=0).first_batch()
   whole = tf.nest.map_structure(lambda leaf: leaf.numpy(), batch)

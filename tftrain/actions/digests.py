@@ -1,4 +1,4 @@
-"""Digests: what a run saw and what it had become, step by step, as SHA-256."""
+"""Digests: an Action that records SHA-256 digests of batches and weights."""
 
 from typing import Any
 
@@ -18,20 +18,21 @@ _FILE = 'digests.jsonl'
 class Digests:
   """Appends {"step", "batch", "weights"} to `model_dir/digests.jsonl`.
 
-  `batch` is a digest of the step's batch, `weights` one of the Task's variables
-  after it. `python -m tftrain.debug.compare_runs` finds with them where two runs part. The
-  file of a run that was killed and resumed equals that of one that was not.
+  `batch` is the digest of the step's batch, `weights` that of the Task's
+  variables after the step. `python -m tftrain.debug.compare_runs` uses them to
+  find the step at which two runs diverge. The file of a run that was killed and
+  resumed equals that of an uninterrupted run.
 
-  A batch is made once more for its digest. Where that cannot be done (an
-  iterator that is kept, or begins anew), `batch` is null.
+  The batch is read a second time for its digest. `batch` is null for data that
+  cannot be read again, because it keeps its iterator or restarts on resume.
 
   >>> Experiment(make_task, train_data, steps=1000, actions=[Digests(every=10)])
 
   Args:
-    every: Steps between lines; the last step has one in any case.
+    every: Steps between lines; the last step always has a line.
 
   Raises:
-    ConfigError: It is no number of steps.
+    ConfigError: If `every` is not a whole number of at least 1.
   """
 
   part = 'summaries'
@@ -45,7 +46,7 @@ class Digests:
     self._last_step = -1
 
   def bind(self, run: report_lib.BoundRun) -> None:
-    """Says whose steps these are."""
+    """Sets the run whose steps are recorded."""
     self._run = run
     self._log = jsonl.ResumableLog(run.model_dir / _FILE)
 
@@ -58,7 +59,7 @@ class Digests:
         'Digests does not know its run; give it to Experiment.actions'
       )
     step, trainer = report.step, self._run.trainer
-    # A rewind takes lines back like a restart, perhaps from the same step.
+    # A rewind truncates the log like a restart, perhaps at the same step.
     attempt = report.start_step, trainer.skipped_steps.parts
     if attempt != self._attempt or step < self._last_step:
       self._log.resume(report.start_step)
@@ -74,7 +75,7 @@ class Digests:
 
 
 def batch_digest(batch: Any) -> str | None:
-  """SHA-256 of what a step took; None if nobody knows what that was."""
+  """Returns the SHA-256 of a batch; None if `batch` is None."""
   if batch is None:
     return None
   leaves = tf.nest.flatten(batch, expand_composites=True)
@@ -84,12 +85,12 @@ def batch_digest(batch: Any) -> str | None:
 
 
 def check_same_data(team: Any, what: str, reader: Any) -> None:
-  """Raises StrategyError if several workers are given different data.
+  """Raises StrategyError if the workers read different data.
 
   Args:
     team: The workers.
-    what: The data, in messages.
-    reader: A Trainer or an Evaluator of them.
+    what: Name of the data, for messages.
+    reader: Trainer or Evaluator of the data.
   """
   if team.count == 1:
     return
@@ -99,7 +100,7 @@ def check_same_data(team: Any, what: str, reader: Any) -> None:
 
 
 def weights_digest(task: Any) -> str:
-  """SHA-256 of all variables of a Task: what is trained, and what is not."""
+  """Returns the SHA-256 of all variables of a Task, trainable or not."""
   owned = tracking.owned_by(task).variables
   return hashing.arrays_digest(
     (name, variables_lib.raw(owned[name]).read_value().numpy())

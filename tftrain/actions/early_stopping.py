@@ -1,4 +1,4 @@
-"""EarlyStopping: stops a run whose metric no longer improves."""
+"""Early stopping: ends a run after a metric has ceased to improve."""
 
 from collections.abc import Mapping
 import math
@@ -9,15 +9,20 @@ from tftrain.report import report as report_lib
 
 
 class EarlyStopping:
-  """Asks to stop when a metric has not improved for `patience` Reports.
+  """Stops the run if a metric has not improved for `patience` Reports.
 
   >>> EarlyStopping('eval/test/loss', patience=3)
 
   Args:
     metric: Full name, source/tag, such as `eval/test/accuracy`.
-    patience: How many Reports of that source may pass without a new best.
+    patience: Number of Reports of that source in a row, without a new best
+      value, after which the run stops.
     goal: `min` or `max`.
-    min_delta: By how much a new best must beat the old one.
+    min_delta: Smallest improvement that counts as a new best value.
+
+  Raises:
+    ConfigError: If `goal` is neither `min` nor `max`. Also, in the run, if
+      `metric` is not reported.
   """
 
   def __init__(
@@ -48,7 +53,7 @@ class EarlyStopping:
         f'early stopping waits for {self._source}/{self._tag}, which is never '
         f'reported; reported are {known}'
       )
-    # An evaluation that a stop cut short is reported again by the next life.
+    # After a stop, the next attempt may report the same evaluation again.
     if report.step != self._last_step:
       self._last_step = report.step
       value = self._sign * report.scalars[self._tag]
@@ -59,7 +64,7 @@ class EarlyStopping:
     return report_lib.Signal.STOP if self._waited >= self._patience else None
 
   def read_state(self) -> dict[str, Any]:
-    # As a text, for JSON knows no infinity.
+    # As a string, because JSON has no infinity.
     best = str(self._best)
     return {'best': best, 'waited': self._waited, 'step': self._last_step}
 

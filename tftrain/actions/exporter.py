@@ -1,4 +1,4 @@
-"""Exporter: an Action that exports the model, while it is trained and after."""
+"""Exporter: an Action that exports the model during and after training."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -24,22 +24,28 @@ from tftrain.task import task as task_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-  """What is exported of a run, and when; always at its end.
+  """Schedule and contents of a run's exports; the last is at its end.
 
   >>> Experiment(..., export=Export(every=1000, formats=['tflite']))
 
   Attributes:
-    every: Exports at this interval, too: steps, or a time such as '1h'.
-    on_best: And after each evaluation that brings a new best value of
-      `Experiment.best`.
-    keep: How many of the newest exports to keep.
-    formats: Other formats beside the SavedModel: `tflite`, `tflite_float16`,
+    every: Interval of further exports: steps, or a time such as '1h'; None
+      exports only at the end.
+    on_best: Whether to export after each evaluation with a new best value of
+      `Experiment.best`, too.
+    keep: Number of newest exports to keep.
+    formats: Formats beside the SavedModel: `tflite`, `tflite_float16`,
       `tflite_int8`, `keras`, `onnx`.
-    part: A model of the Task to export alone, by its attribute: `trunk`.
-    records: Whether to offer a signature that takes serialized
-      tf.train.Examples, where the data are such.
-    fresh: Whether the export is tried in another process, which knows nothing
-      of tftrain; that takes some seconds.
+    part: Attribute of the Task that names a model to export alone, such as
+      `backbone`; None exports the whole Task.
+    records: Whether to offer a signature on serialized tf.train.Examples, if
+      the data consists of these.
+    fresh: Whether a fresh process without tftrain verifies the export; this
+      takes some seconds.
+
+  Raises:
+    ConfigError: If `keep` is not a whole number of at least 1, or `formats` is
+      a string.
   """
 
   every: interval.Interval | None = None
@@ -59,7 +65,7 @@ class Export:
 
 
 class Samples(Protocol):
-  """A Trainer or an Evaluator: where real data are."""
+  """Source of real inputs: a Trainer or an Evaluator."""
 
   @property
   def pipeline(self) -> pipeline_lib.Pipeline: ...
@@ -71,12 +77,16 @@ class Exporter:
   """Writes `export/<step>/`, the layout that TensorFlow Serving watches.
 
   Args:
-    model_dir: The run's directory.
+    model_dir: Directory of the run.
     task: A built Task.
-    samples: Gives what exports are tried on.
-    options: What and when.
-    best: What `on_best` looks at.
-    about: Says what is known of the run, for model.md.
+    samples: Returns the source of inputs that verify an export.
+    options: Schedule and contents.
+    best: Metric for `options.on_best`.
+    about: Returns facts about the run, for model.md.
+
+  Raises:
+    ConfigError: If `options.on_best` is set without `best`, or `options.part`
+      names no model of the Task.
   """
 
   part = 'export'
@@ -100,13 +110,18 @@ class Exporter:
     self._best = -math.inf
     self.interrupting: Callable[[], contextlib.AbstractContextManager[None]]
     self.interrupting = contextlib.nullcontext
-    """What surrounds an export; Interrupted may be raised inside."""
+    """Context of an export; it may raise Interrupted inside."""
     if options.on_best and best is None:
       raise errors.ConfigError('Export.on_best needs Experiment.best')
     self._part = self._find_part()
 
   def check(self) -> None:
-    """Raises ExportError now where an export could only fail at the end."""
+    """Checks early for errors that an export at the end would raise.
+
+    Raises:
+      ConfigError: If a format is unknown, or its package is not installed.
+      ExportError: If a signature cannot be exported.
+    """
     if self._part is None:
       samples = self._samples()
       saved_model.check_serve(
@@ -119,7 +134,10 @@ class Exporter:
     return self.directory / str(step)
 
   def export(self, step: int) -> pathlib.Path:
-    """Exports what the Task is now; it was made whole if it is there."""
+    """Exports the current Task, unless the export of `step` exists.
+
+    An existing export is complete, because a rename creates its directory.
+    """
     path = self.path(step)
     if path.exists():
       return path
@@ -140,7 +158,7 @@ class Exporter:
   # Actions.
 
   def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
-    if report.is_last:  # that one is exported when all is saved
+    if report.is_last:  # exported after the last checkpoint
       return None
     return self._interruptible(report.step)
 
@@ -159,7 +177,7 @@ class Exporter:
     return signal
 
   def read_state(self) -> dict[str, Any]:
-    return {'best': str(self._best)}  # JSON knows no infinity
+    return {'best': str(self._best)}  # JSON has no infinity
 
   def write_state(self, state: Mapping[str, Any]) -> None:
     self._best = float(state['best'])
@@ -176,14 +194,13 @@ class Exporter:
     return None
 
   def take_back(self, step: int) -> None:
-    """Sets aside what was exported after `step`: the run went back to it, and
-    takes another way from there."""
+    """Sets aside exports after `step`, which a rewind to `step` obsoletes."""
     for later in self._steps():
       if later > step:
         files.set_aside(self.path(later), 'abandoned')
 
   def _steps(self) -> list[int]:
-    """Those of exports of ours."""
+    """Returns the steps of existing exports by tftrain."""
     return sorted(
       int(path.parent.name)
       for path in self.directory.glob(f'*/{saved_model.COMPARISON}')

@@ -1,4 +1,4 @@
-"""Histograms: an Action that shows how weights and gradients are spread."""
+"""Histograms: an Action that writes histograms of weights and gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,21 +18,21 @@ from tftrain.task import task as task_lib
 
 
 class WeightHistograms:
-  """Writes histograms of what is trained, for TensorBoard.
+  """Writes histograms of the trainable variables for TensorBoard.
 
-  Each weight is `weights/<name>`. With `gradients`, `gradients/<name>` is the
-  gradient of the loss of one batch, the same batch each time, before clipping;
-  that costs a step that is not compiled.
+  A variable has the tag `weights/<name>`. With `gradients`, the tag
+  `gradients/<name>` is the gradient of the loss before clipping, on the same
+  batch each time; it costs a step that is not compiled.
 
   >>> Experiment(..., actions=[WeightHistograms(every=500)])
 
   Args:
-    every: How often: steps, or a time such as '10m', or a list of both.
-    gradients: Whether to show gradients, too; for Tasks that have a `loss` and
+    every: Interval: steps, a time such as '10m', or a list of both.
+    gradients: Whether to write gradients, too; needs a Task with a `loss` and
       one optimizer.
 
   Raises:
-    ConfigError: `every` is no interval.
+    ConfigError: If `every` is not an interval.
   """
 
   part = 'summaries'
@@ -50,12 +50,13 @@ class WeightHistograms:
     self._writer: summary_writer_lib.SummaryWriter | None = None
 
   def bind(self, run: report_lib.BoundRun) -> None:
-    """Says whose weights: those of `run.trainer`, to `run.summary_writer`.
+    """Sets the run: weights of `run.trainer` go to `run.summary_writer`.
 
-    An Experiment does it.
+    An Experiment calls `bind`.
 
     Raises:
-      ConfigError: The Task's gradients cannot be had.
+      ConfigError: If `gradients` is set and the Task has no `loss`, or not one
+        optimizer.
     """
     self._every = every_lib.Every(self._interval, self._write)
     self._trainer, self._writer = run.trainer, run.summary_writer
@@ -90,7 +91,7 @@ class WeightHistograms:
 
   @coordinator.together
   def _gradients_of(self) -> dict[str, Any]:
-    """Tag -> gradient, on the batch that the Trainer was built with."""
+    """Returns tag -> gradient, on the example batch of the Trainer."""
     task = self._trainer.task
     owned = tracking.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}

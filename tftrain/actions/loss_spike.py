@@ -1,5 +1,4 @@
-"""LossSpike: an Action that ends a run, or makes it go back, when the loss
-jumps."""
+"""Loss spikes: an Action that ends or rewinds a run after a loss spike."""
 
 from collections.abc import Mapping
 import math
@@ -11,22 +10,22 @@ from tftrain.report import report as report_lib
 
 
 class LossSpike:
-  """Raises LossSpikeError when the train loss rises far above what it was.
+  """Raises LossSpikeError if the train loss rises far above its median.
 
-  The means of `log_every` steps are compared with the median of the last ones.
-  With `Experiment.rewind` the run goes back and passes over the steps; without,
-  it ends there.
+  The mean over each `log_every` steps is compared with the median of the
+  previous means. With `Experiment.rewind`, the run rewinds and skips the
+  batches; without, the run ends.
 
   >>> Experiment(..., actions=[LossSpike(3.0)], rewind=Rewind())
 
   Args:
-    factor: How many times the median is a spike.
-    reports: How many of the last reports the median is of; none is a spike
-      before there are so many.
-    metric: What to look at, of the train Reports.
+    factor: Multiple of the median above which a mean is a spike.
+    reports: Number of previous Reports in the median. Before that many Reports,
+      no spike is detected.
+    metric: Tag of the metric in the train Reports.
 
   Raises:
-    ConfigError: A factor or number that makes no sense.
+    ConfigError: If `factor` is not above 1, or `reports` is below 1.
   """
 
   def __init__(

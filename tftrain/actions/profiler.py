@@ -1,4 +1,4 @@
-"""Profiler: a trace of a few steps, and the operations that cost most there."""
+"""Profiler: an Action that traces a few steps and ranks their operations."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from tftrain.report import report as report_lib
 
 _ROWS = 10
 
-# How TensorFlow calls an operation that it runs: `model/dense/MatMul:MatMul`.
+# Name and type of an operation in a trace: `model/dense/MatMul:MatMul`.
 _OPERATION = re.compile(r'([A-Za-z0-9_.][\w./>\\-]*):(\w+)')
 
-# Lines of a device that add up others.
+# Lines of a device that sum up other lines.
 _SUMS = ('Steps', 'XLA Modules', 'Framework Name Scope', 'Source code')
 
 
@@ -29,21 +29,23 @@ class Profiler:
   """Traces the steps `first` to `last` with TensorFlow's profiler.
 
   The trace goes to `model_dir/train/plugins/profile/`, for TensorBoard's
-  profile plugin. A table of the costliest operations is printed and kept as
-  `profile-<first>-<last>.txt`; it needs no plugin.
+  profile plugin. A table of the most expensive operations is printed and
+  written to `profile-<first>-<last>.txt`; it needs no plugin.
 
   >>> Experiment(make_task, train_data, steps=100, actions=[Profiler(10, 19)])
 
   Args:
-    first: Step, at least 2: tracing begins where the step before it has ended.
-    last: Step.
+    first: First step to trace, at least 2, because tracing begins at the end of
+      the previous step.
+    last: Last step to trace.
 
   Raises:
-    ConfigError: They are no steps of the run.
+    ConfigError: If `first` and `last` are not integers with
+      2 <= first <= last.
   """
 
   part = 'summaries'
-  acts_on_stop = True  # else the profiler would be left running
+  acts_on_stop = True  # a running trace must be stopped
 
   def __init__(self, first: int, last: int):
     whole = all(type(step) is int for step in (first, last))
@@ -59,7 +61,11 @@ class Profiler:
     self._is_through = False
 
   def bind(self, run: report_lib.BoundRun) -> None:
-    """Says whose steps these are."""
+    """Sets the run whose steps are traced.
+
+    Raises:
+      ConfigError: If the run ends before `last`.
+    """
     if self.last > run.last_step:
       raise errors.ConfigError(
         f'profile steps {self.first}:{self.last}: the run ends at step '
@@ -69,8 +75,10 @@ class Profiler:
 
   @property
   def place(self) -> int:
-    """First of all Actions when it ends, last when it begins: what the others
-    do between two steps is in no trace."""
+    """The position among the Actions: last to begin, first to end a trace.
+
+    The trace thus excludes the other Actions at its two ends.
+    """
     return -1 if self._is_tracing else 2
 
   def next_due(self, step: int) -> int | None:
@@ -100,7 +108,7 @@ class Profiler:
         self._begin(self._run)
 
   def _begin(self, run: report_lib.BoundRun) -> None:
-    run.checkpointer.wait()  # else its thread would be in the trace
+    run.checkpointer.wait()  # keeps the writer thread out of the trace
     directory = run.model_dir / 'train'
     files.make_directory(directory)
     self._known = set(_traces(directory))
@@ -135,13 +143,13 @@ class Profiler:
 
 
 class Operation(NamedTuple):
-  """What an operation took.
+  """Cost of an operation in a trace.
 
   Attributes:
-    name: Its name in the graph.
-    kind: What it does: `MatMul`; on an accelerator where it ran.
-    runs: How often it ran.
-    seconds: How long, without the operations that ran inside it.
+    name: Name in the graph.
+    kind: Type, such as `MatMul`; for a kernel without a type, its device.
+    runs: Number of executions.
+    seconds: Total time, excluding nested operations.
   """
 
   name: str
@@ -151,10 +159,10 @@ class Operation(NamedTuple):
 
 
 def operations(planes: Iterable[Any]) -> list[Operation]:
-  """The operations in a trace, the costliest first.
+  """Returns the operations in a trace, the most expensive first.
 
   Args:
-    planes: Of an XSpace.
+    planes: Planes of an XSpace.
   """
   seconds: Counter[tuple[str, str]] = Counter()
   counts: Counter[tuple[str, str]] = Counter()
@@ -168,7 +176,7 @@ def operations(planes: Iterable[Any]) -> list[Operation]:
 
 
 def table(found: Sequence[Operation], steps: int) -> str:
-  """The first rows of `found` as text; times are those of one step."""
+  """Returns the first rows of `found` as text, with times per step."""
   total = sum(operation.seconds for operation in found)
   lines = [f'{"ms/step":>10} {"share":>6} {"runs":>7}  operation']
   for name, kind, times, seconds in found[:_ROWS]:
@@ -184,7 +192,7 @@ _Event = tuple[int, int, tuple[str, str]]
 
 
 def _events(plane: Any, line: Any) -> Iterator[_Event]:
-  """(begin, end, (name, kind)) of each operation in picoseconds."""
+  """Yields (begin, end, (name, kind)) of each operation, in picoseconds."""
   on_device = plane.name.startswith('/device:')
   if on_device and line.name in _SUMS:
     return
@@ -203,7 +211,7 @@ def _events(plane: Any, line: Any) -> Iterator[_Event]:
 def _own_times(
   events: Iterable[_Event],
 ) -> Iterator[tuple[tuple[str, str], int]]:
-  """(name and kind, time without that of what ran inside) of each event."""
+  """Yields ((name, kind), time excluding nested events) of each event."""
   stack: list[list[Any]] = []
   for begin, end, key in sorted(events, key=lambda e: (e[0], -e[1])):
     while stack and stack[-1][0] <= begin:
@@ -231,10 +239,10 @@ def _planes(path: pathlib.Path) -> Sequence[Any]:
 
 
 def parse(text: str) -> Profiler:
-  """Reads `a:b`.
+  """Parses `a:b` into a Profiler of steps a to b.
 
   Raises:
-    ConfigError: It is not that.
+    ConfigError: If `text` does not have this form.
   """
   match = re.fullmatch(r'(\d+):(\d+)', text.strip())
   if not match:

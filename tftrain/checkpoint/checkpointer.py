@@ -1,7 +1,7 @@
-"""Checkpointer: saves a run and restores it. One rename commits a checkpoint.
+"""Checkpointer: saves and restores a run; one rename commits a checkpoint.
 
-"Latest" is found by listing, never by a pointer file; the file `checkpoint` is
-written for TensorFlow's own tools.
+The newest checkpoint is found by listing the directory, never by a pointer
+file. The file `checkpoint` is written only for TensorFlow's tools.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tftrain.report import report as report_lib
 
 
 class Saveable(Protocol):
-  """What can be saved: a Trainer, or anything with its five members."""
+  """The protocol of a saved object, such as a Trainer."""
 
   @property
   def step(self) -> int: ...
@@ -41,26 +41,33 @@ class Saveable(Protocol):
 
 
 class Checkpointer:
-  """Saves a Trainer, as an Action, and restores it.
+  """Saves a Trainer, as an Action (callback), and restores it.
 
-  A save copies the state on the calling thread and writes it on another, so
-  training goes on meanwhile. Every value is read back and compared before the
-  rename that makes the checkpoint exist.
+  A save copies the state on the calling thread and writes it on a second
+  thread, so training continues meanwhile. Every value is read back and verified
+  before the atomic rename that commits the checkpoint.
 
   Args:
-    model_dir: The run's directory; checkpoints go to `checkpoints/` in it.
-    trainer: What to save.
-    keep: How many of the newest to keep. The last finite one is never removed.
-    keep_every: Keeps one of every so many steps for good.
-    best: Which of the best to keep.
-    keep_behind: Keeps one that is at least so many steps behind, to go back to.
+    model_dir: The run's directory; its `checkpoints/` holds the checkpoints.
+    trainer: The object to save.
+    keep: Number of newest checkpoints to keep. The last finite checkpoint is
+      never removed.
+    keep_every: Steps between checkpoints that are kept for good, if any.
+    best: Metric and number of best checkpoints to keep, if any.
+    keep_behind: Steps by which one more finite checkpoint is older than the
+      newest, as a target for rewinds; 0 disables it.
     durable: Whether a save must survive a power cut, not only a killed
-      process; it waits for the disk.
-    max_failures: How many saves in a row may fail before the run does.
-    actions: Those among them that have a state (`EarlyStopping`) are saved
-      and restored, too.
-    before_commit: Called before a checkpoint comes into being, so that what
-      was logged up to its step is on disk: a summary writer's `flush`.
+      process. A durable save waits for the disk.
+    max_failures: Number of consecutive saves that may fail before the run
+      fails.
+    actions: Actions of the run. Those that have a state (`EarlyStopping`) are
+      saved and restored too.
+    before_commit: Function that is called before a checkpoint is committed, to
+      put the logs up to its step on disk: a summary writer's `flush`.
+
+  Raises:
+    ConfigError: If `keep` or `keep_every` is less than 1.
+    RunDirectoryError: If `model_dir` is the address of an object store.
   """
 
   acts_on_stop = True
@@ -98,7 +105,7 @@ class Checkpointer:
     self._damaged: set[int] = set()
     self._tidy = False
 
-  # Actions.
+  # The methods that are Actions.
 
   def __call__(self, report: report_lib.Report) -> None:
     self.save()
@@ -106,14 +113,14 @@ class Checkpointer:
       self.wait(last=True)
 
   def measure(self, report: report_lib.Report) -> None:
-    """Notes what was measured at a step; the checkpoint of it will say so."""
+    """Records the metrics of a step, for the manifest of its checkpoint."""
     step, known = self._measured
     values = {f'{report.source}/{k}': v for k, v in report.scalars.items()}
     same = step == report.step
     self._measured = (report.step, {**known, **values} if same else values)
 
   def save_if_best(self, report: report_lib.Report) -> None:
-    """Saves if what was measured at this step is among the best."""
+    """Saves if the recorded metric of this step is among the best."""
     score = self._score(report.step)
     if score is None or report.step in self.steps():
       return
@@ -127,20 +134,21 @@ class Checkpointer:
   # Saving.
 
   def steps(self) -> list[int]:
-    """The steps of which there is a checkpoint, oldest first."""
+    """Returns the steps that have a checkpoint, oldest first."""
     found = format.committed_steps(self.directory)
     return [step for step in found if step not in self._damaged]
 
   def best_step(self) -> int | None:
-    """The step with the best value of `best`, as far as it was kept."""
+    """Returns the kept step with the best value of `best`, if any."""
     known = [self._about(step) for step in self.steps()]
     ranked = self._retention.ranked(known)
     return ranked[0].step if ranked else None
 
   def tidy(self) -> None:
-    """Removes what a killed save left, and sets damaged checkpoints aside.
+    """Removes leftovers of killed saves, and sets damaged checkpoints aside.
 
-    Only whoever trains in the directory may do so; the first save does.
+    Only the process that trains in the directory may do so; its first save
+    calls this method.
     """
     files.remove_stale(self.directory)
     for step in sorted(self._damaged):
@@ -151,7 +159,11 @@ class Checkpointer:
     self._tidy = True
 
   def check_space(self) -> None:
-    """Raises RunDirectoryError now if the disk will be full later."""
+    """Checks that the disk has space for the checkpoints of the run.
+
+    Raises:
+      RunDirectoryError: If the free space is too small for them.
+    """
     size = _size(self._trainer.read_state())
     missing = max(self._retention.most - len(self.steps()), 0) + 1
     free = files.free_bytes(self.directory)
@@ -163,10 +175,11 @@ class Checkpointer:
       )
 
   def save(self) -> None:
-    """Saves the present step; returns while it is still being written.
+    """Starts to save the current step; a second thread writes the checkpoint.
 
     Raises:
-      CheckpointError: The save before this one failed.
+      CheckpointError: If the previous save failed, and `max_failures` saves in
+        a row before it.
     """
     step = self._trainer.step
     if step == self._writing:
@@ -177,8 +190,8 @@ class Checkpointer:
     files.make_directory(self.directory)
     if not self._tidy:
       self.tidy()
-    # Reading a variable shares its buffer; the next step that writes to it
-    # copies first, so these values stay those of this moment.
+    # Reading a variable shares its buffer. The next write to the variable
+    # copies the buffer first, so the values in `state` do not change.
     state = self._trainer.read_state()
     said = {
       'facts': self._trainer.facts(),
@@ -190,7 +203,7 @@ class Checkpointer:
       },
     }
     self._before_commit()
-    self._known.pop(step, None)  # a run that went back saves a step anew
+    self._known.pop(step, None)  # after a rewind a step is saved again
     self._writing = step
     self._writer = threading.Thread(
       target=self._write, args=(step, state, said), name='tftrain-checkpoint'
@@ -202,13 +215,14 @@ class Checkpointer:
     return self._writer is not None and self._writer.is_alive()
 
   def wait(self, *, last: bool = False) -> None:
-    """Returns when the last save is committed.
+    """Waits until the last save is committed.
 
     Args:
-      last: No save follows, so a failure is one.
+      last: Whether no save follows; then no failure is tolerated.
 
     Raises:
-      CheckpointError: It failed, and `max_failures` before it.
+      CheckpointError: If the save failed, and `last` is true or `max_failures`
+        saves in a row failed before it.
     """
     if self._writer is None:
       return
@@ -244,7 +258,7 @@ class Checkpointer:
     try:
       with files.staged_directory(final, durable=self._durable) as staged:
         format.write_checkpoint(staged, step, state, said)
-    except BaseException as error:  # kept for the training thread to raise
+    except BaseException as error:  # raised later, on the training thread
       self._failure = error
       return
     try:
@@ -253,10 +267,7 @@ class Checkpointer:
         f'model_checkpoint_path: "{final.name}/{format.BUNDLE}"\n',
       )
       self._remove_old()
-    except (
-      OSError,
-      errors.Error,
-    ) as error:  # the save is committed all the same
+    except (OSError, errors.Error) as error:  # the save is committed
       logging.warning('After the save of step %d: %s', step, error)
 
   def _remove_old(self) -> None:
@@ -268,11 +279,11 @@ class Checkpointer:
     for step in steps:
       try:
         files.remove_directory(format.checkpoint_path(self.directory, step))
-      except OSError as error:  # a committed save has not failed by this
+      except OSError as error:  # the save is committed
         logging.warning('Could not remove checkpoint %d: %s', step, error)
 
   def _about(self, step: int) -> retention.Saved:
-    """What the manifest of a step says."""
+    """Returns the summary of a step's checkpoint, from its manifest."""
     if step not in self._known:
       path = format.checkpoint_path(self.directory, step)
       try:
@@ -297,11 +308,11 @@ class Checkpointer:
     """Restores the newest readable checkpoint.
 
     Returns:
-      Its step, or None if there is no checkpoint at all.
+      The restored step, or None if the run has no checkpoint.
 
     Raises:
-      CheckpointError: There are checkpoints, but none is readable, or the
-        newest readable one belongs to another model, optimizer or data.
+      CheckpointError: If no existing checkpoint is readable, or the newest
+        readable one belongs to another model, optimizer or data.
     """
     step, causes = self._restore_newest(math.inf)
     if causes and step is None:
@@ -313,11 +324,12 @@ class Checkpointer:
     return step
 
   def restore_step(self, step: int) -> bool:
-    """Restores the checkpoint of a step; False if there is none (any more).
+    """Restores the checkpoint of a step; returns False if it does not exist.
 
     Raises:
-      DamagedError: It cannot be read.
-      CheckpointError: It is of another run.
+      DamagedError: If the checkpoint is damaged.
+      CheckpointError: If the checkpoint belongs to another run, or cannot be
+        read at the moment.
     """
     path = format.checkpoint_path(self.directory, step)
     try:
@@ -332,10 +344,13 @@ class Checkpointer:
     return True
 
   def go_back(self, step: int) -> int | None:
-    """Restores the newest finite checkpoint at or before `step`.
+    """Rewinds to the newest finite checkpoint at or before `step`.
 
-    What was saved after `step` is removed: the run takes another way from
-    there. None if there is no such checkpoint; then nothing is changed.
+    Checkpoints after `step` are removed, as the run diverges from them.
+
+    Returns:
+      The restored step. None if there is no such checkpoint; then nothing is
+      changed.
     """
     found, _ = self._restore_newest(step, finite=True)
     if found is not None:
@@ -345,7 +360,11 @@ class Checkpointer:
   def _restore_newest(
     self, at_most: float, *, finite: bool = False
   ) -> tuple[int | None, list[str]]:
-    """(the step, what was wrong with those passed over)."""
+    """Restores the newest readable checkpoint up to the step `at_most`.
+
+    Returns:
+      (the step or None, the errors of the damaged checkpoints skipped).
+    """
     causes = []
     for step in reversed(format.committed_steps(self.directory)):
       if step > at_most or (finite and not self._about(step).finite):
@@ -372,7 +391,7 @@ class Checkpointer:
     state: Mapping[str, Any],
   ) -> None:
     self._check(path, manifest)
-    self._measured = (-1, {})  # of a way that the run may not take again
+    self._measured = (-1, {})  # metrics from before no longer apply
     self._trainer.write_state(state)
     self._trainer.write_facts(manifest['facts'])
     for name, action in self._actions.items():
@@ -382,7 +401,7 @@ class Checkpointer:
         logging.warning('%s says nothing of %s; it begins anew', path, name)
 
   def _check(self, path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that is not of this run."""
+    """Raises CheckpointError for a checkpoint of another run."""
     facts, mine = manifest['facts'], self._trainer.facts()
     differences = [
       f'{key}: checkpoint {_said(facts.get(key))} vs now {_said(mine[key])}'
@@ -406,7 +425,7 @@ class Checkpointer:
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-  """(manifest, state); None if it is not there (any more)."""
+  """Returns (manifest, state), or None if `path` does not exist (any more)."""
   try:
     return format.read_checkpoint(path)
   except format.DAMAGED as error:
@@ -425,7 +444,7 @@ def _said(value: Any) -> str:
 
 
 def _size(state: Mapping[str, tf.Tensor]) -> int:
-  """Bytes of all values; of strings about one for each."""
+  """Returns the bytes of all values, about one for each string."""
   return sum(
     int(tf.size(value)) * (value.dtype.size or 1) for value in state.values()
   )

@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk: a TF bundle, and a manifest that proves it.
+"""Checkpoint format: a TF bundle, and a manifest that verifies it.
 
 checkpoints/ckpt-00001000/manifest.json     every value: shape, dtype, SHA-256
 checkpoints/ckpt-00001000/state.{index,data-00000-of-00001}   a TF bundle
@@ -25,13 +25,13 @@ _NAME = re.compile(r'ckpt-(\d{8,})')
 _MANIFEST = 'manifest.json'
 
 DAMAGED = (OSError, ValueError, KeyError, IndexError, tf.errors.OpError)
-"""What reading a damaged checkpoint may raise."""
+"""Exceptions that reading a damaged checkpoint may raise."""
 
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
 
 
 def is_passing(error: BaseException) -> bool:
-  """Whether it says something of the machine, and nothing of the file."""
+  """Returns whether an error is transient: of the machine, not the file."""
   if isinstance(error, OSError):
     return error.errno in _PASSING
   passing = tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError
@@ -43,7 +43,7 @@ def checkpoint_path(directory: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def committed_steps(directory: pathlib.Path) -> list[int]:
-  """The steps whose checkpoints lie in `directory`, oldest first."""
+  """Returns the steps of the checkpoints in `directory`, oldest first."""
   try:
     names = [path.name for path in directory.iterdir()]
   except FileNotFoundError:
@@ -63,13 +63,13 @@ def write_checkpoint(
   state: Mapping[str, tf.Tensor],
   said: Mapping[str, Any],
 ) -> None:
-  """Writes a bundle and its manifest, and proves them by reading both back.
+  """Writes a bundle and its manifest, and verifies both by reading them back.
 
   Args:
-    directory: Where; it exists and is empty.
-    step: Of the run.
+    directory: An existing, empty directory.
+    step: Step of the run.
     state: Name -> value.
-    said: What else the manifest says (JSON).
+    said: Further entries of the manifest (JSON).
   """
   names = sorted(state)
   arrays = {name: state[name].numpy() for name in names}
@@ -108,14 +108,14 @@ def write_checkpoint(
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
   manifest = json.loads((path / _MANIFEST).read_text(encoding='utf-8'))
   for name in ('values', 'facts', 'actions'):
-    manifest[name]  # half a manifest is damage, found here
+    manifest[name]  # a missing entry is damage, found here
   return dict(manifest)
 
 
 def read_checkpoint(
   path: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Reads a checkpoint and proves each value by its digest."""
+  """Reads a checkpoint and verifies each value by its digest."""
   manifest = read_manifest(path)
   values = manifest['values']
   names = sorted(values)

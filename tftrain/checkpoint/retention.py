@@ -1,4 +1,4 @@
-"""Which checkpoints are kept."""
+"""Retention: selects the checkpoints of a run to keep."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,18 +11,18 @@ from tftrain import errors
 class KeepBest:
   """Keeps the checkpoints with the best values of a metric.
 
-  A checkpoint is then also saved after each evaluation that brings one of the
-  best values. NaN is worse than anything.
+  A checkpoint is then also saved after each evaluation that reaches one of the
+  best values. NaN is worse than any other value.
 
   >>> Experiment(..., best=KeepBest('eval/test/accuracy'))
 
   Attributes:
     metric: Full name, source/tag, such as `eval/test/accuracy`.
     goal: `max` or `min`.
-    keep: How many.
+    keep: Number of checkpoints to keep.
 
   Raises:
-    ConfigError: A goal or a number that is none.
+    ConfigError: If `goal` is not 'min' or 'max', or `keep` is less than 1.
   """
 
   metric: str
@@ -40,7 +40,7 @@ class KeepBest:
       )
 
   def rank(self, value: float) -> float:
-    """Greater is better."""
+    """Returns a sort key of a value: greater is better."""
     if math.isnan(value):
       return -math.inf
     return value if self.goal == 'max' else -value
@@ -48,12 +48,12 @@ class KeepBest:
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-  """What is known of a checkpoint without reading its values.
+  """The summary of a checkpoint, from its manifest.
 
   Attributes:
-    step: Of the run.
-    finite: Whether all its values are.
-    score: The value of `KeepBest.metric` at that step, where it was measured.
+    step: Step of the run.
+    finite: Whether all values are finite.
+    score: Value of `KeepBest.metric` at that step; None if not measured.
   """
 
   step: int
@@ -63,13 +63,18 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retention:
-  """What to keep of a run's checkpoints.
+  """The rules that select the checkpoints to keep.
 
   Attributes:
-    last: So many of the newest.
-    every: The first at or after each multiple of so many steps, for good.
-    best: Those with the best values of a metric.
-    behind: The newest finite one at least so many steps before the newest.
+    last: Number of newest checkpoints to keep.
+    every: Steps; the first checkpoint at or after each multiple is kept for
+      good.
+    best: Metric and number of best checkpoints to keep.
+    behind: Steps; the newest finite checkpoint that is at least this many steps
+      older than the newest one is kept.
+
+  Raises:
+    ConfigError: If `last` or `every` is less than 1.
   """
 
   last: int = 3
@@ -84,13 +89,13 @@ class Retention:
 
   @property
   def most(self) -> int:
-    """How many there may be at once, leaving `every` aside."""
+    """The maximum number of checkpoints at once, without those of `every`."""
     return self.last + (self.best.keep if self.best else 0) + bool(self.behind)
 
   def kept(self, saved: Sequence[Saved]) -> set[int]:
-    """The steps to keep; `saved` is sorted by step.
+    """Returns the steps to keep; `saved` is sorted by step.
 
-    The last finite one is always among them.
+    The last finite checkpoint is always among them.
     """
     steps = [one.step for one in saved]
     finite = [one.step for one in saved if one.finite]
@@ -107,7 +112,7 @@ class Retention:
     return kept
 
   def ranked(self, saved: Sequence[Saved]) -> list[Saved]:
-    """Those with a score, the best first; of equals the earlier."""
+    """Returns the checkpoints with a score, best first, then earliest first."""
     if self.best is None:
       return []
     scored = [

@@ -1,4 +1,4 @@
-"""What a checkpoint holds against what a model has, said in one line."""
+"""Structure diff: compares the values of a checkpoint and of a model."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 Spec = tuple[str, tuple[int, ...]]
-"""dtype and shape."""
+"""The dtype and shape."""
 
 
 def specs(values: Mapping[str, Any]) -> dict[str, Spec]:
-  """Of tensors, of arrays, or of the values of a manifest."""
+  """Returns the specs of tensors, arrays, or the values of a manifest."""
   found = {}
   for name, value in values.items():
     if isinstance(value, Mapping):
@@ -23,11 +23,11 @@ def specs(values: Mapping[str, Any]) -> dict[str, Spec]:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Of names, each with its dtype and shape.
+  """The comparison of two sets of names, each with its dtype and shape.
 
   Attributes:
-    saved: What the checkpoint has.
-    ours: What the model has.
+    saved: Specs of the checkpoint, by name.
+    ours: Specs of the model, by name.
   """
 
   saved: Mapping[str, Spec]
@@ -39,17 +39,17 @@ class Comparison:
 
   @property
   def missing(self) -> list[str]:
-    """What the model has and the checkpoint lacks."""
+    """The names that the model has and the checkpoint lacks."""
     return [name for name in self.ours if name not in self.saved]
 
   @property
   def unexpected(self) -> list[str]:
-    """What the checkpoint has and the model lacks."""
+    """The names that the checkpoint has and the model lacks."""
     return [name for name in self.saved if name not in self.ours]
 
   @property
   def differing(self) -> list[str]:
-    """Of what both have, that of another dtype or shape."""
+    """The common names that differ in dtype or shape."""
     both = [name for name in self.ours if name in self.saved]
     return [name for name in both if self.saved[name] != self.ours[name]]
 
@@ -63,7 +63,7 @@ class Comparison:
     return found + [f'unexpected {name}' for name in self.unexpected]
 
   def hint(self) -> str:
-    """Whether it looks as if something was renamed, and what."""
+    """Returns a guess at a renaming that explains the differences, or ''."""
     pairs = self._pairs()
     changes = {_change(*pair) for pair in pairs}
     if not pairs or len(changes) != 1 or len(pairs) < len(self.missing):
@@ -72,13 +72,13 @@ class Comparison:
     return f'was {old!r} renamed to {new!r}?'
 
   def _pairs(self) -> list[tuple[str, str]]:
-    """(unexpected, missing) of equal dtype and shape, in order."""
+    """Returns (unexpected, missing) pairs of equal specs, in order."""
     left = list(self.unexpected)
     pairs = []
     for name in self.missing:
       alike = [old for old in left if self.saved[old] == self.ours[name]]
       if alike:
-        # The one that shares most of its end: kernel with kernel.
+        # The longest common suffix: kernel with kernel.
         best = max(alike, key=lambda old: len(_common_end(old, name)))
         left.remove(best)
         pairs.append((best, name))
@@ -99,7 +99,7 @@ def _common_end(one: str, other: str) -> str:
 
 
 def _change(old: str, new: str) -> tuple[str, str]:
-  """What became of what, by whole segments of the names."""
+  """Returns the (old, new) segments by which two names differ."""
   one, other = old.split('/'), new.split('/')
   while one and other and one[0] == other[0]:
     one, other = one[1:], other[1:]

@@ -1,4 +1,4 @@
-"""Debugging: replays a step, compares runs, inspects data, finds a rate."""
+"""Debugging: dry run, replay, run comparison, data inspection, LR finder."""
 
 import lazy_loader
 

@@ -1,7 +1,9 @@
-"""python -m tftrain.debug.compare_runs RUN_A RUN_B: where two runs part, and what differs.
+"""Comparison of two runs: the first differing step and its likely causes.
 
-It reads what runs leave in their directories and needs no TensorFlow. Exit
-codes: 0 the same, 1 different, 2 cannot be compared.
+Usage: python -m tftrain.debug.compare_runs RUN_A RUN_B
+
+The comparison reads the files of the runs and needs no TensorFlow. Exit codes:
+0 the same, 1 different, 2 cannot be compared.
 """
 
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from tftrain.platform import files
 from tftrain.platform import jsonl
 
 Record = Mapping[str, Any]
-"""What a run.json holds."""
+"""Contents of a run.json."""
 
 _VERSIONS = ('python', 'tensorflow', 'keras')
 _USAGE = 'usage: python -m tftrain.debug.compare_runs RUN_A RUN_B'
@@ -28,13 +30,13 @@ _SHOWN = 12
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """What was found.
+  """Result of comparing two runs.
 
   Attributes:
-    where: The first step that differs, in a line; None if none does.
-    compared: What was, in a line.
-    causes: A line for each thing that differs: config, code, data, versions,
-      seed, replicas, devices.
+    where: Line on the first step that differs; None if all are the same.
+    compared: Line on the amount of compared data.
+    causes: Line for each difference in config, code, data, versions, seed,
+      replicas or devices.
   """
 
   where: str | None
@@ -53,10 +55,15 @@ class Difference:
 
 
 def compare(one: str | pathlib.Path, other: str | pathlib.Path) -> Difference:
-  """Compares two runs by their directories.
+  """Compares two runs by the files in their directories.
+
+  Args:
+    one: The model_dir of a run.
+    other: The model_dir of another run.
 
   Raises:
-    RunDirectoryError: One is no run, or they have no step in common.
+    RunDirectoryError: If a directory holds no run, or the runs have no step in
+      common.
   """
   paths = pathlib.Path(one), pathlib.Path(other)
   records = [read(path) for path in paths]
@@ -96,7 +103,7 @@ def compare(one: str | pathlib.Path, other: str | pathlib.Path) -> Difference:
 
 
 def facts(one: Record, other: Record) -> Iterator[str]:
-  """A line for each thing that differs: code, data, versions, seed, devices."""
+  """Yields a line per difference in code, data, versions, seed or devices."""
   yield from _code(one, other)
   yield from _data(one, other)
   for name in _VERSIONS:
@@ -106,10 +113,10 @@ def facts(one: Record, other: Record) -> Iterator[str]:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """The run.json in a directory.
+  """Returns the contents of the run.json in a directory.
 
   Raises:
-    RunDirectoryError: There is none, or it is no record of a run.
+    RunDirectoryError: If run.json is missing, unreadable or damaged.
   """
   record = path / 'run.json'
   with files.explained(record):
@@ -130,13 +137,13 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-# The steps.
+# Steps.
 
 _Key = tuple[int, str]
 
 
 def _lines(path: pathlib.Path) -> dict[_Key, dict[str, Any]]:
-  """(step, source) -> line."""
+  """Returns (step, source) -> line."""
   return {
     (int(line['step']), str(line.get('source', ''))): line
     for line in jsonl.read(path)
@@ -144,7 +151,7 @@ def _lines(path: pathlib.Path) -> dict[_Key, dict[str, Any]]:
 
 
 def _before(key: _Key, common: Sequence[_Key]) -> str:
-  """Since when they differ, as far as was looked."""
+  """Returns text on the last equal step before `key`."""
   steps = [step for step, _ in common if step < key[0]]
   return f' (equal up to step {steps[-1]})' if steps else ' (its first line)'
 
@@ -176,11 +183,11 @@ def _end(path: pathlib.Path) -> int:
   return max(steps, default=0)
 
 
-# What they were made of.
+# Code, data and configuration.
 
 
 def _both(one: Record, other: Record, name: str) -> tuple[Any, Any]:
-  """The values that a fact had in the attempts of each run."""
+  """Returns the values of a fact over the attempts of each run."""
   return _in_attempts(one, name), _in_attempts(other, name)
 
 
@@ -264,7 +271,7 @@ def _configs(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
 
 
 def _bindings(path: pathlib.Path) -> dict[str, str] | None:
-  """Binding -> value as gin wrote it; what goes on is indented there."""
+  """Returns binding -> value; gin indents continuation lines."""
   with files.explained(path):
     if not path.exists():
       return None

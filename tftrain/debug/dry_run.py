@@ -1,4 +1,4 @@
-"""A run tried out before it begins: every part once, and nothing is left."""
+"""Dry run: tries every part of a run once, and leaves nothing behind."""
 
 from collections.abc import Iterator
 import time
@@ -22,13 +22,13 @@ def check(experiment: experiment_lib.Experiment) -> Iterator[str]:
   """Tries each part of a run, in a directory that is removed afterwards.
 
   Args:
-    experiment: Its recipe.
+    experiment: Recipe of the run.
 
   Yields:
-    A line for what was found good, with its figures.
+    A line for each part that works, with its figures.
 
   Raises:
-    Error: What is the first to fail.
+    Error: If a part fails; the parts after it are not tried.
   """
   with files.scratch_directory() as directory:
     model_dir = directory / 'run'
@@ -46,7 +46,7 @@ def check(experiment: experiment_lib.Experiment) -> Iterator[str]:
 
 
 def _described(run: run_lib.Run) -> Iterator[str]:
-  """What was already done to prepare it."""
+  """Yields lines on the data, the model and the metrics."""
   trainer = run.trainer
   batch = pipeline_lib.described(trainer.example_batch)
   yield _line('data', f'a batch is {batch}')
@@ -80,7 +80,7 @@ def _stepped(run: run_lib.Run) -> Iterator[str]:
 
 
 def _saved(run: run_lib.Run) -> Iterator[str]:
-  """A checkpoint is what the state is, and the state then what it says."""
+  """Saves and restores a checkpoint, and compares the states to the bit."""
   trainer, checkpointer = run.trainer, run.checkpointer
   before = {k: v.numpy() for k, v in trainer.read_state().items()}
   begun = time.perf_counter()
@@ -105,7 +105,7 @@ def _saved(run: run_lib.Run) -> Iterator[str]:
 
 
 def _timed(run: run_lib.Run) -> Iterator[str]:
-  """Steps for some seconds, and what that makes of the whole run."""
+  """Times some seconds of steps, and extrapolates to the whole run."""
   trainer = run.trainer
   begun, first = time.perf_counter(), trainer.step
   seconds = 0.0

@@ -1,4 +1,4 @@
-"""Looking at data: what comes out of it, and where its time goes."""
+"""Data inspection: first examples, and the speed of each input stage."""
 
 from collections.abc import Iterator
 import time
@@ -22,11 +22,14 @@ _ADVICE = {
 
 
 def inspect(experiment: experiment_lib.Experiment, seconds: float = 1.0) -> str:
-  """The first examples of each of an Experiment's data, and its stages' speed.
+  """Describes each dataset of an Experiment: examples and speed of stages.
 
   Args:
-    experiment: Whose data; no Task is made.
-    seconds: How long each stage is timed.
+    experiment: Recipe of the run; no Task is made.
+    seconds: Time for which each stage is measured.
+
+  Returns:
+    The description, several lines.
   """
   parts = []
   for name, pipeline in experiment.all_data():
@@ -53,7 +56,7 @@ def _first_examples(pipeline: pipeline_lib.Pipeline) -> Iterator[str]:
 def _stage_lines(
   pipeline: pipeline_lib.Pipeline, seconds: float
 ) -> Iterator[str]:
-  """A line for each stage."""
+  """Yields a line for each stage."""
   total, own = _stage_times(pipeline, seconds)
   slowest = max(own, key=lambda name: own[name])
   yield f'{"stage":10} {"examples/s":>12} {"us/example":>12} {"its own":>9}'
@@ -66,11 +69,11 @@ def _stage_lines(
 
 
 def slowest_stage(pipeline: pipeline_lib.Pipeline, seconds: float = 0.3) -> str:
-  """Names the stage that takes most of the input's time, and what helps.
+  """Names the input stage that takes most of the time, with a remedy.
 
   Args:
-    pipeline: What is read.
-    seconds: How long each stage is timed.
+    pipeline: Pipeline to measure.
+    seconds: Time for which each stage is measured.
   """
   _, own = _stage_times(pipeline, seconds)
   name = max(own, key=lambda name: own[name])
@@ -81,7 +84,7 @@ def slowest_stage(pipeline: pipeline_lib.Pipeline, seconds: float = 0.3) -> str:
 def _stage_times(
   pipeline: pipeline_lib.Pipeline, seconds: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-  """(seconds per example up to each stage, of each what it adds)."""
+  """Returns (seconds per example up to each stage, share of each stage)."""
   with pipeline_lib.explained(pipeline):
     total = {
       name: _seconds_per_example(dataset, seconds)
@@ -96,12 +99,12 @@ def _stage_times(
 
 def _seconds_per_example(dataset: tf.data.Dataset, seconds: float) -> float:
   first = tf.nest.flatten(dataset.element_spec)[0]
-  if first.shape.rank == 0:  # one by one; Python is not to be timed
+  if first.shape.rank == 0:  # single examples: do not time Python
     dataset = dataset.ragged_batch(_TOGETHER)
   iterator = iter(dataset)
   begun = time.perf_counter()
   count = _rows(next(iterator))
-  if time.perf_counter() - begun < seconds:  # filling buffers is not counted
+  if time.perf_counter() - begun < seconds:  # excludes filling of buffers
     begun, count = time.perf_counter(), 0
   for element in iterator:
     count += _rows(element)

@@ -1,4 +1,4 @@
-"""Which learning rate: one short run whose rate grows until the loss does."""
+"""Learning-rate finder: a short run with a geometrically growing rate."""
 
 from collections.abc import Callable
 import csv
@@ -26,14 +26,14 @@ _ENDINGS = ('.csv', '.json', '.png')
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-  """What a learning-rate range test found.
+  """Result of a learning-rate range test.
 
   Attributes:
-    rates: The learning rate of each step.
-    losses: The loss of each step, before its update.
-    smoothed: The same without most of their noise.
-    suggestion: A rate to begin with; None if the loss never fell.
-    ended: Why the test ended.
+    rates: Learning rate of each step.
+    losses: Loss of each step, before its update.
+    smoothed: Means of the losses around each step.
+    suggestion: Rate to begin with; None if the loss never fell.
+    ended: Reason for the end of the test.
   """
 
   rates: tuple[float, ...]
@@ -43,7 +43,7 @@ class RangeTest:
   ended: str
 
   def table(self) -> str:
-    """Some of the steps, and what to take, for people."""
+    """Returns a selection of the steps and the suggestion, as text."""
     count = len(self.rates)
     chosen = sorted(
       {round(i * (count - 1) / _SHOWN) for i in range(_SHOWN + 1)}
@@ -63,10 +63,11 @@ class RangeTest:
 
 
 def check_output(path: str) -> None:
-  """Refuses a name that `write` could not write to.
+  """Checks early that `write` can write `path`.
 
   Raises:
-    ConfigError: Its ending says nothing, or matplotlib is missing.
+    ConfigError: If the suffix is unknown, or `.png` is asked for and matplotlib
+      is not installed.
   """
   if pathlib.Path(path).suffix not in _ENDINGS:
     raise errors.ConfigError(
@@ -77,7 +78,7 @@ def check_output(path: str) -> None:
 
 
 def write(found: RangeTest, path: str) -> None:
-  """Writes all steps, as the ending of the name says; `.png` is a plot."""
+  """Writes all steps to `.csv` or `.json`, or a plot of them to `.png`."""
   check_output(path)
   target = pathlib.Path(path)
   with files.explained(target):
@@ -95,14 +96,14 @@ def write(found: RangeTest, path: str) -> None:
 
 
 def of_experiment(experiment: experiment_lib.Experiment) -> RangeTest:
-  """The test on the run that an Experiment describes; leaves nothing behind.
+  """Runs the test on an Experiment, and leaves nothing behind.
 
-  Where its optimizer has a schedule, the test has the plain rate instead.
+  A learning-rate schedule is replaced by the constant rate of the test.
   """
 
   def make_task() -> task_lib.Task:
     task = experiment.task()
-    if isinstance(task, task_lib.Task):  # else prepare says what it is
+    if isinstance(task, task_lib.Task):  # prepare() rejects others
       _without_schedule(task)
     return task
 
@@ -126,22 +127,23 @@ def find(
   highest: float = 10.0,
   steps: int = 100,
 ) -> RangeTest:
-  """Trains with a rate that grows geometrically, and puts everything back.
+  """Runs the learning-rate range test, and restores the Trainer's state.
 
-  The learning-rate range test of Smith (Cyclical Learning Rates for Training
-  Neural Networks, 2017). It ends early where the loss is not finite, or is
-  several times the best. The suggestion is the lower of two that fastai takes:
-  where the smoothed loss falls fastest over the logarithm of the rate, and a
-  tenth of where it is lowest.
+  The test of Smith (Cyclical Learning Rates for Training Neural Networks, 2017)
+  trains with a geometrically growing rate. It ends early if the loss is not
+  finite, or is several times the best loss. The suggestion is the lower of two
+  rates that fastai uses: the one at which the smoothed loss falls fastest over
+  the logarithm of the rate, and a tenth of the one at its minimum.
 
   Args:
-    trainer: Of a Task with one optimizer, whose rate is a number.
-    lowest: The rate of the first step.
-    highest: That of the last.
-    steps: How many.
+    trainer: Trainer of a Task with one optimizer and a constant rate.
+    lowest: Learning rate of the first step.
+    highest: Learning rate of the last step.
+    steps: Number of steps, at least 10.
 
   Raises:
-    ConfigError: No such range, or no single rate to change.
+    ConfigError: If not 0 < lowest < highest, if `steps` is below 10, or if the
+      Task has several optimizers or a schedule.
   """
   if not 0 < lowest < highest < math.inf or steps < 10:
     raise errors.ConfigError(
@@ -149,7 +151,7 @@ def find(
       'highest and at least 10 steps'
     )
   optimizer = _only_optimizer(trainer.task)
-  # The rate itself is part of it.
+  # The learning rate is part of the state.
   before = {k: v.numpy() for k, v in trainer.read_state().items()}
   growth = (highest / lowest) ** (1 / (steps - 1))
   try:
@@ -203,7 +205,7 @@ def _walk(
       ended = 'the data ended'
       break
     loss = report.scalars['loss']
-    if not math.isfinite(loss):  # a loss scale had that step left out
+    if not math.isfinite(loss):  # loss scaling skipped this step
       ended = f'the loss was not finite at {rate:.2g}'
       break
     average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
@@ -229,7 +231,7 @@ def _is_worse(trend: list[float]) -> bool:
 
 
 def _centred(losses: list[float]) -> tuple[float, ...]:
-  """Means of what is around each: a trailing one would come too late."""
+  """Returns centered moving averages; trailing ones would lag."""
   parts = [
     losses[max(0, i - _AROUND) : i + _AROUND + 1] for i in range(len(losses))
   ]
@@ -249,7 +251,7 @@ def _suggestion(
 
 
 def _figure() -> Callable[..., Any]:
-  """matplotlib's Figure, which is not installed with us."""
+  """Returns the Figure of matplotlib, which is an optional dependency."""
   try:
     from matplotlib import figure
   except ImportError as error:

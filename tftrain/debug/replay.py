@@ -1,4 +1,4 @@
-"""One step of a run, repeated and looked at."""
+"""Replay: repeats one step of a run and diagnoses it."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -19,20 +19,22 @@ from tftrain.train import trainer as trainer_lib
 
 
 def replay(run: run_lib.Run, step: int) -> str:
-  """Repeats a step, to the bit, and says what happened in it.
+  """Repeats a step, to the bit, and diagnoses it.
 
-  It starts from `crash/step-N` if the run ended there, else from the nearest
-  checkpoint before it, or from the beginning. Nothing is written.
+  The replay starts from `crash/step-N` if the run failed at that step, else
+  from the nearest earlier checkpoint or from the beginning. It writes nothing.
 
   Args:
     run: A prepared Run.
-    step: Which step, from 1.
+    step: Number of the step, from 1.
 
   Returns:
-    What was found, some lines.
+    The diagnosis, several lines.
 
   Raises:
-    ConfigError: There is no such step.
+    CheckpointError: If no earlier checkpoint is left, and the Trainer is not at
+      the beginning.
+    ConfigError: If `step` is not a step of the run.
   """
   if step < 1 or step > run.last_step:
     raise errors.ConfigError(
@@ -56,7 +58,7 @@ def replay(run: run_lib.Run, step: int) -> str:
 
 
 def _restore(run: run_lib.Run, step: int) -> tuple[str, Any]:
-  """(from where, the step's batch or None); the Trainer is before the step."""
+  """Restores the state before `step`; returns (its source, batch or None)."""
   trainer = run.trainer
   path = crash_dump.path_of(run.model_dir, step)
   if path.exists():
@@ -80,7 +82,7 @@ def _restore(run: run_lib.Run, step: int) -> tuple[str, Any]:
 def _take(
   trainer: trainer_lib.Trainer, batch: Any
 ) -> tuple[bool, float, float, dict[str, Any]]:
-  """(all went well, loss, gradient norm, name -> whether it is finite)."""
+  """Takes a step; returns (is finite, loss, gradient norm, name -> finite)."""
   with trainer.strategy.scope():
     run = inner_loop.single_step(trainer.task)
     finite, loss, norm, gradients = run(batch)
@@ -90,7 +92,7 @@ def _take(
 def _causes(
   trainer: trainer_lib.Trainer, batch: Any, gradients: dict[str, Any]
 ) -> Iterator[str]:
-  """What was not finite: in the batch, in the weights, then in the step."""
+  """Yields lines on non-finite values in the batch, weights and step."""
   leaves = tf.nest.flatten(batch, expand_composites=True)
   named = ((f'batch leaf {i}', leaf.numpy()) for i, leaf in enumerate(leaves))
   yield from check_numerics.bad_leaves(named)
@@ -113,7 +115,7 @@ def _causes(
 
 
 def _compared(run: run_lib.Run, step: int, after: Any) -> Iterator[str]:
-  """Whether the checkpoint of that very step says the same."""
+  """Yields a line on equality with the checkpoint of the same step."""
   path = format.checkpoint_path(run.checkpointer.directory, step)
   if not path.exists():
     return

@@ -115,7 +115,7 @@ class SingleWorker:
     The other workers enter the body after the chief has left it.
 
     Args:
-      last: Whether no collective follows.
+      last: Whether this is the last use of the workers.
 
     Yields:
       A list with the exit code: the chief sets it, the other workers read it.

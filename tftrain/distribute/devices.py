@@ -79,7 +79,7 @@ class Devices:
 
 
 def have_started() -> bool:
-  """Returns whether TensorFlow has started its devices; starts none."""
+  """Returns whether TensorFlow has started its devices; starts no device."""
   get = tf.config.threading.get_inter_op_parallelism_threads
   set_to = tf.config.threading.set_inter_op_parallelism_threads
   before = get()
@@ -117,7 +117,7 @@ def facts(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
 
 def timestamp() -> tf.Tensor:
-  """Returns tf.timestamp(), or 0 as op determinism does not allow clocks."""
+  """Returns tf.timestamp(), or 0 under op determinism, which has no clocks."""
   return tf.zeros([], tf.float64) if _is_deterministic() else tf.timestamp()
 
 

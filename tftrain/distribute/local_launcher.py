@@ -183,7 +183,7 @@ def free_addresses(count: int) -> list[str]:
 def are_asked(count: int | None) -> bool:
   """Returns whether this process must start local workers.
 
-  A local worker itself starts none, and ends with its parent.
+  A local worker must not; this call makes it end with its parent.
 
   Raises:
     ConfigError: If `count` is given, but TF_CONFIG describes a cluster.

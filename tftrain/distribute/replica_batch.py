@@ -12,8 +12,8 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import row_sharding
 
-# The rows in a step's batch, or None for the whole global batch. It is a context
-# variable because the user's code is between the loop and `run_on_rows`.
+# The rows in a step's batch, or None for the whole global batch. A context
+# variable, as the user's code stands between the loop and `run_on_rows`.
 _HELD: contextvars.ContextVar[row_sharding.Share | None] = (
   contextvars.ContextVar('held', default=None)
 )

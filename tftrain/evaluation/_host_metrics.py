@@ -1,4 +1,4 @@
-"""Metrics that need all examples at once, computed by NumPy on the host."""
+"""Host metrics: computed by NumPy from all examples at once."""
 
 from collections.abc import Mapping
 import numbers
@@ -16,14 +16,17 @@ from tftrain.train import counters as counters_lib
 
 
 class HostMetrics:
-  """What `Task.host_metrics` makes of what `Task.collect` gives.
+  """Computes `Task.host_metrics` from the outputs of `Task.collect`.
 
-  The data are read once more, on one device, so that the values are the same
-  on any number of replicas; all that is collected must fit into memory.
+  The data is read a second time, on one device, so the values do not depend on
+  the number of replicas. All collected outputs must fit into memory.
 
   Args:
     task: A built Task.
-    pipeline: The evaluation's data.
+    pipeline: Data of the evaluation.
+
+  Raises:
+    TaskError: If `host_metrics` does not return {name: function}.
   """
 
   def __init__(self, task: task_lib.Task, pipeline: pipeline_lib.Pipeline):
@@ -49,7 +52,7 @@ class HostMetrics:
     return tuple(self._functions)
 
   def read(self, stop: tf.Variable) -> dict[str, float]:
-    """Name -> value over all of the data; nothing if a stop came first."""
+    """Returns name -> value over all data; {} if a stop came first."""
     if not self._functions:
       return {}
     parts: list[Mapping[str, np.ndarray]] = []
@@ -66,7 +69,11 @@ class HostMetrics:
     return {name: self._value(name, collected) for name in self._functions}
 
   def _value(self, name: str, collected: Mapping[str, np.ndarray]) -> float:
-    """What a function says; what it cannot say is one line, not a traceback."""
+    """Computes one metric.
+
+    Raises:
+      TaskError: If its function fails, or does not return one number.
+    """
     what = f'host metric {name!r} of {self._owner}'
     try:
       value: Any = self._functions[name](collected)

@@ -1,4 +1,4 @@
-"""What a Task makes of each example: batch by batch, for the host."""
+"""Per-example outputs of a Task, computed batch by batch for the host."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from tftrain.train import compiled_loop
 
 
 class Outputs:
-  """Rows of what a method of a Task makes of batches, fillers left out.
+  """Per-example outputs of a method of a Task, without padding rows.
 
-  The batch is taken outside of the graph: between two calls the host has to do
-  anyway, and there waiting for it costs a fifth of what it costs inside
+  The batch is fetched outside of the graph. The host has work between two calls
+  anyway, and waiting for a batch there costs a fifth of waiting inside
   (measured).
 
   Args:
     task: A built Task.
-    pipeline: Where the batches come from.
-    compute: What is made of a batch; one of its methods.
-    what: What that is called, for errors.
+    pipeline: Source of the batches.
+    compute: Maps a batch to outputs, by methods of `task`.
+    what: Name of the method, for errors.
   """
 
   def __init__(
@@ -48,7 +48,7 @@ class Outputs:
     self._compiled = tf.function(
       run, autograph=False, input_signature=[pipeline.element_spec]
     )
-    # Of padded batches: how many rows are examples.
+    # Examples of padded data; rows after these are padding.
     self._total = pipeline.num_examples if pipeline.pads else None
 
   def batches(self, start_step: int = 0) -> Iterator[Any]:
@@ -59,13 +59,20 @@ class Outputs:
     return elements
 
   def count(self, batch: Any) -> int:
-    """How many rows of a batch are examples, as far as its weights tell."""
+    """Returns the number of examples in a batch, as far as weights tell."""
     return int(_count_rows(self._pipeline, batch))
 
   def __call__(
     self, batch: Any, position: int
   ) -> tuple[dict[str, np.ndarray], int]:
-    """(name -> `[rows, ...]`, rows) of a batch that begins at `position`."""
+    """Computes the outputs of a batch that begins at example `position`.
+
+    Returns:
+      (name -> array `[rows, ...]`, rows).
+
+    Raises:
+      TaskError: If an output has fewer rows than the batch has examples.
+    """
     with tf.variable_creator_scope(compiled_loop.refuse_variable):
       made, counted = self._compiled(batch)
     rows = int(counted)
@@ -81,7 +88,7 @@ class Outputs:
     return {name: array[:rows] for name, array in arrays.items()}, rows
 
   def _named(self, made: Any) -> dict[str, Any]:
-    """Under the names that an export gives them."""
+    """Returns the outputs by the names that an export gives them."""
     named = signature.named('outputs', made)
     for name, value in named.items():
       if not isinstance(name, str) or not tf.is_tensor(value):
@@ -100,7 +107,7 @@ class Outputs:
 
 
 def served(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> Outputs:
-  """What `serve` gives for each example."""
+  """Returns the Outputs of `task.serve`."""
 
   def compute(batch: Any) -> Any:
     features = autograph.converted(task.features)(batch)
@@ -112,7 +119,7 @@ def served(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> Outputs:
 def _count_rows(pipeline: pipeline_lib.Pipeline, batch: Any) -> tf.Tensor:
   rows = shuffle_lib.count(batch)
   if not pipeline.pads or pipeline.num_examples is not None:
-    return rows  # of a known number of examples the host knows which are left
+    return rows  # the host knows the number of examples
   weights = batch['weights'] if isinstance(batch, dict) else batch[2]
   counted = tf.where(weights > 0, tf.range(1, rows + 1), 0)
   return tf.reduce_max(counted)

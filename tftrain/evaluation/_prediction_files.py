@@ -1,4 +1,4 @@
-"""Rows of outputs in files that grow: JSON lines, or arrays."""
+"""Prediction files: resumable writers of JSON lines and of arrays."""
 
 import abc
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tftrain.platform import files
 from tftrain.platform import jsonl
 
 PART_BYTES, PART_SECONDS = 1 << 24, 10.0
-"""Columns are written when there is so much of them, or after so long."""
+"""Columns are written after this many bytes, or this many seconds."""
 
 _LINES = 'lines.jsonl'
 _PART = '[0-9]*-[0-9]*.npz'
@@ -27,29 +27,33 @@ Columns = Mapping[str, np.ndarray]
 
 
 class Store(abc.ABC):
-  """Rows in a directory of their own, until they are all there.
+  """Rows in a working directory, which become one file at the end.
 
   Attributes:
-    count: How many rows were added, in this process and those before it.
+    count: Number of rows added by this process and earlier ones.
   """
 
   count: int
 
   @abc.abstractmethod
   def add(self, arrays: Columns) -> None:
-    """Adds rows after those that are there."""
+    """Adds rows after the existing ones."""
 
   def flush(self) -> None:
-    """Writes what was added."""
+    """Writes buffered rows to disk."""
     return
 
   @abc.abstractmethod
   def finish(self, output: pathlib.Path) -> None:
-    """Makes one file of all rows."""
+    """Makes one file, `output`, of all rows."""
 
 
 def store_for(output: pathlib.Path) -> type['Lines'] | type['Parts']:
-  """What writes a file of that name."""
+  """Returns the Store class for the suffix of `output`.
+
+  Raises:
+    ConfigError: If the suffix is neither `.jsonl` nor `.npz`.
+  """
   stores: dict[str, type[Lines] | type[Parts]] = {
     '.jsonl': Lines,
     '.npz': Parts,
@@ -62,12 +66,12 @@ def store_for(output: pathlib.Path) -> type['Lines'] | type['Parts']:
 
 
 def is_begun(directory: pathlib.Path) -> bool:
-  """Whether there are rows."""
+  """Returns whether `directory` holds rows."""
   return (directory / _LINES).exists() or any(directory.glob(_PART))
 
 
 class Lines(Store):
-  """A JSON object in each line."""
+  """Store of JSON lines, one object per row."""
 
   def __init__(self, directory: pathlib.Path):
     self._path = directory / _LINES
@@ -85,7 +89,7 @@ class Lines(Store):
 
 
 def lines(first: int, arrays: Columns) -> list[str]:
-  """JSON of each row; strict, so NaN and infinities are strings."""
+  """Returns a JSON object per row; NaN and infinities become strings."""
   if 'index' in arrays:
     raise errors.TaskError(
       "serve() returned an output called 'index', which is the example's "
@@ -109,7 +113,7 @@ def lines(first: int, arrays: Columns) -> list[str]:
 
 
 def _texts(array: np.ndarray) -> list[str]:
-  """JSON of each row."""
+  """Returns the JSON value of each row."""
   if array.dtype.kind not in 'biufOSU':  # bfloat16
     array = array.astype(np.float32)
   numbers = array.dtype.kind in 'biu' or (
@@ -117,7 +121,7 @@ def _texts(array: np.ndarray) -> list[str]:
   )
   rows = array.tolist()
   if numbers and array.ndim < 3 and array.size:
-    # One call for all and then a cut: half the time of a call for each.
+    # One call and a split take half the time of a call per row.
     text = json.dumps(rows)
     if array.ndim == 1:
       return text[1:-1].split(', ')
@@ -138,7 +142,7 @@ def _plain(value: Any) -> Any:
 
 
 class Parts(Store):
-  """Files of some rows each, `<first>-<end>.npz`, that become one."""
+  """Store of array files, `<first>-<end>.npz`, which are merged at the end."""
 
   def __init__(self, directory: pathlib.Path):
     self._directory = directory
@@ -183,7 +187,7 @@ class Parts(Store):
     if self._paths:
       with np.load(self._paths[0], allow_pickle=False) as part:
         names = part.files
-    whole = self._directory / 'whole.npz'  # what a kill leaves goes with it
+    whole = self._directory / 'whole.npz'  # removed with its directory
     files.write_zip(whole, map(self._whole, names))
     files.move(whole, output)
 
@@ -194,7 +198,7 @@ class Parts(Store):
       return _shapes({name: part[name] for name in part.files})
 
   def _whole(self, name: str) -> tuple[str, Iterator[bytes]]:
-    """The array of that name out of all parts, read one after the other."""
+    """Returns a member of the merged file, streamed from one part at a time."""
     heads = [self._head(path, name) for path in self._paths]
     dtype = np.result_type(*[dtype for dtype, _ in heads])
 

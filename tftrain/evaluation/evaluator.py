@@ -1,4 +1,4 @@
-"""Evaluator: measures a Task on data; itself an Action."""
+"""Evaluator: an Action that computes the metrics of a Task on a dataset."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -27,20 +27,28 @@ _ALL = tf.int64.max
 
 
 class Evaluator:
-  """Computes exact means over the whole of `data`, whatever its remainder.
+  """Computes exact means over all of `data`, a partial last batch included.
 
-  As an Action it runs when called and passes its own Report, with the source
-  `eval/<name>`, to actions of its own. Training's metrics are left untouched.
+  As an Action, an Evaluator evaluates at each Report it receives, and passes a
+  Report with the source `eval/<name>` to its own `actions`. The metrics of
+  training stay untouched.
 
   Args:
     task: The Task, shared with a Trainer.
-    data: Like a Trainer's; read once per evaluation, in order.
-    strategy: The Trainer's strategy; None means one device.
-    name: What this data is called.
-    actions: Who receives the Reports.
-    stop: `trainer.stop_variable`: a stop then ends an evaluation early,
-      without a Report.
-    ledger: Where time is booked; None means nowhere.
+    data: Finite data, in any form that a Trainer takes; read once per
+      evaluation, in order.
+    strategy: The Trainer's strategy; None means the current one, by default
+      one device.
+    name: Name of the data.
+    actions: Actions that receive the Reports.
+    stop: The variable `trainer.stop_variable`: a stop then ends an evaluation
+      early, without a Report.
+    ledger: Goodput ledger to which time is attributed; None discards
+      the times.
+
+  Raises:
+    InputError: If `data` repeats without end, or the model or the loss rejects
+      its first batch.
   """
 
   part = 'evaluation'
@@ -86,7 +94,7 @@ class Evaluator:
 
   @property
   def tags(self) -> tuple[str, ...]:
-    """The names of what is reported."""
+    """The names of the reported metrics."""
     return (
       *self._means.names,
       *self._keras_metrics.names,
@@ -94,16 +102,21 @@ class Evaluator:
     )
 
   def example_features(self) -> Any:
-    """A real batch of what the model takes."""
+    """Returns the model's inputs of a real batch."""
     return self._task.features(self.example_batch)
 
   @property
   def pipeline(self) -> pipeline_lib.Pipeline:
-    """Where its batches come from."""
+    """The Pipeline of the data."""
     return self._pipeline
 
   def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
-    """Evaluates at a Trainer's Report; asks to stop if an Action does."""
+    """Evaluates at a Trainer's Report.
+
+    Returns:
+      STOP if an Action asks for it; INTERRUPTED if a stop ended the evaluation
+      early; else None.
+    """
     begun = time.perf_counter()
     scalars = self.evaluate()
     if scalars is None:
@@ -125,13 +138,13 @@ class Evaluator:
 
   def _previous(self, report: report_lib.Report) -> int:
     known = self._previous_step
-    if known > report.step:  # the run went back
+    if known > report.step:  # after a rewind
       known = 0
     return max(known, report.start_step)
 
   @coordinator.together
   def evaluate(self) -> dict[str, float] | None:
-    """Metric name -> exact mean; None if a stop came before the end."""
+    """Returns metric name -> exact mean; None if a stop came first."""
     self._means.reset()
     self._counters.step.assign(0)
     batches = self._pipeline.num_steps
@@ -179,7 +192,7 @@ class Evaluator:
           self._loop.prepare(iterator, n)
         self._loop(iterator, n)
       except tf.errors.OutOfRangeError:
-        pass  # the end of data of unknown length; all of it is counted
+        pass  # the end of data of unknown length
 
   def _what_failed(self) -> str:
     batch = int(self._counters.step.numpy())
@@ -189,7 +202,11 @@ class Evaluator:
     )
 
   def _build(self) -> tuple[str, ...]:
-    """Runs one batch without effect, to find wrong data before step 1."""
+    """Runs one batch without effect, to find wrong data before step 1.
+
+    Returns:
+      The names of the means.
+    """
     self.example_batch = batch = self._feed.first_batch()
     what = f'evaluation {self.name!r}: the model or loss cannot take its data'
     with self._strategy.scope(), error_messages.explained(lambda: what):
@@ -197,5 +214,5 @@ class Evaluator:
         self._task.build(batch)
       with self._task.untouched():
         names = tuple(self._task.eval_step(batch))
-    self._artifacts()  # shows now what could only fail at the first evaluation
+    self._artifacts()  # fails now, not at the first evaluation
     return names

@@ -1,4 +1,4 @@
-"""What a Task serves for each example of some data, written to a file."""
+"""Prediction: writes the served outputs of each example to a file."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -34,41 +34,45 @@ def predict(
   stop: tf.Variable | None = None,
   origin: Mapping[str, Any] | None = None,
 ) -> int | None:
-  """Writes what `task.serve` gives for each example, in their order.
+  """Writes the outputs of `task.serve` for each example, in order.
 
-  Of a Task that keeps moving averages of its weights, those are used. It runs
-  on one device: that of the strategy's first replica.
+  If the Task keeps moving averages (EMA) of its weights, the averages are used.
+  Prediction runs on one device, that of the strategy's first replica.
 
-  `output` ends in `.jsonl`, a line `{"index": 0, "outputs": [...]}` for each
-  example, or in `.npz`, an array `[examples, ...]` for each output. Outputs are
-  called as in an export: by their keys, `outputs`, or `outputs_0`, ...
+  A `.jsonl` output has a line `{"index": 0, "outputs": [...]}` per example, a
+  `.npz` output an array `[examples, ...]` per output. Outputs are named like in
+  an export: by their keys, `outputs`, or `outputs_0`, `outputs_1`, ...
 
-  Killed at any instant and called again, it goes on, and the file is what it
-  would have been, to the bit, as long as `serve` draws nothing at random. Until
-  it is whole, what is done lies in `<output>.parts`; of what it was made is
-  kept in `<output>.origin.json`. An output that is whole is left alone.
+  After a kill at any instant, the same call resumes. The file is then equal to
+  the bit to that of an uninterrupted call, if `serve` draws no random numbers.
+  Partial results are in `<output>.parts`; `<output>.origin.json` describes the
+  weights and the data. A complete output is left alone.
 
   Args:
     task: A built Task, with the weights to use.
-    data: A Pipeline for evaluation, or what else an Evaluator takes.
-    output: The file.
-    strategy: The one under which the Task was made; None means one device.
-    stop: As of an Evaluator: a stop ends it early; a later call goes on.
-    origin: What else must be equal for an output to be left alone or gone on
-      with (JSON), such as the step of the checkpoint. The weights and the
-      fingerprint of the data are compared anyway.
+    data: A Pipeline for evaluation, or other data that an Evaluator takes.
+    output: Path of the file.
+    strategy: Strategy under which the Task was made; None means the current
+      one, by default one device.
+    stop: The variable `trainer.stop_variable`: a stop ends the prediction
+      early, and a later call resumes it.
+    origin: JSON facts, such as the step of the checkpoint, that must match to
+      resume or keep an existing output. The weights and the fingerprint of the
+      data are compared in any case.
 
   Returns:
     The number of examples; None if a stop came first.
 
   Raises:
-    ConfigError: A name that ends in neither `.jsonl` nor `.npz`.
-    InputError: Data without end, or without an order of its examples.
-    RunDirectoryError: The output is of other weights or data, or cannot be
-      written.
+    ConfigError: If `output` ends in neither `.jsonl` nor `.npz`.
+    InputError: If `data` has no end, changes the order of its examples, omits
+      some, or cannot resume.
+    RunDirectoryError: If an existing output is of other weights, data or
+      origin, or `output` cannot be written.
+    TaskError: If `task` is not built, or its outputs cannot be written.
   """
   output = pathlib.Path(output)
-  _prediction_files.store_for(output)  # refuses its name now
+  _prediction_files.store_for(output)  # rejects its suffix early
   pipeline = dataset_pipeline.as_pipeline(data, training=False)
   _check(task, pipeline)
   strategy = strategy or tf.distribute.get_strategy()
@@ -92,7 +96,7 @@ def _write(
   stop: tf.Variable | None,
 ) -> int | None:
   parts = _parts_of(output)
-  if output.exists():  # it was killed just before these were removed
+  if output.exists():  # killed before this cleanup
     files.remove_directory(parts)
   note = _Note(output, parts, made_of)
   if output.exists():
@@ -101,7 +105,7 @@ def _write(
   if not _Run(task, pipeline, store).to_end(stop):
     logging.info('%s: stopped after %d examples.', output, store.count)
     return None
-  note.write(store.count)  # before the output is there: it says what that is
+  note.write(store.count)  # first: no output may lack its note
   store.finish(output)
   files.remove_directory(parts)
   logging.info('%s: %d examples.', output, store.count)
@@ -113,7 +117,7 @@ def _parts_of(output: pathlib.Path) -> pathlib.Path:
 
 
 def _check(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> None:
-  """Raises now what would come to light late, or never."""
+  """Raises early for faults that would appear late or stay unnoticed."""
   if not task.is_built:
     raise errors.TaskError(
       f'{type(task).__name__} is not built; make a Trainer or an Evaluator of '
@@ -142,7 +146,7 @@ def _check(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> None:
 
 
 def _rows_of(pipeline: pipeline_lib.Pipeline) -> int | None:
-  """Examples in each batch but the last, where the steps say which they are."""
+  """Returns the examples per batch; None if they vary or are unknown."""
   if pipeline.has_cursor or pipeline.keeps_iterator:
     return None
   if pipeline.num_examples is None or pipeline.steps_per_epoch is None:
@@ -158,10 +162,10 @@ def _weights_digest(task: task_lib.Task) -> str:
 
 
 class _Note:
-  """What an output is made of, in a file beside it.
+  """The file beside an output that describes its weights and data.
 
   Raises:
-    RunDirectoryError: What is there was made of something else.
+    RunDirectoryError: If existing rows were made of other weights or data.
   """
 
   def __init__(
@@ -169,7 +173,7 @@ class _Note:
   ):
     self._output = output
     self._path = output.with_name(f'{output.name}.origin.json')
-    # By way of JSON, as tuples become lists on the way to the file.
+    # Through JSON, because tuples become lists in the file.
     self._made_of = json.loads(json.dumps(made_of, default=str))
     begun = output if output.exists() else parts
     if output.exists() or _prediction_files.is_begun(parts):
@@ -214,7 +218,7 @@ class _Note:
 def _what_differs(
   key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> str:
-  """In words, as short as it can be said."""
+  """Returns the first difference, in words."""
   if key == 'weights':
     return 'other weights'
   before, now = found.get(key) or {}, wanted[key]
@@ -226,9 +230,9 @@ def _what_differs(
 
 
 class _Run:
-  """Computes and writes, one batch after the other.
+  """Computes and writes one batch after the other.
 
-  A thread that writes meanwhile was tried: it waits for the same interpreter.
+  A writer thread gained nothing: it competes for the interpreter lock.
   """
 
   def __init__(
@@ -244,7 +248,7 @@ class _Run:
     self._batch = 0
 
   def to_end(self, stop: tf.Variable | None) -> bool:
-    """Whether it came to the end of the data, before a stop."""
+    """Runs to the end of the data; returns False if a stop came first."""
     with (
       error_messages.explained(self._what_failed),
       pipeline_lib.explained(self._pipeline),
@@ -256,7 +260,7 @@ class _Run:
             return False
           arrays, rows = self._outputs(batch, position)
           skipped = max(0, self._store.count - position)
-          if skipped < rows:  # those before are there
+          if skipped < rows:  # earlier rows are written
             self._store.add({n: a[skipped:] for n, a in arrays.items()})
           position += rows
           self._batch += 1
@@ -265,7 +269,7 @@ class _Run:
     return True
 
   def _start(self) -> tuple[Iterator[Any], int]:
-    """The batches that are not written yet, and where the first begins."""
+    """Returns (batches not yet written, first example of these)."""
     done, rows = self._store.count, _rows_of(self._pipeline)
     if done:
       logging.info('Going on after %d examples.', done)
@@ -273,7 +277,7 @@ class _Run:
       self._batch = done // rows
       return self._outputs.batches(self._batch), self._batch * rows
     position = 0
-    if done:  # counted again: nothing else says how many rows a batch had
+    if done:  # rows per batch vary: count again
       for batch in self._outputs.batches():
         rows = self._outputs.count(batch)
         if position + rows > done:

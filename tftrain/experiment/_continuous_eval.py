@@ -1,4 +1,4 @@
-"""Continuous evaluation: follows a run from another process."""
+"""Continuous evaluation: evaluates the checkpoints of a run in progress."""
 
 from collections.abc import Sequence
 import pathlib
@@ -22,26 +22,27 @@ from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.train import trainer as trainer_lib
 
 METRICS = 'eval_metrics.jsonl'
-"""Where the lines go; `metrics.jsonl` is the trainer's own."""
+"""File of the metrics; `metrics.jsonl` belongs to the training process."""
 
 
 class Follower:
-  """Evaluates every checkpoint of a run, those it missed first.
+  """Evaluates every checkpoint of a run, beginning with those it missed.
 
-  It ends when the run has finished and its last checkpoint is evaluated, or
-  when for `timeout` nobody has trained. A checkpoint that its trainer removes
-  while it is read is passed over.
+  A Follower ends after it has evaluated the last checkpoint of a finished run,
+  or if no process has trained for `timeout` seconds. A checkpoint that the
+  training process removes during its restore is skipped.
 
   Args:
-    model_dir: The run's directory.
-    trainer: Built like the run's own; checkpoints are restored into it.
-    checkpointer: Restores them.
-    evaluators: What to run; their Reports go to `actions`.
-    summary_writer: Where the curves go.
-    metrics_file: Where the lines go.
-    timeout: Seconds without a trainer after which to give up.
-    stop_signals: Names of the signals that stop it.
-    poll: Seconds between looks at the directory.
+    model_dir: Directory of the run.
+    trainer: Trainer built like that of the run; checkpoints are restored into
+      it.
+    checkpointer: Checkpointer that restores `trainer`.
+    evaluators: Evaluators to run at each checkpoint.
+    summary_writer: Writer of TensorBoard summaries.
+    metrics_file: File of the metrics.
+    timeout: Seconds without a training process after which to fail.
+    stop_signals: Names of the signals that stop the evaluation.
+    poll: Seconds between checks for new checkpoints.
   """
 
   def __init__(
@@ -70,11 +71,15 @@ class Follower:
     self._passed_over: set[int] = set()
 
   def follow(self) -> tuple[list[int], int]:
-    """(the steps evaluated, 0 or the exit code of what stopped it).
+    """Evaluates until the run has finished, or a signal arrives.
+
+    Returns:
+      The evaluated steps, and the exit code: 0, or that of the signal.
 
     Raises:
-      RunDirectoryError: Another process follows the run, or nobody has trained
-        for `timeout` and the run is not finished.
+      ConfigError: If there are no evaluators.
+      RunDirectoryError: If another process follows the run, or no process has
+        trained for `timeout` seconds and the run is not finished.
     """
     if not self._evaluators:
       raise errors.ConfigError(
@@ -100,7 +105,7 @@ class Follower:
     self._trainer.request_stop()
 
   def _begin(self) -> set[int]:
-    """The steps that need no evaluation any more."""
+    """Opens the metric writers; returns the steps evaluated before."""
     names = {f'eval/{evaluator.name}' for evaluator in self._evaluators}
     lines = jsonl.read(self.model_dir / METRICS)
     sources: dict[int, set[str]] = {}
@@ -116,7 +121,7 @@ class Follower:
     evaluated: list[int] = []
     alive = time.monotonic()
     while not self._stop.is_set():
-      # Before the listing: what is saved last is then in it.
+      # Read before the listing, which then holds the last checkpoint.
       finished = run_record.read_record(self.model_dir).get('finished')
       todo = self._todo(done)
       for step in todo:
@@ -145,7 +150,7 @@ class Follower:
     return [s for s in steps if s not in done and s not in self._passed_over]
 
   def _evaluate(self, step: int) -> bool:
-    """False if it could not be restored, or a stop came before the end."""
+    """Returns False if the restore fails, or a stop comes before the end."""
     try:
       if not self._checkpointer.restore_step(step):
         logging.warning(

@@ -1,4 +1,4 @@
-"""The HPARAMS tab: which values a run was given, beside what came of them."""
+"""Hyperparameters of a run, for the HPARAMS tab of TensorBoard."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from tftrain.task import task as task_lib
 
 @dataclasses.dataclass(frozen=True)
 class HParams:
-  """A row of the table, as an artifact.
+  """A row of the table of hyperparameters, as an artifact.
 
   Attributes:
     values: Name -> value.
-    name: Of the trial: TensorBoard adds up rows of the same name.
+    name: Name of the trial; TensorBoard combines rows of the same name.
   """
 
   values: Mapping[str, literals.Value]
@@ -28,7 +28,7 @@ class HParams:
     return None
 
   def write(self, tag: str) -> None:
-    del tag  # the tab has one of its own
+    del tag  # the tab has a fixed tag
     row = summary_v2.hparams_pb(dict(self.values), trial_id=self.name)
     tf.summary.experimental.write_raw_pb(row.SerializeToString())
 
@@ -39,21 +39,21 @@ def of_run(
   bindings: Sequence[str],
   name: str,
 ) -> HParams:
-  """What a run was given.
+  """Returns the hyperparameters of a run.
 
   Args:
-    task: Its Task; the optimizers and their plain rates are shown.
+    task: Task of the run, for its optimizers and their constant rates.
     facts: Further values by name; None is left out.
-    bindings: What the command line bound, as in gin: these are swept.
-    name: The trial's.
+    bindings: gin bindings of the command line, such as those of a sweep.
+    name: Name of the trial.
   """
   values = {key: fact for key, fact in facts.items() if fact is not None}
   optimizers = task.optimizers
   for attribute, optimizer in optimizers.items():
     values[attribute] = type(optimizer).__name__
     rate = optimizer.get_config().get('learning_rate')
-    if isinstance(rate, int | float):  # no schedule
+    if isinstance(rate, int | float):  # not a schedule
       alone = 'learning_rate'
       key = alone if len(optimizers) == 1 else f'{attribute}/{alone}'
-      values[key] = float(f'{rate:.6g}')  # as written, not as float32 has it
+      values[key] = float(f'{rate:.6g}')  # removes rounding of float32
   return HParams({**values, **literals.assigned(bindings)}, name)

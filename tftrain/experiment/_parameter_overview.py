@@ -1,4 +1,4 @@
-"""Overviews: what is trained, shown once beside its curves."""
+"""Parameter overview: table of parameters and model graph, shown once."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,10 +18,10 @@ from tftrain.task import task as task_lib
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-  """The layers of Keras models, for TensorBoard's Graphs tab.
+  """Layers of Keras models, for the Graphs tab of TensorBoard.
 
   Attributes:
-    nodes: A GraphDef whose nodes are layers.
+    nodes: GraphDef whose nodes are layers.
   """
 
   nodes: Any
@@ -31,12 +31,12 @@ class Graph:
 
   def write(self, tag: str) -> None:
     del tag  # TensorBoard shows one graph of a run
-    # Not as a "conceptual graph", for which one would first have to look.
+    # Not a "conceptual graph", which users would have to select first.
     tf.summary.graph(self.nodes)
 
 
 def of_task(task: task_lib.Task) -> dict[str, artifacts_lib.Artifact]:
-  """Tag -> what to show of a built Task: its parameters and its models."""
+  """Returns tag -> artifact: the parameters and models of a built Task."""
   owned = tracking.owned_by(task)
   shown: dict[str, artifacts_lib.Artifact] = {'parameters': _parameters(owned)}
   graph = tf.compat.v1.GraphDef()
@@ -48,7 +48,7 @@ def of_task(task: task_lib.Task) -> dict[str, artifacts_lib.Artifact]:
 
 
 def _parameters(owned: tracking.Owned) -> artifacts_lib.Table:
-  """How many each layer has, in order, and all of them."""
+  """Returns a table of the parameters of each layer, with their total."""
   found: dict[str, list[int]] = {}
   for name, variable in owned.variables.items():
     counts = found.setdefault(name.rpartition('/')[0] or name, [0, 0])
@@ -77,15 +77,18 @@ def _thousands(count: int) -> str:
 
 
 def _nodes(name: str, layer: Any) -> list[Any]:
-  """A node for each layer; none of what Keras cannot describe (subclassed
-  models), or TensorBoard does not understand."""
+  """Returns a node for each layer of a Keras model.
+
+  The result is empty if Keras cannot describe the model (subclassed models), or
+  TensorBoard cannot convert it.
+  """
   if not isinstance(layer, keras.Model):
     return []
   graph = tf.compat.v1.GraphDef()
   try:
     found = keras_util.keras_model_to_graph_def(json.loads(layer.to_json()))
     graph.MergeFromString(found.SerializeToString())
-  except Exception as error:  # not worth a run
+  except Exception as error:  # the graph is optional
     logging.info('No graph of %s is shown: %s', name, errors.one_line(error))
   for node in graph.node:
     node.name = f'{name}/{node.name}'

@@ -1,4 +1,4 @@
-"""What the values of an Experiment must be."""
+"""Validation of the values of an Experiment."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,11 +18,11 @@ _PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
 
 
 def check(recipe: Any, names: Iterable[str]) -> None:
-  """Raises ConfigError for what cannot be meant.
+  """Raises ConfigError if a value of an Experiment is invalid.
 
   Args:
     recipe: An Experiment.
-    names: What its evaluation data are called.
+    names: Names of its evaluation data.
   """
   for name, value in (('task', recipe.task), ('train_data', recipe.train_data)):
     if not callable(value) or isinstance(value, task_lib.Task):

@@ -1,4 +1,4 @@
-"""What is left of a step that was not finite, so that it can be repeated.
+"""Crash dump: state and batch of a non-finite step, for its replay.
 
 crash/step-37/    a checkpoint of the state before step 37, with its batch
 """
@@ -28,20 +28,21 @@ def write(
   error: errors.NonFiniteError,
   texts: Mapping[str, str],
 ) -> None:
-  """Keeps what the step that failed began with.
+  """Writes the state before the failed step, and its batch.
 
-  It never fails itself: the error that ends the run is what matters.
+  Errors of this function are only logged, because the error that ends the run
+  takes precedence.
 
   Args:
-    model_dir: The run's directory.
-    trainer: As the failed step left it: its update was not applied.
-    error: What was said.
-    texts: File name -> text to keep with it; the configuration.
+    model_dir: Directory of the run.
+    trainer: Trainer after the failed step, whose update was not applied.
+    error: Error of the failed step.
+    texts: File name -> text to keep with the dump, such as the configuration.
   """
   final = path_of(model_dir, error.step)
   try:
     files.make_directory(final.parent)
-    if final.exists():  # the same command was tried again
+    if final.exists():  # of an earlier attempt
       files.remove_directory(final)
     with files.staged_directory(final) as staged:
       format.write_checkpoint(
@@ -66,13 +67,14 @@ def write(
 def restore(
   model_dir: pathlib.Path, step: int, trainer: trainer_lib.Trainer
 ) -> Any:
-  """Brings the Trainer to where the step began.
+  """Restores the Trainer to the state before the step.
 
   Returns:
-    The step's batch; None if it was not kept, and then nothing is changed.
+    The batch of the step. None if the dump has no batch; the Trainer then stays
+    unchanged.
 
   Raises:
-    DamagedError: What was kept cannot be read.
+    DamagedError: If the dump is unreadable.
   """
   path = path_of(model_dir, step)
   try:

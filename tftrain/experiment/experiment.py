@@ -1,4 +1,4 @@
-"""Experiment: the recipe of a run, and how its parts are put together."""
+"""Experiment: the recipe of a run, and the assembly of its parts."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -47,49 +47,60 @@ from tftrain.train import trainer as trainer_lib
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What to learn, from what, for how long. Made of factories, so that models
-  are born inside the strategy's scope.
+  """Recipe of a run: task, data, length, saves, evaluation and devices.
+
+  The Task and the data are given as factories, so that models are created
+  inside the scope of the strategy.
 
   >>> Experiment(make_task, train_data, test_data, steps=1000).train('/tmp/run')
 
-  Intervals are steps (100), a time ('10m') or epochs ('2 epochs'). Saves may
-  have several, the shortest counts: `checkpoint_every=[1000, '10m']`.
+  Intervals are steps (100), a time ('10m') or epochs ('2 epochs'). Of several
+  intervals, the shortest counts: `checkpoint_every=[1000, '10m']`.
 
   Attributes:
-    task: Makes the Task.
-    train_data: Makes the training data: a Pipeline, a dataset of global
+    task: Factory of the Task.
+    train_data: Factory of the training data: a Pipeline, a dataset of global
       batches, or a re-iterable of batches.
-    eval_data: Makes the evaluation data, or name -> function that does.
-    steps: Where the run ends, in steps; or
-    epochs: in epochs, where the number of examples is known.
+    eval_data: Factory of the evaluation data, or name -> factory; None means no
+      evaluation.
+    steps: Last step of the run; give either `steps` or `epochs`.
+    epochs: Length of the run in epochs, if the number of examples is known.
     steps_per_loop: Most steps in one call of the compiled loop.
-    log_every: Steps over which train metrics are averaged.
-    eval_every: How often to evaluate; always at the end.
-    checkpoint_every: How often to save; always at the end.
-    keep: How many of the newest checkpoints to keep.
-    keep_every: Keeps one of every so many steps for good.
-    best: Keeps those with the best values of a metric, too.
+    log_every: Interval over which train metrics are averaged: steps or epochs.
+    eval_every: Interval of evaluations; the last is at the end.
+    checkpoint_every: Interval of saves, or several; the last is at the end.
+    keep: Number of newest checkpoints to keep.
+    keep_every: Steps between checkpoints that are kept for good; None means
+      no such checkpoints.
+    best: Metric whose best checkpoints are kept, too.
     durable: Whether a save must survive a power cut.
-    max_failed_saves: How many saves in a row may fail before the run does.
-    max_time: When to stop in any case, such as '11h', to be resumed.
-    init_from: Where the weights of a new run come from: a WarmStart, or the
-      path of a checkpoint.
-    rewind: Goes back where the loss is not finite, instead of ending.
-    early_stop: Ends the run when a metric stops improving.
-    export: Whether to export a SavedModel at the end; an Export says more.
-    seed: Seeds the weights, the data's order and the dropout.
-    strategy: Which devices; see `make_strategy`.
-    all_reduce: How replicas add up gradients; likewise.
-    bucket_mb: Megabytes of gradients that go at once.
-    update: How a batch becomes new weights: clipping, accumulation, moving
-      averages and the like.
-    precision: The Keras dtype policy of the Task's layers: `float32`,
+    max_failed_saves: Number of failed saves in a row that the run tolerates.
+    max_time: Time after which the run stops in any case, such as '11h', to be
+      resumed later.
+    init_from: Source of the weights of a new run: a WarmStart, or the path of a
+      checkpoint.
+    rewind: Policy for a loss that is not finite; None ends the run.
+    early_stop: EarlyStopping, which ends the run; None means no early stop.
+    export: Whether to export a SavedModel at the end, or an Export with further
+      options.
+    seed: Seed of the weights, the order of the data and dropout.
+    strategy: Name of the strategy; see `make_strategy`.
+    all_reduce: All-reduce algorithm for gradients; see `make_strategy`.
+    bucket_mb: Megabytes of gradients per all-reduce; None leaves it to
+      TensorFlow.
+    update: Options of the training step: clipping, accumulation, moving
+      averages and others.
+    precision: Keras dtype policy of the Task's layers: `float32`,
       `mixed_bfloat16` or `mixed_float16`.
     actions: Further Actions for the training Reports.
-    overfit_batches: Trains on the first so many batches again and again.
-    limit_eval_batches: How many batches an evaluation takes; None is all.
-    max_traces: How often the training loop may be compiled before that is an
-      error; None means as often as need be, with a warning.
+    overfit_batches: Number of first batches that training repeats; None trains
+      on all data.
+    limit_eval_batches: Number of batches per evaluation; None means all.
+    max_traces: Most compilations of the training loop, above which the run
+      fails. None means no limit, but a warning.
+
+  Raises:
+    ConfigError: If a value is invalid.
   """
 
   task: Callable[[], task_lib.Task]
@@ -133,7 +144,13 @@ class Experiment:
     evaluate: bool = True,
     texts: Mapping[str, str] | None = None,
   ) -> run_lib.Result:
-    """Trains to the end; the same call resumes what was interrupted."""
+    """Trains to the end; the same call resumes an interrupted run.
+
+    Args:
+      model_dir: Directory of the run.
+      evaluate: Whether to evaluate during the run.
+      texts: File name -> text to keep in model_dir and show in TensorBoard.
+    """
     return self.prepare(model_dir, evaluate=evaluate).train(texts)
 
   def evaluate(
@@ -145,11 +162,11 @@ class Experiment:
   def export_model(
     self, model_dir: str | pathlib.Path, checkpoint: str = 'latest'
   ) -> pathlib.Path:
-    """Exports a checkpoint in `model_dir`; returns where it went."""
+    """Exports a checkpoint in `model_dir`; returns the export's directory."""
     return self.prepare(model_dir).export(checkpoint)
 
   def all_data(self) -> Iterator[tuple[str, pipeline_lib.Pipeline]]:
-    """(source as in Reports, its Pipeline): `train`, `eval/test`, ..."""
+    """Yields (source, Pipeline); sources are `train`, `eval/test`, ..."""
     yield 'train', self._train_data()
     for name, make in self._eval_data().items():
       yield f'eval/{name}', dataset_pipeline.as_pipeline(make, training=False)
@@ -167,9 +184,15 @@ class Experiment:
   ) -> run_lib.Run:
     """Builds and checks every part; writes nothing.
 
-    This life began at `started`, as time.time() tells it; None means now. If
-    `quiet`, nobody is shown its progress. `recipe` is what several workers must
-    have in common, by name.
+    Args:
+      model_dir: Directory of the run.
+      evaluate: Whether to evaluate during the run.
+      stop_signals: Names of the signals that stop the run.
+      save_signals: Names of the signals that save a checkpoint.
+      started: Start of this attempt in seconds, as of time.time(); None means
+        now.
+      quiet: Whether to hide the progress bar.
+      recipe: Facts by name that must be equal on all workers.
     """
     trainer, data = self._make_trainer(started, recipe)
     per_epoch = data.steps_per_epoch
@@ -217,7 +240,7 @@ class Experiment:
   def _last_step(
     self, trainer: trainer_lib.Trainer, data: pipeline_lib.Pipeline
   ) -> int:
-    """Where the run ends; says now if the data ends before that."""
+    """Returns the last step; warns if the data ends earlier than requested."""
     asked = interval.last_step(self.steps, self.epochs, data.steps_per_epoch)
     last = trainer.last_step(asked)
     if last < asked:
@@ -236,7 +259,7 @@ class Experiment:
     eval_every: interval.Interval,
     per_epoch: float | None,
   ) -> list[report_lib.Action]:
-    """The Actions that save."""
+    """Returns the Actions that save checkpoints."""
     every = interval.all_resolved(
       'checkpoint_every', self.checkpoint_every, per_epoch
     )
@@ -257,14 +280,14 @@ class Experiment:
         metrics.check_monitored(name, monitor.metric, trainer.tags, measured)
 
   def _early_stop(self, evaluate: bool) -> early_stopping.EarlyStopping | None:
-    """A copy, as it has a state of its own; None if it would hear nothing."""
+    """Returns a copy, because it has state; None without its evaluation."""
     given = self.early_stop
     if given and not evaluate and given.metric.startswith('eval/'):
       return None
     return copy.copy(given)
 
   def _facts(self, trainer: trainer_lib.Trainer) -> dict[str, Any]:
-    """What run.json says."""
+    """Returns facts about the run, for run.json."""
     start = self.init_from
     return {
       'seed': self.seed,
@@ -279,7 +302,10 @@ class Experiment:
     trainer: trainer_lib.Trainer,
     measured: Sequence[evaluator_lib.Evaluator],
   ) -> exporter_lib.Exporter:
-    """Exports are tried on the first of `measured`, which is filled later."""
+    """Returns the Exporter.
+
+    Exports are verified on the first of `measured`, which is filled later.
+    """
     given = self.export
 
     def samples() -> exporter_lib.Samples:
@@ -346,7 +372,14 @@ class Experiment:
     stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     quiet: bool = False,
   ) -> _continuous_eval.Follower:
-    """What evaluates each checkpoint of a run that another process trains."""
+    """Builds the continuous evaluation of a run that another process trains.
+
+    Args:
+      model_dir: Directory of the run.
+      timeout: Seconds without a training process after which to fail.
+      stop_signals: Names of the signals that stop the evaluation.
+      quiet: Whether to hide the progress bar.
+    """
     trainer, _ = self._make_trainer()
     writer, metrics_file, publish = _publishers(
       model_dir, quiet, _continuous_eval.METRICS
@@ -446,7 +479,7 @@ def _publishers(
   metrics_file_lib.MetricsFile,
   list[report_lib.Action],
 ]:
-  """Who writes curves, who writes lines, and all who are to see each Report."""
+  """Returns (summary writer, metrics file, Actions for each Report)."""
   writer = summary_writer_lib.SummaryWriter(model_dir)
   metrics_file = metrics_file_lib.MetricsFile(model_dir, name)
   shown = [] if quiet else [progress_bar.ProgressBar()]

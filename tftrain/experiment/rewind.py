@@ -1,4 +1,4 @@
-"""Rewind: goes back before the steps that went wrong, and passes over them."""
+"""Rewind: restores an earlier checkpoint and skips the faulty batches."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from tftrain.train import trainer as trainer_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rewind:
-  """What to do when a loss or gradient is not finite, or the loss spikes.
+  """Policy for a loss or gradient that is not finite, or a loss spike.
 
-  The run is taken back to before the last `skip_batches` steps, and goes on behind
-  them; their batches are taken from the data and not used (Chowdhery et al.
-  2022, "PaLM", section 5.1). What comes out does not depend on which checkpoint
-  was gone back to, nor on being killed meanwhile.
+  The run rewinds to a checkpoint before the last `skip_batches` steps and skips
+  their batches, which are read and not used (Chowdhery et al. 2022, "PaLM",
+  section 5.1). The result depends neither on the step of that checkpoint nor on
+  kills meanwhile.
 
   Attributes:
-    skip_batches: How many steps, the bad one the last of them.
-    max_rewinds: How often in the life of a run.
+    skip_batches: Number of batches to skip, the faulty step's being the last.
+    max_rewinds: Most rewinds of a run, over all attempts.
 
   Raises:
-    ConfigError: A number below 1.
+    ConfigError: If a number is not a whole number of at least 1.
   """
 
   skip_batches: int = 100
@@ -45,21 +45,22 @@ def train(
   last_step: int,
   actions: Sequence[report_lib.Action],
 ) -> None:
-  """Trains to `last_step`, going back where it must.
+  """Trains to `last_step`, with rewinds as needed.
 
   Args:
     trainer: The Trainer.
-    checkpointer: Its Checkpointer; it keeps one far enough behind.
-    rewind: How far and how often.
-    begin: Called with the step from which the run goes on.
-    last_step: Where the run ends.
-    actions: Who receives the Reports.
+    checkpointer: Its Checkpointer, which keeps a checkpoint far enough behind.
+    rewind: The policy.
+    begin: Called after a rewind with the step from which the run resumes.
+    last_step: Last step of the run.
+    actions: Actions that receive the Reports.
 
   Raises:
-    NonFiniteError: It went wrong too often, or there is nothing to go back to.
+    NonFiniteError: If `rewind.max_rewinds` is exceeded, or no finite checkpoint
+      is early enough.
   """
   if trainer.step == 0:
-    checkpointer.save()  # so that there is always something to go back to
+    checkpointer.save()  # a rewind needs a checkpoint
   while True:
     try:
       trainer.train(last_step, actions)
@@ -76,7 +77,7 @@ def _go_back(
   rewind: Rewind,
   error: errors.NonFiniteError,
 ) -> int:
-  """Returns the step from which the run goes on."""
+  """Rewinds; returns the step from which the run resumes."""
   before = trainer.skipped_steps.parts
   if len(before) >= rewind.max_rewinds:
     raise type(error)(
@@ -90,7 +91,7 @@ def _go_back(
       f'{error}; there is no finite checkpoint at or before step {last_good} '
       'to go back to', step=error.step
     ) from error  # fmt: skip
-  # What was passed over before stays so, whatever that checkpoint says.
+  # Earlier skips stay, even if they are not in the restored checkpoint.
   trainer.skipped_steps.parts = before
   trainer.skipped_steps.add(last_good + 1, error.step)
   logging.warning(

@@ -1,4 +1,4 @@
-"""A run: the parts of an Experiment put together on one model_dir."""
+"""Run: the parts of an Experiment, assembled for one model_dir."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -41,16 +41,16 @@ from tftrain.train import trainer as trainer_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-  """How a call of `train` ended.
+  """Result of a call of `train` or `evaluate`.
 
   Attributes:
-    step: The run's step now.
-    last_step: The step at which it ends.
-    scalars: The newest values, by full name (`eval/test/accuracy`).
-    already_done: There was nothing left to do, and nothing was touched.
-    exit_code: 0, or 128 + the number of the signal that stopped the run; 143
-      where that was `max_time`.
-    seconds: Where the time of the whole run went, by part of a Ledger.
+    step: Current step of the run.
+    last_step: Step at which the run ends.
+    scalars: Newest values, by full name (`eval/test/accuracy`).
+    already_done: True if the run had finished before, and nothing was changed.
+    exit_code: 0, or 128 + the number of the signal that stopped the run; 143 if
+      `max_time` stopped it.
+    seconds: Seconds of the whole run, by part of the goodput ledger.
   """
 
   step: int
@@ -62,12 +62,12 @@ class Result:
 
 
 class Prediction(NamedTuple):
-  """How a call of `predict` ended.
+  """Result of a call of `predict`.
 
   Attributes:
-    step: Of the checkpoint.
-    examples: How many were predicted.
-    exit_code: 0, or that of what stopped it.
+    step: Step of the checkpoint.
+    examples: Number of examples in the output; 0 if a signal came first.
+    exit_code: 0, or 128 + the number of the signal that stopped the prediction.
   """
 
   step: int
@@ -77,15 +77,16 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """How a Run goes on, ends, and begins.
+  """Options of a Run: initial weights, rewinds, signals and export.
 
   Attributes:
     export: Whether to export the model at the end.
-    max_seconds: When to stop in any case, to be resumed.
-    init_from: Where the weights come from if nothing was trained yet.
-    rewind: Whether to go back where the loss is not finite, and how far.
-    stop_signals: Names of the signals that stop.
-    save_signals: Names of the signals that save.
+    max_seconds: Seconds after which the run stops in any case, to be resumed;
+      None means no limit.
+    init_from: Source of the weights of a new run.
+    rewind: Policy for a loss that is not finite; None ends the run.
+    stop_signals: Names of the signals that stop the run.
+    save_signals: Names of the signals that save a checkpoint.
   """
 
   export: bool = True
@@ -97,21 +98,21 @@ class Options:
 
 
 class Run:
-  """The parts, built and checked; nothing is written until `train`.
+  """Parts of a run, built and checked; nothing is written until `train`.
 
   Args:
-    model_dir: Where the run attempts.
-    trainer: Its Trainer.
-    last_step: Where it ends.
-    evaluators: What `evaluate` runs.
-    checkpointer: Restores the Trainer.
-    summary_writer: Takes the texts; closed at the end.
-    metrics_file: Takes the metrics.
-    exporter: Exports the model.
-    actions: Who receives the Trainer's Reports, in this order.
-    checkpoint: The Actions that save, after all of them.
-    options: How it goes on, ends, and begins.
-    facts: What run.json says of the run.
+    model_dir: Directory of the run.
+    trainer: Trainer of the run.
+    last_step: Step at which the run ends.
+    evaluators: Evaluators that `evaluate` runs.
+    checkpointer: Checkpointer of the Trainer.
+    summary_writer: Writer of TensorBoard summaries; closed at the end.
+    metrics_file: File of the metrics.
+    exporter: Exporter of the model.
+    actions: Actions that receive the Trainer's Reports, in this order.
+    checkpoint: Actions that save checkpoints, called after `actions`.
+    options: Initial weights, rewinds, signals and export.
+    facts: Facts about the run, for run.json.
   """
 
   def __init__(
@@ -138,8 +139,8 @@ class Run:
     self.summary_writer = summary_writer
     self._metrics_file = metrics_file
     self._exporter = exporter
-    # What is published at a step is on disk before its checkpoint is: the
-    # checkpoint comes last.
+    # Checkpoints come last, so that the metrics of a step are on disk before
+    # its checkpoint.
     self._actions = (*actions, *checkpoint)
     self._options = options
     self._facts = dict(facts)
@@ -153,9 +154,9 @@ class Run:
     """Trains to the end, from the newest checkpoint if there is one.
 
     Args:
-      texts: File name -> text to keep in model_dir and show in TensorBoard;
-        the configuration.
-      bindings: What was bound on the command line, for the HPARAMS tab.
+      texts: File name -> text to keep in model_dir and show in TensorBoard,
+        such as the configuration.
+      bindings: gin bindings of the command line, for the HPARAMS tab.
     """
     workers = self.trainer.workers
     if not workers.leads:
@@ -180,10 +181,10 @@ class Run:
       try:
         self._train()
       except errors.NonFiniteError as error:
-        if type(error) is errors.NonFiniteError:  # a spike is seen later
+        if type(error) is errors.NonFiniteError:  # a spike is detected later
           crash_dump.write(self.model_dir, self.trainer, error, texts)
         raise
-      finally:  # also after an error: what was saved before it is committed
+      finally:  # after an error, too: commits pending saves
         try:
           with self.trainer.ledger.part('checkpoint'):
             self.checkpointer.wait(last=True)
@@ -191,7 +192,7 @@ class Run:
           self.summary_writer.close()
       with files.explained(self.model_dir):
         done = self._end(stopper)
-    # If nothing was asked of this worker, another was stopped.
+    # Without a signal to this worker, another worker was stopped.
     code = stopper.exit_code or 128 + signal.SIGTERM
     return self._result(exit_code=0 if done else int(code))
 
@@ -201,9 +202,9 @@ class Run:
     texts: Mapping[str, str],
     bindings: Sequence[str],
   ) -> None:
-    """What comes before the first step, once nobody else can train here."""
+    """Prepares the first step, under the lock of model_dir."""
     if self.checkpointer.steps()[-1:] != [restored]:
-      restored = self.checkpointer.restore()  # somebody trained meanwhile
+      restored = self.checkpointer.restore()  # trained by another process
     self._tidy()
     self.checkpointer.check_space()
     if restored is not None:
@@ -226,14 +227,14 @@ class Run:
     )
 
   def _begin(self, step: int | None) -> None:
-    """Takes back what was published after `step`, where the run goes on."""
+    """Shares the state with all workers, and drops records after `step`."""
     self.trainer.workers.share(self.trainer)
     published = self._metrics_file.begin(step or 0)
     self.summary_writer.begin(step, published)
     self.trainer.loop.record_to(self.summary_writer.in_steps)
 
   def _go_on_from(self, step: int) -> None:
-    """After the run went back."""
+    """Resumes from `step` after a rewind."""
     self._begin(step)
     with files.explained(self.model_dir):
       self._exporter.take_back(step)
@@ -252,14 +253,14 @@ class Run:
     )
 
   def _end(self, stopper: signals_lib.Stopper) -> bool:
-    """Exports and says so; False if the run is to be resumed."""
+    """Exports and records the end; returns False if the run must resume."""
     if not self.trainer.is_done(self.last_step):
       return False
     try:
       if self._options.export:
         with stopper.interrupting(), self.trainer.ledger.part('export'):
           self._exporter.export(self.trainer.step)
-    except signals_lib.Interrupted:  # the next start exports
+    except signals_lib.Interrupted:  # the next attempt exports
       return False
     self._write_end()
     return True
@@ -271,7 +272,7 @@ class Run:
       which: `latest`, `best`, or a step.
 
     Raises:
-      CheckpointError: There is no such checkpoint.
+      CheckpointError: If this checkpoint does not exist.
     """
     directory = self.checkpointer.directory
     if which == 'latest':
@@ -311,7 +312,15 @@ class Run:
   ) -> Prediction:
     """Writes what the model serves for each example of some files.
 
-    They are read as the evaluation's data are; see `inputs.open_input`.
+    The files are read like the evaluation data; see `data.open_input`.
+
+    Args:
+      given: Path of a file, or a glob.
+      output: Path of the result, which ends in `.jsonl` or `.npz`.
+      which: Checkpoint to use: `latest`, `best`, or a step.
+
+    Raises:
+      ConfigError: If the Experiment has no evaluation data.
     """
     if not self.evaluators:
       raise errors.ConfigError(
@@ -344,7 +353,7 @@ class Run:
     return not self._options.export or self._exporter.path(step).exists()
 
   def _tidy(self) -> None:
-    """Removes what a killed process left half-written."""
+    """Removes staging files that a killed process left."""
     below = (
       '',
       'export',
@@ -376,7 +385,7 @@ class Run:
       self.summary_writer.write_text(name, text)
 
   def _show_overview(self, bindings: Sequence[str]) -> None:
-    """What is trained, once, beside its curves."""
+    """Shows parameters, model graph and hyperparameters in TensorBoard."""
     task, facts = self.trainer.task, {**self._facts, 'steps': self.last_step}
     name = str(self.model_dir.absolute())
     row = _hparams.of_run(task, facts, redaction.redacted_argv(bindings), name)
@@ -384,7 +393,7 @@ class Run:
     self.summary_writer.show_run(row)
 
   def attempt(self) -> dict[str, Any]:
-    """What run.json says of this attempt of the run."""
+    """Returns facts about this attempt of the run, for run.json."""
     facts = self.trainer.facts()
     evals = {f'eval/{e.name}': e.pipeline for e in self.evaluators}
     attempt = {
@@ -433,7 +442,7 @@ class Run:
     )
 
   def _note(self, **facts: Any) -> None:
-    """Changes what run.json says."""
+    """Updates run.json."""
     record = {**run_record.read_record(self.model_dir), **facts}
     files.write_json(self.model_dir / run_record.NAME, record)
 
@@ -441,7 +450,7 @@ class Run:
 def about(
   model_dir: pathlib.Path, trainer: trainer_lib.Trainer
 ) -> dict[str, Any]:
-  """What model.md says of a run: title -> text or table."""
+  """Returns facts about a run for model.md: title -> text or table."""
   config = model_dir / 'config.gin'
   facts = {
     'Metrics': run_record.newest_scalars(model_dir),

@@ -1,4 +1,4 @@
-"""run.json: what code, data and versions a run was made of, and how it ended."""
+"""Run record: code, data, versions and end of a run, in run.json."""
 
 from collections.abc import Mapping
 import hashlib
@@ -19,16 +19,16 @@ NAME = 'run.json'
 
 _GIT_SECONDS = 5.0
 
-# What of a fingerprint is longer than this as JSON is kept as its digest:
-# run.json is to stay readable.
+# Longer values of a fingerprint, as JSON, are replaced by a digest to keep
+# run.json readable.
 _LONGEST_FACT = 200
 
-# New files that git does not know yet are code too; data are not looked at.
+# Untracked files that match are code, too; other files may be data.
 _CODE_FILES = (':(top)*.py', ':(top)*.gin')
 
 
 def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
-  """What run.json says of a run; nothing if it is not there, or rotten."""
+  """Returns the contents of run.json; {} if it is missing or damaged."""
   path = model_dir / NAME
   try:
     with files.explained(path):
@@ -40,7 +40,7 @@ def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
 
 
 def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
-  """The last value of each metric, by its full name."""
+  """Returns the last value of each metric by full name, without NaN."""
   scalars = {}
   for values in jsonl.read(model_dir / 'metrics.jsonl'):
     source = values.pop('source')
@@ -52,10 +52,10 @@ def newest_scalars(model_dir: pathlib.Path) -> dict[str, float]:
 def code_version(
   directory: str | os.PathLike[str] = '.', seconds: float = _GIT_SECONDS
 ) -> dict[str, Any] | None:
-  """What git says of the code_version: commit, whether changed, and a hash of what.
+  """Returns the git commit, a dirty flag and a digest of the changes.
 
-  None where there is no repository, no git, or no answer within `seconds`. The
-  changes themselves are not kept: there may be secrets in them.
+  The result is None without a repository or git, or without an answer within
+  `seconds`. The changes themselves are not kept: they may contain secrets.
   """
   deadline = time.monotonic() + seconds
   try:
@@ -91,7 +91,7 @@ def code_version(
 def data_fingerprints(
   fingerprints: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-  """Fingerprints by source (`train`, `eval/test`), without what is long."""
+  """Returns fingerprints by source (`train`, ...), long values as digests."""
   return {
     source: {name: _shortened(value) for name, value in fingerprint.items()}
     for source, fingerprint in fingerprints.items()
@@ -108,7 +108,7 @@ def _shortened(value: Any) -> Any:
 def _git(
   directory: str | os.PathLike[str], deadline: float, *words: str
 ) -> bytes:
-  """What a git command prints; it writes nothing and asks nothing."""
+  """Returns the output of a git command that neither writes nor prompts."""
   quiet = {'GIT_OPTIONAL_LOCKS': '0', 'GIT_TERMINAL_PROMPT': '0'}
   command = ['git', *words]
   process = subprocess.Popen(
@@ -125,7 +125,7 @@ def _git(
       printed, _ = process.communicate(
         timeout=max(deadline - time.monotonic(), 0.0)
       )
-    except BaseException:  # its children too, which hold the pipe
+    except BaseException:  # kills its children, too: they hold the pipe
       os.killpg(process.pid, signal.SIGKILL)
       raise
   if process.returncode:

@@ -1,4 +1,4 @@
-"""WarmStart: begins a run with the weights of another."""
+"""Warm start: initializes a run with the weights of another."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -25,24 +25,26 @@ _TF_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-  """Where the weights of a new run come from; only step 0 looks at it.
+  """Source of the weights of a new run; a resumed run ignores it.
 
   >>> WarmStart('/tmp/other', mapping={'^model/trunk': 'model/encoder'})
 
-  Weights are those of models, batch statistics among them; optimizers and steps
-  begin anew.
+  The weights of models are loaded, batch statistics included. Optimizers and
+  the step begin anew.
 
   Attributes:
-    path: A run's model_dir (its newest checkpoint), one of its checkpoints, a
-      TensorFlow checkpoint, or a Keras file `*.weights.h5`.
-    mapping: Pattern in the names there -> what to put in its place, to get the
-      names here, such as `model/sequential/dense/kernel`.
-    exclude: Pattern of names here that keep their initial values.
-    averages: Whether to take the moving averages, where a run of ours has them.
-    strict: Whether each weight must be found, and each one there be used.
+    path: Path of a run's model_dir (for its newest checkpoint), a checkpoint of
+      a run, a TensorFlow checkpoint, or a Keras file `*.weights.h5`.
+    mapping: Regular expression in the source's names -> replacement, which must
+      yield this Task's names, such as `model/sequential/dense/kernel`.
+    exclude: Regular expression for names of this Task that keep their initial
+      values.
+    averages: Whether to load the moving averages (EMA) of a tftrain run, if it
+      has them.
+    strict: Whether each weight must be found, and each source weight used.
 
   Raises:
-    ConfigError: A pattern that is none.
+    ConfigError: If a regular expression is invalid.
   """
 
   path: str
@@ -58,11 +60,11 @@ class WarmStart:
 
 
 def load(task: task_lib.Task, start: WarmStart) -> None:
-  """Gives a built Task the weights that `start` describes.
+  """Loads the weights that `start` describes into a built Task.
 
   Raises:
-    CheckpointError: Nothing there, or not what the model needs; the weights are
-      then what they were.
+    CheckpointError: If the source is missing, unreadable, or does not fit the
+      model; the weights then stay unchanged.
   """
   ours = _weights(task, start)
   before = {name: variable.numpy() for name, variable in ours.items()}
@@ -83,7 +85,7 @@ def load(task: task_lib.Task, start: WarmStart) -> None:
 
 
 def _weights(task: task_lib.Task, start: WarmStart) -> dict[str, tf.Variable]:
-  """Name -> variable of what is to get a value."""
+  """Returns name -> variable of the weights to load."""
   owned = tracking.owned_by(task)
   seeds = {id(generator.state) for generator in owned.seeds}
   return {
@@ -97,7 +99,7 @@ def _weights(task: task_lib.Task, start: WarmStart) -> dict[str, tf.Variable]:
 def _read(
   task: task_lib.Task, start: WarmStart, ours: Mapping[str, tf.Variable]
 ) -> dict[str, np.ndarray]:
-  """Name here -> value there."""
+  """Returns name in the Task -> value in the source."""
   path = pathlib.Path(start.path)
   if path.suffix == '.h5':
     return _read_keras(task, start, ours)
@@ -143,7 +145,7 @@ def _read_ours(
         if name.startswith(prefix)
       }
       found.update(averages)
-  # What else a Task owns, such as metrics, is not asked for.
+  # Leaves out other members of a Task, such as metrics.
   tops = {name.partition('/')[0] for name in ours}
   mapped = _mapped(found, start)
   return {n: v for n, v in mapped.items() if n.partition('/')[0] in tops}
@@ -164,7 +166,7 @@ def _read_tensorflow(
       if name != _TF_GRAPH
     }
     mapped = _mapped(plain, start)
-    # Optimizer slots and counters are there too; they are nobody's weights.
+    # Leaves out slot variables and counters, which are not weights.
     return {name: value for name, value in mapped.items() if name in ours}
   models = tracking.owned_by(task).layers
   try:
@@ -199,7 +201,7 @@ def _read_keras(
 
 
 def _h5_values(path: str) -> dict[str, np.ndarray]:
-  """`layers/dense/vars/0` -> value of each data set in a Keras file."""
+  """Returns `layers/dense/vars/0` -> value of each dataset in a Keras file."""
   found: dict[str, np.ndarray] = {}
 
   def visit(name: str, item: Any) -> None:

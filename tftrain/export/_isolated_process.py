@@ -1,7 +1,7 @@
-"""Runs an exported model in a process that knows nothing of tftrain.
+"""Runs an exported model in a fresh process without tftrain.
 
-This file imports nothing of the library, because the other process runs it as
-a script of its own: `python -I elsewhere.py EXPORT GIVEN.npz FOUND.npz`.
+The fresh process runs this file as a script, so the file imports nothing from
+the library: `python -I _isolated_process.py EXPORT GIVEN.npz FOUND.npz`.
 """
 
 from collections.abc import Mapping
@@ -14,32 +14,36 @@ import numpy as np
 import tensorflow as tf
 
 Batches = Mapping[str, Mapping[str, Any]]
-"""Signature -> name -> tensor."""
+"""Signature -> name of an input -> tensor."""
 
 _LIMIT = 600  # seconds
-_SEPARATOR = '\n'  # is in no name
+_SEPARATOR = '\n'  # occurs in no name
 
 
 class ElsewhereError(Exception):
-  """The other process could not run the model; the text says why."""
+  """Failure of the fresh process; the message is its last line of stderr."""
 
 
 def run(
   export: pathlib.Path, given: Batches, scratch: pathlib.Path
 ) -> dict[str, dict[str, np.ndarray]]:
-  """What the signatures of an export compute in a fresh process.
+  """Runs the signatures of an export in a fresh process.
 
   Args:
-    export: Where it lies.
-    given: Its inputs.
-    scratch: A directory for files that do not matter later.
+    export: Directory of the SavedModel.
+    given: Inputs of each signature.
+    scratch: Directory for temporary files.
+
+  Returns:
+    Signature -> name of an output -> array.
 
   Raises:
-    ElsewhereError: It could not be loaded or run.
+    ElsewhereError: If the process cannot load or run the model.
+    TimeoutExpired: If the process takes longer than 600 s.
   """
   sent, received = scratch / 'given.npz', scratch / 'found.npz'
   _write(sent, given)
-  # -I: neither the working directory nor PYTHONPATH is looked at.
+  # -I: imports from neither the working directory nor PYTHONPATH.
   command = [sys.executable, '-I', __file__]
   done = subprocess.run(
     [*command, str(export), str(sent), str(received)],
@@ -55,7 +59,7 @@ def run(
 
 
 def call(export: pathlib.Path, given: Batches) -> dict[str, Any]:
-  """What the signatures of an export compute in this process."""
+  """Runs the signatures of an export in this process."""
   loaded = tf.saved_model.load(str(export))
   return {
     name: dict(loaded.signatures[name](**tensors))
@@ -64,7 +68,7 @@ def call(export: pathlib.Path, given: Batches) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, batches: Batches) -> None:
-  """As serialized tensors: NumPy has neither bfloat16 nor texts of any kind."""
+  """Writes serialized tensors: NumPy lacks bfloat16 and arbitrary strings."""
   arrays: dict[str, Any] = {
     f'{signature}{_SEPARATOR}{name}': np.frombuffer(
       tf.io.serialize_tensor(value).numpy(), np.uint8

@@ -1,4 +1,4 @@
-"""model.md: what an exported model is, where it comes from, how to load it."""
+"""Model card: describes an exported model, its origin and its use."""
 
 from collections.abc import Mapping
 import json
@@ -33,14 +33,14 @@ def text(
   seen: Mapping[str, Any],
   about: Mapping[str, Any],
 ) -> str:
-  """The page.
+  """Returns the text of `model.md`.
 
   Args:
-    staged: Where the SavedModel lies now.
-    directory: Where it will lie.
-    module: What is exported: `offered` and `all_variables`.
-    seen: What the comparison with the live model found.
-    about: Title -> text, table (a mapping) or JSON; what is known of the run.
+    staged: Staging directory of the SavedModel.
+    directory: Final directory of the SavedModel.
+    module: The exported module, with `offered` and `all_variables`.
+    seen: Result of the comparison with the live model.
+    about: Title -> text, table (a mapping) or JSON: facts about the run.
   """
   first = next(iter(module.offered.values()))
   names = first.structured_input_signature[1]
@@ -71,12 +71,12 @@ def _signatures(offered: Mapping[str, Any]) -> str:
 
 
 def _operations(staged: pathlib.Path) -> str:
-  """What C has to call the inputs and outputs of each signature."""
+  """Returns a table of the input and output operations, for the C API."""
   saved = saved_model_pb2.SavedModel()
   saved.ParseFromString((staged / 'saved_model.pb').read_bytes())
   lines = ['| signature | inputs | outputs |', '|---|---|---|']
   for name, found in sorted(saved.meta_graphs[0].signature_def.items()):
-    if name[:2] != '__':  # what TensorFlow calls its own
+    if name[:2] != '__':  # those are internal to TensorFlow
       inputs, outputs = (
         ', '.join(f'`{key}` is `{side[key].name}`' for key in sorted(side))
         for side in (found.inputs, found.outputs)

@@ -1,4 +1,4 @@
-"""Formats that an export may have beside the SavedModel."""
+"""Converters of a SavedModel to TensorFlow Lite, Keras and ONNX."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -20,14 +20,16 @@ Outputs = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """How a file is made of an export, and run to compare it.
+  """File format of an export, with its converter and its runtime.
 
   Attributes:
-    file: Its name, beside saved_model.pb.
-    tolerance: The largest difference to the live model, in parts of the largest
+    file: Name of the file, beside saved_model.pb.
+    tolerance: Largest difference from the live model, relative to the largest
       output.
-    write: Takes the Task, the directory of the SavedModel and the file's path.
-    run: Takes the file's path and inputs by name; gives outputs by name.
+    write: Writes the file, given the Task, the directory of the SavedModel and
+      the path of the file.
+    run: Runs the file, given its path and inputs by name; returns outputs by
+      name.
   """
 
   file: str
@@ -37,7 +39,11 @@ class Format:
 
 
 def of_name(name: str) -> Format:
-  """Raises ConfigError for a format that is none, or lacks its package."""
+  """Returns the Format called `name`.
+
+  Raises:
+    ConfigError: If the format is unknown, or its package is not installed.
+  """
   if name not in _FORMATS:
     raise errors.ConfigError(
       f'there is no export format {name!r}; there are {", ".join(_FORMATS)} '
@@ -65,7 +71,7 @@ def _tflite(quantize: str = '') -> Callable[..., None]:
       converter.target_spec.supported_types = [tf.float16]
     try:
       content = converter.convert()
-    except Exception as error:  # of MLIR: it has no class of its own
+    except Exception as error:  # MLIR errors have no class of their own
       raise errors.ExportError(
         f'TensorFlow Lite cannot hold this model: {errors.one_line(error)}; '
         'leave the format out, or replace that operation'
@@ -128,7 +134,7 @@ def _write_onnx(
 ) -> None:
   del task
   tf2onnx, _ = _import_onnx()
-  loaded = tf.saved_model.load(str(saved))  # named, or its variables go
+  loaded = tf.saved_model.load(str(saved))  # the reference keeps its variables
   serve = loaded.signatures[signature.SERVE]
   specs = serve.structured_input_signature[1]
   function = tf.function(
@@ -138,7 +144,7 @@ def _write_onnx(
     proto, _ = tf2onnx.convert.from_function(
       function, input_signature=list(specs.values())
     )
-  except Exception as error:  # of many kinds, none of them public
+  except Exception as error:  # tf2onnx has no public base class
     raise errors.ExportError(
       f'ONNX cannot hold this model: {errors.one_line(error)}; leave the '
       'format out, or replace that operation'

@@ -1,4 +1,4 @@
-"""SavedModels: written aside, run elsewhere, compared, then renamed."""
+"""SavedModel export: stages, verifies and atomically renames a SavedModel."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -39,33 +39,37 @@ def export_model(
 ) -> pathlib.Path:
   """Exports `task.serve` as a SavedModel with a free batch size.
 
-  Where the Task keeps a moving average of its weights, that is what is
-  exported. `task.signatures` are offered beside it, and with a `decoder` the
-  same of serialized tf.train.Examples, so that what is served is what was
-  trained.
+  If the Task keeps moving averages (EMA) of its weights, the export holds the
+  averages. The export also offers `task.signatures` and, with a `decoder`, a
+  signature that runs `serve` on serialized tf.train.Examples. Serving then
+  processes records exactly like training.
 
-  The export must give the live model's outputs on `features` before it gets its
-  name: to the bit, and other formats within a tolerance. What was seen is in
-  `comparison.json`, and what the model is in `model.md`.
+  The files are written to a staging directory, compared with the live model on
+  `features`, and then renamed. The SavedModel must equal the live model to the
+  bit (within 1e-5 if `fresh` is set and a GPU is present), other formats within
+  a tolerance. `comparison.json` holds the differences, `model.md` is the model
+  card.
 
   Args:
     task: A built Task.
-    features: A batch of what `serve` takes: a tensor, or a dict or tuple of
-      tensors.
-    directory: Where it goes; must not exist.
-    part: A model of the Task to export alone, such as a shared trunk: its
-      variables and what it computes, instead of `serve`.
-    formats: What else to write beside the SavedModel; see formats.py.
-    decoder: What makes a batch of records; see `Pipeline.decoder`.
-    fresh: Whether it is run by another process, which takes seconds to start.
-    about: What model.md says of where the model comes from.
+    features: Batch of inputs of `serve`, `[batch, ...]`: a tensor, or a dict or
+      tuple of tensors.
+    directory: Directory to create; it must not exist.
+    part: Model of the Task to export instead of `serve`, such as a shared
+      backbone; None exports the whole Task.
+    formats: Further formats to write, by name; see `Export.formats`.
+    decoder: Decoder of serialized records; see `Pipeline.decoder`.
+    fresh: Whether a fresh process, which takes seconds to start, runs the
+      SavedModel for the comparison.
+    about: Facts about the origin of the model, for `model.md`.
 
   Returns:
     `directory`.
 
   Raises:
-    ConfigError: A format that is none.
-    ExportError: The directory exists, or what was written differs.
+    ConfigError: If a format is unknown, or its package is not installed.
+    ExportError: If `directory` exists, the export fails, or its outputs differ
+      from the live model.
   """
   directory = pathlib.Path(directory)
   if directory.exists():
@@ -96,7 +100,7 @@ def _explained(directory: pathlib.Path) -> Iterator[None]:
     raise
   except (
     OSError,
-    ValueError,  # of a SavedModel that cannot be read again
+    ValueError,  # raised for an unreadable SavedModel
     tf.errors.OpError,
     subprocess.TimeoutExpired,
     _isolated_process.ElsewhereError,
@@ -115,7 +119,7 @@ def _write_and_compare(
   chosen: Mapping[str, converters.Format],
   fresh: bool,
 ) -> dict[str, Any]:
-  """Writes all files of the model; what they compute, next to the live one."""
+  """Writes all files, runs them, and returns their differences."""
   tf.saved_model.save(module, str(staged), signatures=module.offered)
   live = {name: module.offered[name](**given[name]) for name in given}
   serve = signature.SERVE
@@ -133,7 +137,7 @@ def check_serve(
   features: Any,
   decoder: serving_decoder.Decoder | None = None,
 ) -> None:
-  """Raises ExportError now where an export could only fail at the end."""
+  """Raises ExportError early if the signatures cannot be exported."""
   _traced(task, _offered(task, features, None, decoder))
 
 
@@ -160,19 +164,19 @@ def _offered(
 
 
 class _Exported(tf.Module):  # type: ignore[misc]
-  """Holds what a SavedModel must contain."""
+  """The variables and the signatures of a SavedModel."""
 
   def __init__(
     self, all_variables: Sequence[tf.Variable], offered: Mapping[str, Any]
   ):
     super().__init__()
-    # Named one by one: converters overlook variables that Keras hides.
+    # A plain list: converters overlook variables that Keras hides.
     self.all_variables = list(all_variables)
     self.offered = dict(offered)
 
 
 def _variables(owner: Any) -> list[tf.Variable]:
-  """Every variable of a Task or of one of its models."""
+  """Returns every variable of a Task or of one of its models."""
   if isinstance(owner, task_lib.Task):
     return owner.all_variables()
   owned = tracking.Owned()
@@ -190,13 +194,13 @@ def _compared_signatures(
   live: Mapping[str, Mapping[str, tf.Tensor]],
   fresh: bool,
 ) -> dict[str, Any]:
-  """Runs the SavedModel; what it gave, next to the live model."""
+  """Runs the SavedModel and compares its outputs with the live ones."""
   if fresh:
     with files.scratch_directory() as scratch:
       found = _isolated_process.run(staged, given, scratch)
   else:
     found = _isolated_process.call(staged, given)
-  # Another process computes on the CPU: it must not want the GPU's memory.
+  # The fresh process computes on the CPU: this process holds the GPU memory.
   on_gpu = bool(tf.config.list_physical_devices('GPU'))
   tolerance = 1e-5 if fresh and on_gpu else 0.0
   return {
@@ -223,7 +227,11 @@ def _compared(
   found: Mapping[str, Any],
   tolerance: float,
 ) -> dict[str, Any]:
-  """Raises ExportError if the outputs differ by more than the tolerance."""
+  """Compares outputs by name.
+
+  Raises:
+    ExportError: If an output differs by more than `tolerance`.
+  """
   seen = {}
   for name, value in live.items():
     difference = _difference(np.asarray(value), np.asarray(found[name]))
@@ -243,8 +251,10 @@ def _compared(
 
 
 def _difference(live: np.ndarray, found: np.ndarray) -> float:
-  """The largest one, in parts of the largest value; inf if they do not
-  compare."""
+  """Returns the largest difference, relative to the largest value.
+
+  The result is inf if shapes or strings differ.
+  """
   if live.shape != found.shape:
     return np.inf
   if live.dtype.kind in 'OSU':

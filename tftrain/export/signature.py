@@ -1,4 +1,4 @@
-"""Signature: what an export offers under a name."""
+"""Signature: a named function of an exported model."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -14,27 +14,29 @@ from tftrain.data import serving_decoder
 from tftrain.task import task as task_lib
 
 SERVE = 'serving_default'
-"""What `Task.serve` is called in an export."""
+"""Name of the signature of `Task.serve`."""
 RECORDS = 'examples'
-"""What takes serialized tf.train.Examples."""
+"""Name of the signature on serialized tf.train.Examples, and of its input."""
 
 _PYTHON = ('PyFunc', 'EagerPyFunc', 'PyFuncStateless')
 
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-  """A function of an export, and something real to try it on.
+  """Function that an export offers, with real inputs to verify it.
 
   >>> class Digits(tftrain.SupervisedTask):
   ...   def signatures(self, features):
-  ...     return {'top': tftrain.export.Signature(self.top, {'image': features})}
+  ...     example = {'image': features}
+  ...     return {'top': tftrain.export.Signature(self.top, example)}
 
   Attributes:
-    function: Takes the inputs by their names; returns a tensor, or several in a
+    function: Function of the inputs by name; returns a tensor, or several in a
       dictionary or tuple.
-    example: Name -> a batch of that input, `[batch, ...]`. The export must give
-      what the live model gives for it.
-    specs: Name -> tf.TensorSpec, where more than the batch size is free.
+    example: Name -> batch of that input, `[batch, ...]`. On this batch, the
+      export must reproduce the outputs of the live model.
+    specs: Name -> tf.TensorSpec, for inputs with free dimensions besides the
+      batch size.
   """
 
   function: Callable[..., Any]
@@ -43,7 +45,7 @@ class Signature:
 
 
 def of_task(task: task_lib.Task, features: Any) -> dict[str, Signature]:
-  """`serve`, and what else the Task offers."""
+  """Returns the signatures of a Task: `serve` and `Task.signatures`."""
 
   def serve(**given: Any) -> Any:
     return task.serve(_packed(features, given))
@@ -53,7 +55,7 @@ def of_task(task: task_lib.Task, features: Any) -> dict[str, Signature]:
 
 
 def of_part(part: Any, features: Any) -> dict[str, Signature]:
-  """What a model of a Task computes alone."""
+  """Returns the signature of one model of a Task."""
 
   def serve(**given: Any) -> Any:
     return part(_packed(features, given), training=False)
@@ -64,8 +66,11 @@ def of_part(part: Any, features: Any) -> dict[str, Signature]:
 def of_records(
   task: task_lib.Task, decoder: serving_decoder.Decoder
 ) -> Signature:
-  """`serve` of serialized tf.train.Examples, decoded and mapped as the
-  pipeline does it. Features that do not matter for it need not be there."""
+  """Returns the signature of `serve` on serialized tf.train.Examples.
+
+  Records are decoded and mapped like in the pipeline. They may lack features
+  that the outputs do not depend on.
+  """
 
   def serve(batch: Any) -> Any:
     return task.serve(task.features(batch))
@@ -85,7 +90,7 @@ def of_records(
 
 
 def named(prefix: str, value: Any) -> dict[str, Any]:
-  """Tensors by name: a dictionary's keys, `prefix`, or `prefix_0`, ..."""
+  """Returns tensors by name: keys, `prefix`, or `prefix_0`, `prefix_1`, ..."""
   if isinstance(value, dict):
     return value
   leaves = tf.nest.flatten(value)
@@ -95,10 +100,11 @@ def named(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def trace(task: task_lib.Task, name: str, signature: Signature) -> Any:
-  """Its ConcreteFunction, with a free batch size.
+  """Returns the ConcreteFunction of a signature, with a free batch size.
 
   Raises:
-    ExportError: It takes no such input, needs a fixed batch size, or Python.
+    ExportError: If the function does not take the inputs of its example, cannot
+      be traced, needs a fixed batch size, or calls Python.
   """
   what = f'signature {name!r} of {type(task).__name__}'
   _check_names(what, signature)
@@ -160,7 +166,7 @@ def _spec_of(name: str, value: Any, free: bool) -> tf.TensorSpec:
 def _works(function: Callable[[], Any]) -> bool:
   try:
     function()
-  except Exception:  # whatever a user's model raises: the first error counts
+  except Exception:  # of the user's model: only the first error is reported
     return False
   return True
 
@@ -180,7 +186,7 @@ def _refuse_python(what: str, concrete: Any) -> None:
 
 
 def _packed(like: Any, given: Mapping[str, Any]) -> Any:
-  """The tensors of `given` in the structure of `like`, which named them."""
+  """Returns the tensors of `given` in the structure of `like`."""
   if isinstance(like, dict):
     return dict(given)
   leaves = [given[name] for name in named('inputs', like)]
@@ -193,7 +199,7 @@ def _leaves(value: Any, indices: Any) -> list[Any]:
 
 
 def _reached(function: Callable[[Any], Any], spec: Any) -> list[int]:
-  """Which leaves of its argument the outcome of a function depends on."""
+  """Returns the indices of the leaves of `spec` that the result depends on."""
   leaves = tf.nest.flatten(spec)
 
   def run(*given: Any) -> Any:

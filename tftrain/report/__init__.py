@@ -1,4 +1,4 @@
-"""Reports: what a Trainer passes to its Actions, and when one is due."""
+"""Reports of training and evaluation, and their dispatch to Actions."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Dispatch: gives each Report to the Actions that it concerns."""
+"""Dispatch: passes each Report to the Actions that it concerns."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tftrain.report import report as report_lib
 
 
 class Stateful(Protocol):
-  """An Action whose state goes into checkpoints, as JSON."""
+  """An Action with a JSON state, which checkpoints save."""
 
   def read_state(self) -> dict[str, Any]: ...
 
@@ -21,7 +21,10 @@ class Stateful(Protocol):
 
 
 def stateful(actions: Sequence[Any]) -> dict[str, Stateful]:
-  """Those of `actions` that have a state, by the names of their classes."""
+  """Returns the Actions that have a state, by the names of their classes.
+
+  A further Action of the same class gets the suffix `_2`, `_3` and so on.
+  """
   found: dict[str, Stateful] = {}
   for action in actions:
     action = action.action if isinstance(action, every_lib.Every) else action
@@ -35,7 +38,7 @@ def stateful(actions: Sequence[Any]) -> dict[str, Stateful]:
 
 
 def due_steps(action: Any, step: int) -> int | None:
-  """The step at which an Action next wants a Report of its own, if any."""
+  """Returns the next step at which an Action is due, or None."""
   next_due: Callable[[int], int | None] | None = getattr(
     action, 'next_due', None
   )
@@ -47,23 +50,24 @@ def dispatch(
   report: report_lib.Report,
   ledger: goodput.Ledger | None = None,
 ) -> set[report_lib.Signal | None]:
-  """Gives a Report to those Actions that it concerns.
+  """Calls the Actions that a Report concerns, in the order of their `place`.
 
-  A plain Action gets the Reports with scalars, first; one that has an interval
-  of its own gets all. When the run is being stopped from outside, only those
-  hear of it that must save (`acts_on_stop`); they also hear of a save that
-  somebody asked for.
+  A plain Action gets the Reports that have scalars. An Action with an interval
+  (`next_due`) gets all Reports, after the plain Actions. If a stop is requested
+  from outside, only the Actions that must save (`acts_on_stop`) get the Report.
+  These Actions also get the Report of a save that is requested from outside.
 
   Args:
-    actions: Who may hear of it.
-    report: What happened.
-    ledger: Where their time is booked.
+    actions: Candidates for the Report.
+    report: The Report.
+    ledger: Ledger to which the time of the Actions is attributed, if any.
 
   Returns:
-    The signals that they gave; the first INTERRUPTED is the last of them.
+    The signals of the Actions. INTERRUPTED ends the dispatch: later Actions
+    are not called.
   """
   signals = set()
-  # Those that report come before those that may take long and be cut short.
+  # Actions that report run before long ones, which may be interrupted.
   for action in sorted(actions, key=_place):
     if report.stopping:
       concerned = getattr(action, 'acts_on_stop', False)
@@ -86,11 +90,11 @@ def dispatch(
 def own(
   actions: Sequence[report_lib.Action],
 ) -> tuple[list[report_lib.Action], list[report_lib.Action]]:
-  """Copies of a recipe's Actions for one run, as they may have a state.
+  """Copies the Actions of an Experiment for one run, as they may have a state.
 
   Returns:
-    Those that hear of training, and those that hear of evaluations, too
-    (`hears_all`).
+    (Actions that get the Reports of training, Actions that also get the
+    Reports of evaluations (`hears_all`)).
   """
   copies = [copy.copy(action) for action in actions]
   for action in copies:
@@ -101,7 +105,7 @@ def own(
 
 
 def bind(actions: Sequence[Any], run: Any) -> None:
-  """Tells those Actions that have a `bind` which run they belong to."""
+  """Calls `bind(run)` of the Actions that have this method."""
   for action in actions:
     action = action.action if isinstance(action, every_lib.Every) else action
     if hasattr(action, 'bind'):
@@ -109,6 +113,6 @@ def bind(actions: Sequence[Any], run: Any) -> None:
 
 
 def _place(action: Any) -> int:
-  """Of 0 for plain Actions and 1 for timed ones, or what an Action asks for."""
+  """Returns an Action's `place`, by default 0 if plain and 1 if timed."""
   place: int = getattr(action, 'place', int(hasattr(action, 'next_due')))
   return place

@@ -10,19 +10,20 @@ from tftrain.report import report as report_lib
 
 
 class Every:
-  """Runs `action` whenever another interval is done, and at the end.
+  """An Action (callback) that runs `action` at an interval and at the end.
 
-  Counts crossings, not remainders, and has no state to save: resuming needs no
-  care. The Trainer ends its blocks of steps where a number of steps is due, so
-  the interval need not divide `steps_per_loop`.
+  It counts crossings of multiples, not remainders, and has no state to save, so
+  a resumed run needs no special care. The Trainer ends its blocks of steps at
+  due steps, so the interval need not divide `steps_per_loop`.
 
   Args:
-    interval: Steps, or a time such as '30s', '10m' or '2h', or a list of both:
-      whichever comes first. Time is looked at when a block of steps ends.
-    action: What to run.
+    interval: Steps, or a time such as '30s', '10m' or '2h', or a list of both,
+      of which the first due interval counts. Time is checked at the end of a
+      block of steps.
+    action: The Action to run.
 
   Raises:
-    ConfigError: The interval is neither.
+    ConfigError: If `interval` is neither steps nor a time, or an empty list.
   """
 
   def __init__(
@@ -44,13 +45,13 @@ class Every:
     return part_of(self.action)
 
   def next_due(self, step: int) -> int | None:
-    """The next step after `step` at which to run; None if a clock decides."""
+    """Returns the next due step after `step`; None for a time alone."""
     return (
       None if self._steps is None else (step // self._steps + 1) * self._steps
     )
 
   def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
-    if report.step < self._last_step:  # the run went back
+    if report.step < self._last_step:  # the run was rewound
       self._last_step = -1
     asked = report.stopping or (report.saving and self.acts_on_stop)
     due = report.is_last or asked or self._is_due(report)
@@ -73,7 +74,7 @@ class Every:
 def _parse_all(
   interval: interval_lib.Interval | Sequence[interval_lib.Interval],
 ) -> tuple[int | None, float]:
-  """(steps or None, seconds) of an interval, or of the shortest of several."""
+  """Returns (steps or None, seconds), each the minimum over all intervals."""
   if isinstance(interval, int | str):
     return interval_lib.parse(interval)
   pairs = [interval_lib.parse(one) for one in interval]
@@ -84,7 +85,7 @@ def _parse_all(
 
 
 def part_of(action: Any) -> str:
-  """Where a Ledger books what an Action does."""
+  """Returns the Ledger part to which an Action's time is attributed."""
   owner = getattr(action, '__self__', action)  # of a method
   part: str = getattr(owner, 'part', 'actions')
   return part

@@ -13,12 +13,15 @@ _UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0}
 
 
 def resolved(name: str, value: Interval, per_epoch: float | None) -> Interval:
-  """Steps or a time, as `Every` takes them.
+  """Converts epochs to steps; returns steps and times unchanged, for `Every`.
 
   Args:
-    name: Of the Experiment's field, for errors.
+    name: Name of the Experiment's field, for errors.
     value: Steps (100), a time ('10m') or epochs ('2 epochs').
-    per_epoch: Steps in an epoch, where that is known.
+    per_epoch: Steps per epoch; None if unknown.
+
+  Raises:
+    ConfigError: If `value` is in epochs and `per_epoch` is None.
   """
   match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*epochs?', str(value).strip())
   if not match:
@@ -41,7 +44,12 @@ def all_resolved(
 
 
 def in_steps(name: str, value: Interval, per_epoch: float | None) -> int:
-  """For what must be a number of steps."""
+  """Converts steps or epochs to steps.
+
+  Raises:
+    ConfigError: If `value` is a time or less than one step, or is in epochs
+      and `per_epoch` is None.
+  """
   steps = resolved(name, value, per_epoch)
   if not errors.is_count(steps):
     raise errors.ConfigError(
@@ -54,7 +62,11 @@ def in_steps(name: str, value: Interval, per_epoch: float | None) -> int:
 def last_step(
   steps: int | None, epochs: float | None, per_epoch: float | None
 ) -> int:
-  """Where a run ends that is given steps or epochs."""
+  """Returns the last step of a run, from its steps or its epochs.
+
+  Raises:
+    ConfigError: If `steps` and `per_epoch` are None.
+  """
   if steps is not None:
     return steps
   assert epochs is not None
@@ -66,7 +78,11 @@ def last_step(
 
 
 def seconds(time_text: str) -> float:
-  """'90s', '10m' or '2h' in seconds."""
+  """Converts a time such as '90s', '10m' or '2h' to seconds.
+
+  Raises:
+    ConfigError: If `time_text` is not a time.
+  """
   steps, found = parse(time_text)
   if steps is not None:
     raise errors.ConfigError(
@@ -76,7 +92,11 @@ def seconds(time_text: str) -> float:
 
 
 def parse(interval: Interval) -> tuple[int | None, float]:
-  """Returns (steps or None, seconds or infinity) of an interval."""
+  """Returns (steps or None, seconds or infinity) of an interval.
+
+  Raises:
+    ConfigError: If `interval` is neither steps nor a time.
+  """
   if isinstance(interval, int) and not isinstance(interval, bool):
     if interval >= 1:
       return interval, math.inf

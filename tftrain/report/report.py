@@ -1,4 +1,4 @@
-"""What flows: a Trainer or Evaluator reports, an Action receives the Report."""
+"""Reports: the data that a Trainer or Evaluator passes to its Actions."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -9,33 +9,34 @@ from typing import Any, Protocol
 
 
 class Signal(enum.Enum):
-  """What an Action may return to the loop that called it."""
+  """The value that an Action may return to the loop that called it."""
 
   STOP = 'stop'
-  """The run is done: what has an interval fires once more, then it ends."""
+  """The run is done: Actions with an interval run once more, then it ends."""
 
   INTERRUPTED = 'interrupted'
-  """A stop came before the Action was through; resuming asks it again."""
+  """A stop interrupted the Action; the resumed run calls the Action again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """What happened since the Report before it.
+  """The progress of a run since its previous Report.
 
   Attributes:
-    source: Who reports: `train` or `eval/<name>`.
-    step: Batches consumed so far, over the run's whole life.
-    previous_step: `step` of the Report before this one.
+    source: Origin of the Report: `train` or `eval/<name>`.
+    step: Batches consumed so far, over all attempts of the run.
+    previous_step: `step` of the previous Report.
     start_step: The step at which this process started or resumed.
     last_step: The step at which the run ends, as far as is known.
     scalars: Means over the steps since scalars were last reported. Empty in a
-      train Report that falls between two `log_every` steps.
-    seconds: Time those steps took; evaluation and saving are not in it.
-    timing: What a clock says of the same steps (`steps_per_second`, ...).
-    artifacts: What to look at: images, texts and more, by tag.
-    stopping: A stop was requested from outside (SIGTERM, say): the run is not
-      done and will be resumed. Only what must survive should act on it.
-    saving: A save was requested from outside (SIGUSR1); the run goes on.
+      train Report between two `log_every` steps.
+    seconds: Duration of these steps, without evaluation and saving.
+    timing: Clock measurements of these steps (`steps_per_second`, ...).
+    artifacts: Images, texts and other artifacts, by tag.
+    stopping: True if a stop was requested from outside (SIGTERM, say): the run
+      is not done and will be resumed. Only Actions that must save should act.
+    saving: True if a save was requested from outside (SIGUSR1); the run
+      continues.
   """
 
   source: str
@@ -59,9 +60,9 @@ Action = Callable[[Report], Signal | None]
 
 
 class BoundRun(Protocol):
-  """The run that an Action belongs to, as its `bind(run)` gets it.
+  """The run to which an Action belongs: the argument of its `bind(run)`.
 
-  An `experiment.run.Run` is one; Actions need not import it.
+  `experiment.run.Run` implements this protocol, so Actions need not import it.
   """
 
   @property

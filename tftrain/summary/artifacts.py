@@ -1,7 +1,7 @@
-"""Artifacts: what a Task shows beside numbers, and how TensorBoard takes it.
+"""Artifacts: images, texts, audio, tables and plots, for TensorBoard.
 
-A kind of artifact is one class of this file: `fault` says what is wrong with
-it, before the first step, and `write` writes it.
+Each kind of artifact is one class of this file. `fault` describes an error in
+an artifact before the first step, and `write` writes the artifact.
 """
 
 from collections.abc import Mapping
@@ -26,21 +26,21 @@ _THRESHOLDS = 201
 
 @runtime_checkable
 class Artifact(Protocol):
-  """One kind of what can be looked at; anything that has both will do."""
+  """The protocol of an artifact: an object with these two methods."""
 
   def fault(self) -> str | None:
-    """What cannot be shown, and what to give instead; None if it can."""
+    """Returns the error and its remedy, or None for a valid artifact."""
 
   def write(self, tag: str) -> None:
-    """Writes it with TensorFlow's default summary writer, at its step."""
+    """Writes the artifact with the default tf.summary writer, at its step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-  """Sounds to listen to.
+  """Audio clips.
 
   Attributes:
-    samples: `[clips, frames, channels]`, floats of -1 to 1.
+    samples: `[clips, frames, channels]`, floats from -1 to 1.
     sample_rate: Frames per second.
   """
 
@@ -70,8 +70,9 @@ class Table:
   """Rows of values, shown as a Markdown table.
 
   Attributes:
-    columns: Their names.
-    rows: A value for each column; what is a float is shown with four digits.
+    columns: Names of the columns.
+    rows: Rows with a value for each column. Floats are shown with four
+      significant digits.
   """
 
   columns: Sequence[str]
@@ -101,7 +102,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-  """How values are distributed; those that are not finite are left out.
+  """The distribution of values; values that are not finite are left out.
 
   Attributes:
     values: Numbers, of any shape.
@@ -120,11 +121,12 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True)
 class PrCurve:
-  """Precision over recall of a binary classifier, at 201 thresholds.
+  """The precision-recall curve of a binary classifier, at 201 thresholds.
 
   Attributes:
     labels: True or False (1 or 0) for each example.
-    scores: Its probability, 0 to 1, in the same shape. What is NaN is left out.
+    scores: Probability of each example, from 0 to 1, in the shape of `labels`.
+      Examples with a NaN score are left out.
   """
 
   labels: Any
@@ -159,7 +161,7 @@ class PrCurve:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-  """A picture as the bytes of a PNG: what a matplotlib Figure becomes."""
+  """The bytes of a PNG image, to which a matplotlib Figure is rendered."""
 
   png: bytes
 
@@ -179,7 +181,7 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class _Text:
-  """A str, as Markdown."""
+  """A string, shown as Markdown."""
 
   text: str
 
@@ -192,7 +194,7 @@ class _Text:
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-  """`[images, height, width, channels]`; or something that nobody knows."""
+  """Images `[images, height, width, channels]`, or an unknown value."""
 
   images: Any
 
@@ -215,14 +217,14 @@ class _Images:
 
 
 def prepared(owner: str, artifacts: Any) -> Mapping[str, Any]:
-  """What `artifacts()` returned, checked; Figures are drawn, and closed.
+  """Checks the result of `artifacts()`; renders and closes Figures.
 
   Args:
-    owner: Whose they are, for errors.
+    owner: Name of the Task, for errors.
     artifacts: Name -> artifact.
 
   Raises:
-    TaskError: Something could not be shown.
+    TaskError: If `artifacts` is not a mapping of valid artifacts.
   """
   returned = f'artifacts() of {owner} returned'
   if not isinstance(artifacts, Mapping):
@@ -245,13 +247,13 @@ def write(tag: str, value: Any) -> None:
 
 
 def write_histogram(tag: str, values: Any) -> None:
-  """As tf.summary.histogram, in a thirtieth of its memory."""
+  """Writes what tf.summary.histogram writes, in a thirtieth of its memory."""
   numbers = np.asarray(values, np.float64).ravel()
   numbers = numbers[np.isfinite(numbers)]
   counts, edges = np.zeros(_BUCKETS), np.zeros(_BUCKETS + 1)
   if numbers.size and numbers.min() < numbers.max():
     counts, edges = np.histogram(numbers, _BUCKETS)
-  elif numbers.size:  # as TensorBoard has it: all in the last of equal buckets
+  elif numbers.size:  # as TensorBoard does: all in the last of equal buckets
     edges += numbers[0]
     counts[-1] = numbers.size
   tf.summary.write(
@@ -270,25 +272,27 @@ def confusion_matrix(
   *,
   image: bool = False,
 ) -> Any:
-  """How often each class was taken for which.
+  """Counts the predictions of each class, by label.
 
   >>> def artifacts(self, batch):
   ...   x, y = batch
   ...   guessed = tf.argmax(self.model(x), -1)
-  ...   return {'confusion': tftrain.summary.confusion_matrix(y, guessed, NAMES)}
+  ...   matrix = tftrain.summary.confusion_matrix(y, guessed, NAMES)
+  ...   return {'confusion': matrix}
 
   Args:
-    labels: The class of each example, an integer.
-    predictions: The class that was predicted.
-    names: What the classes are called.
-    image: Whether to draw it: a row for each label, a column for each
-      prediction, dark where many of the label's examples are.
+    labels: Class of each example, integers of any shape.
+    predictions: Predicted class of each example, as many as `labels`.
+    names: Names of the classes.
+    image: Whether to draw the matrix: a row for each label, a column for each
+      prediction, darker for a larger share of the label's examples.
 
   Returns:
-    A Table of counts, or an image.
+    A Table of counts, or an image `[1, height, width, 3]`.
 
   Raises:
-    TaskError: Labels and predictions do not match, or have no name.
+    TaskError: If `labels` and `predictions` differ in number, or a class in
+      them is not an index of `names`.
   """
   true, guessed = np.ravel(labels), np.ravel(predictions)
   if true.shape != guessed.shape:
@@ -315,7 +319,7 @@ _WHITE, _BLUE = np.array([255, 255, 255]), np.array([8, 48, 107])
 
 
 def _heat_map(matrix: np.ndarray, cell: int = 16) -> np.ndarray:
-  """`[1, h, w, 3]`: squares from white to blue, as shares of their row."""
+  """Returns `[1, h, w, 3]`: white to blue squares, by share of their row."""
   share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
   colours = _WHITE + share[..., None] * (_BLUE - _WHITE)
   squares = np.kron(colours, np.ones([cell, cell, 1]))
@@ -323,7 +327,7 @@ def _heat_map(matrix: np.ndarray, cell: int = 16) -> np.ndarray:
 
 
 def _known(value: Any) -> Artifact:
-  """The kind of artifact that a value is."""
+  """Returns a value as an artifact."""
   if isinstance(value, Artifact):
     return value
   if isinstance(value, str):
@@ -334,7 +338,7 @@ def _known(value: Any) -> Artifact:
 
 
 def _is_figure(value: Any) -> bool:
-  """Whether it is one of matplotlib's, which nobody has if it is not loaded."""
+  """Returns whether value is a matplotlib Figure, without importing it."""
   module = sys.modules.get('matplotlib.figure')
   return module is not None and isinstance(value, module.Figure)
 
@@ -343,20 +347,20 @@ def _drawn(value: Any) -> Any:
   if not _is_figure(value):
     return value
   into = io.BytesIO()
-  value.savefig(into, format='png')  # by Agg, whatever shows figures here
+  value.savefig(into, format='png')  # by Agg, independent of the backend
   if pyplot := sys.modules.get('matplotlib.pyplot'):
     pyplot.close(value)  # else pyplot keeps it for ever
   return Drawing(into.getvalue())
 
 
 def _pr_curve(labels: Any, scores: Any) -> np.ndarray:
-  """`[6, thresholds]`: TP, FP, TN, FN, precision and recall."""
+  """Computes `[6, thresholds]`: TP, FP, TN, FN, precision and recall."""
   known = ~np.isnan(scores)
   labels, scores = labels[known].ravel(), scores[known].ravel()
   at = np.floor(scores * (_THRESHOLDS - 1)).astype(int)
 
   def at_least(weights: np.ndarray) -> np.ndarray:
-    """How many lie at each threshold or above."""
+    """Returns the sum of weights at or above each threshold."""
     return np.bincount(at, weights, _THRESHOLDS)[::-1].cumsum()[::-1]
 
   tp, fp = at_least(labels), at_least(1 - labels)

@@ -1,4 +1,4 @@
-"""Sinks: where Reports go beside TensorBoard."""
+"""Metric writers: store Reports outside TensorBoard."""
 
 import abc
 import csv
@@ -15,10 +15,10 @@ from tftrain.report import report as report_lib
 
 
 class MetricWriter(abc.ABC):
-  """Writes the Reports of training and evaluation somewhere; an Action.
+  """Base class of metric writers: Actions (callbacks) that store Reports.
 
-  Subclass it and write `write`. What `write` raises is warned of, once a
-  minute, and the run goes on without it.
+  Subclasses implement `write`. An exception in `write` is logged, at most once
+  a minute, and the run continues without the Report.
 
   >>> class Printed(MetricWriter):
   ...   def write(self, report):
@@ -28,7 +28,7 @@ class MetricWriter(abc.ABC):
 
   part = 'summaries'
   hears_all = True
-  """An Experiment gives it the Reports of evaluations, too."""
+  """An Experiment also passes the Reports of evaluations."""
 
   _best_effort: best_effort.BestEffort | None = None
 
@@ -39,9 +39,7 @@ class MetricWriter(abc.ABC):
   def __call__(self, report: report_lib.Report) -> None:
     if not report.scalars:
       return
-    if (
-      self._best_effort is None
-    ):  # made here: subclasses need not call __init__
+    if self._best_effort is None:  # subclasses need not call __init__
       what = f'Reports to {type(self).__name__}'
       self._best_effort = best_effort.BestEffort(what, (Exception,))
     with self._best_effort():
@@ -49,13 +47,13 @@ class MetricWriter(abc.ABC):
 
 
 class CsvWriter(MetricWriter):
-  """A file of comma-separated values: step, source, and a column per metric.
+  """Writes a CSV file with the step, the source and a column per metric.
 
-  A metric that appears later gets a column of its own then. A resumed run takes
-  back the lines after the step it goes on from, as `metrics.jsonl` does.
+  A metric that first appears later adds a column. A resumed run removes the
+  lines after the step from which it resumes, as in `metrics.jsonl`.
 
   Args:
-    path: Its name; what is relative lies in model_dir.
+    path: Path of the file, relative to model_dir or absolute.
   """
 
   def __init__(self, path: str | os.PathLike[str] = 'metrics.csv'):
@@ -69,13 +67,13 @@ class CsvWriter(MetricWriter):
     self._path = run.model_dir / self._path
 
   def write(self, report: report_lib.Report) -> None:
-    # A run begins, or goes on from an earlier step than it had come to.
+    # The run starts, resumes, or is rewound to an earlier step.
     if report.start_step != self._begun_at or report.step < self._last_step:
       self._begin(report.start_step)
     self._last_step = report.step
     row = {'step': str(report.step), 'source': report.source}
     if (row['step'], row['source']) in self._written:
-      return  # a run that ended here is asked to end here again
+      return  # a finished run that is started again
     row |= {tag: repr(value) for tag, value in report.scalars.items()}
     new = [name for name in row if name not in self._columns]
     if new:
@@ -84,7 +82,7 @@ class CsvWriter(MetricWriter):
     self._written.add((row['step'], row['source']))
 
   def _begin(self, step: int) -> None:
-    """Takes back the lines after `step`, and what a kill left of one."""
+    """Removes the lines after `step`, and a partial last line."""
     rows = [row for row in self._read() if _step_of(row) <= step]
     columns = list(rows[0]) if rows else ['step', 'source']
     files.make_directory(self._path.parent, 'path for CsvWriter')
@@ -98,7 +96,7 @@ class CsvWriter(MetricWriter):
     self._columns = columns
 
   def _read(self) -> list[dict[str, str]]:
-    """Column -> value, of each whole line."""
+    """Returns column -> value for each whole line."""
     if not self._path.exists():
       return []
     with files.explained(self._path):

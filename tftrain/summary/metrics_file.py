@@ -1,4 +1,4 @@
-"""MetricsFile: reports as lines of JSON, taken back when a run resumes."""
+"""MetricsFile: Reports as JSON lines, consistent after a resume."""
 
 from collections.abc import Collection
 import pathlib
@@ -13,8 +13,12 @@ from tftrain.report import report as report_lib
 class MetricsFile:
   """Appends each Report to `metrics.jsonl`, and its timing to `timing.jsonl`.
 
-  `metrics.jsonl` of a run that was killed and resumed equals that of one that
-  was not, byte for byte: lines after the restored checkpoint are taken back.
+  A resumed run removes the lines after the restored checkpoint. Its
+  `metrics.jsonl` is therefore byte-identical to that of an uninterrupted run.
+
+  Args:
+    model_dir: The run's directory.
+    name: Name of the metrics file.
   """
 
   part = 'summaries'
@@ -31,12 +35,12 @@ class MetricsFile:
     self._begun = False
 
   def begin(self, step: int) -> Collection[jsonl.Key]:
-    """Takes back the lines after `step`; (step, source) of those that stay."""
+    """Removes the lines after `step`; returns (step, source) of the others."""
     self._begun = True
     return self._metrics.resume(step)
 
   def sync(self) -> None:
-    """Makes what was written survive a power cut."""
+    """Syncs the metrics to disk, so that they survive a power cut."""
     files.sync(self._metrics.path)
 
   def __call__(self, report: report_lib.Report) -> None:
@@ -46,7 +50,7 @@ class MetricsFile:
       self.begin(report.start_step)
     head = {'step': report.step, 'source': report.source}
     if not self._metrics.append({**head, **report.scalars}):
-      return  # a run that ended here is asked to end here again
-    with self._best_effort():  # what a clock says is not worth a run
+      return  # a finished run that is started again
+    with self._best_effort():  # timing is best-effort
       timing = {k: float(f'{v:.6g}') for k, v in report.timing.items()}
       jsonl.append_line(self._timing, jsonl.to_json({**head, **timing}))

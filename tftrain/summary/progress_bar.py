@@ -1,4 +1,4 @@
-"""What a person sees who watches: one line that lives, or a line per Report."""
+"""Progress bar: one updated line on a terminal, else a line per Report."""
 
 import sys
 import time
@@ -14,13 +14,13 @@ _FORMAT = '{n:,}/{total:,} |{bar:12}| {elapsed}<{remaining}{postfix}'
 
 
 class ProgressBar:
-  """Shows step, metrics, speed, waiting for input, and the time that is left.
+  """Shows the step, metrics, speed, input wait and the remaining time.
 
-  On a terminal training is one line that is written over, and each evaluation
-  a line above it; elsewhere each Report is a line with the time of day.
+  On a terminal, training is one line that is overwritten, and each evaluation
+  is a line above it. Elsewhere each Report is a line with the time of day.
 
   Args:
-    stream: Where to write; None means stderr, as it is then.
+    stream: Stream to write to; None means sys.stderr at the time of a Report.
   """
 
   part = 'summaries'
@@ -41,7 +41,7 @@ class ProgressBar:
       tqdm.tqdm.write(_line(report), file=stream)
 
   def _show(self, report: report_lib.Report, stream: TextIO) -> None:
-    """Draws the line anew; at the end it is left as it is."""
+    """Redraws the line; the line of the last Report remains."""
     if self._bar is None:
       self._bar = tqdm.tqdm(
         total=report.last_step,

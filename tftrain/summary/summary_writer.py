@@ -1,4 +1,4 @@
-"""SummaryWriter: reports as TensorBoard summaries."""
+"""SummaryWriter: writes Reports as TensorBoard summaries."""
 
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -19,14 +19,17 @@ from tftrain.summary import artifacts as artifacts_lib
 
 
 class SummaryWriter:
-  """Writes scalars to `model_dir/<source>/`, for TensorBoard.
+  """Writes scalars and artifacts to `model_dir/<source>/`, for TensorBoard.
 
-  Train and evaluation use the same tags in directories of their own, so
-  `tensorboard --logdir model_dir` shows both on one chart. What a clock says
-  goes under `time/`.
+  Training and evaluation use the same tags in separate directories, so
+  `tensorboard --logdir model_dir` shows both on one chart. Timing is under
+  `time/`.
 
-  What cannot be written is not worth a run: it is said once a minute, and
-  training goes on.
+  A write error does not fail the run: it is logged, at most once a minute, and
+  training continues.
+
+  Args:
+    model_dir: The run's directory.
   """
 
   part = 'summaries'
@@ -44,13 +47,13 @@ class SummaryWriter:
   def begin(
     self, step: int | None, published: Collection[tuple[int, str]] = ()
   ) -> None:
-    """Says that a life of the run begins.
+    """Begins an attempt of the run.
 
-    Whatever an earlier life wrote of later steps, TensorBoard then leaves out.
+    TensorBoard then hides later steps that an earlier attempt wrote.
 
     Args:
-      step: Which was restored; None if nothing was.
-      published: (step, source) that are to stay, and are not written again.
+      step: The restored step; None if no checkpoint was restored.
+      published: (step, source) of Reports that stay and are not written again.
     """
     self.close()
     self._first_step = 0 if step is None else step + 1
@@ -83,20 +86,20 @@ class SummaryWriter:
           artifacts_lib.write(tag, artifact)
 
   def show_run(self, artifact: Any) -> None:
-    """Writes what stands for all of the run, in model_dir itself."""
+    """Writes an artifact of the whole run, to model_dir itself."""
     self.show(0, {'run': artifact}, source='')
     with self._best_effort():
       if writer := self._writers.pop('', None):  # nothing follows
         writer.close()
 
   def write_text(self, tag: str, text: str) -> None:
-    """Shows a text, such as the configuration, in TensorBoard's Text tab."""
+    """Writes a text, such as the configuration, for TensorBoard's Text tab."""
     indented = ''.join(f'    {line}\n' for line in text.splitlines())
     with self._best_effort(), self._writer('train').as_default(step=0):
       tf.summary.text(tag, indented)
 
   def in_steps(self) -> Any:
-    """Makes the train writer the default, for tf.summary inside a step."""
+    """Returns a context for tf.summary inside steps, with the train writer."""
     with self._best_effort():
       return self._writer('train').as_default()
     return contextlib.nullcontext()
@@ -107,7 +110,7 @@ class SummaryWriter:
         writer.flush()
 
   def sync(self) -> None:
-    """Makes what was flushed survive a power cut."""
+    """Syncs flushed summaries to disk, so that they survive a power cut."""
     for source in self._writers:
       files.sync(self._model_dir / source)
 
@@ -122,8 +125,8 @@ class SummaryWriter:
       raise errors.RunDirectoryError(f'{directory} was removed')
     if source not in self._writers:
       files.make_directory(directory)
-      # TensorBoard makes nothing of the first start in a directory. So each
-      # life writes one, the first life, too.
+      # TensorBoard ignores the first session start in a directory, so every
+      # attempt writes one, including the first attempt.
       with files.named_last(directory, _EVENTS):
         _write_session_start(directory, self._first_step)
       with files.named_last(directory, _EVENTS):
@@ -136,14 +139,14 @@ class SummaryWriter:
 
 _EVENTS = 'events.out.tfevents.'
 
-# A writer of which steps know writes inside the compiled loop, where a full
-# disk would end the run. So it only collects, and the host flushes it.
+# A writer that steps use would write inside the compiled loop, where a full
+# disk would end the run. So it only buffers, and the host flushes it.
 _ENDLESS = 2**31 - 1
-_HALF_AN_HOUR = 2**31 // 1000 - 1  # more overflows, and means at once
+_HALF_AN_HOUR = 2**31 // 1000 - 1  # more overflows and flushes at once
 
 
 def _write_session_start(directory: pathlib.Path, step: int) -> None:
-  """Tells TensorBoard that what follows replaces all from `step` on."""
+  """Tells TensorBoard to discard older events from `step` on."""
   writer = event_file_writer.EventFileWriter(str(directory))
   try:
     writer.add_event(
@@ -158,8 +161,10 @@ def _write_session_start(directory: pathlib.Path, step: int) -> None:
 
 
 def _scalar(tag: str, value: float) -> Any:
-  """What tf.summary.scalar writes; one op for all of a Report's scalars is ten
-  times faster than one call for each."""
+  """Returns the value that tf.summary.scalar writes.
+
+  One op for all scalars of a Report is ten times faster than a call for each.
+  """
   return tf.compat.v1.Summary.Value(
     tag=tag,
     tensor={'dtype': tf.float32.as_datatype_enum, 'float_val': [value]},
