@@ -4,8 +4,11 @@ import pathlib
 import sys
 
 # Else `platform` is a room of the tests, and not of Python.
-_HERE = pathlib.Path(__file__).parent
-sys.path[:] = [p for p in sys.path if pathlib.Path(p).absolute() != _HERE]
+sys.path[:] = [
+  path
+  for path in sys.path
+  if pathlib.Path(path).absolute() != pathlib.Path(__file__).parent
+]
 
 import pytest
 

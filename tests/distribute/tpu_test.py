@@ -26,7 +26,7 @@ def test_a_tpu_that_says_nothing_is_one_line(commands, tmp_path, answers):
         'TPU_NAME': f'grpc://127.0.0.1:{port}', 'TFTRAIN_TPU_DEADLINE': '1',
       },
     )  # fmt: skip
-  assert time.monotonic() - began < 20
+  assert time.monotonic() - began < 60
   assert ended.code == 2
   assert ended.error.startswith(
     f'the TPU grpc://127.0.0.1:{port} cannot be reached: no answer within 1 s'

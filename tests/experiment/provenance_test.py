@@ -91,12 +91,12 @@ def is_alive(pid):
 
 
 def test_a_git_that_hangs_is_not_waited_for(tmp_path, monkeypatch, repository):
-  fake_git(tmp_path, monkeypatch, f'sleep 30 & echo $! > {tmp_path}/pid; wait')
+  fake_git(tmp_path, monkeypatch, f'sleep 600 & echo $! > {tmp_path}/pid; wait')
   begun = time.monotonic()
   assert run_record.code_version(repository, seconds=1.0) is None
-  assert time.monotonic() - begun < 10
+  assert time.monotonic() - begun < 60
   pid = int((tmp_path / 'pid').read_text())
-  while time.monotonic() - begun < 10 and is_alive(pid):
+  while time.monotonic() - begun < 60 and is_alive(pid):
     time.sleep(0.01)
   assert not is_alive(pid)  # what it started is gone too
 

@@ -55,6 +55,7 @@ class Mishap(scenarios.Slow):
     self._what = what
     self._at = at
     self._taken = -1  # building takes one
+    self._waits = 0
 
   def loss(self, batch, training):
     if not training:
@@ -69,6 +70,12 @@ class Mishap(scenarios.Slow):
       return loss
     values = loss.values + self._mishap(tf.cast(self._is_now(), tf.float32))
     return tftrain.Loss(values, **loss.metrics)
+
+  def wait(self, seconds):
+    self._waits += 1
+    if self._waits == 2:  # building waits once
+      print('the first step begins', file=sys.stderr, flush=True)
+    super().wait(seconds)
 
   def _is_now(self):
     def count():

@@ -36,16 +36,21 @@ class Slow(tftrain.SupervisedTask):
     self._pause = pause
 
   def loss(self, batch, training):
+    pause = self._pause
+
     def wait(labels):
-      time.sleep(self._pause)
+      self.wait(pause)
       return labels
 
     x, y = batch
     shape = y.shape
-    if self._pause is not None:
+    if pause is not None:
       y = tf.numpy_function(wait, [y], tf.int64)
       y.set_shape(shape)
     return super().loss((x, y), training)
+
+  def wait(self, seconds):
+    time.sleep(seconds)
 
 
 def experiment(pause=None, rate=0.01, **options):

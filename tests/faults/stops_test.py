@@ -1,7 +1,5 @@
 """Signals, deadlines and errors that stop a run, wherever it is just then."""
 
-import time
-
 import pytest
 
 from tests.faults import mishaps
@@ -21,12 +19,9 @@ def test_a_signal_in_a_step_is_obeyed_within_a_long_block(run, quiet):
   names = ('log_every', 'checkpoint_every', 'eval_every')
   rarely = [f'Experiment.{name} = 1000' for name in names]
   life = run.start(*slow, *rarely)
-  life.until(lambda: (run.model_dir / 'run.json').exists(), 'the start')
-  time.sleep(3)  # in it goes
+  life.until(lambda: 'the first step begins' in life.text('stderr'), 'a step')
   life.send('SIGTERM')
-  begun = time.monotonic()
   ended = life.wait()
-  assert time.monotonic() - begun < 3
   assert ended.code == 143
   assert 'SIGTERM: stopping after this step' in ended.stderr
   (step,) = run.steps()
@@ -51,9 +46,7 @@ def test_a_signal_in_an_evaluation_leaves_it_to_the_next_life(run, quiet):
   slow = 'mishaps.make_task.eval_pause = 0.8'  # five of them
   life = run.started_until(40, slow)  # the evaluation of step 40 begins
   life.send('SIGTERM')
-  begun = time.monotonic()
   assert life.wait().code == 143
-  assert time.monotonic() - begun < 2.5
   assert run.last_reported('eval/test') == 0
   run.finish(slow)
   assert run.end() == quiet
@@ -78,10 +71,8 @@ def test_a_signal_in_an_export_on_the_way_is_obeyed_too(run, quiet):
   exports = run.model_dir / 'export'
   life.until(lambda: list(exports.glob('.tmp-30-*')), 'an export')
   life.send('SIGTERM')
-  begun = time.monotonic()
   assert life.wait().code == 143
-  assert time.monotonic() - begun < 3, 'another process was waited for'
-  assert list(exports.iterdir()) == []
+  assert list(exports.iterdir()) == [], 'another process was waited for'
   assert run.steps()[-1] == 30
   run.finish(*export)
   assert sorted(path.name for path in exports.iterdir()) == ['30', '60', '80']
@@ -89,14 +80,13 @@ def test_a_signal_in_an_export_on_the_way_is_obeyed_too(run, quiet):
 
 
 def test_a_second_interrupt_aborts_at_once_and_commits_no_half(run, quiet):
-  life = run.start(_SLOW_DISK, 'mishaps.SlowDisk.seconds = 60')
+  # So slow that whoever waits for it is taken for hung.
+  life = run.start(_SLOW_DISK, 'mishaps.SlowDisk.seconds = 600')
   wait_for_save(life, run)
   life.send('SIGINT')
-  time.sleep(0.5)
-  begun = time.monotonic()
+  life.until(lambda: 'again to abort now' in life.text('stderr'), 'the offer')
   life.send('SIGINT')
   ended = life.wait()
-  assert time.monotonic() - begun < 5
   assert ended.code == 130
   assert 'again to abort now' in ended.stderr
   assert run.steps() == []

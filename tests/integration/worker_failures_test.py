@@ -201,10 +201,8 @@ def test_who_dies_of_four_is_named(tmp_path):
   flags = [_LONG, '--gin.Experiment.log_every=100', '--local_workers=4']
   with started(tmp_path, *flags) as starter:
     wait_for_step(300, starter, tmp_path)
-    began = time.monotonic()
     os.kill(workers_of(starter.pid)[2], signal.SIGKILL)
     assert starter.wait(timeout=60) == 128 + signal.SIGKILL
-  assert time.monotonic() - began < 30
   # Another may be the first that it misses: the chief, which ends for that.
   named = re.findall(r'error: worker (\d) \(\S+\) is gone', text_of(tmp_path))
   assert 1 <= len(named) <= 3

@@ -88,7 +88,7 @@ def test_who_is_left_behind_ends_and_says_why(commands, tmp_path, who):
   victim.send('SIGKILL')
   began = time.monotonic()
   ended = left.wait()
-  assert time.monotonic() - began < 30
+  assert time.monotonic() - began < 60
   assert victim.wait().code == -signal.SIGKILL
   assert ended.code == 1
   number = 0 if who == 'chief' else 1
