@@ -3,14 +3,10 @@
 import pathlib
 import sys
 
-# Else `platform` is a room of the tests, and not of Python.
-sys.path[:] = [
-  path
-  for path in sys.path
-  if pathlib.Path(path).absolute() != pathlib.Path(__file__).parent
-]
-
-import pytest
-
 if __name__ == '__main__':
+  # Else `platform` is a room of the tests, and not of Python.
+  here = pathlib.Path(__file__).parent
+  sys.path[:] = [p for p in sys.path if pathlib.Path(p).absolute() != here]
+  import pytest
+
   sys.exit(pytest.main(sys.argv[1:]))
