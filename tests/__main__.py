@@ -1,4 +1,4 @@
-"""Runs pytest, for Bazel, whose tests are programs."""
+"""Runs pytest, for Bazel: a test there is a program."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""Comparing runs: the first step at which two runs part, and the cause."""
+"""Comparing runs: the first different step of two runs, and the cause."""
 
 import subprocess
 import sys

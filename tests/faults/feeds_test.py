@@ -1,4 +1,4 @@
-"""Data that is damaged, missing, too short, or not what it was."""
+"""Data: damaged, missing, too short, or changed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What keeps each fault from doing harm: one guard for each row of the table.
+"""Guards against the faults: one for each row of docs/reliability.md.
 
 mutations.py takes them away, one at a time, and runs the row's test.
 """

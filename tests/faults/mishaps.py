@@ -1,4 +1,4 @@
-"""A run as users start it, and what may go wrong inside it; named by gin files.
+"""A run as users start it, and mishaps inside it, named by gin files.
 
 80 steps with dropout, Adam and a moving average, an evaluation every 40.
 """

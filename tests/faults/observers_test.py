@@ -1,4 +1,4 @@
-"""Those who look at a run while it is trained: evaluators and TensorBoard."""
+"""Observers of a run in training: evaluators and TensorBoard."""
 
 import shutil
 

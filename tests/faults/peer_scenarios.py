@@ -1,4 +1,4 @@
-"""What the forked children do with others' ways to save; see peers.py.
+"""Scenarios of the forked children with others' ways to save; see peers.py.
 
 Each of them begins with the state of epoch 2 on disk, written after that of
 epoch 1, and saves that of epoch 3. All variables tell the epoch, so that

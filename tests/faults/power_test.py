@@ -1,4 +1,4 @@
-"""A power cut: what was never synced is gone, or half of it is.
+"""A power cut: unsynced data is gone, or half of it is.
 
 The operations of some saves are recorded. For each point in that log the
 directories are built that a power cut may leave there: a file that was not

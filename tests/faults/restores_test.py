@@ -1,4 +1,4 @@
-"""What lies in model_dir when a run is started again, and is not as it was."""
+"""A changed model_dir: damage, other settings, clocks and second trainers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the forked children do; what is swept goes through their gate.
+"""Scenarios of the forked children; swept work goes through their gate.
 
 All of them are lives of one run: 40 steps with dropout, Adam and a moving
 average, saved every 10 steps, of which one checkpoint is kept.

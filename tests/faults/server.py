@@ -1,4 +1,4 @@
-"""Runs scenarios in forked children, into whose work faults are put.
+"""Runs scenarios in forked children, with faults put into their work.
 
 Importing TensorFlow costs seconds, so one process imports it, runs nothing, and
 forks a child for every command that it reads: a line of JSON

@@ -1,4 +1,4 @@
-"""What goes wrong in a step, or in what is made of it."""
+"""Steps: numbers that are not finite, memory that is out, wrong metrics."""
 
 import math
 

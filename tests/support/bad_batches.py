@@ -1,4 +1,4 @@
-"""Batches of which one is not finite."""
+"""Batches, one of them not finite."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""TensorBoard in a headless Chromium: what a person sees of a run.
+"""TensorBoard in a headless Chromium: a run as a person sees it.
 
 `python -m tests.support.headless_browser docs/images` makes the pictures of the
 documentation.

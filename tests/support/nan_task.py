@@ -1,4 +1,4 @@
-"""A Task whose loss is NaN at one row."""
+"""A Task with a loss that is NaN at one row."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""What training must come to: a trainer in float64 NumPy, gradients by hand.
+"""A trainer in float64 NumPy, with gradients by hand.
 
 A network of two dense layers with relu between them. Nothing of TensorFlow, of
 Keras or of the library is used here. It knows no replicas, no micro-batches and

@@ -1,4 +1,4 @@
-"""What the gin files of the tests refer to."""
+"""Tasks, data and Actions that gin files of the tests refer to."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Runs whose result must not depend on the number of replicas.
+"""Runs that must not depend on the number of replicas.
 
   python -m tests.support.replica_runs 4
 

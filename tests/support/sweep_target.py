@@ -1,4 +1,4 @@
-"""A target for sweeps that needs no TensorFlow: it does what it is told.
+"""A target for sweeps: without TensorFlow, and with faults on request.
 
 Macros say what: `LR` sets its accuracy, `STEPS` how many lines it writes, `DO`
 what goes wrong.

@@ -1,4 +1,4 @@
-"""What TensorBoard makes of a directory, asked in this process."""
+"""TensorBoard on a directory, asked in this process."""
 
 from tensorboard import program
 from tensorboard.backend import application

@@ -1,4 +1,4 @@
-"""Two worker processes that train together, and what they left."""
+"""Two worker processes that train together, and their files."""
 
 import json
 
