@@ -13,6 +13,7 @@ from tests.support import paths
 from tftrain import errors
 from tftrain.config import loader
 from tftrain.launch import command as command_lib
+from tftrain.launch import flags as flags_lib
 
 _PAGES = sorted([*paths.ROOT.glob('*.md'), *paths.ROOT.glob('docs/*.md')])
 _LANGUAGES = {'', 'python', 'gin', 'sh', 'text', 'error'}
@@ -139,7 +140,7 @@ def test_commands_name_files_and_flags_that_exist(page):
 
 def _check_command(words):
   (_, *words), _ = command_lib.rewritten(['tftrain', *words])
-  known = flags.FLAGS.flags_by_module_dict()[command_lib.__name__]
+  known = flags.FLAGS.flags_by_module_dict()[flags_lib.__name__]
   given = [word.removeprefix('--').partition('=') for word in words]
   for name, _, _ in given:
     assert name in {flag.name for flag in known}, name
@@ -151,7 +152,7 @@ def _check_command(words):
 def test_every_flag_is_documented_and_every_documented_flag_exists():
   page = (paths.ROOT / 'docs' / 'configuration.md').read_text('utf-8')
   shown = set(re.findall(r'^\| `--(\w+)` \|', page, re.MULTILINE))
-  known = flags.FLAGS.flags_by_module_dict()[command_lib.__name__]
+  known = flags.FLAGS.flags_by_module_dict()[flags_lib.__name__]
   assert shown == {flag.name for flag in known}
 
 
