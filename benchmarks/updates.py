@@ -31,7 +31,8 @@ features: tftrain with a feature, divided by tftrain without, on `Arrays`.
   `plain` reports the loss alone; `metrics` also the accuracy and the mean of
   the largest logit.
 buckets: 8 dense layers of one width, all weights in one bucket, divided by none
-  in any. Where the ratio is above 1, `buckets.SMALL` should keep them apart.
+  in any. Where the ratio is above 1, `fused_variables.SMALL` should keep them
+  apart.
 
 Every 100 steps (25 where they are long) all contestants read and reset their
 metrics; for tftrain that is a Report. There are no Actions.

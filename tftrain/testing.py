@@ -70,7 +70,7 @@ def assert_learns(
   bound = first - (1 - factor) * abs(first)
   if not last < bound:
     advice = 'Try another learning rate; look at the loss and the labels'
-    silent = errors.listing(trainer.task.engine.without_gradient())
+    silent = errors.listing(trainer.task.step_runner.without_gradient())
     if silent:
       advice = f'The gradient of {silent} is zero'
     raise AssertionError(

@@ -114,7 +114,7 @@ def test_the_worst_exit_code():
 def test_workers_die_with_their_starter():
   process = start(
     'from tftrain.distribute import local_launcher\n'
-    'local_launcher.are_asked(2)\n'
+    'local_launcher.must_launch(2)\n'
     'print(os.getpid(), flush=True)\n'
     'time.sleep(50)'
   )

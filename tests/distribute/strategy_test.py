@@ -20,7 +20,7 @@ def test_a_step_deals_what_it_holds_among_its_own_replicas():
 
   @tf.function(autograph=False)
   def deal(batch):
-    with replica_batch.holding(row_sharding.Share(4, 6, 8)):
+    with replica_batch.batch_share(row_sharding.Share(4, 6, 8)):
       return replica_batch.run_on_rows(lambda rows: rows, batch)
 
   class Local(tf.distribute.ReplicaContext):

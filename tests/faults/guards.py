@@ -212,7 +212,7 @@ GUARDS = (
       'predictions_on_a_full_disk_go_on_when_there_is_room',
       'a full disk is an error of ours',
       'platform/jsonl.py',
-      '  with files.explained(path):\n    files.disk.append(',
+      '  with files.convert_os_errors(path):\n    files.disk.append(',
       '  if True:\n    disk.append(',
     ),
     (

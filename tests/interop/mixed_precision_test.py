@@ -26,7 +26,7 @@ def test_mixed_precision_trains_close_to_full(precision, tmp_path):
       name.removeprefix('mixed_')
     )
   assert losses[precision] == pytest.approx(losses['float32'], rel=0.2)
-  scale = run.trainer.task.engine.scalars().get('loss_scale')
+  scale = run.trainer.task.step_runner.scalars().get('loss_scale')
   assert (scale is not None) == (precision == 'mixed_float16')
   assert keras.config.dtype_policy().name == 'float32'
 
@@ -42,5 +42,5 @@ def test_weights_of_half_precision_learn(scale):
   )
   assert 0.1 < report.scalars['gradient_norm'] < 10
   assert report.scalars['loss'] < 0.9
-  averages = trainer.task.engine.appliers()['optimizer'].average.variables
+  averages = trainer.task.step_runner.appliers()['optimizer'].average.variables
   assert {average.dtype for average in averages} == {tf.float32}

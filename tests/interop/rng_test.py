@@ -79,7 +79,7 @@ def test_replicas_draw_different_seeds():
 
   @tf.function
   def draw():
-    with trainer.task.engine.calls():
+    with trainer.task.step_runner.calls():
       return strategy.run(generator.next)
 
   first, second = strategy.experimental_local_results(draw())
@@ -99,5 +99,5 @@ class Autoencoder(step_runs.OwnStep):
 @pytest.mark.parametrize('strategy', step_runs.STRATEGIES)
 def test_a_model_inside_another_may_draw_random_numbers(strategy):
   trainer, _ = step_runs.train(Autoencoder, 2, strategy)
-  (generator,) = trainer.task.engine._owned.seeds
+  (generator,) = trainer.task.step_runner._owned.seeds
   assert 'next' not in vars(generator)

@@ -88,7 +88,7 @@ def test_variables_that_hide_or_idle_are_named(caplog):
   assert 'Sharpness reads variables that are hidden from it (secret' in (
     caplog.text
   )
-  names = trainer.task.engine.appliers()['optimizer'].trained
+  names = trainer.task.step_runner.appliers()['optimizer'].trained
   assert 'model/parts/0/gain' in names
   assert 'model/parts/0/dense/mixed/dense/kernel' in names
 
@@ -123,7 +123,7 @@ def test_a_lazily_built_layer_starts_at_its_initial_values():
 def test_a_model_that_only_the_step_calls_is_built_and_trained():
   trainer, report = step_runs.train(step_runs.of(step_runs.Critic), 3)
   assert report.scalars['critic/loss'] >= 0
-  appliers = trainer.task.engine.appliers()
+  appliers = trainer.task.step_runner.appliers()
   assert list(appliers['critic_optimizer'].trained) == [
     'critic/sequential/dense/kernel',
     'critic/sequential/dense/bias',

@@ -64,7 +64,7 @@ class Export:
       )
 
 
-class Samples(Protocol):
+class InputSource(Protocol):
   """Source of real inputs: a Trainer or an Evaluator."""
 
   @property
@@ -95,7 +95,7 @@ class Exporter:
     self,
     model_dir: str | pathlib.Path,
     task: task_lib.Task,
-    samples: Callable[[], Samples],
+    samples: Callable[[], InputSource],
     options: Export,
     *,
     best: retention.KeepBest | None = None,
@@ -182,7 +182,7 @@ class Exporter:
   def write_state(self, state: Mapping[str, Any]) -> None:
     self._best = float(state['best'])
 
-  def _decoder(self, samples: Samples) -> serving_decoder.Decoder | None:
+  def _decoder(self, samples: InputSource) -> serving_decoder.Decoder | None:
     return samples.pipeline.decoder() if self.options.records else None
 
   def _interruptible(self, step: int) -> report_lib.Signal | None:
@@ -193,7 +193,7 @@ class Exporter:
       return report_lib.Signal.INTERRUPTED
     return None
 
-  def take_back(self, step: int) -> None:
+  def discard_after(self, step: int) -> None:
     """Sets aside exports after `step`, which a rewind to `step` obsoletes."""
     for later in self._steps():
       if later > step:

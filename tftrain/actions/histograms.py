@@ -95,7 +95,7 @@ class WeightHistograms:
     task = self._trainer.task
     owned = tracking.owned_by(task)
     names = {id(variable): name for name, variable in owned.variables.items()}
-    with self._trainer.strategy.scope(), task.untouched():
+    with self._trainer.strategy.scope(), task.variables_restored():
       found = task.gradients(task.loss, self._trainer.example_batch)
     return {
       f'gradients/{names[id(variable)]}': tf.convert_to_tensor(value)

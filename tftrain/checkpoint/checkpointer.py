@@ -429,7 +429,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
   try:
     return format.read_checkpoint(path)
   except format.DAMAGED as error:
-    if format.is_passing(error):
+    if format.is_transient(error):
       raise errors.CheckpointError(
         f'{path} cannot be read now ({errors.one_line(error)}), which does not '
         'mean that it is damaged; mend that, then start the same command again'

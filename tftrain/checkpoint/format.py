@@ -30,7 +30,7 @@ DAMAGED = (OSError, ValueError, KeyError, IndexError, tf.errors.OpError)
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
   """Returns whether an error is transient: of the machine, not the file."""
   if isinstance(error, OSError):
     return error.errno in _PASSING

@@ -9,8 +9,8 @@ from .example_pipeline import Examples as Examples
 from .limit import all_limited as all_limited
 from .limit import FirstBatches as FirstBatches
 from .limit import limited as limited
+from .open_files import file_stamps as file_stamps
 from .open_files import open_input as open_input
-from .open_files import stamps as stamps
 from .pipeline import described as described
 from .pipeline import explained as explained
 from .pipeline import Pipeline as Pipeline

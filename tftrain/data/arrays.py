@@ -86,7 +86,7 @@ class Arrays(pipeline_lib.Pipeline):
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
     )
-    return shuffle_lib.untuned(batches.prefetch(2))
+    return shuffle_lib.without_autotuning(batches.prefetch(2))
 
   def part(self, share: row_sharding.Share) -> 'Arrays':
     self._load()  # once for both pipelines
@@ -144,5 +144,7 @@ class Arrays(pipeline_lib.Pipeline):
 
     if self._share is None:
       return index_of(position)
-    found: tf.Tensor = shuffle_lib.cut_out(position, index_of, self._share.of)
+    found: tf.Tensor = shuffle_lib.apply_to_rows(
+      position, index_of, self._share.of
+    )
     return found

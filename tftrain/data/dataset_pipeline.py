@@ -77,7 +77,7 @@ class DatasetPipeline(pipeline_lib.Pipeline):
   def check_resumable(self) -> None:
     if not self.keeps_iterator or self._checked:
       return
-    reason = iterator_state.why_not_saved(lambda: self.dataset(0))
+    reason = iterator_state.resume_failure(lambda: self.dataset(0))
     if reason:
       raise errors.InputError(
         f'a stopped run could not go on with this dataset: {reason}. Seed its '
@@ -144,7 +144,7 @@ def _dataset_factory(data: Any) -> tuple[Callable[[], tf.data.Dataset], bool]:
   signature = tf.nest.map_structure(_open_spec, _as_tuple(first))
 
   def make() -> tf.data.Dataset:
-    return shuffle_lib.untuned(
+    return shuffle_lib.without_autotuning(
       tf.data.Dataset.from_generator(
         lambda: map(_as_tuple, data), output_signature=signature
       )

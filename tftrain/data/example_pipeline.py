@@ -214,7 +214,7 @@ class Examples(pipeline_lib.Pipeline):
     count: Any = self.source.num_examples or 'all'
     if endless:
       looked_at, count = looked_at.take(_MANY), f'the first {_MANY}'
-    kept = shuffle_lib.untuned(self._filtered(looked_at).take(1))
+    kept = shuffle_lib.without_autotuning(self._filtered(looked_at).take(1))
     if next(iter(kept), None) is None:
       raise errors.InputError(
         f'Examples.filter keeps 0 of {count} examples; correct it, or the '
@@ -244,7 +244,7 @@ class Examples(pipeline_lib.Pipeline):
         dataset, self._service, [self.fingerprint(), seed, start_step, cursor]
       )
     ahead = dataset.prefetch(self._prefetch).with_options(self._options)
-    return shuffle_lib.untuned(ahead)
+    return shuffle_lib.without_autotuning(ahead)
 
   @autograph.unconverted
   def stages(

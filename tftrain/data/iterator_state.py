@@ -36,7 +36,7 @@ def load_iterator(iterator: Any, saved: Any) -> None:
     checkpoint.read(str(directory / _NAME)).assert_consumed()
 
 
-def why_not_saved(make: Callable[[], tf.data.Dataset]) -> str | None:
+def resume_failure(make: Callable[[], tf.data.Dataset]) -> str | None:
   """Returns the reason that a dataset cannot resume exactly, or None.
 
   Makes the dataset twice and compares some batches, past the end of the first

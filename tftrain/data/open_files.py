@@ -74,7 +74,7 @@ def open_input(
   )
 
 
-def stamps(path: str | pathlib.Path) -> list[list[Any]]:
+def file_stamps(path: str | pathlib.Path) -> list[list[Any]]:
   """Returns [name, bytes, mtime in ns] of each file, to detect changes."""
   found = [(name, os.stat(name)) for name in file_source.find(path)]
   return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]

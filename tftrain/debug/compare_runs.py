@@ -119,7 +119,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     RunDirectoryError: If run.json is missing, unreadable or damaged.
   """
   record = path / 'run.json'
-  with files.explained(record):
+  with files.convert_os_errors(record):
     if not record.exists():
       raise errors.RunDirectoryError(
         f'{path} holds no run.json, so no run; give the model_dir of a run'
@@ -272,7 +272,7 @@ def _configs(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
 
 def _bindings(path: pathlib.Path) -> dict[str, str] | None:
   """Returns binding -> value; gin indents continuation lines."""
-  with files.explained(path):
+  with files.convert_os_errors(path):
     if not path.exists():
       return None
     text = path.read_text(encoding='utf-8', errors='replace')

@@ -81,7 +81,7 @@ def write(found: RangeTest, path: str) -> None:
   """Writes all steps to `.csv` or `.json`, or a plot of them to `.png`."""
   check_output(path)
   target = pathlib.Path(path)
-  with files.explained(target):
+  with files.convert_os_errors(target):
     if target.suffix == '.png':
       files.write_bytes(target, _plot(found))
     elif target.suffix == '.json':

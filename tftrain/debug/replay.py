@@ -95,10 +95,12 @@ def _causes(
   """Yields lines on non-finite values in the batch, weights and step."""
   leaves = tf.nest.flatten(batch, expand_composites=True)
   named = ((f'batch leaf {i}', leaf.numpy()) for i, leaf in enumerate(leaves))
-  yield from check_numerics.bad_leaves(named)
+  yield from check_numerics.nonfinite_arrays(named)
   state = trainer.task.read_state()
-  yield from check_numerics.bad_leaves((k, v.numpy()) for k, v in state.items())
-  engine = trainer.task.engine
+  yield from check_numerics.nonfinite_arrays(
+    (k, v.numpy()) for k, v in state.items()
+  )
+  engine = trainer.task.step_runner
   plain = dataclasses.replace(engine.options, jit=False)  # XLA has no checks
   try:
     with (
@@ -108,7 +110,8 @@ def _causes(
       _take(trainer, batch)
     yield 'no operation makes it when each is looked at'
   except tf.errors.InvalidArgumentError as error:
-    yield f'first bad operation: {check_numerics.told(error) or error}'
+    operation = check_numerics.describe_error(error) or error
+    yield f'first bad operation: {operation}'
   bad = check_numerics.bad_gradients(gradients)
   if bad:
     yield f'gradients that are not finite: {", ".join(bad)}'

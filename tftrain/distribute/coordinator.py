@@ -210,13 +210,13 @@ class MultiWorker(SingleWorker):
       total: np.ndarray = self._sum(tf.constant(numbers, tf.int64)).numpy()
     return total
 
-  def _say(self, *numbers: int) -> None:
+  def _send(self, *numbers: int) -> None:
     # A constant length, so that the collective is traced once.
     message = np.zeros([self.count * _MESSAGE], np.int64)
     message[: len(numbers)] = numbers
     self._exchange(message)
 
-  def _hear(self) -> list[int]:
+  def _receive(self) -> list[int]:
     nothing = np.zeros([self.count * _MESSAGE], np.int64)
     return self._exchange(nothing)[:_MESSAGE].tolist()  # type: ignore[no-any-return]
 
@@ -226,14 +226,14 @@ class MultiWorker(SingleWorker):
     Exiting immediately could drop the in-flight message.
     """
     with contextlib.suppress(errors.WorkerError):
-      self._hear()
+      self._receive()
 
   def run(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
     if self._busy:  # nested in a method that all run
       return method(member, *args)
     message = [_CALL, self._place(member), _number(method), len(args), *args]
     if self.leads:
-      self._say(*message)
+      self._send(*message)
     else:
       self._expect(message)
     return self._work(method, member, args)
@@ -255,7 +255,7 @@ class MultiWorker(SingleWorker):
     return next(i for i, m in enumerate(self._members) if m is member)
 
   def _expect(self, message: list[int]) -> None:
-    heard = self._hear()[: len(message)]
+    heard = self._receive()[: len(message)]
     if heard != message:
       raise errors.WorkerError(
         f'worker {self._task} does something else than worker 0 (it says '
@@ -265,7 +265,7 @@ class MultiWorker(SingleWorker):
   def _follow(self, *, last: bool) -> int:
     """Follows the chief until it stops leading; returns its exit code."""
     while True:
-      kind, first, name, count, *numbers = self._hear()
+      kind, first, name, count, *numbers = self._receive()
       if kind == _END:
         self._part()
       if kind == _END or (kind == _LEAVE and not last):
@@ -295,7 +295,7 @@ class MultiWorker(SingleWorker):
       failed = False
     finally:
       if not self._broken:
-        self._say(_END if last else _LEAVE, code[0], failed)
+        self._send(_END if last else _LEAVE, code[0], failed)
         if last:
           self._part()
 
@@ -304,20 +304,20 @@ class MultiWorker(SingleWorker):
   def share(self, member: Any) -> None:
     if self.leads:
       state = member.read_state()
-      self._say(_SHARE, self._place(member))
+      self._send(_SHARE, self._place(member))
       self._give(_packed(state, member.facts()))
     else:
       self._expect([_SHARE, self._place(member)])
       self._take(member)
 
   def _give(self, content: bytes) -> None:
-    self._say(len(content))
+    self._send(len(content))
     for begin in range(0, len(content), 8 * _BLOCK):
       part = content[begin : begin + 8 * _BLOCK].ljust(8 * _BLOCK, b'\0')
       self._exchange(np.frombuffer(part, np.int64))
 
   def _take(self, member: Any) -> None:
-    size = self._hear()[0]
+    size = self._receive()[0]
     nothing = np.zeros([_BLOCK], np.int64)
     blocks = -(-size // (8 * _BLOCK))
     parts = [self._exchange(nothing).tobytes() for _ in range(blocks)]

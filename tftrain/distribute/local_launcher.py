@@ -17,7 +17,7 @@ from tftrain.distribute import cluster_resolver
 from tftrain.platform import resource_slots
 from tftrain.platform import signals as signals_lib
 
-IS_ONE = 'TFTRAIN_LOCAL_WORKER'
+LOCAL_WORKER_VARIABLE = 'TFTRAIN_LOCAL_WORKER'
 """The variable that marks a local worker, which must not start workers."""
 
 # Exit codes of a run that was asked to stop and will be resumed.
@@ -64,7 +64,7 @@ def run(
   codes: list[int] = []
   for attempt in range(max_restarts + 1):
     group = _Group(count, stopping)
-    with signals_lib.handled(stopping | saving, group.hand_on):
+    with signals_lib.handled(stopping | saving, group.forward_signals):
       group.start()
       codes = group.wait()
     failed = [code for code in codes if code and code not in stops]
@@ -115,7 +115,7 @@ class _Group:
   def _start(self, task: int, environment: Mapping[str, str]) -> None:
     process = subprocess.Popen(
       [sys.executable, *sys.orig_argv[1:]],
-      env={**os.environ, **environment, IS_ONE: '1'},
+      env={**os.environ, **environment, LOCAL_WORKER_VARIABLE: '1'},
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -139,7 +139,7 @@ class _Group:
         sink.write(b'[%d] ' % task + line.rstrip(b'\n') + b'\n')
         sink.flush()
 
-  def hand_on(self, number: int, frame: Any) -> None:
+  def forward_signals(self, number: int, frame: Any) -> None:
     """Forwards a signal of this process to the workers."""
     del frame
     self.was_asked |= number in self._stopping
@@ -180,7 +180,7 @@ def free_addresses(count: int) -> list[str]:
     return [f'127.0.0.1:{one.getsockname()[1]}' for one in sockets]
 
 
-def are_asked(count: int | None) -> bool:
+def must_launch(count: int | None) -> bool:
   """Returns whether this process must start local workers.
 
   A local worker must not; this call makes it end with its parent.
@@ -188,7 +188,7 @@ def are_asked(count: int | None) -> bool:
   Raises:
     ConfigError: If `count` is given, but TF_CONFIG describes a cluster.
   """
-  if IS_ONE in os.environ:
+  if LOCAL_WORKER_VARIABLE in os.environ:
     signals_lib.end_with_parent()
     return False
   if count is not None and os.environ.get('TF_CONFIG'):

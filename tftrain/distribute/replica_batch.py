@@ -14,19 +14,19 @@ from tftrain.distribute import row_sharding
 
 # The rows in a step's batch, or None for the whole global batch. A context
 # variable, as the user's code stands between the loop and `run_on_rows`.
-_HELD: contextvars.ContextVar[row_sharding.Share | None] = (
+_BATCH_SHARE: contextvars.ContextVar[row_sharding.Share | None] = (
   contextvars.ContextVar('held', default=None)
 )
 
 
 @contextlib.contextmanager
-def holding(share: row_sharding.Share | None) -> Iterator[None]:
+def batch_share(share: row_sharding.Share | None) -> Iterator[None]:
   """Declares that batches traced in this context hold only these rows."""
-  token = _HELD.set(share)
+  token = _BATCH_SHARE.set(share)
   try:
     yield
   finally:
-    _HELD.reset(token)
+    _BATCH_SHARE.reset(token)
 
 
 def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
@@ -35,7 +35,7 @@ def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
   `function` runs only after the batch has arrived, so the end of the data does
   not even advance the seed of a dropout layer.
   """
-  held = _HELD.get()  # read here: replicas are traced in other threads
+  held = _BATCH_SHARE.get()  # read here: replicas are traced in other threads
 
   def on_replica(batch: Any) -> Any:
     with tf.control_dependencies(tf.nest.flatten(batch)):

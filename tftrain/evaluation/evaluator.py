@@ -152,7 +152,7 @@ class Evaluator:
     with (
       self._strategy.scope(),
       self._task.averaged(),
-      self._task.seeds_kept(),
+      self._task.seeds_restored(),
     ):
       training = self._keras_metrics.values()
       self._keras_metrics.reset()
@@ -176,7 +176,11 @@ class Evaluator:
   @coordinator.together
   def _artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
-    with self._strategy.scope(), self._task.averaged(), self._task.untouched():
+    with (
+      self._strategy.scope(),
+      self._task.averaged(),
+      self._task.variables_restored(),
+    ):
       with error_messages.explained(lambda: what):
         shown = self._task.artifacts(self.example_batch)
     return artifacts_lib.prepared(type(self._task).__name__, shown)
@@ -212,7 +216,7 @@ class Evaluator:
     with self._strategy.scope(), error_messages.explained(lambda: what):
       if not self._task.is_built:
         self._task.build(batch)
-      with self._task.untouched():
+      with self._task.variables_restored():
         names = tuple(self._task.eval_step(batch))
     self._artifacts()  # fails now, not at the first evaluation
     return names

@@ -77,7 +77,7 @@ def predict(
   _check(task, pipeline)
   strategy = strategy or tf.distribute.get_strategy()
   parts = _parts_of(output)
-  with strategy.scope(), task.averaged(), task.seeds_kept():
+  with strategy.scope(), task.averaged(), task.seeds_restored():
     made_of = {
       'data': dict(pipeline.fingerprint()),
       'origin': dict(origin or {}),
@@ -98,7 +98,7 @@ def _write(
   parts = _parts_of(output)
   if output.exists():  # killed before this cleanup
     files.remove_directory(parts)
-  note = _Note(output, parts, made_of)
+  note = _OriginFile(output, parts, made_of)
   if output.exists():
     return note.read_count()
   store = _prediction_files.store_for(output)(parts)
@@ -161,7 +161,7 @@ def _weights_digest(task: task_lib.Task) -> str:
   )
 
 
-class _Note:
+class _OriginFile:
   """The file beside an output that describes its weights and data.
 
   Raises:
@@ -179,7 +179,7 @@ class _Note:
     if output.exists() or _prediction_files.is_begun(parts):
       self._compare(begun)
     else:
-      with files.explained(self._path):
+      with files.convert_os_errors(self._path):
         files.write_json(self._path, self._made_of)
 
   def _compare(self, begun: pathlib.Path) -> None:
@@ -211,7 +211,7 @@ class _Note:
     return count
 
   def write(self, count: int) -> None:
-    with files.explained(self._path):
+    with files.convert_os_errors(self._path):
       files.write_json(self._path, {**self._made_of, 'examples': count})
 
 

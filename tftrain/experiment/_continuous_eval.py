@@ -25,12 +25,12 @@ METRICS = 'eval_metrics.jsonl'
 """File of the metrics; `metrics.jsonl` belongs to the training process."""
 
 
-class Follower:
+class ContinuousEvaluator:
   """Evaluates every checkpoint of a run, beginning with those it missed.
 
-  A Follower ends after it has evaluated the last checkpoint of a finished run,
-  or if no process has trained for `timeout` seconds. A checkpoint that the
-  training process removes during its restore is skipped.
+  It ends after it has evaluated the last checkpoint of a finished run, or if no
+  process has trained for `timeout` seconds. A checkpoint that the training
+  process removes during its restore is skipped.
 
   Args:
     model_dir: Directory of the run.

@@ -198,7 +198,7 @@ class Experiment:
     per_epoch = data.steps_per_epoch
     writer, metrics_file, publish = _publishers(model_dir, quiet)
     early_stop = self._early_stop(evaluate)
-    further, hear_all = dispatch.own(self.actions)
+    further, hear_all = dispatch.copy_for_run(self.actions)
     publish += [*([early_stop] if early_stop else []), *hear_all]
     measured: list[evaluator_lib.Evaluator] = []
     exporter = self._exporter(model_dir, trainer, measured)
@@ -308,7 +308,7 @@ class Experiment:
     """
     given = self.export
 
-    def samples() -> exporter_lib.Samples:
+    def samples() -> exporter_lib.InputSource:
       return measured[0] if measured else trainer
 
     return exporter_lib.Exporter(
@@ -371,7 +371,7 @@ class Experiment:
     timeout: float = 600.0,
     stop_signals: Sequence[str] = signals_lib.STOP_SIGNALS,
     quiet: bool = False,
-  ) -> _continuous_eval.Follower:
+  ) -> _continuous_eval.ContinuousEvaluator:
     """Builds the continuous evaluation of a run that another process trains.
 
     Args:
@@ -384,7 +384,7 @@ class Experiment:
     writer, metrics_file, publish = _publishers(
       model_dir, quiet, _continuous_eval.METRICS
     )
-    return _continuous_eval.Follower(
+    return _continuous_eval.ContinuousEvaluator(
       model_dir,
       trainer=trainer,
       checkpointer=checkpointer_lib.Checkpointer(model_dir, trainer),

@@ -173,7 +173,7 @@ class Run:
       return self._result(already_done=True)
     files.make_directory(self.model_dir)
     with contextlib.ExitStack() as stack:
-      with files.explained(self.model_dir):
+      with files.convert_os_errors(self.model_dir):
         stack.enter_context(lock.lock(self.model_dir))
         stopper = stack.enter_context(self._stopper())
         self._exporter.interrupting = stopper.interrupting
@@ -190,7 +190,7 @@ class Run:
             self.checkpointer.wait(last=True)
         finally:
           self.summary_writer.close()
-      with files.explained(self.model_dir):
+      with files.convert_os_errors(self.model_dir):
         done = self._end(stopper)
     # Without a signal to this worker, another worker was stopped.
     code = stopper.exit_code or 128 + signal.SIGTERM
@@ -233,11 +233,11 @@ class Run:
     self.summary_writer.begin(step, published)
     self.trainer.loop.record_to(self.summary_writer.in_steps)
 
-  def _go_on_from(self, step: int) -> None:
+  def _resume_after_rewind(self, step: int) -> None:
     """Resumes from `step` after a rewind."""
     self._begin(step)
-    with files.explained(self.model_dir):
-      self._exporter.take_back(step)
+    with files.convert_os_errors(self.model_dir):
+      self._exporter.discard_after(step)
 
   def _train(self) -> None:
     if self._options.rewind is None:
@@ -247,7 +247,7 @@ class Run:
       self.trainer,
       self.checkpointer,
       self._options.rewind,
-      self._go_on_from,
+      self._resume_after_rewind,
       self.last_step,
       self._actions,
     )
@@ -336,7 +336,7 @@ class Run:
         output,
         strategy=self.trainer.strategy,
         stop=self.trainer.stop_variable,
-        origin={'step': step, 'files': open_files.stamps(given)},
+        origin={'step': step, 'files': open_files.file_stamps(given)},
       )
     code = stopper.exit_code if examples is None else 0
     return Prediction(step, examples or 0, code)

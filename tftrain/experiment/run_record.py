@@ -31,7 +31,7 @@ def read_record(model_dir: pathlib.Path) -> dict[str, Any]:
   """Returns the contents of run.json; {} if it is missing or damaged."""
   path = model_dir / NAME
   try:
-    with files.explained(path):
+    with files.convert_os_errors(path):
       text = path.read_text(encoding='utf-8') if path.exists() else '{}'
     record = json.loads(text)
   except ValueError:

@@ -20,7 +20,7 @@ _LIMIT = 600  # seconds
 _SEPARATOR = '\n'  # occurs in no name
 
 
-class ElsewhereError(Exception):
+class IsolatedProcessError(Exception):
   """Failure of the fresh process; the message is its last line of stderr."""
 
 
@@ -38,7 +38,7 @@ def run(
     Signature -> name of an output -> array.
 
   Raises:
-    ElsewhereError: If the process cannot load or run the model.
+    IsolatedProcessError: If the process cannot load or run the model.
     TimeoutExpired: If the process takes longer than 600 s.
   """
   sent, received = scratch / 'given.npz', scratch / 'found.npz'
@@ -54,7 +54,7 @@ def run(
   )
   if done.returncode:
     lines = done.stderr.strip().splitlines() or [f'exit {done.returncode}']
-    raise ElsewhereError(lines[-1])
+    raise IsolatedProcessError(lines[-1])
   return _read(received)
 
 

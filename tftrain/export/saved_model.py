@@ -103,7 +103,7 @@ def _explained(directory: pathlib.Path) -> Iterator[None]:
     ValueError,  # raised for an unreadable SavedModel
     tf.errors.OpError,
     subprocess.TimeoutExpired,
-    _isolated_process.ElsewhereError,
+    _isolated_process.IsolatedProcessError,
   ) as error:
     raise errors.ExportError(
       f'exporting to {directory} failed: {errors.one_line(error)}; mend that, '

@@ -36,7 +36,7 @@ def checked() -> Iterator[None]:
     tf.debugging.disable_check_numerics()
 
 
-def told(error: BaseException) -> str | None:
+def describe_error(error: BaseException) -> str | None:
   """Returns 'Log made -Inf (loss.py, line 6, in loss)', the op and its line.
 
   Other errors than those of check_numerics give None.
@@ -63,7 +63,7 @@ def told(error: BaseException) -> str | None:
   return f'{what} ({pathlib.Path(path).name}, line {line}, in {function})'
 
 
-def bad_leaves(named: Iterable[tuple[str, Any]]) -> Iterator[str]:
+def nonfinite_arrays(named: Iterable[tuple[str, Any]]) -> Iterator[str]:
   """Yields a message with the count and first index of NaN or Inf per array.
 
   Finite arrays yield nothing.

@@ -78,7 +78,7 @@ def execute(
         str(flags_lib.SWEEP_DIR.value), flags_lib.TRIAL_INDEX.value, work
       )
     together = flags_lib.MODE.value in ('train', 'train_and_eval')
-    if together and local_launcher.are_asked(flags_lib.LOCAL_WORKERS.value):
+    if together and local_launcher.must_launch(flags_lib.LOCAL_WORKERS.value):
       return _run_workers()
     if not cluster_resolver.enter(
       os.environ, flags_lib.WORKERS.value, flags_lib.TASK_INDEX.value, together

@@ -40,7 +40,10 @@ def make(name: str, parent: pathlib.Path) -> pathlib.Path:
       f'{directory} is there already; choose another name, or remove it'
     )
   files.make_directory(parent, 'directory')
-  with files.explained(directory), files.staged_directory(directory) as staged:
+  with (
+    files.convert_os_errors(directory),
+    files.staged_directory(directory) as staged,
+  ):
     files.make_directory(staged / name)
     for template in sorted(_TEMPLATES.rglob('*.txt')):
       path = template.relative_to(_TEMPLATES).with_suffix('')

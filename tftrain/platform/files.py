@@ -172,7 +172,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: pathlib.Path) -> Iterator[None]:
+def convert_os_errors(path: pathlib.Path) -> Iterator[None]:
   """Converts an OSError to a RunDirectoryError that names `path`."""
   try:
     yield
@@ -185,13 +185,13 @@ def explained(path: pathlib.Path) -> Iterator[None]:
 
 def open_log(path: pathlib.Path) -> BinaryIO:
   """Opens a file that collects the output of another process."""
-  with explained(path):
+  with convert_os_errors(path):
     return path.open('ab')
 
 
 def move(old: pathlib.Path, new: pathlib.Path) -> None:
   """Syncs a file to disk, then renames it to its final name."""
-  with explained(new):
+  with convert_os_errors(new):
     disk.sync(old)
     disk.rename(old, new)
 
@@ -220,7 +220,7 @@ def write_zip(
   """
   staged = path.with_name(f'{STAGING}{path.name}-{uuid.uuid4().hex}')
   try:
-    with explained(path):
+    with convert_os_errors(path):
       disk.write(staged, b'')
       with (
         io.BufferedWriter(_Appended(staged), _BLOCK_BYTES) as file,
@@ -239,7 +239,7 @@ def write_zip(
 
 
 @contextlib.contextmanager
-def named_last(directory: pathlib.Path, prefix: str) -> Iterator[None]:
+def sort_after_existing(directory: pathlib.Path, prefix: str) -> Iterator[None]:
   """Makes files that are created inside sort after older ones of `prefix`.
 
   After `prefix`, a name continues with ten digits, the seconds since 1970. A

@@ -56,7 +56,7 @@ class ResumableLog:
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines that have a step; a partial last line is left out."""
-  with files.explained(path):
+  with files.convert_os_errors(path):
     if not path.exists():
       return []
     text = path.read_text(encoding='utf-8', errors='replace')
@@ -75,14 +75,14 @@ def to_json(values: Mapping[str, Any]) -> str:
 
 def append_line(path: pathlib.Path, line: str) -> None:
   """Appends in one write: a kill leaves the whole line or nothing."""
-  with files.explained(path):
+  with files.convert_os_errors(path):
     files.disk.append(path, (line + '\n').encode())
 
 
 def cut_partial_line(path: pathlib.Path) -> int:
   """Cuts off a partial last line; returns the number of whole lines."""
   count, size, end = 0, 0, 0
-  with files.explained(path):
+  with files.convert_os_errors(path):
     if not path.exists():
       return 0
     with path.open('rb') as file:
@@ -98,7 +98,7 @@ def cut_partial_line(path: pathlib.Path) -> int:
 def _keep_until(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return
-  with files.explained(path):
+  with files.convert_os_errors(path):
     text = path.read_text(encoding='utf-8', errors='replace')
     kept = [line for line in text.splitlines() if _has_step(line, step)]
     if kept != text.splitlines() or (text and not text.endswith('\n')):

@@ -87,7 +87,7 @@ def dispatch(
   return signals
 
 
-def own(
+def copy_for_run(
   actions: Sequence[report_lib.Action],
 ) -> tuple[list[report_lib.Action], list[report_lib.Action]]:
   """Copies the Actions of an Experiment for one run, as they may have a state.

@@ -33,7 +33,7 @@ def explained(what: Callable[[], str]) -> Iterator[None]:
     ValueError,
     TypeError,
   ) as error:
-    told = check_numerics.told(error)
+    told = check_numerics.describe_error(error)
     if told:
       where = what().partition(':')[0]
       raise errors.NumericsError(f'{where}: {told}') from error

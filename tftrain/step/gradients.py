@@ -48,7 +48,7 @@ class Gradients(NamedTuple):
   optimizer: Any
 
 
-class Way(NamedTuple):
+class GradientOptions(NamedTuple):
   """The options of a gradient computation.
 
   Attributes:
@@ -69,7 +69,7 @@ def compute(
   batch: Any,
   optimizer: Any,
   regularization: Callable[[], Any],
-  way: Way,
+  way: GradientOptions,
 ) -> Gradients:
   """Computes the gradients of the mean of `loss` over a global batch.
 
@@ -110,7 +110,7 @@ class _Backward:
     self,
     loss: Callable[..., Any],
     regularization: Callable[[], Any],
-    way: Way,
+    way: GradientOptions,
   ):
     self._loss = loss
     self._sources = [variables_lib.raw(v) for v in way.packing.variables]

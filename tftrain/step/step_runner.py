@@ -143,7 +143,7 @@ class StepRunner:
     jit: bool,
   ) -> gradients_lib.Gradients:
     applier = self._appliers[id(optimizer)]
-    way = gradients_lib.Way(
+    way = gradients_lib.GradientOptions(
       packing=applier.packing(variables),
       accumulate=self.options.accumulate,
       scale=applier.scale.value() if applier.scale else None,
@@ -207,7 +207,7 @@ class StepRunner:
       )
     return statistics, [variable.read_value() for variable in self._undone]
 
-  def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
+  def restore_unless(self, finite: tf.Tensor, before: Any) -> None:
     """Undoes the effects of a step that was not finite.
 
     Args:

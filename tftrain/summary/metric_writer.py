@@ -99,7 +99,7 @@ class CsvWriter(MetricWriter):
     """Returns column -> value for each whole line."""
     if not self._path.exists():
       return []
-    with files.explained(self._path):
+    with files.convert_os_errors(self._path):
       text = self._path.read_text(encoding='utf-8', errors='replace')
     found = list(csv.reader(io.StringIO(text, newline='')))
     if not found or found[0][:2] != ['step', 'source']:

@@ -127,9 +127,9 @@ class SummaryWriter:
       files.make_directory(directory)
       # TensorBoard ignores the first session start in a directory, so every
       # attempt writes one, including the first attempt.
-      with files.named_last(directory, _EVENTS):
+      with files.sort_after_existing(directory, _EVENTS):
         _write_session_start(directory, self._first_step)
-      with files.named_last(directory, _EVENTS):
+      with files.sort_after_existing(directory, _EVENTS):
         self._writers[source] = tf.summary.create_file_writer(
           str(directory), max_queue=_ENDLESS, flush_millis=_HALF_AN_HOUR
         )

@@ -130,7 +130,7 @@ def _plan(
 def _run(plan: plan_lib.Plan, options: argparse.Namespace) -> int:
   places = resource_slots.make(options.parallel, options.gpus_per_trial)
   with _terminal_table.make(plan) as show:
-    code = scheduler.Controller(
+    code = scheduler.Scheduler(
       plan, places, show=show, keep_going=options.keep_going
     ).run()
   if code > 1:

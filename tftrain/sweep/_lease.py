@@ -36,7 +36,7 @@ class LostError(errors.RunDirectoryError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class LeaseState:
   """The state of a trial, read from the name of its lease file.
 
   Attributes:
@@ -68,20 +68,20 @@ class Seen:
     return int(pid) if started == _start_of(int(pid)) else 0
 
 
-def read(sweep_dir: pathlib.Path) -> dict[int, Seen]:
+def read(sweep_dir: pathlib.Path) -> dict[int, LeaseState]:
   """Returns the state of each trial by index, from one directory listing."""
   found = {}
-  with files.explained(sweep_dir):
+  with files.convert_os_errors(sweep_dir):
     for name in sorted(os.listdir(sweep_dir / 'leases')):
       index, _, rest = name.partition('.')
       state, _, holder = rest.partition('.')
       if index.isdecimal():
         path = sweep_dir / 'leases' / name
-        found[int(index)] = Seen(state, path, holder)
+        found[int(index)] = LeaseState(state, path, holder)
   return found
 
 
-def find(sweep_dir: pathlib.Path, index: int) -> Seen:
+def find(sweep_dir: pathlib.Path, index: int) -> LeaseState:
   """Returns the state of one trial.
 
   Raises:
@@ -160,7 +160,7 @@ class Lease:
     )
 
 
-def take(seen: Seen) -> Lease | None:
+def take(seen: LeaseState) -> Lease | None:
   """Takes a trial; returns None if another process was faster."""
   index = seen.path.name.partition('.')[0]
   new = seen.path.with_name(f'{index}.running.{_holder()}')
@@ -172,7 +172,9 @@ def take(seen: Seen) -> Lease | None:
   return Lease(new)
 
 
-def ages(sweep_dir: pathlib.Path, seen: Mapping[int, Seen]) -> dict[int, float]:
+def ages(
+  sweep_dir: pathlib.Path, seen: Mapping[int, LeaseState]
+) -> dict[int, float]:
   """Returns the seconds since the last heartbeat of each running trial.
 
   Both times are the file system's, so the clocks of machines may differ.
@@ -182,7 +184,7 @@ def ages(sweep_dir: pathlib.Path, seen: Mapping[int, Seen]) -> dict[int, float]:
   running = {i: s for i, s in seen.items() if s.state == 'running'}
   if not running:
     return {}
-  with files.explained(clock):
+  with files.convert_os_errors(clock):
     files.write_bytes(clock, b'')
     try:
       now = clock.stat().st_mtime
@@ -194,7 +196,7 @@ def ages(sweep_dir: pathlib.Path, seen: Mapping[int, Seen]) -> dict[int, float]:
   return found
 
 
-def is_free(seen: Seen, age: float, limit: float) -> bool:
+def is_free(seen: LeaseState, age: float, limit: float) -> bool:
   """Returns whether a trial may be taken, after a call of `evict`.
 
   Args:
@@ -207,7 +209,7 @@ def is_free(seen: Seen, age: float, limit: float) -> bool:
   return seen.state == 'running' and (age > limit or seen.process() == 0)
 
 
-def evict(seen: Seen) -> None:
+def evict(seen: LeaseState) -> None:
   """Kills a holder on this machine that is alive but sends no heartbeat."""
   pid = seen.process() if seen.state == 'running' else None
   if pid and pid != os.getpid():

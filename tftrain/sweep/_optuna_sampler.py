@@ -39,7 +39,7 @@ def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
     'bindings': search_space.bindings(assignment),
     'optuna': asked.number,
   }
-  with files.explained(path):
+  with files.convert_os_errors(path):
     # If the process of another seed was faster, this draw stays unused.
     files.write_new(path, json.dumps(record) + '\n')
   made = results_lib.drawn(plan, trial)

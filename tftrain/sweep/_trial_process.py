@@ -110,7 +110,7 @@ class Child:
         else:
           self._end(seen, code)
 
-  def _end(self, seen: _lease_lib.Seen, code: int) -> None:
+  def _end(self, seen: _lease_lib.LeaseState, code: int) -> None:
     """Records a process that was killed, or that ended without an outcome."""
     number = -code if code < 0 else code - _KILLED
     if number <= 0:
@@ -139,7 +139,11 @@ class Child:
     )
 
   def _note(
-    self, seen: _lease_lib.Seen, state: str, error: str | None, kills: int = 0
+    self,
+    seen: _lease_lib.LeaseState,
+    state: str,
+    error: str | None,
+    kills: int = 0,
   ) -> None:
     lease = _lease_lib.take(seen)
     if lease is None:
@@ -150,7 +154,7 @@ class Child:
     seconds = known.get('seconds', 0.0)
     if seen.state == 'running':  # else the process has added its time
       seconds += now - self._began
-    with files.explained(directory):
+    with files.convert_os_errors(directory):
       results_lib.write_facts(
         directory,
         status=state,

@@ -163,7 +163,7 @@ def write(
   """
   lines = [json.dumps(dataclasses.asdict(trial)) + '\n' for trial in trials]
   texts = {'sweep.gin': sweep_text, 'base.gin': base, _PLAN: ''.join(lines)}
-  with files.explained(sweep_dir):
+  with files.convert_os_errors(sweep_dir):
     with files.staged_directory(sweep_dir) as staged:
       files.make_directory(staged, 'sweep_dir')
       for name, text in texts.items():
@@ -203,7 +203,7 @@ def read(sweep_dir: pathlib.Path) -> Plan:
   Raises:
     RunDirectoryError: If `sweep_dir` holds no plan, or its digest differs.
   """
-  with files.explained(sweep_dir):
+  with files.convert_os_errors(sweep_dir):
     if not exists(sweep_dir):
       raise errors.RunDirectoryError(
         f'{sweep_dir} holds no sweep; make one with tftrain-sweep plan'

@@ -44,7 +44,7 @@ def write(plan: plan_lib.Plan) -> Iterator[str]:
       f'no trial of {plan.sweep_dir} has begun; start tftrain-sweep run first'
     )
   rows = _ranking.rank(plan, found)
-  with files.explained(plan.sweep_dir):
+  with files.convert_os_errors(plan.sweep_dir):
     files.write_text(plan.sweep_dir / 'results.csv', table(plan, rows))
     files.write_text(plan.sweep_dir / 'results.md', text(plan, rows))
     _write_tab(plan, rows)
@@ -57,7 +57,7 @@ def write(plan: plan_lib.Plan) -> Iterator[str]:
       "'tftrain[report]'"
     )
     return
-  with files.explained(plan.sweep_dir):
+  with files.convert_os_errors(plan.sweep_dir):
     page = pages.page(plan, rows, best(plan, rows))
     files.write_text(plan.sweep_dir / 'results.html', page)
   yield f'{plan.sweep_dir / "results.html"}'

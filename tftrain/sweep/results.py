@@ -78,7 +78,7 @@ def read(plan: plan_lib.Plan) -> list[Result]:
 
 
 def read_one(
-  plan: plan_lib.Plan, trial: plan_lib.Trial, seen: _lease_lib.Seen | None
+  plan: plan_lib.Plan, trial: plan_lib.Trial, seen: _lease_lib.LeaseState | None
 ) -> Result:
   """Returns the result of one trial, given the state of its lease."""
   directory = plan.directory(trial)

@@ -24,7 +24,7 @@ _LOOK = 0.5  # seconds between two reads of leases and results
 Show = Callable[[Sequence[results_lib.Result]], None]
 
 
-class Controller:
+class Scheduler:
   """The scheduler of those trials of a plan that no other process runs.
 
   Args:

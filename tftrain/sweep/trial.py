@@ -64,7 +64,7 @@ class Trial:
     """Records the start, starts the heartbeat and draws missing bindings."""
     files.make_directory(self.directory, 'sweep_dir')
     known = results_lib.facts(self.directory)
-    with files.explained(self.directory):
+    with files.convert_os_errors(self.directory):
       results_lib.write_facts(
         self.directory,
         status='running',
@@ -218,7 +218,7 @@ class Watch:
     if self._tag not in report.scalars or report.is_last:
       return None
     path = self._plan.directory(self._trial) / results_lib.PRUNED
-    with files.explained(path):
+    with files.convert_os_errors(path):
       if path.exists():  # decided in an earlier attempt; it stays
         decided = int(json.loads(path.read_text('utf-8'))['step'])
         return report_lib.Signal.STOP if report.step >= decided else None

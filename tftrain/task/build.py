@@ -106,7 +106,7 @@ class Recorder:
       replica_batch.first_part(batch, self._options.accumulate),
       optimizer,
       self._regularization,
-      gradients_lib.Way(packing),
+      gradients_lib.GradientOptions(packing),
     )
     if self._strict and not packing.reached:
       raise errors.TaskError(_nothing_reached(variables))
@@ -148,10 +148,10 @@ class Recorder:
   def moving(self) -> Any:
     return ()
 
-  def put_back_unless(self, finite: tf.Tensor, before: Any) -> None:
+  def restore_unless(self, finite: tf.Tensor, before: Any) -> None:
     del finite, before
 
-  def make_engine(self, owned: tracking.Owned) -> step_runner.StepRunner:
+  def make_step_runner(self, owned: tracking.Owned) -> step_runner.StepRunner:
     """Builds the optimizers and returns a StepRunner for the recorded calls."""
     self._check_owned(owned)
     names = {id(variable): name for name, variable in owned.variables.items()}

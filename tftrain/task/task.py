@@ -48,7 +48,7 @@ class Task:
     self.model = model
     self.optimizer = optimizer
     self._options = update_lib.Update()
-    self._engine: step_runner.StepRunner | None = None
+    self._step_runner: step_runner.StepRunner | None = None
     # The StepRunner; a Recorder until the Task is built.
     self._runner: step_runner.StepRunner | build_lib.Recorder = self._recorder()
     self._built: tracking.Owned | None = None
@@ -207,7 +207,7 @@ class Task:
     Evaluation and export use this context. Afterwards the weights are restored
     bit for bit.
     """
-    engine = self._engine
+    engine = self._step_runner
     return engine.averaged() if engine else contextlib.nullcontext()
 
   @property
@@ -246,7 +246,7 @@ class Task:
         or other options.
       ConfigError: If `options` do not fit the Task.
     """
-    if self._engine:  # built by an Evaluator or another Trainer
+    if self._step_runner:  # built by an Evaluator or another Trainer
       self._check_same(options)
       return self._tags
     self._options = options or update_lib.Update()
@@ -260,8 +260,8 @@ class Task:
       recorder = self._recorder(recomputed=list(again.values()))
       step = self._try_step(batch, recorder)
       self._built = owned
-      self._engine = recorder.make_engine(owned)
-      self._runner = self._engine
+      self._step_runner = recorder.make_step_runner(owned)
+      self._runner = self._step_runner
     self._tags = tuple(step.sums)
     return self._tags
 
@@ -281,16 +281,20 @@ class Task:
 
   @property
   def is_built(self) -> bool:
-    return self._engine is not None
+    return self._step_runner is not None
 
   @property
-  def engine(self) -> step_runner.StepRunner:
-    assert self._engine is not None, 'build comes first'
-    return self._engine
+  def step_runner(self) -> step_runner.StepRunner:
+    assert self._step_runner is not None, 'build comes first'
+    return self._step_runner
 
   def calls(self) -> contextlib.AbstractContextManager[None]:
     """Patches the layers for the tracing of a function, in this context."""
-    return self._engine.calls() if self._engine else contextlib.nullcontext()
+    return (
+      self._step_runner.calls()
+      if self._step_runner
+      else contextlib.nullcontext()
+    )
 
   def run_train_step(
     self, batch: Any, measure: update_lib.Measure | None = None
@@ -311,7 +315,7 @@ class Task:
       last = autograph.converted(self.train_step)(batch)
     step = _combined(last, self._steps)
     self._steps = []
-    self._runner.put_back_unless(step.finite, before)
+    self._runner.restore_unless(step.finite, before)
     return step
 
   def check_unchanged(self) -> None:
@@ -323,10 +327,10 @@ class Task:
         f'whether {name} is trainable changed after the Trainer was made; '
         'freeze layers before'
       )
-    self.engine.check_unchanged()
+    self.step_runner.check_unchanged()
 
   @contextlib.contextmanager
-  def untouched(self) -> Iterator[None]:
+  def variables_restored(self) -> Iterator[None]:
     """Restores every variable at the end of this context: for dry runs."""
     owned = tracking.owned_by(self)
     everything = [variables_lib.raw(v) for v in owned.saved.values()]
@@ -345,7 +349,7 @@ class Task:
         variable.assign(value)
 
   @contextlib.contextmanager
-  def seeds_kept(self) -> Iterator[None]:
+  def seeds_restored(self) -> Iterator[None]:
     """Restores seed generators afterwards: an evaluation may draw numbers."""
     states = [generator.state.value for generator in self._owned().seeds]
     before = [state.read_value() for state in states]
@@ -367,7 +371,7 @@ class Task:
     state = {
       name: variables_lib.raw(v).read_value() for name, v in saved.items()
     }
-    for name, applier in self.engine.appliers().items():
+    for name, applier in self.step_runner.appliers().items():
       for key, value in applier.read_state().items():
         state[f'{name}/{key}'] = value
     return state
@@ -375,7 +379,7 @@ class Task:
   def write_state(self, state: Mapping[str, Any]) -> None:
     for name, variable in self._owned().saved.items():
       variables_lib.raw(variable).assign(state[name], read_value=False)
-    for name, applier in self.engine.appliers().items():
+    for name, applier in self.step_runner.appliers().items():
       prefix = f'{name}/'
       applier.write_state(
         {
@@ -428,7 +432,7 @@ class Task:
   def _create_variables(self, batch: Any) -> None:
     """Calls every model once, to build lazily built layers."""
     if type(self).loss is not Task.loss:
-      with self.untouched():
+      with self.variables_restored():
         rows = replica_batch.first_part(batch, self._options.accumulate)
         replica_batch.run_on_rows(self._call_loss, rows)
     if type(self).train_step is not Task.train_step:
@@ -442,7 +446,7 @@ class Task:
     self, batch: Any, recorder: build_lib.Recorder
   ) -> update_lib.Step:
     self._runner = recorder
-    with self.untouched():
+    with self.variables_restored():
       return self.run_train_step(batch)
 
   def _regularization(self) -> Any:

@@ -98,8 +98,8 @@ class TrainMetrics:
     scalars = {**self._means.read(), **self._keras_metrics.read()}
     self._means.reset()
     self._keras_metrics.reset()
-    scalars.update(self._task.engine.scalars())
-    if self._task.engine.may_skip:
+    scalars.update(self._task.step_runner.scalars())
+    if self._task.step_runner.may_skip:
       scalars['skipped_steps'] = float(self._counters.skipped.numpy())
     if self._pipeline.lost:
       scalars['lost_records'] = float(self._pipeline.lost)
@@ -114,7 +114,7 @@ class TrainMetrics:
     """
     if step not in _INSPECTED or step == before:
       return
-    silent = self._task.engine.without_gradient()
+    silent = self._task.step_runner.without_gradient()
     if silent:
       logging.warning(
         'Step %d: the gradient of %s is zero. Dead units, or a part of the '

@@ -73,7 +73,7 @@ class Feed:
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Returns the context in which to trace the use of a loop's batch."""
-    return replica_batch.holding(self._share)
+    return replica_batch.batch_share(self._share)
 
   def iterator(self, start_step: int) -> Any:
     """Returns an iterator that starts at `start_step`.

@@ -78,7 +78,7 @@ def train_loop(
       means.add(step.sums)
       return done + 1, well, step.loss, step.gradient_norm
 
-    task.engine.refresh()
+    task.step_runner.refresh()
     none_yet = (
       tf.zeros([], tf.int64),
       tf.constant(True),
@@ -96,10 +96,10 @@ def _is_skipped(
   task: task_lib.Task, step: update_lib.Step, counters: counters_lib.Counters
 ) -> tf.Tensor:
   """Returns whether a step is not finite but skipped, so the run goes on."""
-  if not task.engine.may_skip:
+  if not task.step_runner.may_skip:
     return tf.constant(False)
   skipped = step.skipped
-  limit = task.engine.options.max_skips
+  limit = task.step_runner.options.max_skips
   if limit:
     in_a_row = counters.in_a_row.read_value() + 1
     in_a_row = tf.where(step.finite, tf.zeros_like(in_a_row), in_a_row)
@@ -123,10 +123,10 @@ def single_step(
   """
 
   def run(batch: Any) -> Any:
-    task.engine.refresh()
+    task.step_runner.refresh()
     finite: dict[str, tf.Tensor] = {}
     graph = tf.compat.v1.get_default_graph()
-    apply = task.engine.apply
+    apply = task.step_runner.apply
 
     def noting(gradients: Any) -> update_lib.Step:
       if tf.compat.v1.get_default_graph() is graph:  # no branch, not XLA
@@ -136,7 +136,7 @@ def single_step(
           finite[name] = tf.reduce_all(tf.math.is_finite(value))
       return apply(gradients)
 
-    with patching.overridden([(task.engine, 'apply', noting)]):
+    with patching.overridden([(task.step_runner, 'apply', noting)]):
       step = task.run_train_step(batch)
     return step.finite, step.loss, step.gradient_norm, finite
 

@@ -112,7 +112,7 @@ class Trainer:
     self._start_step = 0
     self._step = 0
     self._requests = _stop_requests.StopRequests(self._counters)
-    self._whole = True  # False while a step may be incomplete
+    self._step_complete = True  # False while a step may be incomplete
     self._ended: int | None = None  # `steps` of a call that ended early
     self.skipped_steps = _skipped_steps.SkippedSteps()
     """The steps whose batches are skipped."""
@@ -242,7 +242,7 @@ class Trainer:
       saving = self._requests.take_save()
       report = self._report(last_step, self._requests.stopping, saving)
       if not report.stopping:
-        report = self._tell(actions, report, steps, ended)
+        report = self._report_to_actions(actions, report, steps, ended)
       stopping = self._requests.stopping
       if stopping:
         # The stop may have interrupted the Actions of this step. The checkpoint
@@ -262,7 +262,7 @@ class Trainer:
     State that is not finite and incomplete steps are not saved, and a failed
     save is not retried. A failure here is logged; the first error propagates.
     """
-    whole = self._whole or isinstance(error, errors.InputError)
+    whole = self._step_complete or isinstance(error, errors.InputError)
     needless = errors.NonFiniteError, errors.CheckpointError
     if not whole or isinstance(error, needless):
       return
@@ -283,7 +283,7 @@ class Trainer:
   ) -> set[report_lib.Signal | None]:
     return dispatch.dispatch(actions, report, self.ledger)
 
-  def _tell(
+  def _report_to_actions(
     self,
     actions: Sequence[report_lib.Action],
     report: report_lib.Report,
@@ -350,7 +350,7 @@ class Trainer:
     self._step = int(own['step'])
     self._start_step = self._step
     self._position = None
-    self._whole = True
+    self._step_complete = True
 
   def facts(self) -> dict[str, Any]:
     """Returns the JSON facts that must be equal in all attempts of a run."""
@@ -426,7 +426,7 @@ class Trainer:
         with self.ledger.part('compile'):
           self.loop.prepare(iterator, n)
       begun = time.perf_counter()
-      self._whole = False
+      self._step_complete = False
       try:
         finite, loss, norm = self.loop(iterator, n)
         ended = False
@@ -435,7 +435,7 @@ class Trainer:
       finally:
         self._step = int(self._counters.step.numpy())
     step = self._step
-    self._whole = True
+    self._step_complete = True
     self._readings.seconds += time.perf_counter() - begun
     self._position = (step, iterator)
     if not finite:

@@ -75,7 +75,7 @@ class Stream(source_lib.Source):
       sizes = self._epoch(whole, tf.constant(0, tf.int64), 0).map(
         lambda records: tf.size(records, tf.int64)
       )
-      sizes = shuffle_lib.untuned(sizes)
+      sizes = shuffle_lib.without_autotuning(sizes)
       self._count = int(sizes.reduce(tf.constant(0, tf.int64), tf.add))
       if not self._count:
         raise errors.InputError(
@@ -98,7 +98,7 @@ class Stream(source_lib.Source):
       size,
       order,
       start,
-      lambda text: shuffle_lib.cut_out(text, self.decode, cut),
+      lambda text: shuffle_lib.apply_to_rows(text, self.decode, cut),
     )
 
   def _mapped(
@@ -213,7 +213,7 @@ class Stream(source_lib.Source):
 _PATIENCE = 60.0
 
 
-def in_time(items: Iterable[Any]) -> Iterator[Any]:
+def with_time_limit(items: Iterable[Any]) -> Iterator[Any]:
   """Yields the items, for a minute at most."""
   end = time.monotonic() + _PATIENCE
   for item in items:

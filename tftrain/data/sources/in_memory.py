@@ -139,7 +139,9 @@ class RandomAccess(source_lib.Indexed):
 
 def read_all(source: source_lib.Source) -> Any:
   """Returns all examples of a source in stored order, a nest of arrays."""
-  chunks = list(shuffle_lib.untuned(source.chunks(1024, shuffle_lib.Order())))
+  chunks = list(
+    shuffle_lib.without_autotuning(source.chunks(1024, shuffle_lib.Order()))
+  )
   return tf.nest.map_structure(
     lambda *leaves: _settled(tf.concat(leaves, 0)), *chunks
   )

@@ -143,7 +143,7 @@ def permuted_rows(batch: Any, seed: tf.Tensor) -> Any:
   return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), batch)
 
 
-def cut_out(
+def apply_to_rows(
   rows: tf.Tensor, function: Callable[[tf.Tensor], Any], cut: row_sharding.Cut
 ) -> Any:
   """Applies `function` to the rows that `cut` selects, `[n]` to `[n, ...]`.
@@ -170,7 +170,7 @@ def count(batch: Any) -> tf.Tensor:
   return tf.shape(first, tf.int64)[0]
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
   """Returns the dataset without TensorFlow's autotuning and graph rewriting.
 
   Autotuning is not needed to use all cores, changes buffer sizes, and its

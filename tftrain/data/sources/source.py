@@ -125,7 +125,10 @@ class Indexed(Source):
       return self.lookup(self._chosen_of(index))
 
     return self._mapped(
-      size, order, start, lambda index: shuffle_lib.cut_out(index, look_up, cut)
+      size,
+      order,
+      start,
+      lambda index: shuffle_lib.apply_to_rows(index, look_up, cut),
     )
 
   def _mapped(

@@ -71,7 +71,9 @@ class _Parsed(TextLines):
 
   def diagnose(self) -> str | None:
     for file in self.files:
-      for number, line in file_source.in_time(_lines(file.path, self._header)):
+      for number, line in file_source.with_time_limit(
+        _lines(file.path, self._header)
+      ):
         wrong = self._wrong(line)
         if wrong:
           return f'{file.path} line {number}: {wrong}'

@@ -111,12 +111,12 @@ class TFRecords(file_source.Stream):
     return {**super().fingerprint(), 'features': features, 'lost': self.lost}
 
   def diagnose(self) -> str | None:
-    for path in file_source.in_time(self._paths):
+    for path in file_source.with_time_limit(self._paths):
       damages = tfrecord_io.check(path).damages
       if damages and not self.lost:
         return _damaged(path, damages)
       readable = intact(path, self._compression)
-      for number, record in enumerate(file_source.in_time(readable)):
+      for number, record in enumerate(file_source.with_time_limit(readable)):
         wrong = mismatch(record, self.features)
         if wrong:
           return f'{path} record {number} {wrong}'
