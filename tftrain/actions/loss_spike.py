@@ -35,7 +35,7 @@ class LossSpike:
       raise errors.ConfigError(
         f'LossSpike.factor must be greater than 1, got {factor}'
       )
-    if reports < 1:
+    if not errors.is_count(reports):
       raise errors.ConfigError(
         f'LossSpike.reports must be at least 1, got {reports}'
       )

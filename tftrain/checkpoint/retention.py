@@ -34,7 +34,7 @@ class KeepBest:
       raise errors.ConfigError(
         f"KeepBest.goal must be 'min' or 'max', got {self.goal!r}"
       )
-    if self.keep < 1:
+    if not errors.is_count(self.keep):
       raise errors.ConfigError(
         f'KeepBest.keep must be at least 1, got {self.keep}'
       )

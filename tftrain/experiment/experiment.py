@@ -1,6 +1,7 @@
 """Experiment: the recipe of a run, and the assembly of its parts."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -25,7 +26,6 @@ from tftrain.distribute import coordinator
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.evaluation import evaluator as evaluator_lib
 from tftrain.experiment import _continuous_eval
-from tftrain.experiment import _validation
 from tftrain.experiment import rewind as rewind_lib
 from tftrain.experiment import run as run_lib
 from tftrain.experiment import warm_start
@@ -43,6 +43,8 @@ from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
 from tftrain.train import metrics
 from tftrain.train import trainer as trainer_lib
+
+_PRECISIONS = ('float32', 'mixed_bfloat16', 'mixed_float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Experiment:
   max_traces: int | None = None
 
   def __post_init__(self) -> None:
-    _validation.check(self, self._eval_data())
+    _check(self, self._eval_data())
 
   def train(
     self,
@@ -484,3 +486,67 @@ def _publishers(
   metrics_file = metrics_file_lib.MetricsFile(model_dir, name)
   shown = [] if quiet else [progress_bar.ProgressBar()]
   return writer, metrics_file, [writer, metrics_file, *shown]
+
+
+def _check(recipe: Experiment, names: Iterable[str]) -> None:
+  """Raises ConfigError if a value of an Experiment is invalid.
+
+  Args:
+    recipe: An Experiment.
+    names: Names of its evaluation data.
+  """
+  for name, value in (('task', recipe.task), ('train_data', recipe.train_data)):
+    if not callable(value) or isinstance(value, task_lib.Task):
+      raise errors.ConfigError(
+        f'Experiment.{name} is a {type(value).__name__}; give the function '
+        'that makes it (in gin: @name, without parentheses)'
+      )
+  if (recipe.steps is None) == (recipe.epochs is None):
+    raise errors.ConfigError(
+      'Experiment needs either steps or epochs; '
+      + ('it has neither' if recipe.steps is None else 'it has both')
+    )
+  for name in (
+    'steps',
+    'epochs',
+    'overfit_batches',
+    'limit_eval_batches',
+    'max_traces',
+  ):
+    value = getattr(recipe, name)
+    fraction = name == 'epochs' and isinstance(value, float) and value > 0
+    if value is not None and not (fraction or errors.is_count(value)):
+      raise errors.ConfigError(
+        f'Experiment.{name} must be a positive number, got {value!r}'
+      )
+  if recipe.precision not in _PRECISIONS:
+    raise errors.ConfigError(
+      f'Experiment.precision = {recipe.precision!r}; choose one of '
+      f'{", ".join(_PRECISIONS)}'
+    )
+  _check_kinds(recipe)
+  if recipe.max_time is not None:
+    interval.seconds(recipe.max_time)
+  for name in names:
+    files.check_name(name, 'Experiment.eval_data: the name')
+  if not isinstance(recipe.seed, int) or not 0 <= recipe.seed < 2**32:
+    raise errors.ConfigError(
+      f'Experiment.seed must be between 0 and 2**32 - 1, got {recipe.seed!r}'
+    )
+
+
+def _check_kinds(recipe: Experiment) -> None:
+  for name, kind, factory in (
+    ('update', update_lib.Update, 'Update'),
+    ('best', retention.KeepBest, 'checkpoint.KeepBest'),
+    ('rewind', rewind_lib.Rewind, 'experiment.Rewind'),
+    ('export', exporter_lib.Export | bool, 'actions.Export'),
+    ('init_from', warm_start.WarmStart | str, 'experiment.WarmStart'),
+  ):
+    value = getattr(recipe, name)
+    if value is not None and not isinstance(value, kind):
+      raise errors.ConfigError(
+        f'Experiment.{name} is a {type(value).__name__}; give '
+        f'tftrain.{factory}(...) (in gin: @{factory.rpartition(".")[2]}(), '
+        'with parentheses)'
+      )

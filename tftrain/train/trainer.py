@@ -79,7 +79,7 @@ class Trainer:
   ):
     intervals = {'steps_per_loop': steps_per_loop, 'log_every': log_every}
     for name, value in intervals.items():
-      if value < 1:
+      if not errors.is_count(value):
         raise errors.ConfigError(f'{name} must be at least 1, got {value}')
     self.task = task
     self.ledger = ledger or goodput.Ledger()
