@@ -1,10 +1,10 @@
-"""What a save costs a run: the stall, the steps beside it, the whole.
+"""Benchmark of checkpoint saves: stall, slower steps, time to commit.
 
   python -m benchmarks.checkpoints [--rounds=15]
 
-A model of 201 MB is trained; in each round it is saved once while nothing
-else happens (the synchronous time) and once while training goes on. Prints
-medians and 95th percentiles.
+Trains a model of 201 MB. Each round saves it once while training waits (the
+synchronous time) and once while training continues. Prints medians and 95th
+percentiles.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def make_trainer():
 
 
 def step(trainer):
-  """Seconds of one step."""
+  """Takes one step and returns its seconds."""
   begun = time.perf_counter()
   trainer.train(trainer.step + 1)
   return time.perf_counter() - begun

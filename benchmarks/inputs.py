@@ -1,27 +1,27 @@
-"""What it costs to get batches, as ratios and as limits.
+"""Benchmarks of input pipelines: throughput ratios, resuming and memory.
 
   python benchmarks/inputs.py
   python benchmarks/inputs.py --only=records,arrays
 
-Everything is made from a seed in a temporary directory. Contestants take turns,
-as in steps.py; each is read inside of a `tf.function`, as a training loop does,
-for `--seconds`. A ratio counts by its median over the rounds. Sections:
+All data are generated from a seed in a temporary directory. Contestants take
+turns, as in steps.py; each is read inside a `tf.function`, as a training loop
+does, for `--seconds`. The reported ratio is the median over rounds. Sections:
 
-records: Examples per second out of 60,000 records in 8 files, images of 28x28
+records: Examples per second from 60,000 records in 8 files, images of 28x28
   bytes and labels, shuffled, batches of 128. `one by one` is how most input
   readers are written: interleave, shuffle(10,000), repeat, parse each record,
   batch, prefetch. `tuned` is the fastest found by hand: it parses whole
   batches, and reads and shuffles many records at a time, in any order; `tuned,
-  usual shuffle` has `shuffle(10,000)`. tftrain gives the same order each time.
-arrays: The same out of memory, 60,000 rows of 784 floats and labels; `hand` is
+  usual shuffle` has `shuffle(10,000)`. tftrain has a deterministic order.
+arrays: The same from memory, 60,000 rows of 784 floats and labels; `hand` is
   from_tensor_slices, shuffle(10,000), repeat, batch, prefetch.
-resume: Seconds to the first batch of a run that goes on at record 1,000,000 of
-  1,200,000 small ones; and in memory, divided by those at step 0.
+resume: Seconds to the first batch of a run that resumes at record 1,000,000 of
+  1,200,000 small ones; for data in memory, divided by the seconds at step 0.
 memory: Resident memory after each of 20 epochs of the 60,000 records.
-text: A file of `--text_gb`, line by line, shuffled: MB per second and how much
-  memory it takes. It needs that much space on the disk.
-stages: What each stage of the records' pipeline adds per example, with a `map`
-  and a `filter`, which are called for each.
+text: A file of `--text_gb`, line by line, shuffled: MB per second and memory
+  use. The section needs that much disk space.
+stages: Time per example that each stage of the records' pipeline adds, with a
+  per-example `map` and `filter`.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ import tftrain
 
 SECTIONS = ('records', 'arrays', 'resume', 'memory', 'text', 'stages')
 
-# Of steps.py and updates.py: there is no choice of these here.
+# Flags of steps.py and updates.py that do not apply here.
 for _name in ('replicas', 'steps', 'warm_up'):
   delattr(flags.FLAGS, _name)
 
@@ -63,25 +63,23 @@ _EPOCHS = flags.DEFINE_integer(
 _TEXT_GB = flags.DEFINE_float('text_gb', 1.0, 'Size of the file of `text`.')
 
 EXAMPLES, SHARDS, BATCH_SIZE = 60_000, 8, 128
-WINDOW = 10_000  # what everybody shuffles within
+WINDOW = 10_000  # shuffle buffer of all contestants
 TINY, RESUMED_AT = 1_200_000, 1_000_000
 
 Figure = updates.Figure
 AUTOTUNE = tf.data.AUTOTUNE
 
 
-# The data.
-
-
+# Data.
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
-  """Images `[examples, 28, 28]`, uint8, and labels of 0 to 9, int64."""
+  """Returns images `[examples, 28, 28]`, uint8, and labels 0 to 9, int64."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (EXAMPLES, 28, 28), np.uint8)
   return images, rng.integers(0, 10, EXAMPLES)
 
 
 def write_images(directory: pathlib.Path) -> pathlib.Path:
-  """Writes the records, unless they are there; returns a glob of the files."""
+  """Writes the records if missing; returns a glob of the files."""
   folder = directory / 'images'
   if not folder.exists():
     begun = time.perf_counter()
@@ -99,7 +97,7 @@ def write_images(directory: pathlib.Path) -> pathlib.Path:
 
 
 def write_tiny(directory: pathlib.Path) -> pathlib.Path:
-  """1,200,000 records; to make that many takes minutes, so they repeat."""
+  """Writes 1,200,000 records, copies of 1,000: distinct ones take minutes."""
   folder = directory / 'tiny'
   tftrain.data.write_records(
     folder / 'a', ({'number': n} for n in range(1000)), shards=1
@@ -116,7 +114,7 @@ def write_tiny(directory: pathlib.Path) -> pathlib.Path:
 
 
 def write_lines(path: pathlib.Path, size: int) -> int:
-  """Writes so many bytes of lines of 20 to 140; returns their number."""
+  """Writes about `size` bytes in lines of 20 to 140; returns the bytes."""
   rng = np.random.default_rng(0)
   letters = rng.integers(97, 123, 1 << 24, np.uint8)
   ends = np.cumsum(rng.integers(20, 141, len(letters) // 20))
@@ -128,7 +126,7 @@ def write_lines(path: pathlib.Path, size: int) -> int:
     return file.tell()
 
 
-# The contestants: datasets of batches of (images, labels).
+# Contestants: datasets of batches of (images, labels).
 
 
 def ours(paths: pathlib.Path, **options: Any) -> tftrain.data.Examples:
@@ -161,7 +159,7 @@ def parse_many(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def read(
   paths: pathlib.Path, together: int | None = None, block: int = 1
 ) -> tf.data.Dataset:
-  """Records of all files in turn; `together` at a time, if that is given."""
+  """Interleaves the records of all files, in blocks of `together` if given."""
 
   def records(path: tf.Tensor) -> tf.data.Dataset:
     found = tf.data.TFRecordDataset(path)
@@ -211,11 +209,11 @@ def tuned_usual_shuffle(paths: pathlib.Path) -> tf.data.Dataset:
   )
 
 
-# How they are timed.
+# Timing.
 
 
 def reader(dataset: tf.data.Dataset, block: int = 50) -> Callable[[], int]:
-  """A function that takes so many elements and says how many rows they had."""
+  """Returns a function that reads `block` elements and returns their rows."""
   iterator = iter(dataset)
 
   @tf.function
@@ -230,7 +228,7 @@ def reader(dataset: tf.data.Dataset, block: int = 50) -> Callable[[], int]:
 
 
 def speed(take: Callable[[], int], seconds: float) -> float:
-  """Examples per second."""
+  """Returns examples per second."""
   begun, rows = time.perf_counter(), 0
   while time.perf_counter() - begun < seconds:
     rows += take()
@@ -242,7 +240,7 @@ def race(
   contestants: dict[str, tf.data.Dataset],
   asks: Sequence[tuple[str, str, str, float | None]],
 ) -> dict[str, Any]:
-  """Prints and returns how fast all are; asks are as of `updates.Case`."""
+  """Prints and returns all speeds; `asks` are as in `updates.Case`."""
   takes = {name: reader(dataset) for name, dataset in contestants.items()}
   for take in takes.values():
     speed(take, 1.0)
@@ -252,7 +250,7 @@ def race(
     first = turn % len(names)
     for name in names[first:] + names[:first]:
       gc.collect()
-      time.sleep(0.3)  # for what others still read ahead
+      time.sleep(0.3)  # lets prefetching of the others end
       speeds[name].append(speed(takes[name], _SECONDS.value))
   print(f'\n{title}\n{"":44} examples/s')
   for name, values in speeds.items():
@@ -270,12 +268,12 @@ def race(
 
 
 def resident() -> float:
-  """Resident memory of this process, MB."""
+  """Returns the resident memory of this process in MB."""
   status = pathlib.Path('/proc/self/status').read_text()
   return int(status.partition('VmRSS:')[2].split()[0]) / 1024
 
 
-# The sections.
+# Sections.
 
 
 def time_records(directory: pathlib.Path) -> dict[str, Any]:
@@ -360,7 +358,7 @@ def time_resume(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def time_memory(directory: pathlib.Path) -> dict[str, Any]:
-  """Warm after half of the epochs, when the allocator's pools are full."""
+  """Measures memory; warm after half the epochs (allocator pools are full)."""
   per_epoch = EXAMPLES // BATCH_SIZE
   data = ours(write_images(directory))
   take = reader(data.dataset(0), per_epoch)
@@ -429,12 +427,12 @@ def is_low(example: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 def time_stages(directory: pathlib.Path) -> dict[str, Any]:
-  """Medians of what is needed up to each stage; the differences are its own."""
+  """Times each stage as the difference of cumulative medians."""
   data = ours(write_images(directory), map=doubled, filter=is_low)
   takes = {}
   for name, dataset in data.stages(0):
     first = tf.nest.flatten(dataset.element_spec)[0]
-    if first.shape.rank == 0:  # one by one
+    if first.shape.rank == 0:  # unbatched
       dataset = dataset.ragged_batch(BATCH_SIZE)
     takes[name] = reader(dataset)
   times: dict[str, list[float]] = {name: [] for name in takes}

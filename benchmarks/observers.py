@@ -1,14 +1,13 @@
-"""What it costs to look: summaries, the ledger, and the test for a stop.
+"""Benchmark of observability: summaries, goodput ledger, stop test.
 
   python -m benchmarks.observers [--rounds=9]
 
 summaries: An MLP trained with and without 50 scalars written every 100 steps to
   TensorBoard and metrics.jsonl, in turns; seconds with divided by seconds
-  without. And the share of the time that was spent in the writers themselves,
-  which is less noisy.
+  without. Also the share of the time spent in the writers, which is less noisy.
 ledger: Entering and leaving a part, which happens twice in each block of steps.
-stop: A loop of TensorFlow that does nothing but count, with and without reading
-  the variable that ends it; microseconds per step.
+stop: A TensorFlow loop that only counts, with and without reading the variable
+  that ends it; microseconds per step.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def make_trainer():
 
 
 class Many:
-  """Tells actions of 50 scalars, and adds up how long they take."""
+  """Calls Actions with 50 scalars and adds up their seconds."""
 
   def __init__(self, *actions):
     self._actions = actions
@@ -65,7 +64,7 @@ class Many:
 
 
 def summaries(rounds, directory):
-  """(seconds with summaries / without, share in the writers) of each round."""
+  """Returns (seconds with / without, share in the writers) of each round."""
   found = []
   plain, observed = make_trainer(), make_trainer()
   writers = Many(
@@ -85,7 +84,7 @@ def summaries(rounds, directory):
 
 
 def booked(times=100_000):
-  """Microseconds to enter and leave a part."""
+  """Returns the microseconds to enter and leave a part."""
   book = goodput.Ledger()
   begun = time.perf_counter()
   for _ in range(times):
@@ -95,7 +94,7 @@ def booked(times=100_000):
 
 
 def counted(stop, steps=100_000):
-  """Microseconds per step of a loop; `stop` is a variable or None."""
+  """Returns microseconds per step of a loop; `stop` is a variable or None."""
 
   @tf.function(autograph=False)
   def run(n):

@@ -1,14 +1,14 @@
-"""How fast predictions are written, against a loop by hand.
+"""Benchmark of prediction throughput against a hand-written loop.
 
   python -m benchmarks.predict [--rounds=7] [--kind=jsonl] [--examples=240000]
 
 Examples of 784 floats go through a small MLP, in batches of 128, into a
-file. By hand: the SavedModel is called for each batch of a tf.data.Dataset with
-prefetch(2), then its rows are written by the same code, one batch after the
-other. Contestants take turns; a ratio counts by its median over the rounds.
-What is timed is all of it: of tftrain the digests of data and weights and the
-tracing of its step, by hand the loading of the SavedModel. The first round is
-not counted.
+file. The hand-written loop calls the SavedModel for each batch of a
+tf.data.Dataset with prefetch(2), then writes its rows with the same code, one
+batch after the other. Contestants take turns; the reported ratio is the median
+over rounds. The times include the start: for tftrain the digests of data and
+weights and the tracing of its step, for the loop the loading of the SavedModel.
+The first round is not counted.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def make_task(x, y):
 
 
 def by_hand(export, x, store_type, directory, output):
-  """The loop that one would write."""
+  """Runs the hand-written loop."""
   loaded = tf.saved_model.load(export)
   serve = loaded.signatures['serving_default']
   directory.mkdir()
@@ -60,7 +60,7 @@ def by_hand(export, x, store_type, directory, output):
 
 
 def measure(kind, rounds, examples, directory):
-  """Contestant -> seconds of each round."""
+  """Returns contestant -> seconds of each round."""
   random = np.random.default_rng(0)
   x = random.standard_normal((examples, FEATURES), np.float32)
   y = random.integers(0, 10, examples)

@@ -1,10 +1,10 @@
-"""How fast a step is on two replicas, and how fast two workers come to one.
+"""Benchmark of a step on two replicas, and of the start of two workers.
 
   python benchmarks/replicas.py
   python benchmarks/replicas.py --start
 
-The first times the loop under a MirroredStrategy of two logical CPUs beside
-what one writes by hand: `strategy.run` on a DistributedDataset. The second
+The first command compares the loop under a MirroredStrategy of two logical CPUs
+with hand-written loops: `strategy.run` on a DistributedDataset. The second
 starts two worker processes on loopback and waits for their first step.
 """
 
@@ -34,14 +34,14 @@ from tftrain.distribute import strategy as strategy_lib
 
 _START = flags.DEFINE_bool('start', False, 'Times the start of two workers.')
 
-# What is timed, as benchmarks/steps.py has it.
+# The workload of benchmarks/steps.py.
 flags.FLAGS.set_default('model', 'mlp')
 
 WORKLOAD = engine.WORKLOADS['mlp']
 
 
 def ours(data: Any) -> engine.Contestant:
-  """A Trainer that publishes, as in a run."""
+  """Returns a Trainer that publishes its Reports, as in a run."""
   strategy = strategy_lib.make_strategy('mirrored')
   with strategy.scope():
     task = tftrain.SupervisedTask(
@@ -68,7 +68,7 @@ def ours(data: Any) -> engine.Contestant:
 
 
 class HandStep:
-  """The step that one writes for several replicas."""
+  """A hand-written training step for several replicas."""
 
   def __init__(self) -> None:
     cpus = [cpu.name for cpu in tf.config.list_logical_devices('CPU')]
@@ -111,7 +111,7 @@ class HandStep:
 
 
 def hand() -> engine.Contestant:
-  """The loop in the graph, a hundred steps in a call."""
+  """Runs the loop in the graph, a hundred steps per call."""
   step = HandStep()
 
   @tf.function
@@ -131,7 +131,7 @@ def hand() -> engine.Contestant:
 
 
 def call() -> engine.Contestant:
-  """One call of a tf.function per step, as TensorFlow's guide has it."""
+  """Calls a tf.function once per step, as TensorFlow's guide does."""
   step = HandStep()
   one_step = tf.function(step.take)
 
@@ -158,7 +158,7 @@ CONTESTANTS: Mapping[str, Callable[[], engine.Contestant]] = {
 
 
 def seconds_to_first_step(directory: pathlib.Path, *arguments: str) -> float:
-  """From the command line to the first line of metrics."""
+  """Returns the seconds from process start to the first line of metrics."""
   command = [
     sys.executable, '-m', 'tftrain', '--gin_file=configs/digits.gin',
     f'--model_dir={directory}', '--gin.Experiment.log_every=1', *arguments,

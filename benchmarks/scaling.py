@@ -1,15 +1,15 @@
-"""A model of a run on many hosts: what holds it up, and from how many on.
+"""Scaling model of a run on many hosts: throughput and its limits.
 
   python benchmarks/scaling.py                       # with the numbers below
   python benchmarks/scaling.py --hosts=64 --batch_size=8192 --gradient_mb=400
   python benchmarks/scaling.py --measure             # numbers of this machine
 
 A step takes as long as the slower of its data and its work: rows divided among
-all replicas, a fixed cost, and a ring all-reduce of the gradients. Of the time
-that is left, saves and failures take their share: a failure anywhere ends all,
-and costs a restart and half of what is between two checkpoints (Young 1974, "A
+all replicas, a fixed cost, and a ring all-reduce of the gradients. Saves and
+failures take a share of the remaining time: a failure of any host ends the
+attempt and costs a restart and half a checkpoint interval (Young 1974, "A
 first order approximation to the optimum checkpoint interval"). docs/scaling.md
-says what the numbers are and what to do about each limit.
+explains the numbers and the remedy for each limit.
 """
 
 import argparse
@@ -34,24 +34,24 @@ _DAY = 86400.0
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run is made of; times in seconds, sizes in megabytes.
+  """Parameters of a run; times in seconds, sizes in megabytes.
 
   Attributes:
     batch_size: Rows of a global batch.
-    replicas: On each host.
+    replicas: Replicas on each host.
     row: Time of one row on one replica, forward and backward.
     fixed: Time of a step that does not depend on its rows.
     gradient_mb: Gradients of all weights; float32 takes 4 bytes each.
-    network_mb: What a host sends in a second.
-    latency: Of one message between hosts.
-    input_rows: What one host makes in a second, if it made all rows.
-    own_rows: Whether a host makes only its own rows; 0 or 1.
-    checkpoint_mb: Weights and what the optimizer keeps.
-    disk_mb: What the chief writes in a second.
-    stall: How long a save holds up the loop.
+    network_mb: Network bandwidth of a host per second.
+    latency: Latency of one message between hosts.
+    input_rows: Rows per second that the input pipeline of one host makes.
+    own_rows: 1 if a host makes only its own rows, 0 if it makes all rows.
+    checkpoint_mb: Weights and slot variables of the optimizer.
+    disk_mb: Write bandwidth of the chief per second.
+    stall: Time for which a save blocks the training loop.
     checkpoint_every: Time between two saves.
-    restart: From a failure to the next step.
-    failures: Of one host in a day.
+    restart: Time from a failure to the next step.
+    failures: Failures of one host per day.
   """
 
   # Digits, a convnet, two cores, loopback: medians of three --measure and of
@@ -72,18 +72,18 @@ class Run:
   restart: float = 10
   failures: float = 0.01
 
-  # Times of one step on so many hosts.
+  # Times of one step on `hosts` hosts.
 
   def work(self, hosts: int) -> float:
     return self.batch_size / (hosts * self.replicas) * self.row
 
   def all_reduce(self, hosts: int) -> float:
-    """A ring: 2 (n - 1) messages, each with 1/n of the gradients."""
+    """Returns the ring's time: 2 (n - 1) messages of 1/n of the gradients."""
     if hosts == 1:
       return 0.0
     messages = 2 * (hosts - 1)
     each = self.latency + self.gradient_mb / hosts / self.network_mb
-    # The vote on stops and the end of data is a ring of its own.
+    # The vote on stops and the end of data is a second ring.
     return messages * each + messages * self.latency
 
   def data(self, hosts: int) -> float:
@@ -97,18 +97,18 @@ class Run:
   # Shares of the time.
 
   def saving(self) -> float:
-    """What saves hold up; one is not begun before the last is written."""
+    """Returns the share lost to saves, which never overlap each other."""
     between = max(self.checkpoint_every, self.checkpoint_mb / self.disk_mb)
     return min(1.0, self.stall / between)
 
   def failing(self, hosts: int) -> float:
-    """What is lost to failures: restarts, and work done twice."""
+    """Returns the share lost to failures: restarts and repeated work."""
     between = max(self.checkpoint_every, self.checkpoint_mb / self.disk_mb)
     each = self.restart + between / 2
     return min(1.0, hosts * self.failures / _DAY * each)
 
   def best_interval(self, hosts: int) -> float:
-    """Young's: where saves and work done twice cost the least together."""
+    """Returns Young's interval: the least cost of saves and repeated work."""
     return math.sqrt(2 * self.stall * _DAY / (hosts * self.failures))
 
   def rows_per_second(self, hosts: int) -> float:
@@ -118,12 +118,12 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-  """Something that may hold up a run.
+  """A limit of scaling.
 
   Attributes:
-    name: What.
-    holds: Whether it does, with so many hosts.
-    help: What moves it.
+    name: Description of the bottleneck.
+    holds: Returns whether it limits a run on the given number of hosts.
+    help: Remedies.
   """
 
   name: str
@@ -162,7 +162,7 @@ MOST = 1 << 14
 
 
 def first(run: Run, limit: Limit) -> int | None:
-  """The least number of hosts at which it holds; None up to MOST."""
+  """Returns the smallest number of hosts at `limit`; None up to MOST."""
   return next((n for n in range(1, MOST) if limit.holds(run, n)), None)
 
 
@@ -187,7 +187,7 @@ def table(run: Run, hosts: int) -> Iterator[str]:
     yield f'{limit.name}: {when} ({limit.help})'
 
 
-# Numbers of this machine.
+# Measurements of this machine.
 
 
 def measure() -> dict[str, float]:
@@ -256,7 +256,7 @@ def _measured_network() -> dict[str, float]:
 
 
 def time_all_reduce() -> None:
-  """One of two workers: prints latency and megabytes in a second."""
+  """Runs one of two workers; prints latency and megabytes per second."""
   import tensorflow as tf
 
   from tftrain.distribute import strategy as strategy_lib
@@ -282,7 +282,7 @@ def time_all_reduce() -> None:
 
   small, large = seconds(1, 500), seconds(1 << 22, 20)
   megabytes = 4 * (1 << 22) / 1e6
-  # Two messages, each with half of it.
+  # A ring of two sends two messages, each with half of the values.
   print(
     json.dumps(
       {'latency': small / 2, 'network_mb': megabytes / (large - small)}

@@ -1,10 +1,10 @@
-"""How fast a training step is: tftrain beside other ways to write the loop.
+"""Benchmark of a training step: tftrain and other ways to write the loop.
 
   python benchmarks/steps.py --model=mlp
 
 All contestants train the same model on the same digits in one process, taking
-turns, so that a busy machine slows all of them; the ratios are what counts.
-docs/benchmarks.md says who the contestants are and what is timed.
+turns, so that a busy machine slows all of them; compare the ratios.
+docs/benchmarks.md describes the contestants and the timing.
 """
 
 from collections.abc import Callable
@@ -64,11 +64,11 @@ flags.register_validator(
   'warm_up', lambda steps: not steps % BLOCK, 'not a multiple of 100'
 )
 
-# Steps from one reading of the metrics to the next, and, where a contestant
-# has an inner loop, steps in one call of it.
+# Steps between two readings of the metrics; also the steps per call of a
+# contestant with an inner loop.
 BLOCK = 100
 
-# A step that no round reaches.
+# A step beyond the last round.
 NEVER = 10**9
 
 TFTRAIN = 'tftrain'
@@ -80,12 +80,12 @@ ORBIT_HINT = (
 
 Scalars = Mapping[str, float]
 Contestant = Callable[[int], Scalars]
-"""Takes so many steps; returns the means of the last 100 of them."""
+"""Takes the given number of steps; returns the means of the last 100."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """A model, its data, and how long to train it."""
+  """A model, its data and its number of steps."""
 
   title: str
   layers: Callable[[], list[keras.Layer]]
@@ -98,13 +98,13 @@ class Workload:
     return keras.Sequential([keras.Input(self.shape), *self.layers()])
 
   def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-    """All 1,797 digits: `[examples, *shape]` of 0 to 1, and labels."""
+    """Returns all 1,797 digits, `[examples, *shape]` in [0, 1], and labels."""
     images, labels = datasets.load_digits(return_X_y=True)
     images = (images / 16).astype('float32').reshape((-1, *self.shape))
     return images, labels.astype('int64')
 
   def dataset(self) -> tf.data.Dataset:
-    """The usual tf.data input, as everybody but tftrain has it."""
+    """Returns the usual tf.data input, for all contestants but tftrain."""
     images, labels = self.arrays()
     return (
       tf.data.Dataset.from_tensor_slices((images, labels))
@@ -163,7 +163,7 @@ def tftrain_same_input(
 def _tftrain(
   workload: Workload, directory: pathlib.Path, data: tftrain.data.Pipeline
 ) -> Contestant:
-  """A whole run: summaries, metrics file, evaluation and checkpoints."""
+  """Returns a full run: summaries, metrics file, evaluation, checkpoints."""
   task = tftrain.SupervisedTask(
     workload.make_model(),
     loss=make_loss(),
@@ -185,8 +185,8 @@ def _tftrain(
     tftrain.Every(NEVER, evaluator),
     tftrain.Every(NEVER, checkpointer),
   ]
-  # One run that is never done. `train(n)` once per round would evaluate and
-  # save at the end of each; no other contestant does.
+  # One run that does not end: `train(n)` per round would evaluate and save at
+  # the end of each round, which no other contestant does.
   reports = trainer.steps(NEVER, actions)
 
   def run(steps: int) -> Scalars:
@@ -197,9 +197,7 @@ def _tftrain(
   return run
 
 
-# By hand.
-
-
+# Hand-written loops.
 class HandStep:
   """The training step that `hand`, `call` and `orbit` share."""
 
@@ -239,7 +237,7 @@ class HandStep:
 
 
 def hand(workload: Workload, directory: pathlib.Path) -> Contestant:
-  """The loop itself in the graph."""
+  """Runs the loop in the graph."""
   del directory
   step = HandStep(workload)
   iterator = iter(workload.dataset())
@@ -261,7 +259,7 @@ def hand(workload: Workload, directory: pathlib.Path) -> Contestant:
 
 
 def call(workload: Workload, directory: pathlib.Path) -> Contestant:
-  """One call of a tf.function per step."""
+  """Calls a tf.function once per step."""
   del directory
   step = HandStep(workload)
   iterator = iter(workload.dataset())
@@ -306,9 +304,9 @@ def _fit(workload: Workload, steps_per_execution: int) -> Contestant:
   def run(steps: int) -> Scalars:
     fitted = model.fit(
       dataset,
-      epochs=steps // BLOCK,  # an epoch is what fit averages metrics over
+      epochs=steps // BLOCK,  # fit averages metrics over an epoch
       steps_per_epoch=BLOCK,
-      shuffle=False,  # or it warns that the dataset has shuffled already
+      shuffle=False,  # avoids a warning that the dataset is shuffled already
       verbose=0,
     )
     return {name: values[-1] for name, values in fitted.history.items()}
@@ -326,7 +324,7 @@ def orbit_controller(workload: Workload, directory: pathlib.Path) -> Contestant:
   newest: dict[str, Any] = {}
 
   class Trainer(orbit.StandardTrainer):
-    """The step, in Orbit's terms."""
+    """Takes a step, in Orbit's interface."""
 
     def train_loop_begin(self) -> None:
       step.reset()
@@ -359,7 +357,7 @@ def orbit_controller(workload: Workload, directory: pathlib.Path) -> Contestant:
 
 
 def contestants() -> dict[str, Callable[..., Contestant]]:
-  """Name -> function that makes the contestant."""
+  """Returns name -> function that makes the contestant."""
   others = {
     'hand': hand,
     'call': call,
@@ -384,7 +382,7 @@ def contestants() -> dict[str, Callable[..., Contestant]]:
 def measure(
   runs: Mapping[str, Contestant], steps: int, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, Scalars]]:
-  """Lets the contestants take turns, a different one first each round.
+  """Times the contestants in turns, a different one first each round.
 
   Returns:
     Name -> microseconds per step in each round, and name -> last metrics.
@@ -406,14 +404,14 @@ def measure(
 def ratios(
   times: Mapping[str, Sequence[float]], name: str, base: str
 ) -> list[float]:
-  """How many times as long as `base` the steps of `name` took, per round."""
+  """Returns the step time of `name` divided by that of `base`, per round."""
   return [a / b for a, b in zip(times[name], times[base], strict=True)]
 
 
 def table(
   times: Mapping[str, Sequence[float]], scalars: Mapping[str, Scalars]
 ) -> Iterable[str]:
-  """The lines of the table, one per contestant."""
+  """Yields the lines of the table, one per contestant."""
   bases = [base for base in (TFTRAIN, SAME_INPUT) if base in times]
   heads = {TFTRAIN: '/ tftrain', SAME_INPUT: '/ same input'}
   head = f'{"":20} {"us/step":>8}'
@@ -432,7 +430,7 @@ def table(
 def numbers(
   times: Mapping[str, Sequence[float]], scalars: Mapping[str, Scalars]
 ) -> dict[str, Any]:
-  """The same and more, for JSON."""
+  """Returns the numbers of the table and of each round, for JSON."""
   return {
     name: {
       'microseconds_per_step': statistics.median(values),
@@ -446,7 +444,7 @@ def numbers(
 
 
 def settings(workload: Workload, steps: int) -> dict[str, Any]:
-  """What was run, and where."""
+  """Returns the settings and the environment of the benchmark."""
   devices = tf.config.list_logical_devices()
   return {
     'model': workload.title,

@@ -1,10 +1,10 @@
-"""How long a run goes on after a signal: SIGTERM to a loop that has left.
+"""Benchmark of stop latency: from SIGTERM to the return of `train`.
 
   python -m benchmarks.stops [--rounds=20]
 
-The signal comes at a drawn instant within one long block of compiled steps.
-Prints the median and the largest time until `train` returned, beside that of a
-step.
+The signal comes at a random instant within one long block of compiled steps.
+Prints the median and the largest time until `train` returned, and the time of
+a step.
 """
 
 import argparse

@@ -1,38 +1,38 @@
-"""What the way from a batch to new weights costs, as ratios.
+"""Benchmarks of the update: whole steps and each option, as time ratios.
 
   python benchmarks/updates.py
   python benchmarks/updates.py --replicas=2
 
 Contestants of one case train the same model in one process and take turns, as
-in steps.py; a ratio counts by its median over the rounds. Sections (`--only`):
+in steps.py; the reported ratio is the median over rounds. Sections (`--only`):
 
 compile: Seconds to trace the step of examples/digits.py, in a process that has
-  traced nothing before and then again. The first block, of one step, is shown
-  beside it: it also holds what TensorFlow does to a new graph.
+  traced nothing before and then again. The first block, of one step, is also
+  shown: it includes TensorFlow's optimization of a new graph.
 step: Whole steps with AdamW, clipped to the global norm 1. `hand` is the loop
   in a `tf.function`: `for _ in tf.range(100)`, `next(iterator)`, GradientTape,
   `AdamW(global_clipnorm=1.0).apply_gradients`, two Keras metrics. tftrain has
   `Update(clip_norm=1.0)`, and runs on the same tf.data input, so that only the
-  step differs, and on `Arrays`. It alone checks that every step is finite.
-step with `--replicas=2`: The same on logical CPU devices. `hand` has a
-  MirroredStrategy as it comes, an `experimental_distribute_dataset` and
+  step differs, and on `Arrays`. Only tftrain checks that every step is finite.
+step with `--replicas=2`: The same on logical CPU devices. `hand` has a default
+  MirroredStrategy, an `experimental_distribute_dataset` and
   `strategy.run`; `hand, same reduction` has tftrain's MirroredStrategy, which
-  adds up on one device. The optimizer of both clips the gradient of each
+  reduces on one device. The optimizer of both clips the gradient of each
   replica before the reduction: that is less correct than clipping the mean
-  gradient once, as tftrain does, and no less work. No other section runs then,
-  because logical devices change how fast one device is.
+  gradient once, as tftrain does, and no less work. No other section runs with
+  this flag, because logical devices change the speed of one device.
 accumulate: The time of one tftrain step on 128 rows with
   `Update(accumulate=4)`, divided by that of four forward and backward passes of
-  32 rows by hand, gradients added up, and one `apply_gradients`. Either one
-  after the other in a `tf.range(4)` (`hand, in a row`), the way that saves
-  memory, or unrolled (`hand, unrolled`), so that TensorFlow may run them at
-  once. The same tf.data input, the same kind of loop, and no clipping.
+  32 rows by hand, gradients added up, and one `apply_gradients`. The passes run
+  either sequentially in a `tf.range(4)` (`hand, in a row`), which saves
+  memory, or unrolled (`hand, unrolled`), so that TensorFlow may run them in
+  parallel. The same tf.data input, the same kind of loop, and no clipping.
 features: tftrain with a feature, divided by tftrain without, on `Arrays`.
   `plain` reports the loss alone; `metrics` also the accuracy and the mean of
   the largest logit.
-buckets: 8 dense layers of one width, all weights in one bucket, divided by none
-  in any. Where the ratio is above 1, `fused_variables.SMALL` should keep them
-  apart.
+buckets: 8 dense layers of one width, all weights in one bucket, divided by all
+  weights separate. `fused_variables.SMALL` should separate weights for which
+  the ratio is above 1.
 
 Every 100 steps (25 where they are long) all contestants read and reset their
 metrics; for tftrain that is a Report. There are no Actions.
@@ -69,7 +69,7 @@ from tftrain.step import fused_variables
 
 SECTIONS = ('compile', 'step', 'accumulate', 'features', 'buckets')
 
-# Of steps.py: there is no choice of these here, and `only` takes other names.
+# Flags of steps.py that do not apply here; `only` is redefined below.
 for _name in ('model', 'shared_input', 'only'):
   delattr(flags.FLAGS, _name)
 flags.FLAGS.set_default('warm_up', 100)
@@ -82,7 +82,7 @@ _REPLICAS = flags.DEFINE_integer(
 MICRO_BATCHES = 4
 
 
-# What is trained.
+# Workloads.
 
 
 def dense(count: int, width: int, steps: int) -> engine.Workload:
@@ -103,7 +103,7 @@ WIDE = dense(4, 1024, steps=25)
 CONVNET = engine.WORKLOADS['convnet']
 
 
-# The contestants.
+# Contestants.
 
 
 def make_optimizer(clip_norm: float | None = None) -> keras.Optimizer:
@@ -111,7 +111,7 @@ def make_optimizer(clip_norm: float | None = None) -> keras.Optimizer:
 
 
 def block(workload: engine.Workload) -> int:
-  """Steps from one reading of the metrics to the next."""
+  """Returns the steps between two readings of the metrics."""
   return min(engine.BLOCK, workload.steps)
 
 
@@ -131,7 +131,7 @@ def tftrain_loop(
   metrics: Mapping[str, Callable[..., Any]] = ACCURACY,
   **update: Any,
 ) -> engine.Contestant:
-  """A Trainer; `update` are the arguments of `tftrain.Update`."""
+  """Returns a Trainer; `update` are the arguments of `tftrain.Update`."""
   with strategy.scope():
     task = tftrain.SupervisedTask(
       workload.make_model(),
@@ -166,7 +166,7 @@ def arrays(workload: engine.Workload) -> tftrain.data.Pipeline:
 
 
 class HandStep(engine.HandStep):
-  """A step by hand, of one replica, with AdamW."""
+  """A hand-written step of one replica, with AdamW."""
 
   def __init__(self, workload: engine.Workload, clip_norm: float | None):
     super().__init__(workload)
@@ -176,8 +176,8 @@ class HandStep(engine.HandStep):
   def gradients(
     self, images: tf.Tensor, labels: tf.Tensor, parts: int = 1
   ) -> list[tf.Tensor]:
-    """Gradients of one of so many equal parts of a batch; they add up."""
-    # Keras divides a loss by the number of replicas, of which this is one.
+    """Returns the gradients of one of `parts` micro-batches; they add up."""
+    # Keras divides a loss by the number of replicas.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     with tf.GradientTape() as tape:
       logits = self.model(images, training=True)
@@ -195,7 +195,7 @@ class HandStep(engine.HandStep):
     self.apply(self.gradients(*batch))
 
   def take_in_a_row(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
-    """Micro-batches after one another, each in the memory of the last."""
+    """Trains on micro-batches in sequence, which reuses memory."""
     images, labels = (
       tf.reshape(rows, (MICRO_BATCHES, -1, *rows.shape[1:])) for rows in batch
     )
@@ -206,7 +206,7 @@ class HandStep(engine.HandStep):
     self.apply(sums)
 
   def take_unrolled(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
-    """Micro-batches that TensorFlow may work on at once."""
+    """Trains on micro-batches that TensorFlow may run in parallel."""
     parts = zip(*(tf.split(rows, MICRO_BATCHES) for rows in batch), strict=True)
     found = [self.gradients(*part, MICRO_BATCHES) for part in parts]
     self.apply([tf.add_n(each) for each in zip(*found, strict=True)])
@@ -218,7 +218,7 @@ def hand_loop(
   clip_norm: float | None = None,
   take: Callable[[HandStep, Any], None] = HandStep.take,
 ) -> engine.Contestant:
-  """The loop itself in the graph."""
+  """Runs the loop in the graph."""
   with strategy.scope():
     step = HandStep(workload, clip_norm)
   dataset = workload.dataset()
@@ -245,12 +245,12 @@ def hand_loop(
   return run
 
 
-# The cases.
+# Cases.
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """Ratios or seconds, one of each round; their median shall be >= or <=."""
+  """Ratios or seconds of each round, with a bound for their median."""
 
   title: str
   values: Sequence[float]
@@ -270,9 +270,9 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """Contestants that take turns, and which ratios of them count.
+  """Contestants that take turns, and the ratios to report.
 
-  An ask is a contestant, the one whose time divides its time, and a bound.
+  An ask is (numerator, denominator, relation, bound); both are contestants.
   """
 
   section: str
@@ -388,7 +388,7 @@ CASES = {
 
 
 def time_compilation() -> dict[str, Any]:
-  """Prints how long the step of the digits takes to trace; returns it."""
+  """Prints and returns the seconds to trace the step of the digits."""
   print('\ncompile: examples/digits.py, seconds')
   traced, first_step = [], []
   for _ in range(max(2, flags.FLAGS.rounds)):
@@ -408,7 +408,7 @@ def time_compilation() -> dict[str, Any]:
 
 
 def time_case(case: Case) -> dict[str, Any]:
-  """Prints and returns how long the contestants took."""
+  """Prints and returns the times of the contestants."""
   steps = flags.FLAGS.steps or case.workload.steps
   print(f'\n{case.title}, {steps} steps\n{"":44} us/step   loss   acc')
   # In two passes: while one is made and traced, TensorFlow forgets what it has

@@ -1,4 +1,4 @@
-"""Handwritten digits out of TFRecord files, which are written if missing."""
+"""Handwritten digits from TFRecord files, which are written if missing."""
 
 from collections.abc import Callable
 import pathlib
@@ -15,9 +15,9 @@ DIRECTORY = f'{tempfile.gettempdir()}/tftrain_digit_records'
 
 
 def records(split: str, directory: str) -> tftrain.data.TFRecords:
-  """The digits of a split, `{'image': uint8 [8, 8, 1], 'label': int64}`."""
+  """Returns a split, `{'image': uint8 [8, 8, 1], 'label': int64}`."""
   folder = pathlib.Path(directory) / split
-  # It is written last: where it is, all is.
+  # `write_records` writes features.json last, so it marks a complete split.
   if not (folder / 'features.json').exists():
     images, labels = digits.load(split)
     images = (images * 16).astype('uint8').reshape((-1, 8, 8, 1))
@@ -33,7 +33,7 @@ def records(split: str, directory: str) -> tftrain.data.TFRecords:
 
 
 def scaled(batch):
-  """Of a whole batch, which is much faster than of one example at a time."""
+  """Scales a whole batch: much faster than one example at a time."""
   images, labels = batch
   return tf.cast(images, tf.float32) / 16, labels
 
@@ -52,7 +52,7 @@ def data(
 
 
 class Digits(tftrain.SupervisedTask):
-  """Classifies, and shows the images of which it is least sure."""
+  """Classifies digits and shows the images with the least confident answers."""
 
   def serve(self, images):
     return tf.nn.softmax(self.model(images, training=False))
@@ -60,7 +60,7 @@ class Digits(tftrain.SupervisedTask):
   def artifacts(self, batch):
     images, labels = batch
     found = self.serve(images)  # [batch, digits]
-    sure = tf.gather(found, labels, batch_dims=1)  # of what is right
+    sure = tf.gather(found, labels, batch_dims=1)  # of the label
     chosen = tf.argsort(sure)[:8]
     lines = [
       f'| {labels[i]} | {tf.argmax(found[i])} | {sure[i]:.2f} |' for i in chosen

@@ -11,9 +11,9 @@ import tftrain
 
 
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
-  """Images `[examples, 64]` of 0 to 1 and labels `[examples]`.
+  """Returns images `[examples, 64]` in [0, 1] and labels `[examples]`.
 
-  Every fifth image is held out, whatever the seed.
+  Every fifth image is in the test split, independent of the seed.
   """
   images, labels = datasets.load_digits(return_X_y=True)
   held_out = np.arange(len(labels)) % 5 == 4

@@ -1,8 +1,8 @@
 """Distillation: a small model learns from labels and from a larger model.
 
-The student never sees a 3. Yet it recognises most of them, from what its
-teacher says of other digits: this 8 looks a little like a 3 (Hinton et al.
-2015, section 3).
+The student never sees a 3. Yet it recognises most of them, because the
+teacher's soft targets for other digits carry the similarity: this 8 looks a
+little like a 3 (Hinton et al. 2015, section 3).
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ import tftrain
 
 
 class Distillation(tftrain.Task):
-  """Trains `student`, on labels and on the softened answers of `teacher`.
+  """Trains `student` on labels and on the soft targets of `teacher`.
 
-  The teacher is an attribute, and so part of the run's state: a checkpoint of
-  the student holds it. Frozen, it is never changed.
+  The teacher is an attribute and therefore part of the run's state: checkpoints
+  include it. It is frozen, so training never changes it.
   """
 
   def __init__(
@@ -27,7 +27,7 @@ class Distillation(tftrain.Task):
     teacher: keras.Model,  # images [batch, 64] -> logits [batch, classes]
     student: keras.Model,  # the same
     optimizer: keras.Optimizer,
-    temperature: float = 4.0,  # the higher, the more small answers count
+    temperature: float = 4.0,  # higher values soften the targets
     hard: float = 0.1,  # the labels' share of the loss
   ):
     super().__init__(student, optimizer)
@@ -47,7 +47,7 @@ class Distillation(tftrain.Task):
       tf.nn.softmax(teacher / self._temperature),
       tf.nn.softmax(student / self._temperature),
     )  # [batch]
-    # Its gradient shrinks with the square of the temperature.
+    # The gradient of `soft` shrinks with the square of the temperature.
     soft *= self._temperature**2
     return tftrain.Loss(
       self._hard * hard + (1 - self._hard) * soft,
@@ -56,7 +56,7 @@ class Distillation(tftrain.Task):
     )
 
   def artifacts(self, batch):
-    """The digits on which the two differ most, each beside their answers.
+    """Returns the digits on which both models differ most, with their answers.
 
     The ten columns on the right are probabilities: above the teacher's, below
     the student's.
@@ -72,10 +72,10 @@ class Distillation(tftrain.Task):
 
 
 def make_teacher(steps: int) -> keras.Model:
-  """A convolutional network, trained on all digits in a few seconds.
+  """Returns a convolutional network, trained on all digits in a few seconds.
 
-  If it takes longer, train it in an Experiment of its own, and put
-  `tftrain.Checkpointer(model_dir, trainer).restore()` in the place of `train`.
+  Train a larger teacher in a separate Experiment and replace `train` by
+  `tftrain.Checkpointer(model_dir, trainer).restore()`.
   """
   task = digits.make_task()
   trainer = tftrain.Trainer(task, digits.train_data())

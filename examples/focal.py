@@ -1,7 +1,8 @@
-"""A loss of your own, for classes of which there are few examples.
+"""Focal loss with class weights: a custom loss for imbalanced classes.
 
-Three digits are rare in the training data. Two things help: their examples
-weigh more, and those that are right already count less (Lin et al. 2017).
+Three digits are rare in the training data. Two things help: examples of rare
+classes weigh more, and examples that are already classified correctly count
+less (Lin et al. 2017).
 """
 
 from collections.abc import Callable
@@ -38,8 +39,8 @@ class Focal(tftrain.Task):
     surprise = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     values = (1 - tf.exp(-surprise)) ** self._gamma * surprise  # [batch]
     right = tf.equal(tf.argmax(logits, axis=-1), labels)  # [batch]
-    # Evaluation counts each digit alike. In training the sum is divided by the
-    # weights of the whole batch, whatever the devices that share it.
+    # Evaluation weighs all digits equally. In training the sum is divided by
+    # the weights of the global batch, on any number of replicas.
     weights = tf.gather(self._class_weights, labels) if training else None
     return tftrain.Loss(values, weights, accuracy=right)
 
@@ -47,7 +48,7 @@ class Focal(tftrain.Task):
     return tf.nn.softmax(self.model(images, training=False))
 
   def artifacts(self, batch):
-    """What is taken for what: a row per digit, a column per answer."""
+    """Returns the confusion matrix: a row per digit, a column per answer."""
     images, labels = batch
     probabilities = self.serve(images)  # [batch, classes]
     answers = tf.argmax(probabilities, axis=-1)
@@ -62,7 +63,7 @@ class Focal(tftrain.Task):
 
 
 def load(kept: float) -> tuple[np.ndarray, np.ndarray]:
-  """The training images, but only a share of the rare digits."""
+  """Returns the training images with only a share of the rare digits."""
   images, labels = digits.load('train')
   drawn = np.random.default_rng(0).uniform(size=len(labels)) < kept
   chosen = drawn | ~np.isin(labels, RARE)

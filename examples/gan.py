@@ -1,7 +1,8 @@
 """A GAN that draws digits: two models, two optimizers, one `train_step`.
 
-A Wasserstein GAN with gradient penalty (Gulrajani et al. 2017). All losses are
-given per example, the penalty too, so several replicas need no further care.
+A Wasserstein GAN with gradient penalty (Gulrajani et al. 2017). All losses,
+including the penalty, are per example, so the Task is correct on any number of
+replicas.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import tftrain
 
 @gin.register(module='gan')
 class Gan(tftrain.Task):
-  """The generator makes images that the critic is to take for real ones."""
+  """A generator of images and a critic that tells them from real ones."""
 
   def __init__(
     self,
@@ -29,14 +30,14 @@ class Gan(tftrain.Task):
     dense = keras.layers.Dense
     layers = [dense(units, 'relu'), dense(units, 'relu'), dense(64, 'sigmoid')]
     self.generator = keras.Sequential([keras.Input((noise,)), *layers])
-    # What is added to every score makes no difference: so the last has no bias.
+    # A constant added to every score cancels, so the last layer has no bias.
     layers = [dense(units, 'leaky_relu'), dense(units, 'leaky_relu')]
     layers += [dense(1, use_bias=False)]
     self.critic = keras.Sequential([keras.Input((64,)), *layers])
     self.generator_optimizer = generator_optimizer()
     self.critic_optimizer = critic_optimizer()
-    # As an attribute its state is saved: a resumed run goes on with the noise
-    # that comes next.
+    # As an attribute, the generator's state is in checkpoints: a resumed run
+    # continues the same noise sequence.
     self.seeds = keras.random.SeedGenerator()
     self._critic_steps = critic_steps
 
@@ -54,7 +55,7 @@ class Gan(tftrain.Task):
       variables=self.generator.trainable_variables,
       optimizer=self.generator_optimizer,
       name='generator',
-      # The critic has to be ahead.
+      # The critic takes more steps than the generator.
       when=self.critic_optimizer.iterations % self._critic_steps == 0,
     )
 
@@ -64,7 +65,7 @@ class Gan(tftrain.Task):
     fake = self.draw(count)
     mix = keras.random.uniform([count, 1], seed=self.seeds)
     between = mix * real + (1 - mix) * fake
-    # A tape inside the tape of `minimize`, which differentiates the slope.
+    # Nested in the tape of `minimize`, which differentiates the slope.
     with tf.GradientTape() as tape:
       tape.watch(between)
       scores = self.critic(between, training=training)
@@ -78,10 +79,10 @@ class Gan(tftrain.Task):
     return tftrain.Loss(-self.critic(fake)[:, 0])
 
   def loss(self, batch, training):
-    """The energy distance to real images; what evaluations report.
+    """Returns the energy distance to real images, which evaluations report.
 
-    The losses above say how two players stand. This one says how good the
-    images are, and can be compared between runs.
+    The losses above measure the balance of two players. The energy distance
+    measures image quality and is comparable between runs.
     """
     real, _ = batch
     fake = self.draw(tf.shape(real)[0])
@@ -96,14 +97,14 @@ class Gan(tftrain.Task):
     return self.generator(self.noise(count, self.seeds), training=training)
 
   def artifacts(self, batch):
-    # A number as the seed gives the same noise each time: one sees the same
-    # 64 images change.
+    # An integer seed gives the same noise each time, so that TensorBoard shows
+    # the same 64 images over the steps.
     images = tf.reshape(self.serve(self.noise(64, seed=1)), [8, 8, 8, 8])
     framed = tf.pad(images, [[0, 0], [0, 0], [1, 1], [1, 1]])
     grid = tf.transpose(framed, [0, 2, 1, 3])  # [row, height, column, width]
     return {'drawn': tf.reshape(grid, [1, 80, 80, 1])}
 
-  def features(self, batch):  # what `serve` takes is not in the data
+  def features(self, batch):  # the input of `serve` is not in the data
     return self.noise(len(batch[0]), seed=1)
 
   def serve(self, noise):
@@ -111,5 +112,5 @@ class Gan(tftrain.Task):
 
 
 def _distances(one, other):
-  """How far each of `one` is from `other` on average, `[batch]`."""
+  """Returns the mean distance of each of `one` to `other`, `[batch]`."""
   return tf.reduce_mean(tf.norm(one[:, None] - other[None], axis=-1), axis=-1)

@@ -1,4 +1,7 @@
-"""A trunk with two heads; then one head on the frozen trunk; then the trunk.
+"""Multi-task learning: a shared backbone with two heads.
+
+Trains both heads, then one head on the frozen backbone, then exports the
+backbone alone.
 
 python -m examples.heads --directory=/tmp/heads
 """
@@ -17,7 +20,7 @@ import tensorflow as tf
 from examples import digits
 import tftrain
 
-# What a head says of each digit. Written by hand, a 4 is mostly open.
+# Labels of each head by digit. A handwritten 4 has mostly no closed loop.
 LABELS = {
   'digit': np.arange(10),
   'loop': np.isin(np.arange(10), [0, 6, 8, 9]).astype('int64'),
@@ -25,16 +28,19 @@ LABELS = {
 
 
 class Heads(tftrain.Task):
-  """A batch is head -> (images, labels), for those heads that are to learn."""
+  """A backbone with two heads.
+
+  A batch is head -> (images, labels), for the heads to train.
+  """
 
   def __init__(self, units: int, optimizer: Callable[[], keras.Optimizer]):
-    # One per head: a moment of two losses would suit neither.
+    # One optimizer per head: moments mixed from two losses fit neither.
     super().__init__(optimizer={head: optimizer() for head in LABELS})
     self.trunk = dense('trunk', 64, units, 'relu')
     self.heads = {k: dense(k, units, len(set(v))) for k, v in LABELS.items()}
 
   def train_step(self, batch):
-    # Each update moves its head and the trunk; the step is counted once.
+    # Each update changes its head and the backbone; the step counts once.
     for head, rows in batch.items():
       own = self.optimizer[head]
       step = self.minimize(self.loss, {head: rows}, optimizer=own, name=head)
@@ -67,7 +73,7 @@ def make_task(
   optimizer: Callable[[], keras.Optimizer] = keras.optimizers.Adam,
   start: str | None = None,
 ) -> Heads:
-  """Makes the Task, with the last weights of the run in `start` if given."""
+  """Returns the Task, with the last weights of the run in `start` if given."""
   task = Heads(units, optimizer)
   if start:
     saved = tf.train.load_checkpoint(f'{start}/checkpoints')
@@ -80,7 +86,7 @@ def make_task(
 
 @gin.register(module='heads')
 def train_data(batch_sizes: Mapping[str, int]) -> tftrain.data.DatasetPipeline:
-  """Batches for some of the heads; no image trains both."""
+  """Returns batches for some of the heads; no image trains both."""
   images, digit = digits.load('train')
   parts = {}
   for head, batch_size in batch_sizes.items():

@@ -1,7 +1,7 @@
-"""A small transformer that writes Python, on passages packed into rows.
+"""A small transformer language model of Python code, on packed sequences.
 
-Passages of any length share rows, so that nearly all of a row is text.
-Attention stays inside of its passage, and positions count from its beginning.
+Passages of any length share rows, so that rows have almost no padding.
+Attention stays within a passage, and positions count from its beginning.
 """
 
 import os
@@ -16,7 +16,7 @@ import tftrain
 
 
 class Block(transformer.Block):
-  """A block whose attention sees what a mask `[batch, time, time]` allows."""
+  """A block with an attention mask `[batch, time, time]`."""
 
   def call(self, x, mask):  # [batch, time, size]
     y = self.attention_norm(x)
@@ -25,7 +25,7 @@ class Block(transformer.Block):
 
 
 class Language(transformer.Transformer):
-  """From what `Packed` makes of `ids` to logits of the one after each."""
+  """Maps `ids`, packed by `Packed`, to logits of the next token at each."""
 
   def __init__(self, length, size, heads, blocks):
     super().__init__(length, size, heads, blocks=0, dropout=0.0)
@@ -41,7 +41,7 @@ class Language(transformer.Transformer):
 
   @tf.function
   def write(self, codes, begin):
-    """Fills up rows `[batch, time]` from `begin` on."""
+    """Samples the tokens of rows `[batch, time]` from position `begin` on."""
     ones = tf.ones_like(codes)
     positions = tf.cumsum(ones, axis=1, exclusive=True)
     for i in tf.range(begin, tf.shape(codes)[1]):
@@ -53,14 +53,14 @@ class Language(transformer.Transformer):
 
 
 class PackedText(tftrain.Task):
-  """A batch is what `Packed` makes of `ids`."""
+  """Next-token prediction on batches of `ids`, packed by `Packed`."""
 
   def loss(self, batch, training):
     targets, segments = batch['ids'][:, 1:], batch['ids_segment_ids']
     logits = self.model(batch, training=training)[:, :-1]
     values = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
     right = tf.equal(tf.argmax(logits, -1, targets.dtype), targets)
-    # The last of a passage cannot know how the next passage begins.
+    # The last token of a passage must not predict the next passage.
     within = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     mask = tf.cast(within, tf.float32)
     count = tf.reduce_sum(mask, axis=1)  # [batch]
@@ -79,13 +79,13 @@ class PackedText(tftrain.Task):
 
 
 def characters(example):
-  """The codes of a text; what is not ASCII becomes question marks."""
+  """Returns the codes of a text; non-ASCII bytes become question marks."""
   codes = tf.cast(tf.io.decode_raw(example['text'], tf.uint8), tf.int32)
   return {'ids': tf.where(codes < stdlib_text.CODES, codes, ord('?'))}
 
 
 def passage(example, seed):
-  """Up to 96 characters from somewhere in a text, others in each epoch."""
+  """Returns up to 96 characters at a random offset, redrawn each epoch."""
   codes = characters(example)['ids']
   draws = tf.random.stateless_uniform([2], seed)
   length = tf.minimum(16 + tf.cast(draws[0] * 81, tf.int32), tf.size(codes))
@@ -96,9 +96,9 @@ def passage(example, seed):
 
 @gin.register(module='language')
 def data(batch_size=16, length=96, training=True):
-  """Modules of the standard library, a file each.
+  """Returns modules of the standard library, one file each.
 
-  For evaluation: those that are held out, from beginning to end.
+  Evaluation reads the held-out modules from beginning to end.
   """
   return tftrain.data.Examples(
     tftrain.data.TextFiles(f'{os.path.dirname(os.__file__)}/*.py'),

@@ -1,9 +1,9 @@
-"""A program of your own: the parts, put together by hand.
+"""A custom training program: Trainer, Evaluator and Checkpointer by hand.
 
   python examples/own_loop.py --model_dir=/tmp/own_loop
 
-After a Ctrl-C, or with more --steps, the same command goes on from where it
-was. Neither gin nor an Experiment takes part.
+After a Ctrl-C, or with more --steps, the same command resumes the run. The
+program uses neither gin nor an Experiment.
 """
 
 from absl import app
@@ -23,7 +23,7 @@ _STRATEGY = flags.DEFINE_string('strategy', 'auto', 'one_device or mirrored.')
 
 
 class Digits(tftrain.SupervisedTask):
-  """Shows the digits that it gets wrong, under Images in TensorBoard."""
+  """Shows misclassified digits under Images in TensorBoard."""
 
   def artifacts(self, batch):
     images, labels = batch  # [batch, 64], [batch]
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
   train, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
 
   strategy = tftrain.make_strategy(_STRATEGY.value)
-  with strategy.scope():  # variables live where they are made
+  with strategy.scope():  # it places the variables on the replicas
     task = make_task()
   trainer = tftrain.Trainer(
     task, tftrain.Arrays(train, batch_size=32), strategy=strategy
@@ -69,8 +69,8 @@ def main(argv: list[str]) -> int:
     strategy=strategy,
     actions=[writer, tftrain.summary.ProgressBar()],
   )
-  # What was logged up to a step is on disk before the checkpoint of that step
-  # is: after a kill, no curve has a gap.
+  # Flushes the events of a step before its checkpoint is committed: after a
+  # kill, no curve has a gap.
   checkpointer = tftrain.Checkpointer(
     _MODEL_DIR.value, trainer, before_commit=writer.flush
   )
@@ -80,11 +80,11 @@ def main(argv: list[str]) -> int:
   actions = [
     writer,
     tftrain.Every(500, evaluator),
-    tftrain.Every(500, checkpointer),  # the last: it holds what the rest did
+    tftrain.Every(500, checkpointer),  # last: it saves the others' state
   ]
   with tftrain.platform.stop_on_signal(trainer.request_stop) as stopper:
     for report in trainer.steps(_STEPS.value, actions):
-      # Whatever you like, every `log_every` steps.
+      # Custom code, every `log_every` steps.
       print(f'step {report.step:5d}  loss {report.scalars["loss"]:.4f}')
   writer.close()
   return stopper.exit_code

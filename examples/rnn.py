@@ -1,7 +1,7 @@
-"""Lines of Python, character by character, with a recurrent loop of one's own.
+"""A character-level language model of Python lines, with a custom RNN loop.
 
-The loop of `Reader.call` is plain Python over a tensor: AutoGraph compiles it,
-and it runs only as far as the longest line of the batch.
+The loop of `Reader.call` is plain Python over a tensor. AutoGraph compiles it,
+and it ends with the longest line of the batch.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import tftrain
 
 
 class Reader(keras.Model):
-  """Characters of lines to logits of the character after each."""
+  """Maps the characters of lines to logits of the next character at each."""
 
   def __init__(self, units: int):
     super().__init__()
@@ -27,7 +27,7 @@ class Reader(keras.Model):
     used = tf.reduce_any(lines > 0, axis=0)  # [time]
     length = tf.reduce_sum(tf.cast(used, tf.int32))  # of the longest line
     embedded = self.embedding(lines[:, :length])  # [batch, length, units]
-    # The gradient of a slice embedded[:, t] would be as long as all of it.
+    # The gradient of a slice embedded[:, t] would be as large as `embedded`.
     inputs = tf.TensorArray(self.compute_dtype, length)
     inputs = inputs.unstack(tf.transpose(embedded, [1, 0, 2]))
     states = tf.TensorArray(self.compute_dtype, length)
@@ -39,7 +39,7 @@ class Reader(keras.Model):
     return self.logits(hidden)  # [batch, length, codes]
 
   def write(self, lines: int, length: int, seed: int = 0) -> tf.Tensor:
-    """Draws new lines, codes `[lines, length]`, all of them side by side."""
+    """Samples new lines, codes `[lines, length]`, as one batch."""
     codes = tf.fill([lines], ord('\n'))
     state = tf.zeros([lines, self.cell.units])
     written = []
@@ -53,7 +53,10 @@ class Reader(keras.Model):
 
 
 class NextCharacter(tftrain.Task):
-  """A batch is int32 `[batch, time]`, zeros after the end of each line."""
+  """Next-character prediction on lines.
+
+  A batch is int32 `[batch, time]`, zeros after the end of each line.
+  """
 
   def loss(self, batch, training):
     logits = self.model(batch[:, :-1], training=training)
@@ -68,7 +71,8 @@ class NextCharacter(tftrain.Task):
     def mean(values):
       return tf.reduce_sum(values * mask, axis=1) / count
 
-    # Weighted by its characters, the mean over lines is one over characters.
+    # With character counts as weights, the mean over lines equals the mean over
+    # characters.
     return tftrain.Loss(
       mean(values), count, accuracy=mean(tf.cast(right, tf.float32))
     )

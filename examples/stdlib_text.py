@@ -1,6 +1,6 @@
-"""Real text that is always there: the sources of Python's standard library.
+"""Text data that needs no download: sources of Python's standard library.
 
-One character is one token: its ASCII code. What is not ASCII becomes `?`.
+One character is one token: its ASCII code. Non-ASCII characters become `?`.
 """
 
 import os
@@ -10,7 +10,7 @@ import numpy as np
 
 CODES = 128
 
-# Whole modules are held out, so that nothing of them is seen in training.
+# Whole modules are held out, so that training sees no part of them.
 MODULES = {
   'train': 'argparse ast configparser difflib doctest functools inspect '
   'optparse pickle shutil subprocess tarfile threading tokenize typing',
@@ -19,7 +19,7 @@ MODULES = {
 
 
 def read(split: str) -> str:
-  """The text of all modules of a split, one after the other."""
+  """Returns the concatenated text of all modules of a split."""
   folder = pathlib.Path(os.__file__).parent
   names = MODULES[split].split()
   return ''.join((folder / f'{name}.py').read_text('utf-8') for name in names)
@@ -35,15 +35,15 @@ def decode(codes: np.ndarray) -> str:
 
 
 def windows(split: str, length: int) -> np.ndarray:
-  """Pieces of running text, int32 `[pieces, length]`."""
+  """Returns consecutive windows of the text, int32 `[windows, length]`."""
   codes = encode(read(split))
   return codes[: len(codes) // length * length].reshape(-1, length)
 
 
 def lines(split: str, length: int) -> np.ndarray:
-  r"""Lines, int32 `[lines, length]`: `\n`, the characters, `\n`, zeros.
+  r"""Returns lines, int32 `[lines, length]`: `\n`, characters, `\n`, zeros.
 
-  Empty lines are left out, longer ones cut.
+  Empty lines are dropped, longer ones truncated.
   """
   found = [line for line in read(split).splitlines() if line.strip()]
   rows = np.zeros((len(found), length), 'int32')

@@ -1,6 +1,7 @@
-"""Which of two photographs a tile is of: a folder of images, one per class.
+"""Image classification from an image folder with one directory per class.
 
-The photographs ship with scikit-learn. Their tiles are written if missing.
+The model tells which of two photographs a tile was cut from. The photographs
+ship with scikit-learn. Their tiles are written if missing.
 """
 
 from collections.abc import Callable
@@ -20,12 +21,12 @@ DIRECTORY = f'{tempfile.gettempdir()}/tftrain_tiles'
 
 
 def tiles(directory: str) -> tftrain.data.ImageFolder:
-  """All tiles, `{'image': uint8 [16, 16, 1], 'label': int64}`."""
+  """Returns all tiles, `{'image': uint8 [16, 16, 1], 'label': int64}`."""
   if not os.path.exists(directory):
-    written = f'{directory}.part'  # renamed when all are there
+    written = f'{directory}.part'  # renamed once it is complete
     write(pathlib.Path(written))
     os.rename(written, directory)
-  return tftrain.data.ImageFolder(directory, channels=1)  # colour says too much
+  return tftrain.data.ImageFolder(directory, channels=1)  # colour gives it away
 
 
 def write(folder: pathlib.Path) -> None:
@@ -42,7 +43,7 @@ def write(folder: pathlib.Path) -> None:
 
 
 def flipped(example, seed):
-  """Left and right change places in half of the examples of each epoch."""
+  """Flips a random half of the examples horizontally, redrawn each epoch."""
   image = tf.image.stateless_random_flip_left_right(example['image'], seed)
   return {**example, 'image': image}
 
@@ -83,7 +84,7 @@ def test_data(
 
 
 class Tiles(tftrain.SupervisedTask):
-  """Two classes, and the tiles that look least like what they are."""
+  """Classifies tiles and shows those with the highest loss."""
 
   def artifacts(self, batch):
     images, labels = batch

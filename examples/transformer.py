@@ -1,4 +1,4 @@
-"""A small decoder-only transformer that writes Python, in mixed precision."""
+"""A small decoder-only transformer of Python code, in mixed precision."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ import tftrain
 
 
 class Block(keras.layers.Layer):
-  """Attention to what came before, then two dense layers; both are added on.
+  """A pre-norm transformer block: causal attention, then an MLP, both residual.
 
-  Normalized at the entrance (Xiong et al. 2020), so that it trains without a
-  long warm-up.
+  Layer normalization comes before each sublayer (Xiong et al. 2020), so that
+  training needs no long warm-up.
   """
 
   def __init__(self, size: int, heads: int, dropout: float):
@@ -37,7 +37,7 @@ class Block(keras.layers.Layer):
 
 
 class Transformer(keras.Model):
-  """Characters `[batch, time]` to logits of the character after each."""
+  """Maps characters `[batch, time]` to logits of the next one at each."""
 
   def __init__(
     self, length: int, size: int, heads: int, blocks: int, dropout: float
@@ -48,7 +48,7 @@ class Transformer(keras.Model):
     self.position = keras.layers.Embedding(length, size)
     self.blocks = [Block(size, heads, dropout) for _ in range(blocks)]
     self.last_norm = keras.layers.LayerNormalization()
-    # A softmax over bfloat16, with its 8 bits, would round the loss itself.
+    # The 8 significant bits of bfloat16 would round the loss itself.
     self.logits = keras.layers.Dense(stdlib_text.CODES, dtype='float32')
 
   def call(self, codes, training=False):
@@ -59,7 +59,7 @@ class Transformer(keras.Model):
 
   @tf.function
   def write(self, codes: tf.Tensor, count: int, seed: int = 0) -> tf.Tensor:
-    """Goes on after `codes` `[batch, length]` for `count` characters."""
+    """Samples `count` characters that continue `codes` `[batch, length]`."""
     written = tf.TensorArray(codes.dtype, count)
     for i in tf.range(count):
       logits = self(codes)[:, -1]  # [batch, codes]
@@ -72,7 +72,7 @@ class Transformer(keras.Model):
 
 
 class NextCharacter(tftrain.Task):
-  """A batch is running text, int32 `[batch, length + 1]`."""
+  """Next-character prediction on text windows, int32 `[batch, length + 1]`."""
 
   def loss(self, batch, training):
     targets = batch[:, 1:]
