@@ -23,35 +23,37 @@ class ResumableLog:
 
   Args:
     path: Path of the file.
-    keys: Names of the fields that identify a line, including the step. A line
-      whose key is already in the file is not written again.
+    keys: Names of the fields that identify a line, including the step. After a
+      resume, a line whose key is still in the file is not written again.
   """
 
   def __init__(self, path: pathlib.Path, keys: Sequence[str] = ('step',)):
     self.path = path
     self._keys = keys
-    self._written: set[Key] = set()
+    self._kept: set[Key] = set()
+    self._last: Key | None = None
 
   def resume(self, step: int) -> set[Key]:
     """Removes the lines after `step`; returns the keys of the other lines."""
     _keep_until(self.path, step)
-    self._written = {self._key(line) for line in read(self.path)}
-    return self._written
+    self._kept = {self._key(line) for line in read(self.path)}
+    self._last = None
+    return self._kept
 
   def append(self, line: Mapping[str, Any]) -> bool:
-    """Appends a line; returns False if the file has a line with its key."""
-    if self._key(line) in self._written:
+    """Appends a line; returns False if a line that was kept has its key."""
+    if self._key(line) in self._kept:
       return False
-    self._written.add(self._key(line))
+    self._last = self._key(line)
     append_line(self.path, to_json(line))
     return True
 
   def holds(self, *key: Any) -> bool:
     """Returns whether the file has a line with these values of `keys`."""
-    return key in self._written
+    return key in self._kept or key == self._last
 
   def _key(self, line: Mapping[str, Any]) -> Key:
-    return tuple(line[name] for name in self._keys)
+    return tuple(line.get(name) for name in self._keys)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
