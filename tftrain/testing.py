@@ -21,7 +21,7 @@ from tftrain.data import dataset_pipeline
 from tftrain.distribute import replica_batch
 from tftrain.distribute import strategy as strategy_lib
 from tftrain.interop import tracking
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.task import task as task_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import trainer as trainer_lib
@@ -31,7 +31,7 @@ def assert_learns(
   task: Callable[[], task_lib.Task],
   data: Any,
   *,
-  update: update_lib.Update | None = None,
+  update: update_options.Update | None = None,
   steps: int = 100,
   factor: float = 0.5,
   metric: str = 'loss',
@@ -84,7 +84,7 @@ def assert_replica_invariant(
   task: Callable[[], task_lib.Task],
   data: Any,
   *,
-  update: update_lib.Update | None = None,
+  update: update_options.Update | None = None,
   replicas: Sequence[int] = (1, 2, 4),
   accumulate: Sequence[int] = (1, 2, 4),
   tolerance: float | None = None,
@@ -120,7 +120,9 @@ def assert_replica_invariant(
     StrategyError: If `replicas` needs several devices and only one exists.
   """
   # Overflow of a scaled loss depends on the split.
-  options = dataclasses.replace(update or update_lib.Update(), loss_scale=None)
+  options = dataclasses.replace(
+    update or update_options.Update(), loss_scale=None
+  )
   whole = dataclasses.replace(options, accumulate=1)
   usable, lines = _usable(replicas)
   reference = _Trial(task, _batches(data), whole)
@@ -150,7 +152,7 @@ class _Trial:
     self,
     make_task: Callable[[], task_lib.Task],
     batches: list[Any],
-    options: update_lib.Update,
+    options: update_options.Update,
     replicas: int = 1,
     start: Mapping[str, np.ndarray] | None = None,
   ):

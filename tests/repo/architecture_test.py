@@ -50,7 +50,7 @@ _LAZY = (
   'debug.lr_finder',
 )
 _COMPILES = (
-  'train.compiled_loop',
+  'train.retracing',
   'train.inner_loop',
   'evaluation._per_example',
   'export.signature',

@@ -34,7 +34,7 @@ from tftrain.experiment import rewind as rewind_lib
 from tftrain.experiment import warm_start
 from tftrain.report import every as every_lib
 from tftrain.step import schedules
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.summary import metric_writer
 from tftrain.task import supervised_task
 
@@ -77,7 +77,7 @@ _PUBLIC = (
   metric_writer.CsvWriter,
   loss_spike.LossSpike,
   supervised_task.SupervisedTask,
-  update_lib.Update,
+  update_options.Update,
   warm_start.WarmStart,
 )
 

@@ -13,7 +13,7 @@ from tftrain.data.sources import shuffle as shuffle_lib
 from tftrain.export import signature
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
-from tftrain.train import compiled_loop
+from tftrain.train import retracing
 
 
 class Outputs:
@@ -73,7 +73,7 @@ class Outputs:
     Raises:
       TaskError: If an output has fewer rows than the batch has examples.
     """
-    with tf.variable_creator_scope(compiled_loop.refuse_variable):
+    with tf.variable_creator_scope(retracing.refuse_variable):
       made, counted = self._compiled(batch)
     rows = int(counted)
     if self._total is not None:

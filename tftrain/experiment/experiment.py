@@ -36,7 +36,7 @@ from tftrain.report import dispatch
 from tftrain.report import every as every_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import progress_bar
 from tftrain.summary import summary_writer as summary_writer_lib
@@ -129,7 +129,7 @@ class Experiment:
   strategy: str = 'auto'
   all_reduce: str = 'auto'
   bucket_mb: float | None = None
-  update: update_lib.Update = update_lib.Update()
+  update: update_options.Update = update_options.Update()
   precision: str = 'float32'
   actions: Sequence[report_lib.Action] = ()
   overfit_batches: int | None = None
@@ -537,7 +537,7 @@ def _check(recipe: Experiment, names: Iterable[str]) -> None:
 
 def _check_kinds(recipe: Experiment) -> None:
   for name, kind, factory in (
-    ('update', update_lib.Update, 'Update'),
+    ('update', update_options.Update, 'Update'),
     ('best', retention.KeepBest, 'checkpoint.KeepBest'),
     ('rewind', rewind_lib.Rewind, 'experiment.Rewind'),
     ('export', exporter_lib.Export | bool, 'actions.Export'),

@@ -16,7 +16,7 @@ from tftrain.checkpoint import format
 from tftrain.checkpoint import structure_diff
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.task import task as task_lib
 
 _TF_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -55,8 +55,8 @@ class WarmStart:
 
   def __post_init__(self) -> None:
     for pattern in self.mapping:
-      update_lib.check_pattern('WarmStart.mapping', pattern)
-    update_lib.check_pattern('WarmStart.exclude', self.exclude or '')
+      update_options.check_pattern('WarmStart.mapping', pattern)
+    update_options.check_pattern('WarmStart.exclude', self.exclude or '')
 
 
 def load(task: task_lib.Task, start: WarmStart) -> None:

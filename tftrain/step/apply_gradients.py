@@ -19,7 +19,7 @@ from tftrain.step import clipping
 from tftrain.step import fused_variables
 from tftrain.step import gradients as gradients_lib
 from tftrain.step import parameter_groups
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 
 
 class Applier:
@@ -38,7 +38,7 @@ class Applier:
     self,
     optimizer: Any,
     trained: Mapping[str, Any],
-    options: update_lib.Update,
+    options: update_options.Update,
     *,
     bucketed: bool,
     loss_scale: str | float | None = None,
@@ -133,8 +133,8 @@ class Applier:
   # One update, in cross-replica context.
 
   def apply(
-    self, gradients: gradients_lib.Gradients, measure: update_lib.Measure
-  ) -> update_lib.Step:
+    self, gradients: gradients_lib.Gradients, measure: update_options.Measure
+  ) -> update_options.Step:
     """Applies gradients if loss and gradients are finite.
 
     The condition stands in cross-replica context, where its branches may
@@ -162,13 +162,13 @@ class Applier:
       # step without an update, this rewrites the current values.
       tf.distribute.get_strategy().run(self._scatter)
     reported = finite & measure.report
-    moved = update_lib.counted_if(
+    moved = update_options.counted_if(
       reported, {'update_ratio': (ratio, tf.ones([]))}
     )
     sums = {**gradients.sums, **moved}
     if self.scale or self.options.max_skips:  # skipped steps do not count
-      sums = update_lib.counted_if(finite, sums)
-    return update_lib.Step(
+      sums = update_options.counted_if(finite, sums)
+    return update_options.Step(
       finite, skipped, gradients.loss, gradients.norm, sums
     )
 

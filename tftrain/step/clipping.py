@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tftrain.interop import mixed_precision
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 
 # Lets weights move that start at zero (Brock et al. 2021, section 4.1).
 _SMALLEST_WEIGHT = 1e-3
 
 
 def clip(
-  options: update_lib.Update,
+  options: update_options.Update,
   gradients: Sequence[tf.Tensor],
   weights: Sequence[tf.Tensor],
   norm: tf.Tensor,
@@ -46,7 +46,7 @@ def clip(
   return clipped
 
 
-def is_asked(options: update_lib.Update) -> bool:
+def is_asked(options: update_options.Update) -> bool:
   limits = (options.clip_norm, options.clip_value, options.clip_adaptive)
   return any(limit is not None for limit in limits)
 

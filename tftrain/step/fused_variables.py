@@ -20,7 +20,7 @@ import tensorflow as tf
 from tftrain.interop import patching
 from tftrain.interop import variables as variables_lib
 from tftrain.step import parameter_groups
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 
 # Most entries of a small variable: copying more costs more time than the saved
 # dispatch. Measured by `benchmarks/updates.py --only=buckets`.
@@ -213,7 +213,7 @@ class Target(NamedTuple):
 def make_targets(
   optimizer: Any,
   trained: Mapping[str, Any],
-  options: update_lib.Update,
+  options: update_options.Update,
   *,
   bucketed: bool,
 ) -> list[Target]:

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from tftrain import errors
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 
 
 class Group(NamedTuple):
@@ -25,7 +25,7 @@ class Group(NamedTuple):
   decays: bool = True
 
 
-def group_of(options: update_lib.Update, name: str) -> Group:
+def group_of(options: update_options.Update, name: str) -> Group:
   """Returns the group of the variable called `name`."""
   decays = not matches(options.no_decay, name)
   for pattern, factor in options.rates.items():
@@ -39,7 +39,9 @@ def matches(pattern: str | None, name: str) -> bool:
 
 
 def check_patterns(
-  options: update_lib.Update, variables: Iterable[str], layers: Iterable[str]
+  options: update_options.Update,
+  variables: Iterable[str],
+  layers: Iterable[str],
 ) -> None:
   """Raises ConfigError if a pattern matches nothing or freezes everything."""
   variables, layers = list(variables), list(layers)

@@ -19,7 +19,7 @@ from tftrain.step import apply_gradients
 from tftrain.step import gradients as gradients_lib
 from tftrain.step import parameter_groups
 from tftrain.step import remat as remat_lib
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 
 
 class StepRunner:
@@ -37,7 +37,7 @@ class StepRunner:
     self,
     owned: tracking.Owned,
     made: Mapping[int, apply_gradients.Applier],
-    options: update_lib.Update,
+    options: update_options.Update,
     regularization: Callable[[], Any],
     *,
     several: bool = False,
@@ -46,7 +46,7 @@ class StepRunner:
     self._owned = owned
     self._appliers = dict(made)
     self._regularization = regularization
-    self._measure = update_lib.Measure()
+    self._measure = update_options.Measure()
     self._moving = [
       variables_lib.raw(v)
       for v in owned.saved.values()
@@ -109,7 +109,7 @@ class StepRunner:
       loss, batch, variables, optimizer, jit=self.options.jit
     )
 
-  def apply(self, gradients: gradients_lib.Gradients) -> update_lib.Step:
+  def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
     applier = self._appliers[id(gradients.optimizer)]
     return applier.apply(gradients, self._measure)
 
@@ -120,11 +120,11 @@ class StepRunner:
     variables: Sequence[Any],
     optimizer: Any,
     when: Any = None,
-  ) -> update_lib.Step:
+  ) -> update_options.Step:
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     whole_in_xla = self.options.jit and alone
 
-    def take(batch: Any) -> update_lib.Step:
+    def take(batch: Any) -> update_options.Step:
       jit = self.options.jit and not whole_in_xla
       found = self._gradients(loss, batch, variables, optimizer, jit=jit)
       return self.apply(found)
@@ -181,7 +181,7 @@ class StepRunner:
       yield
 
   @contextlib.contextmanager
-  def step(self, measure: update_lib.Measure) -> Iterator[None]:
+  def step(self, measure: update_options.Measure) -> Iterator[None]:
     """Provides the context in which a training step is traced."""
     self._measure = measure
     with contextlib.ExitStack() as stack:
@@ -241,7 +241,7 @@ class StepRunner:
 
 
 def synchronized(
-  owned: tracking.Owned, options: update_lib.Update
+  owned: tracking.Owned, options: update_options.Update
 ) -> dict[str, Any]:
   """Returns name -> batch normalization layer synchronized over replicas."""
   several = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -254,7 +254,7 @@ def synchronized(
   }
 
 
-def _frozen(owned: tracking.Owned, options: update_lib.Update) -> list[Any]:
+def _frozen(owned: tracking.Owned, options: update_options.Update) -> list[Any]:
   """Returns the layers whose variables are all frozen.
 
   Keras also stops the batch statistics of such a layer.
@@ -273,16 +273,16 @@ def _frozen(owned: tracking.Owned, options: update_lib.Update) -> list[Any]:
 
 def _take_when(when: Any, take: Callable[[Any], Any], batch: Any) -> Any:
   """Takes the step if `when` holds; else returns a Step without effect."""
-  shape: list[update_lib.Step] = []
+  shape: list[update_options.Step] = []
 
-  def taken() -> update_lib.Step:
+  def taken() -> update_options.Step:
     shape.append(take(batch))
     return shape[0]
 
-  def left_out() -> update_lib.Step:
+  def left_out() -> update_options.Step:
     sums = shape[0].sums if shape else {}
     zero = tf.zeros([])
-    return update_lib.Step(
+    return update_options.Step(
       finite=tf.constant(True),
       skipped=tf.constant(False),
       loss=zero,

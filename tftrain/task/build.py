@@ -22,10 +22,10 @@ from tftrain.step import gradients as gradients_lib
 from tftrain.step import parameter_groups
 from tftrain.step import remat as remat_lib
 from tftrain.step import step_runner
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 
 
-def prepare(owned: tracking.Owned, options: update_lib.Update) -> None:
+def prepare(owned: tracking.Owned, options: update_options.Update) -> None:
   """Checks variables and options, once all variables are created.
 
   Raises:
@@ -69,7 +69,7 @@ class Recorder:
     self,
     owner: str,
     regularization: Callable[[], Any],
-    options: update_lib.Update,
+    options: update_options.Update,
     *,
     recomputed: Sequence[Any] = (),
     strict: bool,
@@ -113,11 +113,11 @@ class Recorder:
     self._calls.append((optimizer, packing))
     return found
 
-  def apply(self, gradients: gradients_lib.Gradients) -> update_lib.Step:
+  def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
     """Counts the update and returns its Step; the weights stay unchanged."""
     self._updates += 1
     zero = tf.zeros([])
-    return update_lib.Step(
+    return update_options.Step(
       finite=tf.constant(True),
       skipped=tf.constant(False),
       loss=gradients.loss,
@@ -132,12 +132,12 @@ class Recorder:
     variables: Sequence[Any],
     optimizer: Any,
     when: Any = None,
-  ) -> update_lib.Step:
+  ) -> update_options.Step:
     del when
     return self.apply(self.gradients(loss, batch, variables, optimizer))
 
   @contextlib.contextmanager
-  def step(self, measure: update_lib.Measure) -> Iterator[None]:
+  def step(self, measure: update_options.Measure) -> Iterator[None]:
     del measure
     with patching.overridden(
       (layer, 'call', remat_lib.recomputed(layer, layer.call))
@@ -261,7 +261,7 @@ def _nothing_reached(variables: Sequence[Any]) -> str:
 
 
 def _loss_scale(
-  options: update_lib.Update, owned: tracking.Owned
+  options: update_options.Update, owned: tracking.Owned
 ) -> str | float | None:
   if options.loss_scale != 'auto':
     return options.loss_scale
@@ -271,7 +271,7 @@ def _loss_scale(
 
 
 def _check_decay(
-  options: update_lib.Update, made: Mapping[int, apply_gradients.Applier]
+  options: update_options.Update, made: Mapping[int, apply_gradients.Applier]
 ) -> None:
   decays = [applier.optimizer.weight_decay for applier in made.values()]
   if options.no_decay and not any(decays):

@@ -21,7 +21,7 @@ from tftrain.step import parameter_groups
 from tftrain.step import remat as remat_lib
 from tftrain.step import step_runner
 from tftrain.step import step_summary
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.task import build as build_lib
 
 
@@ -47,7 +47,7 @@ class Task:
   def __init__(self, model: Any = None, optimizer: Any = None):
     self.model = model
     self.optimizer = optimizer
-    self._options = update_lib.Update()
+    self._options = update_options.Update()
     self._step_runner: step_runner.StepRunner | None = None
     # The StepRunner; a Recorder until the Task is built.
     self._runner: step_runner.StepRunner | build_lib.Recorder = self._recorder()
@@ -56,7 +56,7 @@ class Task:
     self._tags: tuple[str, ...] = ()
     self._graph: Any = None
     self._strategy: Any = None
-    self._steps: list[update_lib.Step] = []
+    self._steps: list[update_options.Step] = []
 
   def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
     """Returns the `Loss` of a batch: one value per example, `[batch]`.
@@ -70,7 +70,7 @@ class Task:
       'returns tftrain.Loss(values), or override train_step'
     )
 
-  def train_step(self, batch: Any) -> update_lib.Step:
+  def train_step(self, batch: Any) -> update_options.Step:
     """Trains on one global batch; override it for GANs and the like.
 
     The method runs compiled, in cross-replica context. Call `minimize`, or
@@ -89,7 +89,7 @@ class Task:
     optimizer: Any = None,
     name: str = '',
     when: Any = None,
-  ) -> update_lib.Step:
+  ) -> update_options.Step:
     """Computes the gradients of `loss` and applies them to `variables`.
 
     Args:
@@ -132,7 +132,7 @@ class Task:
   @autograph.unconverted
   def apply(
     self, gradients: gradients_lib.Gradients, name: str = ''
-  ) -> update_lib.Step:
+  ) -> update_options.Step:
     """Clips, checks and applies gradients: the second half of `minimize`.
 
     Args:
@@ -223,7 +223,7 @@ class Task:
   # For Trainers, Evaluators and exports.
 
   def build(
-    self, batch: Any, options: update_lib.Update | None = None
+    self, batch: Any, options: update_options.Update | None = None
   ) -> tuple[str, ...]:
     """Creates and checks everything that depends on data.
 
@@ -249,7 +249,7 @@ class Task:
     if self._step_runner:  # built by an Evaluator or another Trainer
       self._check_same(options)
       return self._tags
-    self._options = options or update_lib.Update()
+    self._options = options or update_options.Update()
     self._strategy = tf.distribute.get_strategy()
     with self._strategy.scope():
       self._create_variables(batch)
@@ -265,7 +265,7 @@ class Task:
     self._tags = tuple(step.sums)
     return self._tags
 
-  def _check_same(self, options: update_lib.Update | None) -> None:
+  def _check_same(self, options: update_options.Update | None) -> None:
     """Raises TaskError if built for another strategy or with other options."""
     name = type(self).__name__
     if tf.distribute.get_strategy() is not self._strategy:
@@ -297,8 +297,8 @@ class Task:
     )
 
   def run_train_step(
-    self, batch: Any, measure: update_lib.Measure | None = None
-  ) -> update_lib.Step:
+    self, batch: Any, measure: update_options.Measure | None = None
+  ) -> update_options.Step:
     """Runs `train_step`, converted by AutoGraph if the user overrides it.
 
     Args:
@@ -311,7 +311,7 @@ class Task:
     if not tf.executing_eagerly():
       self._graph = tf.compat.v1.get_default_graph()
     before = self._runner.moving()
-    with self._runner.step(measure or update_lib.Measure()):
+    with self._runner.step(measure or update_options.Measure()):
       last = autograph.converted(self.train_step)(batch)
     step = _combined(last, self._steps)
     self._steps = []
@@ -407,7 +407,7 @@ class Task:
     ]
     return chosen, self.optimizer if optimizer is None else optimizer
 
-  def _note(self, step: update_lib.Step, name: str) -> update_lib.Step:
+  def _note(self, step: update_options.Step, name: str) -> update_options.Step:
     if not tf.executing_eagerly() and step.finite.graph is not self._graph:
       raise errors.TaskError(
         f'train_step of {type(self).__name__} updates inside an `if` or a '
@@ -444,7 +444,7 @@ class Task:
 
   def _try_step(
     self, batch: Any, recorder: build_lib.Recorder
-  ) -> update_lib.Step:
+  ) -> update_options.Step:
     self._runner = recorder
     with self.variables_restored():
       return self.run_train_step(batch)
@@ -461,9 +461,11 @@ class Task:
     return tf.add_n(terms) if terms else 0.0
 
 
-def _combined(last: Any, steps: Sequence[update_lib.Step]) -> update_lib.Step:
+def _combined(
+  last: Any, steps: Sequence[update_options.Step]
+) -> update_options.Step:
   """Combines the Steps of all updates of a train_step into one."""
-  if not isinstance(last, update_lib.Step):
+  if not isinstance(last, update_options.Step):
     raise errors.TaskError(
       f'train_step returned {type(last).__name__}; return what minimize() '
       'returned'
@@ -479,5 +481,5 @@ def _combined(last: Any, steps: Sequence[update_lib.Step]) -> update_lib.Step:
   for step in reversed(steps):  # prefers the first step that is not finite
     loss = tf.where(step.finite, loss, step.loss)
     norm = tf.where(step.finite, norm, step.gradient_norm)
-  sums = update_lib.counted_if(finite, sums)  # all updates, or none
-  return update_lib.Step(finite, skipped, loss, norm, sums)
+  sums = update_options.counted_if(finite, sums)  # all updates, or none
+  return update_options.Step(finite, skipped, loss, norm, sums)

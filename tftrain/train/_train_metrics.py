@@ -13,12 +13,12 @@ from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.task import task as task_lib
-from tftrain.train import compiled_loop
 from tftrain.train import counters as counters_lib
 from tftrain.train import flops
 from tftrain.train import metrics
+from tftrain.train import retracing
 
 # The steps whose gradients are checked for zeros, variable by variable.
 _INSPECTED = (1, 100)
@@ -75,16 +75,16 @@ class TrainMetrics:
     report = (step // self._log_every + 1) * self._log_every
     return [report, *(at for at in _INSPECTED if at > step)]
 
-  def is_measured(self, step: tf.Tensor) -> update_lib.Measure:
+  def is_measured(self, step: tf.Tensor) -> update_options.Measure:
     """Returns the measurements to take in a step; traceable."""
     report = step % self._log_every == 0
     inspected = [step == at for at in _INSPECTED]
-    return update_lib.Measure(
+    return update_options.Measure(
       tf.reduce_any(tf.stack([report, *inspected])), report
     )
 
   def take(
-    self, step: int, start_step: int, loop: compiled_loop.Loop
+    self, step: int, start_step: int, loop: retracing.Loop
   ) -> tuple[dict[str, float], dict[str, float]]:
     """Returns (metrics, timing) since the last report, and resets both."""
     scalars, timing = self._scalars(), self._timing(step, start_step)
@@ -145,7 +145,7 @@ class TrainMetrics:
     return {k: v for k, v in timing.items() if math.isfinite(v)}
 
   def _use(
-    self, timing: Mapping[str, float], loop: compiled_loop.Loop
+    self, timing: Mapping[str, float], loop: retracing.Loop
   ) -> dict[str, float]:
     """Returns memory, throughput per replica, FLOPs and utilization."""
     use = process_memory.readings()

@@ -8,12 +8,12 @@ import tensorflow as tf
 from tftrain.distribute import devices
 from tftrain.interop import patching
 from tftrain.step import step_summary
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.task import task as task_lib
-from tftrain.train import compiled_loop
 from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import metrics
+from tftrain.train import retracing
 
 # The Task methods that see a whole training batch.
 _TRAINING = ('train_step', 'minimize', 'gradients')
@@ -33,9 +33,9 @@ def train_loop(
   feed: feed_lib.Feed,
   counters: counters_lib.Counters,
   means: metrics.Means,
-  measured: Callable[[tf.Tensor], update_lib.Measure],
+  measured: Callable[[tf.Tensor], update_options.Measure],
   max_traces: int | None = None,
-) -> compiled_loop.Loop:
+) -> retracing.Loop:
   """Compiles `run(iterator, n)`, which takes up to `n` training steps.
 
   The loop ends early, at the exact step, on a stop request, at the end of the
@@ -87,13 +87,15 @@ def train_loop(
     )
     return tf.while_loop(go_on, take_step, none_yet)[1:]
 
-  return compiled_loop.Loop(
+  return retracing.Loop(
     run, 'the training loop', max_traces, rows=feed.rows, resumed=True
   )
 
 
 def _is_skipped(
-  task: task_lib.Task, step: update_lib.Step, counters: counters_lib.Counters
+  task: task_lib.Task,
+  step: update_options.Step,
+  counters: counters_lib.Counters,
 ) -> tf.Tensor:
   """Returns whether a step is not finite but skipped, so the run goes on."""
   if not task.step_runner.may_skip:
@@ -128,7 +130,7 @@ def single_step(
     graph = tf.compat.v1.get_default_graph()
     apply = task.step_runner.apply
 
-    def noting(gradients: Any) -> update_lib.Step:
+    def noting(gradients: Any) -> update_options.Step:
       if tf.compat.v1.get_default_graph() is graph:  # no branch, not XLA
         found = zip(gradients.variables, gradients.values, strict=True)
         for variable, value in found:
@@ -148,7 +150,7 @@ def eval_loop(
   feed: feed_lib.Feed,
   counters: counters_lib.Counters,
   means: metrics.Means,
-) -> compiled_loop.Loop:
+) -> retracing.Loop:
   """Compiles `run(iterator, n)`, which evaluates up to `n` batches.
 
   Args:
@@ -172,7 +174,7 @@ def eval_loop(
 
     return tf.while_loop(go_on, take_batch, (tf.zeros([], tf.int64),))
 
-  return compiled_loop.Loop(run, 'an evaluation')
+  return retracing.Loop(run, 'an evaluation')
 
 
 def _timed_take(

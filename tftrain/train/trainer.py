@@ -19,7 +19,7 @@ from tftrain.platform import goodput
 from tftrain.report import dispatch
 from tftrain.report import report as report_lib
 from tftrain.step import error_messages
-from tftrain.step import update as update_lib
+from tftrain.step import update_options
 from tftrain.task import supervised_task
 from tftrain.task import task as task_lib
 from tftrain.train import _skipped_steps
@@ -73,7 +73,7 @@ class Trainer:
     steps_per_loop: int = 100,
     log_every: int = 100,
     seed: int = 0,
-    update: update_lib.Update | None = None,
+    update: update_options.Update | None = None,
     ledger: goodput.Ledger | None = None,
     max_traces: int | None = None,
   ):
@@ -94,7 +94,7 @@ class Trainer:
     replica_batch.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = feed_lib.Feed(self.pipeline, seed)
     self._counters = counters_lib.Counters.make(self.workers)
-    means = metrics.Means(self._build(update or update_lib.Update()))
+    means = metrics.Means(self._build(update or update_options.Update()))
     self._readings = _train_metrics.TrainMetrics(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
@@ -370,7 +370,7 @@ class Trainer:
 
   # Steps and reports.
 
-  def _build(self, update: update_lib.Update) -> tuple[str, ...]:
+  def _build(self, update: update_options.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
     spec = pipeline_lib.described(batch)
     what = f'the model or loss cannot take a batch of {spec}'

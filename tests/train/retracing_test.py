@@ -8,11 +8,11 @@ import tensorflow as tf
 from tests.support import small_tasks
 import tftrain
 from tftrain import errors
-from tftrain.train import compiled_loop
+from tftrain.train import retracing
 
 
 def loop(max_traces=None):
-  return compiled_loop.Loop(lambda iterator, n: n + 0, 'the loop', max_traces)
+  return retracing.Loop(lambda iterator, n: n + 0, 'the loop', max_traces)
 
 
 def call(loop, dataset):
