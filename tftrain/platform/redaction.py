@@ -6,19 +6,21 @@ from typing import Any
 
 REDACTED = '[redacted]'
 
-# Narrower than _SECRET_FLAG: a value that is left out of config.gin has to be
-# given again, and names such as pad_token are not secrets.
+# Names with one of these words are secret anywhere.
+_PASSWORDS = r'passw(?:or)?d|passphrase|secret|credentials?'
+
+# In a configuration, keys and tokens need a second word: `label_key` and
+# `pad_token` are no secrets, and a redacted value has to be given again.
 _SECRET = re.compile(
-  r'(?i)(?:.*_)?(?:passw(?:or)?d|passphrase|secret|credentials?'
+  rf'(?i)(?:.*_)?(?:{_PASSWORDS}'
   r'|(?:api|access|secret|private|account|auth)_?key'
   r'|(?:(?:api|access|auth|bearer|refresh|session|hf|wandb)_?)token)'
   r'|token'
 )
 
-# Wider than _SECRET: a command line in run.json is only read by people.
+# On a command line, which run.json keeps only for people to read, they do not.
 _SECRET_FLAG = re.compile(
-  r'(?i)([\w./-]*(?:token|key|password|passwd|secret|credentials?)(?![a-z])\w*)'
-  r'(\s*=\s*)?(.*)',
+  rf'(?i)([\w./-]*(?:{_PASSWORDS}|token|key)(?![a-z])\w*)(\s*=\s*)?(.*)',
   re.DOTALL,
 )
 
