@@ -89,7 +89,7 @@ def warned(caplog):
 @pytest.fixture(autouse=True)
 def forgetful():
   """What is said once is said once in each test."""
-  step_summary._say.cache_clear()
+  step_summary._warn.cache_clear()
 
 
 @pytest.mark.parametrize('log_every', [1, 3])

@@ -164,7 +164,7 @@ class Checkpointer:
     Raises:
       RunDirectoryError: If the free space is too small for them.
     """
-    size = _size(self._trainer.read_state())
+    size = _state_bytes(self._trainer.read_state())
     missing = max(self._retention.most - len(self.steps()), 0) + 1
     free = files.free_bytes(self.directory)
     if size * missing > free:
@@ -234,7 +234,7 @@ class Checkpointer:
       return
     self._failures += 1
     newest = max(self.steps(), default=None)
-    size = _size(self._trainer.read_state())
+    size = _state_bytes(self._trainer.read_state())
     free = files.free_bytes(self.directory)
     text = (
       f'saving step {step} to {self.directory} failed: '
@@ -333,7 +333,7 @@ class Checkpointer:
     """
     path = format.checkpoint_path(self.directory, step)
     try:
-      found = _read(path)
+      found = _read_checkpoint(path)
     except format.DAMAGED as error:
       raise errors.DamagedError(
         f'{path} is damaged: {errors.one_line(error)}; take another'
@@ -371,7 +371,7 @@ class Checkpointer:
         continue
       path = format.checkpoint_path(self.directory, step)
       try:
-        read = _read(path)
+        read = _read_checkpoint(path)
       except format.DAMAGED as error:
         self._damaged.add(step)
         cause = f'{path.name}: {errors.one_line(error)}'
@@ -404,7 +404,8 @@ class Checkpointer:
     """Raises CheckpointError for a checkpoint of another run."""
     facts, mine = manifest['facts'], self._trainer.facts()
     differences = [
-      f'{key}: checkpoint {_said(facts.get(key))} vs now {_said(mine[key])}'
+      f'{key}: checkpoint {_brief_json(facts.get(key))} vs now '
+      f'{_brief_json(mine[key])}'
       for key in ('optimizers', 'seed', 'data')
       if facts.get(key) != json.loads(json.dumps(mine[key]))
     ]
@@ -424,7 +425,9 @@ class Checkpointer:
     )
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def _read_checkpoint(
+  path: pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
   """Returns (manifest, state), or None if `path` does not exist (any more)."""
   try:
     return format.read_checkpoint(path)
@@ -439,11 +442,11 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return None
 
 
-def _said(value: Any) -> str:
+def _brief_json(value: Any) -> str:
   return errors.brief(json.dumps(value))
 
 
-def _size(state: Mapping[str, tf.Tensor]) -> int:
+def _state_bytes(state: Mapping[str, tf.Tensor]) -> int:
   """Returns the bytes of all values, about one for each string."""
   return sum(
     int(tf.size(value)) * (value.dtype.size or 1) for value in state.values()

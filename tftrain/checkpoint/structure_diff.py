@@ -55,8 +55,8 @@ class Comparison:
 
   def differences(self) -> list[str]:
     found = [
-      f'{name}: checkpoint {_text(self.saved[name])} vs model '
-      f'{_text(self.ours[name])}'
+      f'{name}: checkpoint {_spec_text(self.saved[name])} vs model '
+      f'{_spec_text(self.ours[name])}'
       for name in self.differing
     ]
     found += [f'missing {name}' for name in self.missing]
@@ -90,7 +90,7 @@ def shortened(differences: list[str], limit: int = 3) -> str:
   return '; '.join(differences[:limit]) + (f'; and {more} more' * (more > 0))
 
 
-def _text(spec: Spec) -> str:
+def _spec_text(spec: Spec) -> str:
   return f'{spec[0]}{list(spec[1])}'
 
 

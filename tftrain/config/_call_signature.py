@@ -65,7 +65,7 @@ def of(function: Any) -> dict[str, Parameter]:
       if parameter.kind is parameter.VAR_KEYWORD:
         open_ended = True
       elif parameter.kind is not parameter.VAR_POSITIONAL:
-        kinds = _kinds(hints.get(parameter.name), parameter.default)
+        kinds = _accepted_types(hints.get(parameter.name), parameter.default)
         found.setdefault(parameter.name, Parameter(kinds, parameter.default))
     if not open_ended:
       return found  # without **kwargs, nothing reaches a base class
@@ -79,7 +79,7 @@ def _hints(init: Any) -> dict[str, Any]:
     return {}
 
 
-def _kinds(hint: Any, default: Any) -> Kinds:
+def _accepted_types(hint: Any, default: Any) -> Kinds:
   if hint is not None:
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)

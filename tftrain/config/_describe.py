@@ -82,7 +82,9 @@ def _bound(
   value, source = recipe.source(statement)
   hide = redaction.is_secret(name)
   found: dict[str, Any] = {
-    'value': redaction.REDACTED if hide else _plain(redaction.redacted(value)),
+    'value': redaction.REDACTED
+    if hide
+    else _as_json_data(redaction.redacted(value)),
     'source': source.where,
   }
   if source is not statement:
@@ -102,15 +104,15 @@ def _unbound(name: str, takes: _call_signature.Parameter) -> dict[str, Any]:
     return {'value': None, 'source': _CALLER}
   hide = redaction.is_secret(name)
   value = redaction.redacted(takes.default, force=hide)
-  return {'value': _plain(value), 'source': 'default'}
+  return {'value': _as_json_data(value), 'source': 'default'}
 
 
-def _plain(value: Any) -> Any:
+def _as_json_data(value: Any) -> Any:
   """Returns a value as JSON data; other types become text."""
   if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {str(key): _as_json_data(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
+    return [_as_json_data(item) for item in value]
   if value is None or isinstance(value, bool | int | str):
     return value
   if isinstance(value, float):
@@ -124,12 +126,14 @@ def _plain(value: Any) -> Any:
 
 def text(node: Mapping[str, Any]) -> str:
   """Formats the tree for people, with a line for each parameter."""
-  rows = list(_rows(node, 0))
+  rows = list(_tree_rows(node, 0))
   width = min(max(len(left) for left, _ in rows), 56)
   return '\n'.join(f'{left:<{width}}  {right}'.rstrip() for left, right in rows)
 
 
-def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
+def _tree_rows(
+  node: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, str]]:
   indent = '  ' * depth
   if not depth:
     yield node['name'], ''
@@ -147,10 +151,10 @@ def _rows(node: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
         again = 'shown above' if inner.get('shown') else ''
         yield f'{indent}    @{scope}{inner["name"]}', again
         more = 2
-      yield from _rows(inner, depth + more)
+      yield from _tree_rows(inner, depth + more)
   for inner in node.get('called_from_python', []):
     yield inner['name'], 'called from Python'
-    yield from _rows(inner, 1)
+    yield from _tree_rows(inner, 1)
 
 
 def steps(experiment: experiment_lib.Experiment) -> int | None:

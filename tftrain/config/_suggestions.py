@@ -112,13 +112,13 @@ def _computed(text: str) -> int | float | None:
     tree = ast.parse(text, mode='eval').body
     if not isinstance(tree, ast.BinOp):
       return None
-    value = _number(tree)
+    value = _constant(tree)
   except (SyntaxError, ValueError, ArithmeticError, TypeError):
     return None
   return value
 
 
-def _number(node: ast.expr) -> int | float:
+def _constant(node: ast.expr) -> int | float:
   """Returns the value of an expression of numbers.
 
   Raises:
@@ -128,9 +128,9 @@ def _number(node: ast.expr) -> int | float:
   if isinstance(node, ast.Constant) and type(node.value) in (int, float):
     value = node.value  # type: ignore[assignment]
   elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-    value = -_number(node.operand)
+    value = -_constant(node.operand)
   elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-    left, right = _number(node.left), _number(node.right)
+    left, right = _constant(node.left), _constant(node.right)
     if isinstance(node.op, ast.Pow) and abs(right) > 100:
       raise ValueError('too large')
     value = _OPERATIONS[type(node.op)](left, right)

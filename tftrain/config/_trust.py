@@ -35,10 +35,10 @@ def check(text: gin_files_lib.Text, roots: Sequence[pathlib.Path]) -> None:
   Raises:
     ConfigError: If a text imports a module, or uses a name that is not allowed.
   """
-  _check(text, roots, '', [])
+  _check_text(text, roots, '', [])
 
 
-def _check(
+def _check_text(
   text: gin_files_lib.Text,
   roots: Sequence[pathlib.Path],
   where: str,
@@ -54,17 +54,17 @@ def _check(
         )
       if isinstance(statement, config_parser.IncludeStatement):
         inner = gin_files_lib.included(text, statement, where, roots)
-        _check(inner, roots, where, open_files)
+        _check_text(inner, roots, where, open_files)
       elif isinstance(statement, config_parser.BindingStatement):
         if statement.arg_name and statement.selector not in (
           'gin.macro',
           'macro',
         ):
-          _check_name(statement.selector, statement.arg_name, where)
-        _check_value(statement.value, where)
+          _check_configurable(statement.selector, statement.arg_name, where)
+        _check_references(statement.value, where)
 
 
-def _check_name(name: str, parameter: str | None, where: str) -> None:
+def _check_configurable(name: str, parameter: str | None, where: str) -> None:
   matches = gin_config._REGISTRY.matching_selectors(name)
   if len(matches) != 1:
     raise errors.ConfigError(
@@ -84,10 +84,10 @@ def _check_name(name: str, parameter: str | None, where: str) -> None:
     )
 
 
-def _check_value(value: Any, where: str) -> None:
+def _check_references(value: Any, where: str) -> None:
   for reference in gin_files_lib.references(value):
     if not reference.is_macro:
-      _check_name(reference.selector, None, where)
+      _check_configurable(reference.selector, None, where)
   for found in _dicts(value):
     # A reference as a key may evaluate to one of these keys.
     keys = [

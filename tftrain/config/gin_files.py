@@ -90,10 +90,10 @@ def of_file(
   name: str, roots: Sequence[pathlib.Path], where: str = '--gin_file'
 ) -> Text:
   path = find(name, roots, where)
-  return Text(text_of(path), _shown(path), path.parent)
+  return Text(text_of(path), _relative_path(path), path.parent)
 
 
-def _shown(path: pathlib.Path) -> str:
+def _relative_path(path: pathlib.Path) -> str:
   """Returns a path, relative to the working directory if it is inside."""
   here = pathlib.Path.cwd()
   return str(path.relative_to(here) if path.is_relative_to(here) else path)
@@ -114,10 +114,10 @@ def parsed(text: Text) -> Iterator[tuple[str, Any]]:
     tokenize.TokenError,
     RecursionError,
   ) as error:
-    raise errors.ConfigError(_said(text, error)) from error
+    raise errors.ConfigError(_parse_error_message(text, error)) from error
 
 
-def _said(text: Text, error: Exception) -> str:
+def _parse_error_message(text: Text, error: Exception) -> str:
   line = getattr(error, 'lineno', None) or 0
   where = text.where(line) if line else text.origin
   if text.value_of is not None:

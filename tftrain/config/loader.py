@@ -173,12 +173,12 @@ def texts() -> dict[str, str]:
   operative = gin_config._OPERATIVE_CONFIG
   with gin_config._OPERATIVE_CONFIG_LOCK:
     return {
-      'config.gin': _text(gin_config._CONFIG),
-      'operative_config.gin': _text(operative),
+      'config.gin': _gin_text(gin_config._CONFIG),
+      'operative_config.gin': _gin_text(operative),
     }
 
 
-def _text(bound: _Bound) -> str:
+def _gin_text(bound: _Bound) -> str:
   """Returns gin's text of some bindings, with secrets redacted.
 
   The text is a valid configuration; a run that repeats it must be given the
@@ -217,9 +217,14 @@ def check_same(model_dir: pathlib.Path) -> None:
   if not path.exists():
     return
   old = gin_parser.values(gin_files_lib.text_of(path))
-  new = gin_parser.values(_text(gin_config._CONFIG))
-  meant = _reached(old, free=False) | _reached(new, free=False)
-  free = (_reached(old, free=True) | _reached(new, free=True)) - meant
+  new = gin_parser.values(_gin_text(gin_config._CONFIG))
+  meant = _reached_configurables(old, free=False) | _reached_configurables(
+    new, free=False
+  )
+  free = (
+    _reached_configurables(old, free=True)
+    | _reached_configurables(new, free=True)
+  ) - meant
   different = sorted(
     name
     for name in old.keys() | new.keys()
@@ -238,7 +243,9 @@ def check_same(model_dir: pathlib.Path) -> None:
     )
 
 
-def _reached(values: Mapping[str, str], *, free: bool) -> set[str]:
+def _reached_configurables(
+  values: Mapping[str, str], *, free: bool
+) -> set[str]:
   """Returns the configurables that the Experiment reaches.
 
   Args:

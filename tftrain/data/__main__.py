@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.command == 'inspect':
       return _inspect(paths)
     if given.command == 'check':
-      return _check(paths)
+      return _check_files(paths)
     return _repair(paths, pathlib.Path(given.to))
   except errors.Error as error:
     print(error, file=sys.stderr)
@@ -67,7 +67,7 @@ def _inspect(paths: Sequence[str]) -> int:
   return int(damaged)
 
 
-def _check(paths: Sequence[str]) -> int:
+def _check_files(paths: Sequence[str]) -> int:
   damaged = 0
   for path in paths:
     content = tfrecord_io.check(path)

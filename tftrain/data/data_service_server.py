@@ -22,7 +22,7 @@ _PATIENCE_MS = 60_000
 
 def main(arguments: Sequence[str]) -> int:
   """Serves until killed; returns 1 if the server cannot start."""
-  given = _parser().parse_args(arguments)
+  given = _make_parser().parse_args(arguments)
   tf.config.set_visible_devices([], 'GPU')
   try:
     server = _worker(given) if given.role == 'worker' else _dispatcher(given)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m tftrain.data.data_service_server',
     description=__doc__.partition('\n')[0],

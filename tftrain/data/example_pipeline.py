@@ -184,7 +184,7 @@ class Examples(pipeline_lib.Pipeline):
       dataset = self.dataset(0)
     spec = dataset.element_spec
     self.element_spec = spec[0] if self.has_cursor else spec
-    for path, leaf in _named(self.element_spec):
+    for path, leaf in _named_specs(self.element_spec):
       if isinstance(leaf, tf.RaggedTensorSpec) and self._batcher is None:
         raise errors.InputError(
           f'cannot batch {path}: its length varies; give Examples(batcher=...) '
@@ -417,7 +417,7 @@ class Examples(pipeline_lib.Pipeline):
       'batch_size': self.batch_size,
       'training': self._training,
       'shuffle': self._shuffle,
-      'batcher': _described(self._batcher),
+      'batcher': _batcher_facts(self._batcher),
       'functions': [
         getattr(f, '__qualname__', type(f).__name__)
         for f in (self._map, self._filter, self._map_batch)
@@ -440,19 +440,19 @@ def _options(threads: int | None) -> tf.data.Options:
   return options
 
 
-def _named(spec: Any) -> Iterator[tuple[str, Any]]:
+def _named_specs(spec: Any) -> Iterator[tuple[str, Any]]:
   """Yields (name, leaf) of a nest of dictionaries and tuples."""
   if isinstance(spec, Mapping):
     for name, part in spec.items():
-      yield from ((repr(name), leaf) for _, leaf in _named(part))
+      yield from ((repr(name), leaf) for _, leaf in _named_specs(part))
   elif isinstance(spec, tuple | list):
     for index, part in enumerate(spec):
-      yield from ((f'part {index}', leaf) for _, leaf in _named(part))
+      yield from ((f'part {index}', leaf) for _, leaf in _named_specs(part))
   else:
     yield 'it', spec
 
 
-def _described(batcher: batching.Batcher | None) -> Any:
+def _batcher_facts(batcher: batching.Batcher | None) -> Any:
   if batcher is None:
     return None
   return [type(batcher).__name__, dict(vars(batcher))]

@@ -47,22 +47,22 @@ def resume_failure(make: Callable[[], tf.data.Dataset]) -> str | None:
     make: Makes the dataset as a run would, repeated and seeded.
   """
   iterator, twin = iter(make()), iter(make())
-  head = list(_digests(iterator, _PROBED // 2))
+  head = list(_batch_digests(iterator, _PROBED // 2))
   try:
     position = save_iterator(iterator)
   except (tf.errors.OpError, ValueError) as error:
     return errors.one_line(error).rstrip('.')
-  whole = head + list(_digests(iterator, _PROBED // 2))
-  if list(_digests(twin, _PROBED)) != whole:
+  whole = head + list(_batch_digests(iterator, _PROBED // 2))
+  if list(_batch_digests(twin, _PROBED)) != whole:
     return 'made twice, it yields different batches'
   resumed = iter(make())
   load_iterator(resumed, position)
-  if list(_digests(resumed, _PROBED // 2)) != whole[len(head) :]:
+  if list(_batch_digests(resumed, _PROBED // 2)) != whole[len(head) :]:
     return 'saved midway, it goes on with other batches'
   return None
 
 
-def _digests(iterator: Iterator[Any], n: int) -> Iterator[str]:
+def _batch_digests(iterator: Iterator[Any], n: int) -> Iterator[str]:
   for _ in range(n):
     batch = next(iterator, None)
     if batch is None:

@@ -169,11 +169,11 @@ def _as_examples(
   rows = in_memory.count_rows(list(given.values()))
   for name in spec:
     if name not in given:
-      given[name] = _zeros(rows, spec[name])
+      given[name] = _placeholder(rows, spec[name])
   return {name: given[name] for name in spec}
 
 
-def _zeros(rows: int, leaf: tf.TensorSpec) -> np.ndarray:
+def _placeholder(rows: int, leaf: tf.TensorSpec) -> np.ndarray:
   """Returns zeros in place of labels, which are not read."""
   sizes = [size or 1 for size in leaf.shape]
   if leaf.dtype == tf.string:

@@ -113,7 +113,7 @@ class Pipeline(abc.ABC):
     if self.lost:
       lines.append(f'damaged records left out: {self.lost}')
     batch = tf.nest.map_structure(  # in the syntax of `features`
-      lambda leaf: _described(leaf, ','), self.element_spec
+      lambda leaf: _spec_text(leaf, ','), self.element_spec
     )
     return '\n'.join([*lines, f'batch: {batch}'])
 
@@ -142,10 +142,10 @@ def explained(pipeline: Pipeline) -> Iterator[None]:
 
 def described(batch: Any) -> str:
   """Returns the dtypes and shapes of a batch, or of its specs, as text."""
-  return ', '.join(map(_described, tf.nest.flatten(batch)))
+  return ', '.join(map(_spec_text, tf.nest.flatten(batch)))
 
 
-def _described(leaf: Any, comma: str = ', ') -> str:
+def _spec_text(leaf: Any, comma: str = ', ') -> str:
   if not (hasattr(leaf, 'dtype') and hasattr(leaf, 'shape')):
     return str(leaf)
   shape, sizes = tf.TensorShape(leaf.shape), '...'

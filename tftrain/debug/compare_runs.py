@@ -70,10 +70,10 @@ def compare(one: str | pathlib.Path, other: str | pathlib.Path) -> Difference:
   found: list[tuple[int, str]] = []
   compared = []
   for name, differ in (
-    ('digests.jsonl', _digests),
-    ('metrics.jsonl', _metrics),
+    ('digests.jsonl', _digest_difference),
+    ('metrics.jsonl', _metric_difference),
   ):
-    first, second = (_lines(path / name) for path in paths)
+    first, second = (_lines_by_key(path / name) for path in paths)
     common = sorted(first.keys() & second.keys())
     if not common:
       continue
@@ -142,7 +142,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 _Key = tuple[int, str]
 
 
-def _lines(path: pathlib.Path) -> dict[_Key, dict[str, Any]]:
+def _lines_by_key(path: pathlib.Path) -> dict[_Key, dict[str, Any]]:
   """Returns (step, source) -> line."""
   return {
     (int(line['step']), str(line.get('source', ''))): line
@@ -156,7 +156,7 @@ def _before(key: _Key, common: Sequence[_Key]) -> str:
   return f' (equal up to step {steps[-1]})' if steps else ' (its first line)'
 
 
-def _digests(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _digest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   batches = one.get('batch'), other.get('batch')
   if None in batches:
     return 'the weights; whether the batch is the same is not known'
@@ -167,9 +167,9 @@ def _digests(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   return 'the batch, and the weights'
 
 
-def _metrics(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _metric_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   wrong = [
-    f'{name} {_said(one.get(name))} -> {_said(other.get(name))}'
+    f'{name} {_value_text(one.get(name))} -> {_value_text(other.get(name))}'
     for name in dict.fromkeys([*one, *other])
     if one.get(name) != other.get(name)
   ]
@@ -179,7 +179,7 @@ def _metrics(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 def _end(path: pathlib.Path) -> int:
   names = 'digests.jsonl', 'metrics.jsonl'
-  steps = [step for name in names for step, _ in _lines(path / name)]
+  steps = [step for name in names for step, _ in _lines_by_key(path / name)]
   return max(steps, default=0)
 
 
@@ -209,10 +209,10 @@ def _unequal(what: str, one: Any, other: Any) -> Iterator[str]:
 
 
 def _each(values: Any) -> str:
-  return ', then '.join(_said(value) for value in values)
+  return ', then '.join(_value_text(value) for value in values)
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
   if value is None:
     return 'unknown'
   text = value if isinstance(value, str) else json.dumps(value)

@@ -33,31 +33,31 @@ def check(experiment: experiment_lib.Experiment) -> Iterator[str]:
   with files.scratch_directory() as directory:
     model_dir = directory / 'run'
     run = experiment.prepare(model_dir, quiet=True)
-    yield from _described(run)
+    yield from _run_lines(run)
     yield from _stepped(run)
     with lock.lock(model_dir):
       yield from _saved(run)
       yield from _timed(run)
       if experiment.export:
         yield from _exported(run)
-    yield _line(
+    yield _format_line(
       'memory', f'{process_memory.most_resident() / 1e6:,.0f} MB at most'
     )
 
 
-def _described(run: run_lib.Run) -> Iterator[str]:
+def _run_lines(run: run_lib.Run) -> Iterator[str]:
   """Yields lines on the data, the model and the metrics."""
   trainer = run.trainer
   batch = pipeline_lib.described(trainer.example_batch)
-  yield _line('data', f'a batch is {batch}')
+  yield _format_line('data', f'a batch is {batch}')
   count = sum(
     int(np.prod(v.shape)) for v in trainer.task.all_variables() if v.trainable
   )
   replicas = trainer.strategy.num_replicas_in_sync
   many = '' if replicas == 1 else f', {replicas} replicas'
-  yield _line('model', f'{count:,} trainable parameters{many}')
+  yield _format_line('model', f'{count:,} trainable parameters{many}')
   names = metrics.full_names(trainer.tags, run.evaluators)
-  yield _line('metrics', ', '.join(names))
+  yield _format_line('metrics', ', '.join(names))
 
 
 def _stepped(run: run_lib.Run) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _stepped(run: run_lib.Run) -> Iterator[str]:
   assert report is not None  # a run has a first step
   loss = report.scalars.get('loss', float('nan'))
   flops = run.trainer.flops_per_example
-  yield _line(
+  yield _format_line(
     'step',
     f'loss {loss:.4g}, {flops / 1e6:,.4g} MFLOPs an example, compiled in '
     f'{run.trainer.loop.compile_seconds:.1f} s',
@@ -76,7 +76,9 @@ def _stepped(run: run_lib.Run) -> Iterator[str]:
     scalars = evaluator.evaluate() or {}
     shown = ', '.join(f'{k} {v:.4g}' for k, v in scalars.items())
     seconds = time.perf_counter() - begun
-    yield _line('evaluation', f'{evaluator.name}: {shown}; {seconds:.1f} s')
+    yield _format_line(
+      'evaluation', f'{evaluator.name}: {shown}; {seconds:.1f} s'
+    )
 
 
 def _saved(run: run_lib.Run) -> Iterator[str]:
@@ -99,7 +101,7 @@ def _saved(run: run_lib.Run) -> Iterator[str]:
         'variable that is an attribute of the Task'
       )
   size = sum(value.nbytes for value in before.values())
-  yield _line(
+  yield _format_line(
     'checkpoint', f'{size / 1e6:,.1f} MB in {seconds:.1f} s, equal to the bit'
   )
 
@@ -114,25 +116,27 @@ def _timed(run: run_lib.Run) -> Iterator[str]:
     seconds = time.perf_counter() - begun
   rate = (trainer.step - first) / max(seconds, 1e-9)
   if not rate:
-    yield _line('speed', 'the run has one step')
+    yield _format_line('speed', 'the run has one step')
     return
-  left = _duration(run.last_step / rate)
-  yield _line('speed', f'{rate:,.4g} steps/s, so {left} for {run.last_step:,}')
+  left = _hours_and_minutes(run.last_step / rate)
+  yield _format_line(
+    'speed', f'{rate:,.4g} steps/s, so {left} for {run.last_step:,}'
+  )
 
 
 def _exported(run: run_lib.Run) -> Iterator[str]:
   path = run.export('latest')
   size = sum(f.stat().st_size for f in path.rglob('*') if f.is_file())
-  yield _line(
+  yield _format_line(
     'export', f'{size / 1e6:,.1f} MB, another process computes the same'
   )
 
 
-def _line(name: str, text: str) -> str:
+def _format_line(name: str, text: str) -> str:
   return f'{name:<11} {text}'
 
 
-def _duration(seconds: float) -> str:
+def _hours_and_minutes(seconds: float) -> str:
   hours, rest = divmod(round(seconds), 3600)
   minutes, seconds = divmod(rest, 60)
   if hours:

@@ -48,9 +48,9 @@ def _first_examples(pipeline: pipeline_lib.Pipeline) -> Iterator[str]:
     return
   for row in range(_EXAMPLES):
     yield f'example {row}:'
-    for name, leaf in _named(batches[0]):
+    for name, leaf in _named_leaves(batches[0]):
       if row < len(leaf):
-        yield f'  {name}{_shown(leaf[row])}'
+        yield f'  {name}{_leaf_summary(leaf[row])}'
 
 
 def _stage_lines(
@@ -103,33 +103,33 @@ def _seconds_per_example(dataset: tf.data.Dataset, seconds: float) -> float:
     dataset = dataset.ragged_batch(_TOGETHER)
   iterator = iter(dataset)
   begun = time.perf_counter()
-  count = _rows(next(iterator))
+  count = _num_rows(next(iterator))
   if time.perf_counter() - begun < seconds:  # excludes filling of buffers
     begun, count = time.perf_counter(), 0
   for element in iterator:
-    count += _rows(element)
+    count += _num_rows(element)
     if time.perf_counter() - begun > seconds:
       break
   return max(time.perf_counter() - begun, 1e-9) / max(count, 1)
 
 
-def _rows(element: Any) -> int:
+def _num_rows(element: Any) -> int:
   first = tf.nest.flatten(element)[0]
   return int(first.shape[0])
 
 
-def _named(batch: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+def _named_leaves(batch: Any, name: str = '') -> Iterator[tuple[str, Any]]:
   if isinstance(batch, dict):
     for key, part in batch.items():
-      yield from _named(part, f'{name}{key}: ')
+      yield from _named_leaves(part, f'{name}{key}: ')
   elif isinstance(batch, tuple | list):
     for index, part in enumerate(batch):
-      yield from _named(part, f'{name}{index}: ')
+      yield from _named_leaves(part, f'{name}{index}: ')
   else:
     yield name, batch
 
 
-def _shown(value: Any) -> str:
+def _leaf_summary(value: Any) -> str:
   array = np.asarray(value)
   kind = 'string' if array.dtype.kind in 'OS' else str(array.dtype)
   sizes = f'[{",".join(map(str, array.shape))}]' if array.ndim else ''

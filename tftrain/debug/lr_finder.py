@@ -155,7 +155,9 @@ def find(
   before = {k: v.numpy() for k, v in trainer.read_state().items()}
   growth = (highest / lowest) ** (1 / (steps - 1))
   try:
-    return _walk(trainer, optimizer, [lowest * growth**i for i in range(steps)])
+    return _sweep_rates(
+      trainer, optimizer, [lowest * growth**i for i in range(steps)]
+    )
   finally:
     trainer.write_state({k: tf.constant(v) for k, v in before.items()})
 
@@ -187,7 +189,7 @@ def _without_schedule(task: task_lib.Task) -> None:
       setattr(task, name, type(optimizer).from_config(config))
 
 
-def _walk(
+def _sweep_rates(
   trainer: trainer_lib.Trainer, optimizer: Any, planned: list[float]
 ) -> RangeTest:
   rates: list[float] = []

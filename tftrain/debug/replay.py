@@ -49,7 +49,7 @@ def replay(run: run_lib.Run, step: int) -> str:
   after = trainer.task.read_state()
   lines = [
     f'step {step}, from {start}: loss {loss:g}, gradient norm {norm:g}',
-    *_compared(run, step, after),
+    *_comparison_lines(run, step, after),
   ]
   if not finite:
     trainer.write_state({k: v.numpy() for k, v in before.items()})
@@ -117,7 +117,7 @@ def _causes(
     yield f'gradients that are not finite: {", ".join(bad)}'
 
 
-def _compared(run: run_lib.Run, step: int, after: Any) -> Iterator[str]:
+def _comparison_lines(run: run_lib.Run, step: int, after: Any) -> Iterator[str]:
   """Yields a line on equality with the checkpoint of the same step."""
   path = format.checkpoint_path(run.checkpointer.directory, step)
   if not path.exists():

@@ -98,7 +98,7 @@ def _watch(
 def _lost(
   cluster: cluster_resolver.Cluster, gone: list[str], seconds: float
 ) -> str:
-  who = _named(cluster, gone) + ' died' if gone else 'one may have died'
+  who = _worker_names(cluster, gone) + ' died' if gone else 'one may have died'
   return (
     f'{cluster.this} met the others, but TensorFlow did not connect them '
     f'within {seconds:g} s: {who}; this one ends, start the same command on '
@@ -106,7 +106,9 @@ def _lost(
   )
 
 
-def _named(cluster: cluster_resolver.Cluster, addresses: list[str]) -> str:
+def _worker_names(
+  cluster: cluster_resolver.Cluster, addresses: list[str]
+) -> str:
   named = [f'{cluster.workers.index(a)} ({a})' for a in addresses]
   return f'worker{"s" * (len(named) > 1)} {errors.brief(", ".join(named), 200)}'
 
@@ -115,8 +117,8 @@ def _absent(
   cluster: cluster_resolver.Cluster, missing: list[str], seconds: float
 ) -> str:
   return (
-    f'{cluster.this} has waited {seconds:g} s for {_named(cluster, missing)}; '
-    'start the same command on all, and see that their ports can be reached '
+    f'{cluster.this} has waited {seconds:g} s for '
+    f'{_worker_names(cluster, missing)}; start the same command on all, and see that their ports can be reached '
     f'({_DEADLINE} is the patience in seconds)'
   )
 

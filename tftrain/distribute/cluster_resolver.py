@@ -181,9 +181,9 @@ def _of_tf_config(text: str) -> Cluster | None:
 
 def _of_kubernetes(environment: Mapping[str, str]) -> Cluster:
   """Returns the pods of an Indexed Job, named `<job>-<index>.<service>`."""
-  count = _number(environment, 'TFTRAIN_NUM_WORKERS')
-  task = _number(environment, 'JOB_COMPLETION_INDEX')
-  port = _number(environment, 'TFTRAIN_PORT', PORT)
+  count = _environment_number(environment, 'TFTRAIN_NUM_WORKERS')
+  task = _environment_number(environment, 'JOB_COMPLETION_INDEX')
+  port = _environment_number(environment, 'TFTRAIN_PORT', PORT)
   host = environment.get('HOSTNAME', '').partition('.')[0]
   job, dash, index = host.rpartition('-')
   if not dash or index != str(task):
@@ -199,7 +199,7 @@ def _of_kubernetes(environment: Mapping[str, str]) -> Cluster:
 
 def _of_slurm(environment: Mapping[str, str]) -> Cluster | None:
   """Returns the tasks of a Slurm job step: those that one `srun` starts."""
-  count = _number(environment, 'SLURM_STEP_NUM_TASKS')
+  count = _environment_number(environment, 'SLURM_STEP_NUM_TASKS')
   if count == 1:
     return None
   hosts = expand_hosts(environment['SLURM_STEP_NODELIST'])
@@ -211,14 +211,16 @@ def _of_slurm(environment: Mapping[str, str]) -> Cluster | None:
       f'{len(hosts)} nodes; give --workers and --task_index instead'
     )
   # Jobs that share a node must not share ports.
-  first = PORT + 64 * (_number(environment, 'SLURM_JOB_ID', 0) % 500)
+  first = PORT + 64 * (
+    _environment_number(environment, 'SLURM_JOB_ID', 0) % 500
+  )
   addresses = [
     f'{host}:{first + local}'
     for host, tasks in zip(hosts, per_host, strict=True)
     for local in range(tasks)
   ]
   return Cluster(
-    tuple(addresses), _number(environment, 'SLURM_PROCID'), 'Slurm'
+    tuple(addresses), _environment_number(environment, 'SLURM_PROCID'), 'Slurm'
   )
 
 
@@ -268,7 +270,7 @@ def expand_counts(text: str) -> list[int]:
   return counts
 
 
-def _number(
+def _environment_number(
   environment: Mapping[str, str], name: str, default: int | None = None
 ) -> int:
   text = environment.get(name, '' if default is None else str(default))

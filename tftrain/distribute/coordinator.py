@@ -231,7 +231,7 @@ class MultiWorker(SingleWorker):
   def run(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
     if self._busy:  # nested in a method that all run
       return method(member, *args)
-    message = [_CALL, self._place(member), _number(method), len(args), *args]
+    message = [_CALL, self._place(member), _method_id(method), len(args), *args]
     if self.leads:
       self._send(*message)
     else:
@@ -305,7 +305,7 @@ class MultiWorker(SingleWorker):
     if self.leads:
       state = member.read_state()
       self._send(_SHARE, self._place(member))
-      self._give(_packed(state, member.facts()))
+      self._give(_serialize(state, member.facts()))
     else:
       self._expect([_SHARE, self._place(member)])
       self._take(member)
@@ -321,12 +321,12 @@ class MultiWorker(SingleWorker):
     nothing = np.zeros([_BLOCK], np.int64)
     blocks = -(-size // (8 * _BLOCK))
     parts = [self._exchange(nothing).tobytes() for _ in range(blocks)]
-    state, facts = _unpacked(b''.join(parts)[:size])
+    state, facts = _deserialize(b''.join(parts)[:size])
     member.write_state(state)
     member.write_facts(facts)
 
   def check_same(self, facts: Mapping[str, Any]) -> None:
-    mine = [_FACTS, *(_digest(value) for value in facts.values())]
+    mine = [_FACTS, *(_digest_bits(value) for value in facts.values())]
     table = np.zeros([self.count, len(mine)], np.int64)
     table[self._task] = mine
     flat = np.zeros([self.count * _MESSAGE], np.int64)
@@ -369,7 +369,7 @@ class MultiWorker(SingleWorker):
       ) from error
 
 
-def _number(method: Callable[..., Any]) -> int:
+def _method_id(method: Callable[..., Any]) -> int:
   return zlib.crc32(method.__qualname__.encode())
 
 
@@ -377,7 +377,7 @@ def _marked(member: Any, name: int) -> Callable[..., Any]:
   """Returns the method of a member that a message names."""
   for value in vars(type(member)).values():
     method: Any = getattr(value, '__wrapped__', None)
-    if method is not None and _number(method) == name:
+    if method is not None and _method_id(method) == name:
       return method  # type: ignore[no-any-return]
   raise errors.WorkerError(
     f'{type(member).__name__} has nothing that the chief asks for; run the '
@@ -385,13 +385,13 @@ def _marked(member: Any, name: int) -> Callable[..., Any]:
   )
 
 
-def _digest(value: Any) -> int:
+def _digest_bits(value: Any) -> int:
   """Returns 48 bits of a digest: they fit into an int64."""
   return int(hashing.value_digest(value)[:12], 16)
 
 
-def _packed(state: Mapping[str, Any], facts: Mapping[str, Any]) -> bytes:
-  """Serializes a state and its facts; `_unpacked` is the inverse."""
+def _serialize(state: Mapping[str, Any], facts: Mapping[str, Any]) -> bytes:
+  """Serializes a state and its facts; `_deserialize` is the inverse."""
   parts = {
     name: tf.io.serialize_tensor(value).numpy() for name, value in state.items()
   }
@@ -406,7 +406,7 @@ def _packed(state: Mapping[str, Any], facts: Mapping[str, Any]) -> bytes:
   return len(text).to_bytes(8, 'big') + text + b''.join(parts.values())
 
 
-def _unpacked(content: bytes) -> tuple[dict[str, Any], Any]:
+def _deserialize(content: bytes) -> tuple[dict[str, Any], Any]:
   end = 8 + int.from_bytes(content[:8], 'big')
   head = json.loads(content[8:end])
   state = {}

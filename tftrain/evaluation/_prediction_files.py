@@ -127,13 +127,13 @@ def _texts(array: np.ndarray) -> list[str]:
       return text[1:-1].split(', ')
     return [f'[{row}]' for row in text[2:-2].split('], [')]
   if not numbers:
-    rows = _plain(rows)
+    rows = _json_safe(rows)
   return [json.dumps(row, allow_nan=False) for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def _json_safe(value: Any) -> Any:
   if isinstance(value, list):
-    return [_plain(entry) for entry in value]
+    return [_json_safe(entry) for entry in value]
   if isinstance(value, bytes):
     return value.decode(errors='backslashreplace')
   if isinstance(value, float) and not math.isfinite(value):

@@ -74,7 +74,7 @@ def predict(
   output = pathlib.Path(output)
   _prediction_files.store_for(output)  # rejects its suffix early
   pipeline = dataset_pipeline.as_pipeline(data, training=False)
-  _check(task, pipeline)
+  _check_task(task, pipeline)
   strategy = strategy or tf.distribute.get_strategy()
   parts = _parts_of(output)
   with strategy.scope(), task.averaged(), task.seeds_restored():
@@ -85,10 +85,10 @@ def predict(
     }
     files.make_directory(parts, 'output')
     with lock.lock(parts, 'output'):
-      return _write(task, pipeline, output, made_of, stop)
+      return _write_outputs(task, pipeline, output, made_of, stop)
 
 
-def _write(
+def _write_outputs(
   task: task_lib.Task,
   pipeline: pipeline_lib.Pipeline,
   output: pathlib.Path,
@@ -116,7 +116,7 @@ def _parts_of(output: pathlib.Path) -> pathlib.Path:
   return output.with_name(f'{output.name}.parts')
 
 
-def _check(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> None:
+def _check_task(task: task_lib.Task, pipeline: pipeline_lib.Pipeline) -> None:
   """Raises early for faults that would appear late or stay unnoticed."""
   if not task.is_built:
     raise errors.TaskError(

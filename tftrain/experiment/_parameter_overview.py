@@ -38,7 +38,9 @@ class Graph:
 def of_task(task: task_lib.Task) -> dict[str, artifacts_lib.Artifact]:
   """Returns tag -> artifact: the parameters and models of a built Task."""
   owned = tracking.owned_by(task)
-  shown: dict[str, artifacts_lib.Artifact] = {'parameters': _parameters(owned)}
+  shown: dict[str, artifacts_lib.Artifact] = {
+    'parameters': _parameter_table(owned)
+  }
   graph = tf.compat.v1.GraphDef()
   for name, layer in owned.layers.items():
     graph.node.extend(_nodes(name, layer))
@@ -47,16 +49,16 @@ def of_task(task: task_lib.Task) -> dict[str, artifacts_lib.Artifact]:
   return shown
 
 
-def _parameters(owned: tracking.Owned) -> artifacts_lib.Table:
+def _parameter_table(owned: tracking.Owned) -> artifacts_lib.Table:
   """Returns a table of the parameters of each layer, with their total."""
   found: dict[str, list[int]] = {}
   for name, variable in owned.variables.items():
     counts = found.setdefault(name.rpartition('/')[0] or name, [0, 0])
-    size = _size(variable)
+    size = _num_entries(variable)
     counts[0] += size
     counts[1] += size if variable.trainable else 0
   rows = [
-    [f'`{name}`', _kind(owned.sublayers, name), *map(_thousands, counts)]
+    [f'`{name}`', _layer_type(owned.sublayers, name), *map(_thousands, counts)]
     for name, counts in found.items()
   ]
   totals = [sum(column) for column in zip(*found.values(), strict=True)]
@@ -64,11 +66,11 @@ def _parameters(owned: tracking.Owned) -> artifacts_lib.Table:
   return artifacts_lib.Table(['layer', 'kind', 'parameters', 'trainable'], rows)
 
 
-def _size(variable: Any) -> int:
+def _num_entries(variable: Any) -> int:
   return int(tf.TensorShape(variable.shape).num_elements() or 0)
 
 
-def _kind(layers: Mapping[str, Any], name: str) -> str:
+def _layer_type(layers: Mapping[str, Any], name: str) -> str:
   return type(layers[name]).__name__ if name in layers else ''
 
 

@@ -137,7 +137,7 @@ class Experiment:
   max_traces: int | None = None
 
   def __post_init__(self) -> None:
-    _check(self, self._eval_data())
+    _check_values(self, self._eval_data())
 
   def train(
     self,
@@ -488,7 +488,7 @@ def _publishers(
   return writer, metrics_file, [writer, metrics_file, *shown]
 
 
-def _check(recipe: Experiment, names: Iterable[str]) -> None:
+def _check_values(recipe: Experiment, names: Iterable[str]) -> None:
   """Raises ConfigError if a value of an Experiment is invalid.
 
   Args:

@@ -69,18 +69,18 @@ def load(task: task_lib.Task, start: WarmStart) -> None:
   ours = _weights(task, start)
   before = {name: variable.numpy() for name, variable in ours.items()}
   try:
-    values = _read(task, start, ours)
-    _check(start, values, ours)
+    values = _read_source(task, start, ours)
+    _check_match(start, values, ours)
   except errors.Error:
-    _assign(ours, before)
+    _assign_values(ours, before)
     raise
   except format.DAMAGED as error:
-    _assign(ours, before)
+    _assign_values(ours, before)
     raise errors.CheckpointError(
       f'init_from: {start.path} cannot be read ({errors.one_line(error)}); '
       'give a model_dir, a checkpoint or a .weights.h5 file'
     ) from error
-  _assign(ours, {name: values[name] for name in ours if name in values})
+  _assign_values(ours, {name: values[name] for name in ours if name in values})
   logging.info('%d weights begin as in %s', len(values), start.path)
 
 
@@ -96,7 +96,7 @@ def _weights(task: task_lib.Task, start: WarmStart) -> dict[str, tf.Variable]:
   }
 
 
-def _read(
+def _read_source(
   task: task_lib.Task, start: WarmStart, ours: Mapping[str, tf.Variable]
 ) -> dict[str, np.ndarray]:
   """Returns name in the Task -> value in the source."""
@@ -229,7 +229,7 @@ def _mapped(
   return found
 
 
-def _check(
+def _check_match(
   start: WarmStart,
   values: Mapping[str, np.ndarray],
   ours: Mapping[str, tf.Variable],
@@ -268,7 +268,7 @@ def _of_another_model(
   )
 
 
-def _assign(
+def _assign_values(
   ours: Mapping[str, tf.Variable], values: Mapping[str, np.ndarray]
 ) -> None:
   for name, value in values.items():

@@ -42,7 +42,7 @@ def run(
     TimeoutExpired: If the process takes longer than 600 s.
   """
   sent, received = scratch / 'given.npz', scratch / 'found.npz'
-  _write(sent, given)
+  _write_batches(sent, given)
   # -I: imports from neither the working directory nor PYTHONPATH.
   command = [sys.executable, '-I', __file__]
   done = subprocess.run(
@@ -55,7 +55,7 @@ def run(
   if done.returncode:
     lines = done.stderr.strip().splitlines() or [f'exit {done.returncode}']
     raise IsolatedProcessError(lines[-1])
-  return _read(received)
+  return _read_batches(received)
 
 
 def call(export: pathlib.Path, given: Batches) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def call(export: pathlib.Path, given: Batches) -> dict[str, Any]:
   }
 
 
-def _write(path: pathlib.Path, batches: Batches) -> None:
+def _write_batches(path: pathlib.Path, batches: Batches) -> None:
   """Writes serialized tensors: NumPy lacks bfloat16 and arbitrary strings."""
   arrays: dict[str, Any] = {
     f'{signature}{_SEPARATOR}{name}': np.frombuffer(
@@ -79,7 +79,7 @@ def _write(path: pathlib.Path, batches: Batches) -> None:
   np.savez(path, **arrays)
 
 
-def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+def _read_batches(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   found: dict[str, dict[str, Any]] = {}
   with np.load(path) as arrays:
     for key in arrays.files:
@@ -93,8 +93,8 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def main(export: str, given: str, found: str) -> None:
-  batches = _read(pathlib.Path(given))
-  _write(pathlib.Path(found), call(pathlib.Path(export), batches))
+  batches = _read_batches(pathlib.Path(given))
+  _write_batches(pathlib.Path(found), call(pathlib.Path(export), batches))
 
 
 if __name__ == '__main__':

@@ -48,11 +48,11 @@ def text(
   parts = [
     f'# Model {directory.name}',
     _signatures(module.offered),
-    f'Parameters: {_parameters(module.all_variables):,}',
+    f'Parameters: {_count_parameters(module.all_variables):,}',
     _comparison(seen),
-    *(f'## {title}\n\n{_shown(value)}' for title, value in about.items()),
+    *(f'## {title}\n\n{_as_markdown(value)}' for title, value in about.items()),
     '## Versions\n\n'
-    + _shown({'tensorflow': tf.__version__, 'keras': keras.__version__}),
+    + _as_markdown({'tensorflow': tf.__version__, 'keras': keras.__version__}),
     '## How to load it',
     _PYTHON.format(directory=directory, arguments=arguments),
     _SHELL.format(directory=directory),
@@ -87,19 +87,19 @@ def _operations(staged: pathlib.Path) -> str:
 
 def _specs(specs: Mapping[str, Any]) -> str:
   return ', '.join(
-    f'`{name}` {spec.dtype.name}{_shape(spec.shape)}'
+    f'`{name}` {spec.dtype.name}{_shape_text(spec.shape)}'
     for name, spec in specs.items()
   )
 
 
-def _shape(shape: tf.TensorShape) -> str:
+def _shape_text(shape: tf.TensorShape) -> str:
   if shape.rank is None:
     return '[...]'
   sizes = ['batch' if i == 0 and n is None else n for i, n in enumerate(shape)]
   return f'[{", ".join("?" if n is None else str(n) for n in sizes)}]'
 
 
-def _parameters(variables: Any) -> int:
+def _count_parameters(variables: Any) -> int:
   return sum(variable.shape.num_elements() for variable in variables)
 
 
@@ -118,17 +118,17 @@ def _comparison(seen: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
-def _shown(value: Any) -> str:
+def _as_markdown(value: Any) -> str:
   if isinstance(value, str):
     return f'```text\n{value.strip()}\n```'
   if isinstance(value, Mapping) and value:
     lines = ['| | |', '|---|---|']
-    lines += [f'| {k} | {_cell(v)} |' for k, v in value.items()]
+    lines += [f'| {k} | {_number_text(v)} |' for k, v in value.items()]
     return '\n'.join(lines)
   return f'`{json.dumps(value)}`'
 
 
-def _cell(value: Any) -> str:
+def _number_text(value: Any) -> str:
   if isinstance(value, float):
     return f'{value:g}'
   return value if isinstance(value, str) else f'`{json.dumps(value)}`'

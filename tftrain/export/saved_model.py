@@ -204,7 +204,9 @@ def _compared_signatures(
   on_gpu = bool(tf.config.list_physical_devices('GPU'))
   tolerance = 1e-5 if fresh and on_gpu else 0.0
   return {
-    name: _compared(f'signature {name!r}', live[name], found[name], tolerance)
+    name: _compare_outputs(
+      f'signature {name!r}', live[name], found[name], tolerance
+    )
     for name in live
   }
 
@@ -218,10 +220,10 @@ def _compared_format(
 ) -> dict[str, Any]:
   path = staged / one.file
   one.write(task, staged, path)
-  return _compared(one.file, live, one.run(path, given), one.tolerance)
+  return _compare_outputs(one.file, live, one.run(path, given), one.tolerance)
 
 
-def _compared(
+def _compare_outputs(
   what: str,
   live: Mapping[str, Any],
   found: Mapping[str, Any],

@@ -48,7 +48,7 @@ def of_task(task: task_lib.Task, features: Any) -> dict[str, Signature]:
   """Returns the signatures of a Task: `serve` and `Task.signatures`."""
 
   def serve(**given: Any) -> Any:
-    return task.serve(_packed(features, given))
+    return task.serve(_restore_structure(features, given))
 
   return {SERVE: Signature(serve, named('inputs', features)),
           **task.signatures(features)}  # fmt: skip
@@ -58,7 +58,7 @@ def of_part(part: Any, features: Any) -> dict[str, Signature]:
   """Returns the signature of one model of a Task."""
 
   def serve(**given: Any) -> Any:
-    return part(_packed(features, given), training=False)
+    return part(_restore_structure(features, given), training=False)
 
   return {SERVE: Signature(serve, named('inputs', features))}
 
@@ -76,11 +76,11 @@ def of_records(
     return task.serve(task.features(batch))
 
   with task.calls():
-    wanted = _reached(
+    wanted = _used_leaf_indices(
       lambda mapped: serve(decoder.finish(mapped)), decoder.mapped_spec
     )
-    names = _reached(
-      lambda example: _leaves(decoder.map(example), wanted), decoder.spec
+    names = _used_leaf_indices(
+      lambda example: _leaves_at(decoder.map(example), wanted), decoder.spec
     )
 
   def serve_records(examples: tf.Tensor) -> Any:
@@ -185,7 +185,7 @@ def _refuse_python(what: str, concrete: Any) -> None:
       )
 
 
-def _packed(like: Any, given: Mapping[str, Any]) -> Any:
+def _restore_structure(like: Any, given: Mapping[str, Any]) -> Any:
   """Returns the tensors of `given` in the structure of `like`."""
   if isinstance(like, dict):
     return dict(given)
@@ -193,12 +193,12 @@ def _packed(like: Any, given: Mapping[str, Any]) -> Any:
   return tf.nest.pack_sequence_as(like, leaves)
 
 
-def _leaves(value: Any, indices: Any) -> list[Any]:
+def _leaves_at(value: Any, indices: Any) -> list[Any]:
   leaves = tf.nest.flatten(value)
   return [leaves[index] for index in indices]
 
 
-def _reached(function: Callable[[Any], Any], spec: Any) -> list[int]:
+def _used_leaf_indices(function: Callable[[Any], Any], spec: Any) -> list[int]:
   """Returns the indices of the leaves of `spec` that the result depends on."""
   leaves = tf.nest.flatten(spec)
 

@@ -78,7 +78,7 @@ def nonfinite_arrays(named: Iterable[tuple[str, Any]]) -> Iterator[str]:
     bad = ~np.isfinite(array.astype(np.float32))
     if bad.any():
       first = [int(i) for i in np.argwhere(bad)[0]]
-      what = _kinds(array[bad].astype(np.float32))
+      what = _nonfinite_kinds(array[bad].astype(np.float32))
       count = int(bad.sum())
       yield f'{name}: {count} of {array.size} are {what}, first at {first}'
 
@@ -88,6 +88,6 @@ def bad_gradients(finite: Mapping[str, Any]) -> list[str]:
   return [name for name, is_finite in finite.items() if not bool(is_finite)]
 
 
-def _kinds(values: np.ndarray) -> str:
+def _nonfinite_kinds(values: np.ndarray) -> str:
   kinds = {'NaN': np.isnan(values).any(), 'Inf': np.isinf(values).any()}
   return ' or '.join(name for name, there in kinds.items() if there)

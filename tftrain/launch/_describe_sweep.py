@@ -52,7 +52,7 @@ def describe(plan: plan_lib.Plan) -> dict[str, Any]:
       text = gin_files_lib.Text('\n'.join(bindings), gin_files_lib.BINDINGS)
       own = list(gin_parser.read(text, roots))
       validator.check([*base, *own])
-      kind = _kind(own)
+      kind = _binding_key(own)
       if kind not in kinds and len(kinds) < _BUILT:
         kinds[kind] = _built(plan, bindings, search_paths)
       known = kinds.get(kind, {})
@@ -101,7 +101,7 @@ def _seed(trial: plan_lib.Trial) -> list[str]:
   return [] if trial.seed is None else [f'Experiment.seed = {trial.seed}']
 
 
-def _kind(own: Sequence[gin_parser.Statement]) -> tuple[Any, ...]:
+def _binding_key(own: Sequence[gin_parser.Statement]) -> tuple[Any, ...]:
   return tuple(
     (s.selector, s.parameter, repr(s.value) if '@' in repr(s.value) else '')
     for s in own

@@ -28,7 +28,7 @@ def flags_of(run: str, model_dir: str) -> dict[str, str]:
       f'--run and --model_dir are both {run}; give the repeated run a '
       'model_dir of its own'
     )
-  argv = _argv(compare_runs.read(path))
+  argv = _last_argv(compare_runs.read(path))
   config = path / 'config.gin'
   if not config.is_file():
     raise errors.RunDirectoryError(
@@ -45,7 +45,7 @@ def flags_of(run: str, model_dir: str) -> dict[str, str]:
 
 def mode_of(run: str) -> str:
   """Returns `train` if `run` was not evaluated, else `train_and_eval`."""
-  mode = _value(_argv(compare_runs.read(pathlib.Path(run))), 'mode')
+  mode = _value(_last_argv(compare_runs.read(pathlib.Path(run))), 'mode')
   return 'train' if mode == 'train' else 'train_and_eval'
 
 
@@ -73,7 +73,7 @@ def verdict(run: str, model_dir: str) -> str:
     return f'Not compared with {run}: {error}'
 
 
-def _argv(record: Mapping[str, Any]) -> list[str]:
+def _last_argv(record: Mapping[str, Any]) -> list[str]:
   attempts = record.get('attempts') or [{}]
   return [str(word) for word in attempts[-1].get('argv', [])]
 

@@ -34,7 +34,7 @@ def make(name: str, parent: pathlib.Path) -> pathlib.Path:
     RunDirectoryError: If `name` exists in `parent`.
   """
   directory = parent / name
-  _check_name(name)
+  _check_project_name(name)
   if directory.exists() or directory.is_symlink():
     raise errors.RunDirectoryError(
       f'{directory} is there already; choose another name, or remove it'
@@ -53,7 +53,7 @@ def make(name: str, parent: pathlib.Path) -> pathlib.Path:
   return directory
 
 
-def _check_name(name: str) -> None:
+def _check_project_name(name: str) -> None:
   if not re.fullmatch(r'[a-z][a-z0-9_]{0,40}', name) or keyword.iskeyword(name):
     raise errors.ConfigError(
       f'{name!r} cannot name a project; give up to 41 lower-case letters, '

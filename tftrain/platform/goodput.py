@@ -55,8 +55,8 @@ class Ledger:
   def __init__(self, started: float | None = None):
     now = time.time()
     self.started = now if started is None else min(started, now)
-    self._before = _zeros()  # earlier attempts
-    self._own = _zeros()
+    self._before = _empty_parts()  # earlier attempts
+    self._own = _empty_parts()
     self._own['start_up'] = now - self.started
     self._part = 'start_up'
     self._since = time.perf_counter()
@@ -90,7 +90,7 @@ class Ledger:
     Args:
       first_start: Start of the first attempt, in seconds since 1970.
     """
-    self._before = _zeros()
+    self._before = _empty_parts()
     self._before['lost_to_restart'] = max(self.started - first_start, 0.0)
 
   def go_on_from(self, seconds: Mapping[str, float]) -> None:
@@ -99,7 +99,7 @@ class Ledger:
     Args:
       seconds: Part -> seconds at the end of the run.
     """
-    self._before = {**_zeros(), **seconds}
+    self._before = {**_empty_parts(), **seconds}
 
   # The state that checkpoints save.
 
@@ -189,5 +189,5 @@ def _verdict(seconds: Mapping[str, float], hint: str) -> str:
   return f'{share:.0%} of the time is {what}; {_ADVICE[worst]}.'
 
 
-def _zeros() -> dict[str, float]:
+def _empty_parts() -> dict[str, float]:
   return dict.fromkeys(PARTS, 0.0)

@@ -12,11 +12,11 @@ def assigned(bindings: Sequence[str]) -> dict[str, Value]:
   for line in '\n'.join(bindings).splitlines():
     name, equals, text = line.partition('=')
     if equals:
-      found[name.strip()] = _plain(text.strip())
+      found[name.strip()] = _parse_literal(text.strip())
   return found
 
 
-def _plain(text: str) -> Value:
+def _parse_literal(text: str) -> Value:
   try:
     value = ast.literal_eval(text)
   except (ValueError, SyntaxError):

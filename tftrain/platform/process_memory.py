@@ -119,10 +119,10 @@ def _kept_by_python() -> tuple[int, float]:
     for thing in gc.get_referents(container)
     if type(thing) in kinds
   }
-  return len(alive), float(sum(map(_size, alive.values())))
+  return len(alive), float(sum(map(_byte_size, alive.values())))
 
 
-def _size(thing: Any) -> int:
+def _byte_size(thing: Any) -> int:
   if isinstance(thing, bytes):
     return len(thing)
   if isinstance(thing, np.ndarray):

@@ -104,7 +104,7 @@ def stop_on_signal(
   def ask(reason: str) -> None:
     stopper.reason = stopper.reason or reason
     again = '; again to abort now' if reason == 'SIGINT' else ''
-    _say(f'{reason}: stopping after this step{again}')
+    _print_notice(f'{reason}: stopping after this step{again}')
     request_stop()
 
   interrupts = 0
@@ -113,7 +113,7 @@ def stop_on_signal(
     nonlocal interrupts
     name = signal.Signals(signum).name
     if signum in saving:
-      _say(f'{name}: saving after this step')
+      _print_notice(f'{name}: saving after this step')
       request_save()
     elif signum in stopping:
       interrupts += signum == signal.SIGINT
@@ -210,5 +210,5 @@ def numbers_of(names: Sequence[str]) -> set[int]:
   return found
 
 
-def _say(text: str) -> None:
+def _print_notice(text: str) -> None:
   print(text, file=sys.stderr, flush=True)

@@ -24,7 +24,8 @@ class Average:
     self._rate = 1.0 - decay
     self._followed = list(variables)
     self.variables = [
-      tf.Variable(_zeros(v), trainable=False, name='ema') for v in variables
+      tf.Variable(_initial_average(v), trainable=False, name='ema')
+      for v in variables
     ]
 
   def start(self) -> None:
@@ -46,6 +47,6 @@ class Average:
     ]
 
 
-def _zeros(variable: Any) -> tf.Tensor:
+def _initial_average(variable: Any) -> tf.Tensor:
   # A half-precision average would lose small changes to rounding.
   return tf.zeros(variable.shape, mixed_precision.full(variable.dtype))

@@ -24,7 +24,7 @@ def recorded(step: tf.Tensor, when: tf.Tensor) -> Iterator[None]:
 
   def is_due() -> tf.Tensor:  # runs only if tf.summary is called
     if replicas > 1:
-      _say(
+      _warn(
         f'tf.summary in a step shows what the first of {replicas} replicas sees'
       )
     return when
@@ -53,7 +53,7 @@ def silent(why: str = '') -> Iterator[None]:
 
   def never() -> bool:
     if why:
-      _say(f'tf.summary writes nothing {why}')
+      _warn(f'tf.summary writes nothing {why}')
     return False
 
   with tf.summary.record_if(never):
@@ -61,5 +61,5 @@ def silent(why: str = '') -> Iterator[None]:
 
 
 @functools.cache
-def _say(what: str) -> None:
+def _warn(what: str) -> None:
   logging.warning('%s.', what)

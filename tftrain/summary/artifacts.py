@@ -48,10 +48,10 @@ class Audio:
   sample_rate: int
 
   def fault(self) -> str | None:
-    shape, kind = _shape(self.samples), _dtype(self.samples)
+    shape, kind = _shape_of(self.samples), _dtype(self.samples)
     if shape is None or len(shape) != 3 or not kind.is_floating:
       return (
-        f'samples of {_described(self.samples)}; give floats '
+        f'samples of {_type_and_shape(self.samples)}; give floats '
         '[clips, frames, channels] of -1 to 1'
       )
     rate = self.sample_rate
@@ -94,7 +94,9 @@ class Table:
   def markdown(self) -> str:
     rule = ['---'] * len(self.columns)
     lines = [self.columns, rule, *self.rows]
-    return ''.join(f'| {" | ".join(map(_cell, line))} |\n' for line in lines)
+    return ''.join(
+      f'| {" | ".join(map(_table_cell, line))} |\n' for line in lines
+    )
 
   def write(self, tag: str) -> None:
     tf.summary.text(tag, self.markdown())
@@ -111,8 +113,8 @@ class Histogram:
   values: Any
 
   def fault(self) -> str | None:
-    if _numbers(self.values) is None:
-      return f'values of {_described(self.values)}; give numbers'
+    if _as_float64(self.values) is None:
+      return f'values of {_type_and_shape(self.values)}; give numbers'
     return None
 
   def write(self, tag: str) -> None:
@@ -133,11 +135,12 @@ class PrCurve:
   scores: Any
 
   def fault(self) -> str | None:
-    labels, scores = _numbers(self.labels), _numbers(self.scores)
+    labels, scores = _as_float64(self.labels), _as_float64(self.scores)
     if labels is None or scores is None or labels.shape != scores.shape:
       return (
-        f'labels of {_described(self.labels)} and scores of '
-        f'{_described(self.scores)}; give a label and a score for each example'
+        f'labels of {_type_and_shape(self.labels)} and scores of '
+        f'{_type_and_shape(self.scores)}; give a label and a score for each '
+        'example'
       )
     if not np.isin(labels, (0, 1)).all():
       return f'the label {labels[~np.isin(labels, (0, 1))][0]:g}; give 0 or 1'
@@ -152,7 +155,7 @@ class PrCurve:
   def write(self, tag: str) -> None:
     tf.summary.write(
       tag,
-      _pr_curve(_numbers(self.labels), _numbers(self.scores)),
+      _pr_curve(_as_float64(self.labels), _as_float64(self.scores)),
       metadata=pr_metadata.create_summary_metadata(
         display_name=None, description='', num_thresholds=_THRESHOLDS
       ),
@@ -199,13 +202,13 @@ class _Images:
   images: Any
 
   def fault(self) -> str | None:
-    shape, kind = _shape(self.images), _dtype(self.images)
+    shape, kind = _shape_of(self.images), _dtype(self.images)
     wanted = (
       'give images [images, height, width, channels], a str, or one of '
       'tftrain.summary.Audio, Table, Histogram, PrCurve'
     )
     if shape is None or len(shape) != 4:
-      return f'{_described(self.images)}; {wanted}'
+      return f'{_type_and_shape(self.images)}; {wanted}'
     if not 1 <= shape[-1] <= 4:
       return f'shape {tuple(shape)}; give 1 to 4 channels'
     if not kind.is_floating and kind != tf.uint8:
@@ -370,21 +373,21 @@ def _pr_curve(labels: Any, scores: Any) -> np.ndarray:
   return np.stack([tp, fp, tn, fn, precision, recall]).astype(np.float32)
 
 
-def _cell(value: Any) -> str:
+def _table_cell(value: Any) -> str:
   text = (
     f'{value:.4g}' if isinstance(value, float | np.floating) else f'{value}'
   )
   return ' '.join(text.replace('|', r'\|').split())
 
 
-def _numbers(values: Any) -> np.ndarray | None:
+def _as_float64(values: Any) -> np.ndarray | None:
   try:
     return np.asarray(values).astype(np.float64)
   except (TypeError, ValueError):
     return None
 
 
-def _shape(value: Any) -> Any:
+def _shape_of(value: Any) -> Any:
   return getattr(value, 'shape', None)
 
 
@@ -392,8 +395,8 @@ def _dtype(value: Any) -> Any:
   return tf.as_dtype(getattr(value, 'dtype', tf.string))
 
 
-def _described(value: Any) -> str:
-  shape = _shape(value)
+def _type_and_shape(value: Any) -> str:
+  shape = _shape_of(value)
   if shape is None:
     return f'type {type(value).__name__}'
   return f'shape {tuple(shape)}'

@@ -78,7 +78,9 @@ class CsvWriter(MetricWriter):
     new = [name for name in row if name not in self._columns]
     if new:
       self._rewrite(self._read(), [*self._columns, *new])
-    jsonl.append_line(self._path, _line(row.get(c, '') for c in self._columns))
+    jsonl.append_line(
+      self._path, _csv_line(row.get(c, '') for c in self._columns)
+    )
     self._written.add((row['step'], row['source']))
 
   def _begin(self, step: int) -> None:
@@ -92,7 +94,9 @@ class CsvWriter(MetricWriter):
 
   def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
     lines = [columns, *([row.get(c, '') for c in columns] for row in rows)]
-    files.write_text(self._path, ''.join(_line(line) + '\n' for line in lines))
+    files.write_text(
+      self._path, ''.join(_csv_line(line) + '\n' for line in lines)
+    )
     self._columns = columns
 
   def _read(self) -> list[dict[str, str]]:
@@ -115,7 +119,7 @@ class CsvWriter(MetricWriter):
     ]
 
 
-def _line(values: Any) -> str:
+def _csv_line(values: Any) -> str:
   into = io.StringIO()
   csv.writer(into, lineterminator='').writerow(values)
   return into.getvalue()

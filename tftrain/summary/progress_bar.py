@@ -34,11 +34,11 @@ class ProgressBar:
       return
     stream = self._stream or sys.stderr
     if not stream.isatty():
-      print(_line(report), file=stream, flush=True)
+      print(_progress_line(report), file=stream, flush=True)
     elif report.source == 'train':
       self._show(report, stream)
     else:
-      tqdm.tqdm.write(_line(report), file=stream)
+      tqdm.tqdm.write(_progress_line(report), file=stream)
 
   def _show(self, report: report_lib.Report, stream: TextIO) -> None:
     """Redraws the line; the line of the last Report remains."""
@@ -53,16 +53,16 @@ class ProgressBar:
       )
     self._bar.total = report.last_step
     self._bar.n = report.step
-    self._bar.set_postfix_str(f'{_shown(report)}{_speed(report)}')
+    self._bar.set_postfix_str(f'{_metric_texts(report)}{_speed(report)}')
     if report.is_last:
       self._bar.close()
       self._bar = None
 
 
-def _line(report: report_lib.Report) -> str:
+def _progress_line(report: report_lib.Report) -> str:
   clock = time.strftime('%H:%M:%S')
   count = f'{report.step:,}/{report.last_step:,}'
-  line = f'{clock}  {report.source:<10} {count:>15}  {_shown(report)}'
+  line = f'{clock}  {report.source:<10} {count:>15}  {_metric_texts(report)}'
   rate = report.timing.get('steps_per_second', 0.0)
   if rate > 0:
     left = (report.last_step - report.step) / rate
@@ -70,7 +70,7 @@ def _line(report: report_lib.Report) -> str:
   return line
 
 
-def _shown(report: report_lib.Report) -> str:
+def _metric_texts(report: report_lib.Report) -> str:
   shown = [
     f'{tag} {value:.4g}'
     for tag, value in report.scalars.items()

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if '--' in given:
     cut = given.index('--')
     given, target = given[:cut], given[cut + 1 :]
-  options = _parser().parse_args(given)
+  options = _make_parser().parse_args(given)
   try:
     sweep_dir = files.run_directory(options.sweep_dir)
     if options.command == 'plan':
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return error.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='tftrain-sweep',
     description=__doc__,

@@ -91,7 +91,9 @@ def _table(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
       (steps, f'{steps:,}'),
       (row.seconds, f'{row.seconds:.0f}'),
     ]
-    lines.append('<tr>' + ''.join(_cell(*cell) for cell in cells) + '</tr>')
+    lines.append(
+      '<tr>' + ''.join(_html_cell(*cell) for cell in cells) + '</tr>'
+    )
   head = ''.join(f'<th>{html.escape(name)}</th>' for name in heads)
   return (
     f'<table><thead><tr>{head}</tr></thead><tbody>'
@@ -99,7 +101,7 @@ def _table(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
   )
 
 
-def _cell(value: Any, shown: str) -> str:
+def _html_cell(value: Any, shown: str) -> str:
   key = html.escape(str(value))
   return f'<td data-value="{key}">{html.escape(shown)}</td>'
 
@@ -146,12 +148,12 @@ def _parallel(
 
 def _axis(name: str, values: Sequence[literals.Value | None]) -> dict[str, Any]:
   """Returns a numeric axis, or a categorical one in order of occurrence."""
-  numbers = _numbers(values)
+  numbers = _as_numbers(values)
   if numbers is None:
-    kinds = list(dict.fromkeys(_said(value) for value in values))
+    kinds = list(dict.fromkeys(_category_label(value) for value in values))
     return {
       'label': name,
-      'values': [kinds.index(_said(value)) for value in values],
+      'values': [kinds.index(_category_label(value)) for value in values],
       'tickvals': list(range(len(kinds))),
       'ticktext': kinds,
     }
@@ -171,10 +173,12 @@ def _against(
 ) -> Any:
   having = [row for row in rows if name in row.values]
   values = [row.values[name] for row in having]
-  numbers = _numbers(values)
+  numbers = _as_numbers(values)
   figure = graph_objects.Figure(
     graph_objects.Scatter(
-      x=[_said(value) for value in values] if numbers is None else numbers,
+      x=[_category_label(value) for value in values]
+      if numbers is None
+      else numbers,
       y=[row.mean for row in having],
       error_y={'array': [row.deviation for row in having]},
       text=[row.repeats[0].directory.name for row in having],
@@ -216,7 +220,7 @@ def _bars(weights: dict[str, float]) -> Any:
   return figure.update_layout(height=height, margin={'t': 20, 'l': 200})
 
 
-def _numbers(
+def _as_numbers(
   values: Sequence[literals.Value | None],
 ) -> list[float] | None:
   """Returns the values as floats; None if any of them is not a number."""
@@ -229,5 +233,5 @@ def _is_wide(numbers: Sequence[float]) -> bool:
   return min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE
 
 
-def _said(value: literals.Value | None) -> str:
+def _category_label(value: literals.Value | None) -> str:
   return 'not set' if value is None else str(value)

@@ -34,7 +34,9 @@ def draw(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
   study, optuna = _study(plan, trial.point)
   _tell(study, optuna, plan)
   asked = study.ask()
-  assignment = _assign(asked, search_space.from_facts(plan.settings['space']))
+  assignment = _draw_assignment(
+    asked, search_space.from_facts(plan.settings['space'])
+  )
   record = {
     'bindings': search_space.bindings(assignment),
     'optuna': asked.number,
@@ -145,7 +147,9 @@ def _tell(study: Any, optuna: Any, plan: plan_lib.Plan) -> None:
       study.tell(number, mean, skip_if_finished=True)
 
 
-def _assign(asked: Any, space: search_space.Space) -> search_space.Assignment:
+def _draw_assignment(
+  asked: Any, space: search_space.Space
+) -> search_space.Assignment:
   branch = 0
   if len(space) > 1:
     branch = asked.suggest_categorical(_BRANCH, list(range(len(space))))

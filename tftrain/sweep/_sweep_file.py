@@ -67,7 +67,7 @@ def read(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> SweepFile:
         ours[name][statement.arg_name] = (where, statement.value)
       else:  # a later binding replaces an earlier one
         lines.pop(statement[:3], None)
-        lines[statement[:3]] = _line(statement)
+        lines[statement[:3]] = _binding_text(statement)
   if not ours['Sweep']:
     raise errors.ConfigError(
       f'{path} binds nothing of Sweep; write Sweep.space and Sweep.metric'
@@ -97,7 +97,7 @@ def _statements(
         yield where, statement
 
 
-def _line(statement: Any) -> str:
+def _binding_text(statement: Any) -> str:
   scope = f'{statement.scope}/' if statement.scope else ''
   name = f'.{statement.arg_name}' if statement.arg_name else ''
   return f'{scope}{statement.selector}{name} = {statement.value!r}'
@@ -137,10 +137,10 @@ def _check_values(space: search_space.Space) -> None:
   for branch in space:
     for dimension in branch:
       for value in (v for choice in dimension.choices for v in choice):
-        _check_value(dimension.names, value)
+        _check_space_value(dimension.names, value)
 
 
-def _check_value(names: Sequence[str], value: Any) -> None:
+def _check_space_value(names: Sequence[str], value: Any) -> None:
   text = gin_files_lib.Text(f'x.y = {value!r}', 'Sweep.space')
   for _, statement in gin_files_lib.parsed(text):
     if statement.value != value:

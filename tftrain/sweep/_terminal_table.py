@@ -42,7 +42,7 @@ class Lines:
       return
     self._known = now
     for result in ended:
-      print(_line(result))
+      print(_result_line(result))
     clock = time.strftime('%H:%M:%S')
     print(f'{clock} {summary(self._plan, found, self._began)}', flush=True)
 
@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
   )
 
 
-def _line(result: results_lib.Result) -> str:
+def _result_line(result: results_lib.Result) -> str:
   value = f' {result.history[-1][1]:.4g}' if result.history else ''
   error = result.facts.get('error')
   said = f': {error}' if error else ''

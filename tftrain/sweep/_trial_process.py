@@ -45,14 +45,14 @@ class Child:
     self.slot = slot
     self._given = lease.name
     self._began = time.time()
-    self._progress = _size(plan.directory(trial))
+    self._progress = _metrics_file_size(plan.directory(trial))
     self._asked: float | None = None
     directory = plan.directory(trial)
     try:
       files.make_directory(directory, 'sweep_dir')
       with files.open_log(directory / 'log.txt') as log:
         self._process = subprocess.Popen(
-          _argv(plan, trial),
+          _trial_command(plan, trial),
           env={
             **os.environ,
             **slot.environment(),
@@ -126,7 +126,7 @@ class Child:
       self._note(seen, 'failed', results_lib.overdue(self.plan))
       return
     known = int(facts.get('kills', 0))
-    further = _size(directory) > self._progress
+    further = _metrics_file_size(directory) > self._progress
     kills = 1 if further else known + 1
     if kills < self.plan.settings['max_kills']:
       self._note(seen, 'pending', None, kills)
@@ -192,7 +192,7 @@ def _alike(result: results_lib.Result) -> str:
   return re.sub(r'\d+(\.\d+)?(e-?\d+)?', '#', text)
 
 
-def _argv(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
+def _trial_command(plan: plan_lib.Plan, trial: plan_lib.Trial) -> list[str]:
   return [
     *plan.command['argv'],
     f'--sweep_dir={plan.sweep_dir.absolute()}',
@@ -206,7 +206,7 @@ def _cwd(plan: plan_lib.Plan) -> str | None:
   return cwd if os.path.isdir(cwd) else None
 
 
-def _size(directory: pathlib.Path) -> int:
+def _metrics_file_size(directory: pathlib.Path) -> int:
   """Returns the size of metrics.jsonl: it only grows, so it shows progress."""
   try:
     return (directory / 'metrics.jsonl').stat().st_size

@@ -169,7 +169,7 @@ def write(
       for name, text in texts.items():
         files.write_text(staged / name, text)
       files.write_json(staged / 'command.json', dict(command))
-      digest = _digest(settings, [texts[name] for name in _PLANNED])
+      digest = _plan_digest(settings, [texts[name] for name in _PLANNED])
       record = {'settings': dict(settings), 'digest': digest}
       files.write_json(staged / _SETTINGS, record)
       leases = staged / 'leases'
@@ -209,12 +209,12 @@ def read(sweep_dir: pathlib.Path) -> Plan:
         f'{sweep_dir} holds no sweep; make one with tftrain-sweep plan'
       )
     try:
-      record = json.loads(_text(sweep_dir / _SETTINGS))
+      record = json.loads(_read_text(sweep_dir / _SETTINGS))
       settings = record['settings']
-      texts = [_text(sweep_dir / name) for name in _PLANNED]
-      same = record['digest'] == _digest(settings, texts)
+      texts = [_read_text(sweep_dir / name) for name in _PLANNED]
+      same = record['digest'] == _plan_digest(settings, texts)
       trials = [_trial(json.loads(line)) for line in texts[0].splitlines()]
-      command = json.loads(_text(sweep_dir / 'command.json'))
+      command = json.loads(_read_text(sweep_dir / 'command.json'))
     except (ValueError, KeyError, TypeError) as error:
       raise _changed(sweep_dir) from error
   if not same:
@@ -236,11 +236,11 @@ def _trial(values: dict[str, Any]) -> Trial:
   return Trial(**values, bindings=None if lines is None else tuple(lines))
 
 
-def _text(path: pathlib.Path) -> str:
+def _read_text(path: pathlib.Path) -> str:
   return path.read_text(encoding='utf-8')
 
 
-def _digest(settings: Mapping[str, Any], texts: Sequence[str]) -> str:
+def _plan_digest(settings: Mapping[str, Any], texts: Sequence[str]) -> str:
   return hashing.text_digest(
     '\0'.join([json.dumps(settings, sort_keys=True), *texts])
   )

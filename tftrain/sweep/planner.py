@@ -69,7 +69,7 @@ def plan(
     described = describe(plan_lib.write(scratch / 'sweep', **parts))
   _check_trials(described, trials)
   parts['settings']['metric'] = _metric(sweep.metric, described['metrics'])
-  yield from _shown(plan_lib.write(sweep_dir, **parts), described)
+  yield from _plan_lines(plan_lib.write(sweep_dir, **parts), described)
 
 
 def describe(draft: plan_lib.Plan) -> dict[str, Any]:
@@ -164,7 +164,9 @@ def _metric(asked: str, known: Sequence[str]) -> str:
   )
 
 
-def _shown(plan: plan_lib.Plan, described: Mapping[str, Any]) -> Iterator[str]:
+def _plan_lines(
+  plan: plan_lib.Plan, described: Mapping[str, Any]
+) -> Iterator[str]:
   count = len(plan.trials)
   many = f'{count} trials' if count > 1 else '1 trial'
   steps = [one.get('steps') for one in described['trials']]

@@ -121,13 +121,13 @@ def text(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
     '',
     best(plan, rows),
     '',
-    _line(head),
-    _line(['---'] * len(head)),
+    _markdown_row(head),
+    _markdown_row(['---'] * len(head)),
   ]
   for rank, row in enumerate(rows, 1):
     steps = [str(_ranking.best_step(r, plan.goal)) for r in row.repeats]
     lines.append(
-      _line(
+      _markdown_row(
         [
           str(rank),
           row.score,
@@ -146,7 +146,7 @@ def text(plan: plan_lib.Plan, rows: Sequence[_ranking.Row]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _line(cells: Sequence[str]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
   plain = (' '.join(cell.split()).replace('|', '\\|') for cell in cells)
   return f'| {" | ".join(plain)} |'
 

@@ -130,7 +130,7 @@ class Trial:
     try:
       results_lib.write_facts(self.directory, **facts)
     except OSError as failure:  # a full disk: the lease has the state
-      _say(
+      _print_error(
         f'{self.directory}/status.json cannot be written: {failure.strerror}'
       )
     self._lease.end(state)
@@ -165,7 +165,7 @@ class Trial:
         self._overdue = True
         with contextlib.suppress(OSError):  # the scheduler reads it
           results_lib.write_facts(self.directory, overdue=True)
-        _say(f'over Sweep.time_limit after {self._limit:g} s: stopping')
+        _print_error(f'over Sweep.time_limit after {self._limit:g} s: stopping')
         main = threading.main_thread().ident
         if main is not None:  # interrupts a call that blocks
           signal.pthread_kill(main, signal.SIGTERM)
@@ -187,7 +187,7 @@ class Trial:
 
   def _leave(self, error: errors.Error) -> None:
     """Exits at once, so that not even a checkpoint is written any more."""
-    _say(f'error: {error}')
+    _print_error(f'error: {error}')
     os._exit(_LOST)
 
 
@@ -365,5 +365,5 @@ def _what(error: BaseException) -> str:
   return f'{type(error).__name__}: {errors.one_line(error)}'
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
   print(text, file=sys.stderr, flush=True)

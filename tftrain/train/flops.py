@@ -216,14 +216,14 @@ class _Nodes:
     A size of -1 is unknown.
     """
     if index < 0:
-      return _shape(node, 0)
+      return _output_shape(node, 0)
     name, *rest = node.input[index].split(':')
     if name in self.arguments:
       given = self._shapes.get(self.arguments[name])
-      return [] if given is None else _shape(given, 0)
+      return [] if given is None else _output_shape(given, 0)
     source = self._by_name.get(name)
     which = int(rest[-1]) if rest else 0
-    return [] if source is None else _shape(source, which)
+    return [] if source is None else _output_shape(source, which)
 
   def source(self, name: str) -> Any:
     """Returns the node that makes a value; None for an argument."""
@@ -241,7 +241,7 @@ class _Nodes:
     return value if value.ndim == 0 and value.dtype.kind in 'iu' else None
 
 
-def _shape(node: Any, which: int) -> list[int]:
+def _output_shape(node: Any, which: int) -> list[int]:
   shapes = node.attr['_output_shapes'].list.shape
   if which >= len(shapes):
     return []

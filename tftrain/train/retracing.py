@@ -143,7 +143,7 @@ class Loop:
 
 def changed(old: Any, new: Any) -> str:
   """Returns the difference of two element_specs, with a remedy."""
-  before, after = _leaves(old), _leaves(new)
+  before, after = _specs_by_expression(old), _specs_by_expression(new)
   if list(before) != list(after):
     names = [name for name in after if name not in before]
     gone = [name for name in before if name not in after]
@@ -162,7 +162,7 @@ def changed(old: Any, new: Any) -> str:
   )
 
 
-def _leaves(spec: Any) -> dict[str, Any]:
+def _specs_by_expression(spec: Any) -> dict[str, Any]:
   """Returns Python expression (`batch[0]['x']`) -> TypeSpec."""
   if isinstance(spec, dict):
     items = [(f'[{key!r}]', spec[key]) for key in sorted(spec, key=str)]
@@ -173,7 +173,7 @@ def _leaves(spec: Any) -> dict[str, Any]:
   return {
     name.replace('batch', f'batch{key}', 1): leaf
     for key, part in items
-    for name, leaf in _leaves(part).items()
+    for name, leaf in _specs_by_expression(part).items()
   }
 
 

@@ -72,7 +72,7 @@ class _Parsed(TextLines):
   def diagnose(self) -> str | None:
     for file in self.files:
       for number, line in file_source.with_time_limit(
-        _lines(file.path, self._header)
+        _numbered_lines(file.path, self._header)
       ):
         wrong = self._wrong(line)
         if wrong:
@@ -157,7 +157,7 @@ class Csv(_Parsed):
     rows = [
       self._row(line)
       for (_, line), _ in zip(
-        _lines(self.files[0].path, 1), range(_LOOKED_AT), strict=False
+        _numbered_lines(self.files[0].path, 1), range(_LOOKED_AT), strict=False
       )
     ]
     found = {}
@@ -190,7 +190,7 @@ class JsonLines(_Parsed):
   ):
     super().__init__(paths)
     path = self.files[0].path
-    _, first = next(_lines(path, 0))
+    _, first = next(_numbered_lines(path, 0))
     try:
       found = _object_of(first)
     except ValueError as error:
@@ -262,7 +262,7 @@ def _count_lines(path: str) -> int:
   return count + (last != b'\n')
 
 
-def _lines(path: str, skip: int) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: str, skip: int) -> Iterator[tuple[int, str]]:
   """Yields (number from 1, line) of a file, below its header."""
   with _open(path) as file:
     for number, line in enumerate(file, 1):
@@ -274,7 +274,7 @@ def _header_of(files: Any, delimiter: str) -> list[str]:
   """Returns the column names, which must be the same in all files."""
   first: list[str] = []
   for file in files:
-    _, line = next(_lines(file.path, 0))
+    _, line = next(_numbered_lines(file.path, 0))
     names = next(csv.reader([line.lstrip('\ufeff')], delimiter=delimiter))
     first = first or names
     if names != first:

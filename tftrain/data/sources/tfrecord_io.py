@@ -87,7 +87,7 @@ def count(path: str) -> Content:
   """
   if compression_of(path) or not os.path.exists(path):
     return check(path)
-  records, end = _walk(path, 0)
+  records, end = _count_records(path, 0)
   size = os.path.getsize(path)
   if end == size:
     return Content('', (Piece(0, records),), ())
@@ -114,14 +114,14 @@ def check(path: str) -> Content:
     readable, _ = _readable(records_at(path, byte))
     if readable:
       pieces.append(Piece(byte, readable))
-    _, byte = _walk(path, byte, readable)
+    _, byte = _count_records(path, byte, readable)
     record += readable
     if byte >= size:
       break
     damages.append(_damage_at(path, record, byte))
     if damages[-1].tail:
       break
-    _, byte = _walk(path, byte, 1)
+    _, byte = _count_records(path, byte, 1)
     record += 1
   return Content('', tuple(pieces), tuple(damages))
 
@@ -164,7 +164,9 @@ def repair(path: str, repaired: str) -> Content:
   return content
 
 
-def _walk(path: str, begin: int, most: int | None = None) -> tuple[int, int]:
+def _count_records(
+  path: str, begin: int, most: int | None = None
+) -> tuple[int, int]:
   """Returns the number of records from `begin` on, and the end of the last."""
   length = struct.Struct('<Q').unpack_from
   records, byte = 0, begin

@@ -49,7 +49,7 @@ def write_records(
     InputError: If there are fewer examples than shards, an example does not
       match `features`, or an existing features.json has other features.
   """
-  _check(shards, compression)
+  _check_options(shards, compression)
   prefix = pathlib.Path(prefix)
   rows = iter(examples)
   if (first := next(rows, None)) is None:
@@ -84,7 +84,7 @@ def write_records(
   return written
 
 
-def _check(shards: int, compression: str) -> None:
+def _check_options(shards: int, compression: str) -> None:
   if compression not in ('', 'GZIP', 'ZLIB'):
     raise errors.ConfigError(
       f"compression = {compression!r}; give '', 'GZIP' or 'ZLIB'"
