@@ -118,7 +118,8 @@ def _absent(
 ) -> str:
   return (
     f'{cluster.this} has waited {seconds:g} s for '
-    f'{_worker_names(cluster, missing)}; start the same command on all, and see that their ports can be reached '
+    f'{_worker_names(cluster, missing)}; start the same command on all, and '
+    'see that their ports can be reached '
     f'({_DEADLINE} is the patience in seconds)'
   )
 
