@@ -59,7 +59,8 @@ class Running:
       time.sleep(0.002)
 
   def text(self, name):
-    return pathlib.Path(self._into.name, name).read_text()
+    path = pathlib.Path(self._into.name, name)
+    return path.read_text() if path.exists() else ''  # not begun yet
 
   def wait(self):
     try:
