@@ -69,12 +69,19 @@ def on_first_replica(values: Any) -> Any:
 
 
 def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
-  """Runs `function` on every replica's rows and sums the scalars."""
+  """Runs `function` on every replica's rows and sums its float32 scalars."""
+  structure: Any = None
+
+  def flat(rows: Any) -> tf.Tensor:
+    nonlocal structure
+    structure = function(rows)
+    return tf.stack(tf.nest.flatten(structure))
+
   strategy = tf.distribute.get_strategy()
-  return tf.nest.map_structure(
-    lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, None),
-    run_on_rows(function, batch),
+  total = strategy.reduce(
+    tf.distribute.ReduceOp.SUM, run_on_rows(flat, batch), None
   )
+  return tf.nest.pack_sequence_as(structure, tf.unstack(total))
 
 
 def _own_rows(batch: Any, held: row_sharding.Share | None) -> Any:

@@ -145,6 +145,7 @@ class Applier:
       measure: Whether to measure the update, at the cost of two more passes
         over the weights.
     """
+    gradients = gradients.repacked()
     finite = tf.math.is_finite(gradients.loss + gradients.norm)
     skipped = self.scale.adapt(finite) if self.scale else tf.constant(False)
 

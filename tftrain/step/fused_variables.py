@@ -110,6 +110,11 @@ class Packing:
     ]
     return packed + [found[id(v)] for v in self._alone if id(v) in found]
 
+  def repack(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Packs one gradient per variable of `reached`, as `pack` did."""
+    found = {id(v): g for v, g in zip(self.reached, values, strict=True)}
+    return self.pack([found.get(id(v)) for v in self.variables])
+
   def unpack(self, packed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Inverts `pack`: returns one gradient per variable of `reached`."""
     rest, found = list(packed), {}

@@ -20,8 +20,8 @@ Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
 _LATER = 'for the micro-batches after the first'
 
-# Packed gradients, sum of weights, sums of metrics.
-_Share = tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]
+# The gradients of each group of terms, and all sums of the Loss, flat.
+_Share = tuple[list[list[tf.Tensor]], list[tf.Tensor]]
 
 
 class Gradients(NamedTuple):
@@ -29,13 +29,15 @@ class Gradients(NamedTuple):
 
   Attributes:
     variables: The variables on which the loss depends.
-    values: One dense tensor per variable, the same on every replica.
+    values: One dense tensor per variable, the same on every replica. `apply`
+      honours other values: `gradients._replace(values=...)`.
     loss: The mean loss.
     norm: Global norm of all gradients.
     sums: Metric name -> (weighted sum, sum of weights).
     packed: The same gradients in application order, on each replica.
     packing: The Packing that made `packed`.
     optimizer: The optimizer that will apply the gradients.
+    computed: The `values` that belong to `packed`.
   """
 
   variables: Sequence[Any]
@@ -46,6 +48,19 @@ class Gradients(NamedTuple):
   packed: Sequence[Any]
   packing: fused_variables.Packing
   optimizer: Any
+  computed: Sequence[tf.Tensor]
+
+  def repacked(self) -> 'Gradients':
+    """Returns these gradients, with `packed` and `norm` of other `values`."""
+    if self.values is self.computed:
+      return self
+    values = tuple(tf.convert_to_tensor(value) for value in self.values)
+    packed = self.packing.repack(values)
+    norm = clipping.global_norm(packed) if packed else tf.zeros([])
+    sums = {**self.sums, 'gradient_norm': (norm, tf.ones([]))}
+    return self._replace(
+      values=values, computed=values, packed=packed, norm=norm, sums=sums
+    )
 
 
 class GradientOptions(NamedTuple):
@@ -68,7 +83,6 @@ def compute(
   loss: Callable[..., Any],
   batch: Any,
   optimizer: Any,
-  regularization: Callable[[], Any],
   way: GradientOptions,
 ) -> Gradients:
   """Computes the gradients of the mean of `loss` over a global batch.
@@ -81,59 +95,84 @@ def compute(
     loss: `loss(rows, training)` that returns a `Loss`.
     batch: The global batch.
     optimizer: The optimizer that will apply the gradients.
-    regularization: Returns the sum of the regularizers; called after the loss.
     way: The options of the computation.
   """
-  backward = _Backward(loss, regularization, way)
-  packed, weight, metrics = replica_batch.run_on_rows(backward.run, batch)
-  weight, metrics = replica_batch.on_first_replica((weight, metrics))
+  backward = _Backward(loss, way)
+  packed, flat = replica_batch.run_on_rows(backward.run, batch)
   here = replica_batch.on_first_replica(packed)
+  sums = backward.unflatten(replica_batch.on_first_replica(flat))
   norm = clipping.global_norm(here) if here else tf.zeros([])
-  sums = {name: (value, weight) for name, value in metrics.items()}
-  sums['gradient_norm'] = (norm, tf.ones([]))
+  values = tuple(way.packing.unpack(here))
   return Gradients(
     variables=way.packing.reached,
-    values=way.packing.unpack(here),
-    loss=metrics['loss'] / weight,
+    values=values,
+    loss=loss_lib.total(sums.numerators, sums.denominators),
     norm=norm,
-    sums=sums,
+    sums={
+      **loss_lib.reported(sums.numerators, sums.denominators),
+      **sums.metrics,
+      'gradient_norm': (norm, tf.ones([])),
+    },
     packed=packed,
     packing=way.packing,
     optimizer=optimizer,
+    computed=values,
   )
 
 
 class _Backward:
-  """The work of one replica: its rows to the gradients of the global batch."""
+  """The work of one replica: its rows to the gradients of the global batch.
 
-  def __init__(
-    self,
-    loss: Callable[..., Any],
-    regularization: Callable[[], Any],
-    way: GradientOptions,
-  ):
+  A Loss of one term is differentiated as a sum, and divided once after the
+  all-reduce. Of several terms each has its own denominator, which is needed
+  before the backward pass: it is all-reduced between forward and backward.
+  Under accumulation it is not known then; so each term has its own gradients.
+  """
+
+  def __init__(self, loss: Callable[..., Any], way: GradientOptions):
     self._loss = loss
     self._sources = [variables_lib.raw(v) for v in way.packing.variables]
-    self._regularization = regularization
     self._way = way
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     self._alone = replicas == 1
-    # If the weight is known before the backward pass, the division is part of
-    # the output gradient and costs nothing.
-    self._divides = self._alone and way.accumulate == 1 and way.scale is None
+    self._passes: Any = replicas * way.accumulate
+    self._structure: Any = None
 
-  def run(self, rows: Any) -> _Share:
-    """Returns mean gradients, weight and metric sums of the global batch."""
+  def run(self, rows: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Returns mean gradients and the sums of the global batch, flat."""
     add_up: Callable[[Any], _Share] = self._add_up
     if self._way.jit:
       add_up = in_xla(add_up)
-    share = add_up(rows)
-    if self._divides:
-      return share
-    packed, weight, metrics = share if self._alone else _all_reduce(*share)
+    groups, flat = add_up(rows)
+    if not self._alone:
+      groups, flat = _all_reduce(groups, flat)
     scale = 1.0 if self._way.scale is None else self._way.scale
-    divisor = weight * scale
-    return [g / tf.cast(divisor, g.dtype) for g in packed], weight, metrics
+    if self._divides_before():
+      packed = groups[0]
+      if self._way.scale is not None:
+        packed = [g / tf.cast(scale, g.dtype) for g in packed]
+      return packed, flat
+    means = [
+      [
+        tf.math.divide_no_nan(g, tf.cast(divisor * scale, g.dtype))
+        for g in group
+      ]
+      for group, divisor in zip(
+        groups, self.unflatten(flat).denominators, strict=True
+      )
+    ]
+    return [tf.add_n(parts) for parts in zip(*means, strict=True)], flat
+
+  def unflatten(self, flat: Sequence[tf.Tensor]) -> loss_lib.Sums:
+    sums: loss_lib.Sums = tf.nest.pack_sequence_as(self._structure, flat)
+    return sums
+
+  def _divides_before(self) -> bool:
+    """Returns whether the denominators are known before the backward pass."""
+    if self._way.accumulate > 1:
+      return False
+    several = len(self._structure.denominators) > 1
+    return several or (self._alone and self._way.scale is None)
 
   def _add_up(self, rows: Any) -> _Share:
     """Returns the sums over this replica's rows, micro-batch by micro-batch."""
@@ -156,6 +195,7 @@ class _Backward:
     parts = tf.minimum(self._way.accumulate, replica_batch.batch_size(rows))
     if replica_batch.divides(rows, self._way.accumulate):
       parts = self._way.accumulate
+    self._passes = parts
     first = self._one_pass(_slice(rows, 0, parts))
 
     def add(index: tf.Tensor, *so_far: tf.Tensor) -> Any:
@@ -175,30 +215,65 @@ class _Backward:
   def _one_pass(self, rows: Any) -> _Share:
     """Runs one forward and backward pass."""
     count = replica_batch.batch_size(rows)
-    with tf.GradientTape() as tape:
-      result = self._loss(rows, training=True)
-      sums = loss_lib.add_up(result, count, self._regularization())
-    seed, factor = None, None
-    if self._divides:
-      seed = 1.0 / sums.weight
-    elif self._way.scale is not None:
+    with tf.GradientTape(persistent=self._way.accumulate > 1) as tape:
+      sums = loss_lib.call(self._loss, rows, training=True, passes=self._passes)
+    self._structure = tf.nest.map_structure(lambda _: None, sums)
+    factor = None
+    if self._way.scale is not None and not self._divides_before():
       # float16: differentiates the mean, which overflows later than the sum.
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
-      seed = self._way.scale / factor
     with step_summary.silent():  # rematerialized layers wrote theirs before
-      found = tape.gradient(
-        sums.objective, self._sources, output_gradients=seed
+      found = [
+        tape.gradient(targets, self._sources, output_gradients=seeds)
+        for targets, seeds in self._targets(sums, factor)
+      ]
+    del tape
+    packed = [self._packed(dense, factor) for dense in _filled(found)]
+    return packed, tf.nest.flatten(sums)
+
+  def _targets(
+    self, sums: loss_lib.Sums, factor: tf.Tensor | None
+  ) -> list[tuple[list[tf.Tensor], list[tf.Tensor] | None]]:
+    """Returns (numerators, output gradients) of each backward pass."""
+    if not self._divides_before():
+      seed = None if factor is None else [self._way.scale / factor]
+      return [([numerator], seed) for numerator in sums.numerators]
+    divisors = list(sums.denominators)
+    if not self._alone:
+      divisors = tf.unstack(
+        tf.distribute.get_replica_context().all_reduce(
+          tf.distribute.ReduceOp.SUM, tf.stack(divisors)
+        )
       )
-    dense = [
-      None if g is None else mixed_precision.in_full(tf.convert_to_tensor(g))
-      for g in found
-    ]
+    scale = 1.0 if self._way.scale is None else self._way.scale
+    seeds = [tf.math.divide_no_nan(scale, divisor) for divisor in divisors]
+    return [(list(sums.numerators), seeds)]
+
+  def _packed(
+    self, dense: Sequence[tf.Tensor | None], factor: tf.Tensor | None
+  ) -> list[tf.Tensor]:
     packed = self._way.packing.pack(dense)
     if factor is not None:
-      packed = [
-        gradient * tf.cast(factor, gradient.dtype) for gradient in packed
-      ]
-    return packed, sums.weight, dict(sums.metrics)
+      packed = [g * tf.cast(factor, g.dtype) for g in packed]
+    return packed
+
+
+def _filled(found: Sequence[Sequence[Any]]) -> list[list[tf.Tensor | None]]:
+  """Returns dense gradients; all terms get one where a single term has it."""
+  dense = [
+    [
+      None if g is None else mixed_precision.in_full(tf.convert_to_tensor(g))
+      for g in gradients
+    ]
+    for gradients in found
+  ]
+  for place, column in enumerate(zip(*dense, strict=True)):
+    some = next((g for g in column if g is not None), None)
+    if some is not None:
+      for gradients in dense:
+        if gradients[place] is None:
+          gradients[place] = tf.zeros_like(some)
+  return dense
 
 
 def in_xla(function: Callable[..., Any]) -> Any:
@@ -207,18 +282,17 @@ def in_xla(function: Callable[..., Any]) -> Any:
   return tf.function(silent(function), jit_compile=True, autograph=False)
 
 
-def _all_reduce(
-  packed: list[tf.Tensor], weight: tf.Tensor, metrics: dict[str, tf.Tensor]
-) -> _Share:
+def _all_reduce(groups: list[list[tf.Tensor]], flat: list[tf.Tensor]) -> _Share:
   """Sums over the replicas in one collective, or one for each `bucket_mb`."""
-  vector = tf.stack([weight, *metrics.values()])
+  packed = [gradient for group in groups for gradient in group]
   *packed, vector = tf.distribute.get_replica_context().all_reduce(
     tf.distribute.ReduceOp.SUM,
-    [*packed, vector],
+    [*packed, tf.stack(flat)],
     options=all_reduce_lib.of_gradients(),
   )
-  weight, *reduced = tf.unstack(vector)
-  return packed, weight, dict(zip(metrics, reduced, strict=True))
+  size = len(groups[0])
+  again = [packed[i : i + size] for i in range(0, len(packed), size)]
+  return again or [[] for _ in groups], tf.unstack(vector)
 
 
 def _slice(rows: Any, index: Any, parts: Any) -> Any:

@@ -16,6 +16,7 @@ from keras.src.backend.common import global_state  # no public API
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.interop import layer_losses
 from tftrain.interop import patching
 from tftrain.interop import rng
 from tftrain.interop import tracking
@@ -47,6 +48,7 @@ def recomputed(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
       with (
         _restored(ambient if runs else {}),
         rng.fixed(owned.seeds, drawn),
+        layer_losses.suspended(),
         patching.overridden((part, '_losses', []) for part in parts),
       ):
         outputs = call(*own_args, **own_kwargs)

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tftrain.interop import autograph
+from tftrain.interop import layer_losses
 from tftrain.interop import patching
 from tftrain.interop import rng
 from tftrain.interop import tracking
@@ -29,7 +30,6 @@ class StepRunner:
     owned: The variables, layers, optimizers and metrics of the Task.
     made: `id(optimizer)` -> Applier.
     options: The options of the training step.
-    regularization: Returns the sum of the regularizers; called after the loss.
     several: Whether a step updates more than once.
   """
 
@@ -38,14 +38,12 @@ class StepRunner:
     owned: tracking.Owned,
     made: Mapping[int, apply_gradients.Applier],
     options: update_options.Update,
-    regularization: Callable[[], Any],
     *,
     several: bool = False,
   ):
     self.options = options
     self._owned = owned
     self._appliers = dict(made)
-    self._regularization = regularization
     self._measure = update_options.Measure()
     self._moving = [
       variables_lib.raw(v)
@@ -150,7 +148,7 @@ class StepRunner:
       jit=jit,
     )
     return gradients_lib.compute(
-      autograph.converted(loss), batch, optimizer, self._regularization, way
+      autograph.converted(loss), batch, optimizer, way
     )
 
   # Contexts of a step.
@@ -167,13 +165,16 @@ class StepRunner:
     again = {id(layer) for layer in chosen.values()}
 
     def wrap(layer: Any, call: Any) -> Any:
-      return remat_lib.recomputed(layer, call) if id(layer) in again else call
+      if id(layer) in again:
+        call = remat_lib.recomputed(layer, call)
+      return layer_losses.noted(layer, call)
 
     layers = list(self._owned.sublayers.values())
     norms = synchronized(self._owned, self.options).values()
     frozen = _frozen(self._owned, self.options)
     with (
       autograph.calls_converted(layers, wrap),
+      layer_losses.watched(layers),
       rng.distinct(self._owned.seeds),
       patching.overridden((layer, 'synchronized', True) for layer in norms),
       patching.overridden((layer, '_trainable', False) for layer in frozen),

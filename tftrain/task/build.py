@@ -13,6 +13,7 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import replica_batch
 from tftrain.interop import keras_optimizer
+from tftrain.interop import layer_losses
 from tftrain.interop import patching
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
@@ -58,9 +59,9 @@ class Recorder:
 
   Args:
     owner: The Task's class name, for error messages.
-    regularization: Returns the sum of the regularizers; called after the loss.
     options: The options of the training step. The dry run uses the rows of one
       micro-batch and rematerializes layers, to fit into the memory of a step.
+    layers: The layers of the Task, including nested ones.
     recomputed: The layers to rematerialize, once they are known.
     strict: Whether a call that trains nothing is an error.
   """
@@ -68,16 +69,16 @@ class Recorder:
   def __init__(
     self,
     owner: str,
-    regularization: Callable[[], Any],
     options: update_options.Update,
     *,
+    layers: Sequence[Any] = (),
     recomputed: Sequence[Any] = (),
     strict: bool,
   ):
     self._owner = owner
     self._options = options
-    self._recomputed = recomputed
-    self._regularization = regularization
+    self._layers = layers
+    self._recomputed = {id(layer) for layer in recomputed}
     self._strict = strict
     self._calls: list[tuple[Any, fused_variables.Packing]] = []
     self._updates = 0
@@ -105,7 +106,6 @@ class Recorder:
       watched,
       replica_batch.first_part(batch, self._options.accumulate),
       optimizer,
-      self._regularization,
       gradients_lib.GradientOptions(packing),
     )
     if self._strict and not packing.reached:
@@ -139,9 +139,18 @@ class Recorder:
   @contextlib.contextmanager
   def step(self, measure: update_options.Measure) -> Iterator[None]:
     del measure
-    with patching.overridden(
-      (layer, 'call', remat_lib.recomputed(layer, layer.call))
-      for layer in self._recomputed
+
+    def wrapped(layer: Any) -> Any:
+      call = layer.call
+      if id(layer) in self._recomputed:
+        call = remat_lib.recomputed(layer, call)
+      return layer_losses.noted(layer, call)
+
+    with (
+      layer_losses.watched(self._layers),
+      patching.overridden(
+        (layer, 'call', wrapped(layer)) for layer in self._layers
+      ),
     ):
       yield
 
@@ -183,7 +192,6 @@ class Recorder:
       owned,
       made,
       self._options,
-      self._regularization,
       several=self._updates > 1,
     )
 

@@ -144,16 +144,20 @@ class Task:
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Returns metric -> (weighted sum, sum of weights) over a global batch."""
 
-    def add_up(rows: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-      result = autograph.converted(self.loss)(rows, training=False)
-      sums = loss_lib.add_up(
-        result, replica_batch.batch_size(rows), self._regularization()
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+
+    def add_up(rows: Any) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+      sums = loss_lib.call(
+        autograph.converted(self.loss), rows, training=False, passes=replicas
       )
-      return sums.weight, dict(sums.metrics)
+      loss = loss_lib.reported(sums.numerators, sums.denominators)
+      return {**loss, **sums.metrics}
 
     with self.calls():
-      weight, sums = replica_batch.sum_over_replicas(add_up, batch)
-    return {name: (value, weight) for name, value in sums.items()}
+      found: dict[str, tuple[tf.Tensor, tf.Tensor]] = (
+        replica_batch.sum_over_replicas(add_up, batch)
+      )
+    return found
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
     """Returns the inputs of `host_metrics`: name -> tensor `[batch, ...]`."""
@@ -423,8 +427,8 @@ class Task:
   ) -> build_lib.Recorder:
     return build_lib.Recorder(
       type(self).__name__,
-      self._regularization,
       self._options,
+      layers=list(tracking.owned_by(self).sublayers.values()),
       recomputed=recomputed,
       strict=strict,
     )
@@ -448,17 +452,6 @@ class Task:
     self._runner = recorder
     with self.variables_restored():
       return self.run_train_step(batch)
-
-  def _regularization(self) -> Any:
-    layers = self._owned().layers.values()
-    inner = {
-      id(part)
-      for layer in layers
-      for part in layer._flatten_layers(include_self=False)
-    }
-    outer = [layer for layer in layers if id(layer) not in inner]
-    terms = [term for layer in outer for term in layer.losses]
-    return tf.add_n(terms) if terms else 0.0
 
 
 def _combined(

@@ -52,13 +52,17 @@ class Means:
   Additions follow the order of steps, independent of block boundaries, so the
   means do not depend on `steps_per_loop`.
 
+  A name such as `loss#1` is a part of `loss`: the means of all parts are added
+  up, each divided by its own weights.
+
   Args:
     names: The names of the values.
   """
 
   def __init__(self, names: Sequence[str]):
-    self.names = tuple(names)
-    self._zeros = tf.zeros([2 * len(self.names)], tf.float64)
+    self._keys = tuple(names)
+    self.names = base_names(names)
+    self._zeros = tf.zeros([2 * len(self._keys)], tf.float64)
     self._totals = tf.Variable(self._zeros, trainable=False)
 
   def add(self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> None:
@@ -67,18 +71,20 @@ class Means:
     A missing name adds nothing.
     """
     nothing = (0.0, 0.0)
-    pairs = [t for name in self.names for t in sums.get(name, nothing)]
+    pairs = [t for key in self._keys for t in sums.get(key, nothing)]
     self._totals.assign_add(
       tf.cast(tf.stack(pairs), tf.float64), read_value=False
     )
 
   def read(self) -> dict[str, float]:
     totals = self._totals.numpy()
-    return {
-      name: float(totals[2 * i] / totals[2 * i + 1])
-      for i, name in enumerate(self.names)
-      if totals[2 * i + 1] != 0
-    }
+    means: dict[str, float] = {}
+    for index, key in enumerate(self._keys):
+      value, weight = totals[2 * index : 2 * index + 2]
+      if weight != 0:
+        name = _base_name(key)
+        means[name] = means.get(name, 0.0) + float(value / weight)
+    return means
 
   def reset(self) -> None:
     self._totals.assign(self._zeros)
@@ -88,6 +94,15 @@ class Means:
 
   def write_state(self, value: Any) -> None:
     self._totals.assign(value)
+
+
+def base_names(names: Sequence[str]) -> tuple[str, ...]:
+  """Returns the names as reported: parts such as `loss#1` become one."""
+  return tuple(dict.fromkeys(map(_base_name, names)))
+
+
+def _base_name(name: str) -> str:
+  return name.partition('#')[0]
 
 
 class KerasMetrics:
