@@ -94,7 +94,7 @@ def test_a_metric_that_is_huge_or_nan_harms_nobody(metric, run, quiet):
   'metric,said',
   [
     ('text', 'Loss accuracy is string; give numbers'),
-    ('vector', 'Loss accuracy has shape (8, 3); it must be [batch]'),
+    ('entries', 'Loss accuracy has 24 entries for 8 examples; it must be'),
   ],
 )
 def test_a_metric_that_is_none_is_named_before_step_1(metric, said, run):

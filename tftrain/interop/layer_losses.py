@@ -33,6 +33,9 @@ class Penalties(NamedTuple):
   sums: Any = None
 
 
+NONE = Penalties()
+
+
 class Collector:
   """What the layers add in one call of a loss."""
 
@@ -82,7 +85,7 @@ def collected() -> Iterator[Collector]:
 
 @contextlib.contextmanager
 def suspended() -> Iterator[None]:
-  """Leaves layer losses to Keras in this context, which collects them itself."""
+  """Leaves layer losses to Keras, which keeps them, in this context."""
   collector = _current.collector
   if collector is None or collector.is_suspended:
     yield
@@ -104,7 +107,7 @@ def watched(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def noted(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns `call`, which also tells the collector that the layer was called."""
+  """Returns `call`, which also tells the collector which layer is called."""
 
   @functools.wraps(call)
   def call_and_note(*args: Any, **kwargs: Any) -> Any:

@@ -291,8 +291,8 @@ def _all_reduce(groups: list[list[tf.Tensor]], flat: list[tf.Tensor]) -> _Share:
     options=all_reduce_lib.of_gradients(),
   )
   size = len(groups[0])
-  again = [packed[i : i + size] for i in range(0, len(packed), size)]
-  return again or [[] for _ in groups], tf.unstack(vector)
+  again = [packed[i * size : (i + 1) * size] for i in range(len(groups))]
+  return again, tf.unstack(vector)
 
 
 def _slice(rows: Any, index: Any, parts: Any) -> Any:

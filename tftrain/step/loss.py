@@ -134,7 +134,7 @@ def call(
 def add_up(
   loss: Any,
   rows: tf.Tensor,
-  penalties: layer_losses.Penalties = layer_losses.Penalties(),
+  penalties: layer_losses.Penalties = layer_losses.NONE,
   passes: Any = 1,
 ) -> Sums:
   """Adds up the Loss of `rows` examples.
