@@ -1,5 +1,6 @@
 """Exact means and Keras metrics: updated in the graph, read once per report."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -108,19 +109,18 @@ def _base_name(name: str) -> str:
 class KerasMetrics:
   """The Keras metrics of a Task, such as AUC, that are not plain means.
 
-  Their state stays local to the replicas until it is read.
+  Their state stays local to the replicas until it is read. A result that is
+  not a scalar is reported by entry: `f1/0`, `confusion/0/1`; a dictionary by
+  key: `f1/macro`.
 
   Args:
-    metrics: Name -> Keras metric.
+    metrics: Name -> Keras metric, whose variables exist.
   """
 
   def __init__(self, metrics: Mapping[str, Any]):
     self._metrics = dict(metrics)
     self._compiled_read = tf.function(self._read)
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    return tuple(self._metrics)
+    self.names = tuple(self._read()) if self._metrics else ()
 
   def read(self) -> dict[str, float]:
     if not self._metrics:
@@ -140,7 +140,34 @@ class KerasMetrics:
       variable.value.assign(value, read_value=False)
 
   def _read(self) -> dict[str, tf.Tensor]:
-    return {name: metric.result() for name, metric in self._metrics.items()}
+    return {
+      entry: scalar
+      for name, metric in self._metrics.items()
+      for entry, scalar in _entries(name, metric.result())
+    }
 
   def _variables(self) -> list[Any]:
     return [v for metric in self._metrics.values() for v in metric.variables]
+
+
+def _entries(name: str, value: Any) -> Iterator[tuple[str, tf.Tensor]]:
+  """Yields (name, scalar) of each entry of a metric's result."""
+  if isinstance(value, Mapping):
+    for key, entry in value.items():
+      yield from _entries(f'{name}/{key}', entry)
+    return
+  if isinstance(value, list | tuple):
+    for index, entry in enumerate(value):
+      yield from _entries(f'{name}/{index}', entry)
+    return
+  value = tf.convert_to_tensor(value)
+  if value.shape.rank == 0:
+    yield name, value
+    return
+  if value.shape.rank is None or value.shape[0] is None:
+    raise errors.TaskError(
+      f'metric {name!r} has a result of shape {value.shape}; give it a shape '
+      'that is known (tf.ensure_shape), or report entries of its own'
+    )
+  for index, entry in enumerate(tf.unstack(value)):
+    yield from _entries(f'{name}/{index}', entry)
