@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import functools
+import operator
 from typing import Any
 
 import keras
@@ -11,79 +13,85 @@ from tftrain import errors
 from tftrain.interop import autograph
 from tftrain.interop import mixed_precision
 from tftrain.step import loss as loss_lib
+from tftrain.task import supervised_outputs
 from tftrain.task import task as task_lib
 
 
 class SupervisedTask(task_lib.Task):
   """A Task for batches of (features, labels[, weights]).
 
+  Masks that the model computes (`mask_zero`, `Masking`) and `ignore_class`
+  become weights of 0: masked elements count in no loss and no metric. A row of
+  weight 0 is replaced by a copy of another row before the model sees it, so
+  that NaN in it does no harm.
+
   Args:
     model: Maps features to predictions.
-    loss: A Keras loss object, or a function of (labels, predictions) that
-      returns the loss of each example, `[batch]`.
-    optimizer: A Keras optimizer that is not built yet.
-    metrics: Name -> function of (labels, predictions) that returns a value per
-      example, `[batch]`, averaged exactly; or a Keras metric such as AUC. None
-      means no metrics.
+    loss: A Keras loss object, its name (`'mse'`), or a function of (labels,
+      predictions) that returns the loss of each example or element,
+      `[batch, ...]`. For a model of several outputs a dictionary or list of
+      those, with the keys of the outputs; the losses are added up, each
+      divided by its own weights, and reported as `<output>_loss`.
+    optimizer: A Keras optimizer that is not built yet, or its name.
+    metrics: Name -> function of (labels, predictions) that returns values
+      `[batch, ...]`, averaged exactly; or a Keras metric such as AUC. A list
+      takes the names of its metrics. If `loss` is a dictionary: output ->
+      metric or list of metrics. None means no metrics.
     host_metrics: Name -> NumPy function, such as those of scikit-learn, of the
       (labels, predictions) of all examples of an evaluation, `[examples, ...]`.
       Weights are ignored. None means no host metrics.
+    loss_weights: Output -> factor of its loss; None means 1.
+
+  Weights in a batch are `[batch]`, or any shape that broadcasts to the losses
+  from the left; for several outputs a dictionary or list of such.
 
   Raises:
-    TaskError: If `loss` cannot be called or `metrics` is not a mapping.
+    TaskError: If `loss` or a metric cannot be called, or a name is unknown.
   """
 
   def __init__(
     self,
     model: Any,
-    loss: Callable[[Any, Any], Any],
+    loss: Any,
     optimizer: Any,
-    metrics: Mapping[str, Any] | None = None,
+    metrics: Any = None,
     host_metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
+    *,
+    loss_weights: Any = None,
   ):
+    if isinstance(optimizer, str):
+      optimizer = keras.optimizers.get(optimizer)
     super().__init__(model, optimizer)
-    if not callable(loss):
-      raise errors.TaskError(
-        f'loss = {loss!r} cannot be called; give a function or a Keras loss '
-        'object such as keras.losses.MeanSquaredError()'
-      )
-    if metrics is not None and not isinstance(metrics, Mapping):
-      raise errors.TaskError(
-        'metrics is no dictionary; give {name: function or Keras metric}'
-      )
     self._loss = loss
     self._host_metrics = dict(host_metrics or {})
-    self._means: dict[str, Callable[[Any, Any], Any]] = {}
-    self.keras_metrics = []
-    for name, metric in (metrics or {}).items():
-      if isinstance(metric, keras.Metric):
-        metric.name = name
-        self.keras_metrics.append(metric)
-      else:
-        self._means[name] = metric
+    self._outputs = supervised_outputs.make(loss, metrics, loss_weights)
+    self.keras_metrics = [
+      metric
+      for output in self._outputs
+      for metric in output.keras_metrics.values()
+    ]
 
   def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
     features, labels, weights = self._unpack(batch)
-    model = autograph.converted(self.model)
-    outputs = model(features, training=training)
-    _refuse_masks(self._loss, outputs)  # first, as the cast drops Keras masks
-    # Half precision is too coarse for a loss.
-    predictions = tf.nest.map_structure(mixed_precision.in_full, outputs)
-    for metric in self.keras_metrics:
-      metric.update_state(labels, predictions, sample_weight=weights)
-    means = {
-      name: autograph.converted(function)(labels, predictions)
-      for name, function in self._means.items()
-    }
-    values = _per_example_loss(self._loss, labels, predictions)  # [batch]
-    return loss_lib.Loss(values, weights, **means)
+    features, labels = supervised_outputs.without_ignored_rows(
+      features, labels, weights
+    )
+    predictions = autograph.converted(self.model)(features, training=training)
+    terms = [
+      output.loss(labels, predictions, weights) for output in self._outputs
+    ]
+    return (
+      terms[0] if len(terms) == 1 else functools.reduce(operator.add, terms)
+    )
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
     features, labels, _ = self._unpack(batch)
     predictions = autograph.converted(self.model)(features, training=False)
     return {
       'labels': labels,
-      'predictions': mixed_precision.in_full(predictions),
+      'predictions': tf.nest.map_structure(
+        mixed_precision.in_full, predictions
+      ),
     }
 
   def host_metrics(self) -> Mapping[str, Callable[..., float]]:
@@ -96,6 +104,8 @@ class SupervisedTask(task_lib.Task):
   def check_labels(self, smallest: int, largest: int, batch: Any) -> None:
     """Raises InputError if class labels do not fit the model's outputs."""
     name = getattr(self._loss, '__name__', type(self._loss).__name__)
+    if getattr(self._loss, 'ignore_class', None) is not None:
+      return
     if not _snake_like(name).startswith('sparsecategorical'):
       return
     outputs = self.model(self._unpack(batch)[0], training=False)
@@ -121,32 +131,3 @@ class SupervisedTask(task_lib.Task):
 
 def _snake_like(name: str) -> str:
   return name.replace('_', '').lower()
-
-
-def _refuse_masks(loss: Any, outputs: Any) -> None:
-  """Raises TaskError if a Keras loss would ignore masked entries or a class."""
-  if not isinstance(loss, keras.losses.Loss):
-    return
-  masked = any(
-    getattr(tensor, '_keras_mask', None) is not None
-    for tensor in tf.nest.flatten(outputs)
-  )
-  if masked or getattr(loss, 'ignore_class', None) is not None:
-    raise errors.TaskError(
-      'SupervisedTask knows no masks and no ignore_class; write a Task whose '
-      'loss() returns tftrain.Loss(values, weights) with weight 0 for those'
-    )
-
-
-def _per_example_loss(loss: Any, labels: Any, predictions: Any) -> Any:
-  """Returns the unreduced loss, `[batch]`.
-
-  Calling a Keras loss object would reduce it over the batch.
-  """
-  if not isinstance(loss, keras.losses.Loss):
-    return autograph.converted(loss)(labels, predictions)
-  values = loss.call(labels, predictions)
-  # Losses of sequences or images have more dimensions than [batch].
-  while values.shape.rank > 1:
-    values = tf.reduce_mean(values, axis=-1)
-  return values

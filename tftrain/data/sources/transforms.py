@@ -79,6 +79,8 @@ def selected(batch: Any, names: Sequence[str]) -> tuple[Any, ...]:
 def filled(batch: Any, rows: int) -> Any:
   """Pads a batch to `rows` rows, and adds weights: 0 for the added rows.
 
+  The added rows are copies of the first row: a loss of zeros may be NaN.
+
   Raises:
     ConfigError: If the batch has ragged tensors.
   """
@@ -87,18 +89,30 @@ def filled(batch: Any, rows: int) -> Any:
       "Examples.remainder = 'pad' needs Padded or Bucketed: rows of ragged "
       'tensors cannot be filled up'
     )
-  missing = rows - tf.cast(shuffle_lib.count(batch), tf.int32)
+  present = tf.cast(shuffle_lib.count(batch), tf.int32)
 
-  def fill(leaf: tf.Tensor) -> tf.Tensor:
-    paddings = [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1)
+  def zeros(leaf: tf.Tensor) -> tf.Tensor:
+    paddings = [[0, rows - present]] + [[0, 0]] * (leaf.shape.rank - 1)
     filler = '' if leaf.dtype == tf.string else tf.zeros([], leaf.dtype)
-    filled = tf.pad(leaf, paddings, constant_values=filler)
-    return tf.ensure_shape(filled, [rows, *leaf.shape[1:]])
+    padded = tf.pad(leaf, paddings, constant_values=filler)
+    return tf.ensure_shape(padded, [rows, *leaf.shape[1:]])
 
-  weights = tf.ones([rows - missing], tf.float32)
+  def copies(leaf: tf.Tensor) -> tf.Tensor:
+    padded = zeros(leaf)
+    shape = [rows] + [1] * (leaf.shape.rank - 1)
+    is_present = tf.reshape(tf.range(rows) < present, shape)
+    return tf.where(is_present, padded, padded[:1])
+
+  weights = tf.ones([present], tf.float32)
   if isinstance(batch, dict):
-    return tf.nest.map_structure(fill, {'weights': weights, **batch})
+    made = {'weights': weights, **batch}
+    return {
+      name: tf.nest.map_structure(zeros if name == 'weights' else copies, part)
+      for name, part in made.items()
+    }
   parts = batch if isinstance(batch, tuple) else (batch,)
-  if len(parts) == 3:
-    return tf.nest.map_structure(fill, parts)
-  return tf.nest.map_structure(fill, (*parts, weights))
+  *data, given = parts if len(parts) == 3 else (*parts, weights)
+  return (
+    *tf.nest.map_structure(copies, tuple(data)),
+    tf.nest.map_structure(zeros, given),
+  )
