@@ -21,7 +21,7 @@ def collectives(bucket_mb):
   def step(kernel):
     def reduce():
       packed = [kernel * i for i in range(3)]
-      return gradients_lib._all_reduce(packed, kernel[0, 0], {})
+      return gradients_lib._all_reduce([packed], [kernel[0, 0]])
 
     return strategy.run(reduce)
 

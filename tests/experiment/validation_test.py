@@ -16,14 +16,14 @@ def test_what_is_no_function_is_named():
     errors.ConfigError, 'Experiment.train_data is a Arrays'
   ):
     tftrain.Experiment(small_tasks.supervised, data(), steps=1)
-  with error_lines.refused(errors.TaskError, "'mse'", 'MeanSquaredError()'):
-    tftrain.SupervisedTask(small_tasks.model(), 'mse', keras.optimizers.SGD())
+  with error_lines.refused(errors.TaskError, "'msee'", 'MeanSquaredError()'):
+    tftrain.SupervisedTask(small_tasks.model(), 'msee', keras.optimizers.SGD())
   with error_lines.refused(errors.TaskError, 'metrics'):
     tftrain.SupervisedTask(
       small_tasks.model(),
       keras.losses.mean_squared_error,
       keras.optimizers.SGD(),
-      ['accuracy'],
+      keras.metrics.AUC(),
     )
   with error_lines.refused(errors.ConfigError, '[action]'):
     small_tasks.trainer(data()).train(1, print)
@@ -54,8 +54,8 @@ def test_settings_that_make_no_sense():
     small_tasks.trainer(data).train(1e1)
   with error_lines.refused(errors.InputError, 'batch_size', '8.0'):
     tftrain.Arrays(small_tasks.arrays(), 8.0)
-  with error_lines.refused(errors.TaskError, "'adam' is no optimizer"):
-    small_tasks.trainer(data, lambda: small_tasks.supervised('adam'))
+  with error_lines.refused(errors.TaskError, "'adamm' is no optimizer"):
+    small_tasks.trainer(data, lambda: small_tasks.supervised('adamm'))
   with error_lines.refused(errors.ConfigError, 'steps or epochs', 'neither'):
     tftrain.Experiment(small_tasks.supervised, list)
   with error_lines.refused(errors.ConfigError, 'both'):

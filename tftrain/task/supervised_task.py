@@ -60,7 +60,7 @@ class SupervisedTask(task_lib.Task):
     loss_weights: Any = None,
   ):
     if isinstance(optimizer, str):
-      optimizer = keras.optimizers.get(optimizer)
+      optimizer = _optimizer(optimizer)
     super().__init__(model, optimizer)
     self._loss = loss
     self._host_metrics = dict(host_metrics or {})
@@ -127,6 +127,16 @@ class SupervisedTask(task_lib.Task):
         'tftrain.Arrays((x, y), batch_size), for others write a Task'
       )
     return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def _optimizer(name: str) -> Any:
+  try:
+    return keras.optimizers.get(name)
+  except ValueError as error:
+    raise errors.TaskError(
+      f'{name!r} is no optimizer of Keras; give its name, such as "adam", or '
+      'an optimizer such as keras.optimizers.Adam()'
+    ) from error
 
 
 def _snake_like(name: str) -> str:
