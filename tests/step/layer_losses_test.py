@@ -15,8 +15,14 @@ _WAYS = {
   'two replicas': ('mirrored', {}),
   'two replicas, accumulate': ('mirrored', {'accumulate': 2}),
 }
+_QUICK = ('plain', 'two replicas, accumulate')
 ways = pytest.mark.parametrize(
-  ('strategy', 'options'), _WAYS.values(), ids=_WAYS.keys()
+  ('strategy', 'options'),
+  [
+    pytest.param(*way, marks=[] if name in _QUICK else pytest.mark.slow)
+    for name, way in _WAYS.items()
+  ],
+  ids=_WAYS.keys(),
 )
 
 

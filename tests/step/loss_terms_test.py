@@ -24,8 +24,14 @@ _WAYS = {
   'two replicas, loss scale': ('mirrored', {'loss_scale': 64.0}),
   'xla': ('one_device', {'jit': True}),
 }
+_QUICK = ('plain', 'two replicas, accumulate')
 ways = pytest.mark.parametrize(
-  ('strategy', 'options'), _WAYS.values(), ids=_WAYS.keys()
+  ('strategy', 'options'),
+  [
+    pytest.param(*way, marks=[] if name in _QUICK else pytest.mark.slow)
+    for name, way in _WAYS.items()
+  ],
+  ids=_WAYS.keys(),
 )
 
 

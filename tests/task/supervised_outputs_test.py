@@ -17,8 +17,14 @@ _WAYS = {
   'accumulate': ('one_device', {'accumulate': 2}),
   'two replicas': ('mirrored', {}),
 }
+_QUICK = ('plain', 'two replicas')
 ways = pytest.mark.parametrize(
-  ('strategy', 'options'), _WAYS.values(), ids=_WAYS.keys()
+  ('strategy', 'options'),
+  [
+    pytest.param(*way, marks=[] if name in _QUICK else pytest.mark.slow)
+    for name, way in _WAYS.items()
+  ],
+  ids=_WAYS.keys(),
 )
 
 
