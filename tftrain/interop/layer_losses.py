@@ -37,7 +37,7 @@ NONE = Penalties()
 
 
 class Collector:
-  """What the layers add in one call of a loss."""
+  """The layer losses that one call of a loss collects."""
 
   def __init__(self) -> None:
     self.terms: list[tf.Tensor] = []
