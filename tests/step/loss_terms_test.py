@@ -294,3 +294,9 @@ def test_changed_gradients_of_fused_variables_are_applied():
   tftrain.Trainer(task, tftrain.Arrays(small_tasks.arrays(), 8)).train(3)
   for one, other in zip(before, task.model.get_weights(), strict=True):
     np.testing.assert_array_equal(one, other)
+
+
+def test_the_metrics_of_a_loss_can_be_passed_on():
+  one = tftrain.Loss(tf.ones([2]), tf.ones([2]), a=2.0)
+  again = tftrain.Loss(one.values, **one.metrics)
+  assert again.metrics == {'a': 2.0} and again.weights is None

@@ -57,7 +57,7 @@ class Loss:
 
   def __init__(self, values: Any, weights: Any = None, **metrics: Any):
     self.terms = (Term(1.0, values, weights),)
-    self.metrics: dict[str, tuple[Any, Any]] = {
+    self.weighted_metrics: dict[str, tuple[Any, Any]] = {
       name: (value, weights) for name, value in metrics.items()
     }
 
@@ -70,6 +70,11 @@ class Loss:
   def weights(self) -> Any:
     """The weights of the first term."""
     return self.terms[0].weights
+
+  @property
+  def metrics(self) -> dict[str, Any]:
+    """Name -> values of each metric."""
+    return {name: value for name, (value, _) in self.weighted_metrics.items()}
 
   def __mul__(self, factor: Any) -> 'Loss':
     return self._with(term._replace(factor=term.factor * factor)
@@ -88,7 +93,7 @@ class Loss:
         f'two Losses that are added both have a metric {both[0]!r}; rename one'
       )
     added = self._with((*self.terms, *other.terms))
-    added.metrics.update(other.metrics)
+    added.weighted_metrics.update(other.weighted_metrics)
     return added
 
   __radd__ = __add__
@@ -96,7 +101,7 @@ class Loss:
   def _with(self, terms: Any) -> 'Loss':
     made = Loss(None)
     made.terms = tuple(terms)
-    made.metrics = dict(self.metrics)
+    made.weighted_metrics = dict(self.weighted_metrics)
     return made
 
 
@@ -189,7 +194,7 @@ def add_up(
     denominators.append(1.0 / tf.cast(passes, tf.float32))
   metrics = {
     name: _weighted_sum(name, values, weights, rows)
-    for name, (values, weights) in loss.metrics.items()
+    for name, (values, weights) in loss.weighted_metrics.items()
   }
   return Sums(numerators, denominators, metrics)
 
