@@ -79,8 +79,8 @@ def test_a_bucketed_evaluation_loses_no_more_than_remainder_says(remainder):
     for batch in batches
     for number, weight in zip(
       batch['number'].numpy(),
-      batch['weights'].numpy() if 'weights' in batch else np.ones(5),
-      strict=False,
+      batch.get('weights', tf.ones_like(batch['number'])).numpy(),
+      strict=True,
     )
     if weight
   ]

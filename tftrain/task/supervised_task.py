@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import functools
-import operator
 from typing import Any
 
 import keras
@@ -80,9 +78,7 @@ class SupervisedTask(task_lib.Task):
     terms = [
       output.loss(labels, predictions, weights) for output in self._outputs
     ]
-    return (
-      terms[0] if len(terms) == 1 else functools.reduce(operator.add, terms)
-    )
+    return sum(terms[1:], terms[0])
 
   def collect(self, batch: Any) -> Mapping[str, tf.Tensor]:
     features, labels, _ = self._unpack(batch)
