@@ -98,6 +98,16 @@ def suspended() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def left_to_keras() -> Iterator[None]:
+  """Collects nothing in this context: Keras's own `compute_loss` adds it."""
+  before, _current.collector = _current.collector, None
+  try:
+    yield
+  finally:
+    _current.collector = before
+
+
+@contextlib.contextmanager
 def watched(layers: Iterable[Any]) -> Iterator[None]:
   """Sends what these layers add to the collector of the thread that calls."""
   with patching.overridden(

@@ -86,6 +86,8 @@ class Owned:
         self._parts.add(id(part))
       self._remember(part)
       self._add_seeds(part._seed_generators)
+      for index, metric in enumerate(part._metrics):
+        self.visit(f'{name}/{path}/{metric.name or index}', metric)
       for attribute, child in vars(part).items():
         if not attribute.startswith('_'):  # Keras does not track these
           self._visit_hidden(f'{name}/{attribute}', child)

@@ -1,13 +1,16 @@
 """Gradient computation: micro-batches, one all-reduce, one division."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tftrain import errors
 from tftrain.distribute import all_reduce as all_reduce_lib
+from tftrain.distribute import global_rows
 from tftrain.distribute import replica_batch
 from tftrain.interop import mixed_precision
 from tftrain.interop import variables as variables_lib
@@ -20,7 +23,7 @@ Scalars = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
 _LATER = 'for the micro-batches after the first'
 
-# The gradients of each group of terms, and all sums of the Loss, flat.
+# The gradients of each Part, or of each term for each Part; all sums, flat.
 _Share = tuple[list[list[tf.Tensor]], list[tf.Tensor]]
 
 
@@ -63,17 +66,43 @@ class Gradients(NamedTuple):
     )
 
 
+class Pair(NamedTuple):
+  """An optimizer and the variables that it trains.
+
+  Attributes:
+    optimizer: The optimizer.
+    variables: The variables to differentiate with respect to.
+    key: The name of its loss, if a pass has several.
+  """
+
+  optimizer: Any
+  variables: Sequence[Any]
+  key: str = loss_lib.ONLY
+
+
+class Part(NamedTuple):
+  """What one optimizer gets of a forward and backward pass.
+
+  Attributes:
+    optimizer: The optimizer that will apply the gradients.
+    packing: Its variables, and the order of their gradients.
+    key: The name of its loss, if the pass has several.
+  """
+
+  optimizer: Any
+  packing: fused_variables.Packing
+  key: str = loss_lib.ONLY
+
+
 class GradientOptions(NamedTuple):
   """The options of a gradient computation.
 
   Attributes:
-    packing: The variables, and the order of their gradients.
     accumulate: Micro-batches per step.
     scale: The factor of the loss; None for no loss scale.
     jit: Whether XLA compiles the forward and backward pass.
   """
 
-  packing: fused_variables.Packing
   accumulate: int = 1
   scale: tf.Tensor | None = None
   jit: bool = False
@@ -82,9 +111,9 @@ class GradientOptions(NamedTuple):
 def compute(
   loss: Callable[..., Any],
   batch: Any,
-  optimizer: Any,
+  parts: Sequence[Part],
   way: GradientOptions,
-) -> Gradients:
+) -> list[Gradients]:
   """Computes the gradients of the mean of `loss` over a global batch.
 
   Runs in cross-replica context. Each replica adds up the gradients of its
@@ -92,30 +121,38 @@ def compute(
   and one division by the sum of weights follows.
 
   Args:
-    loss: `loss(rows, training)` that returns a `Loss`.
+    loss: `loss(rows, training)` that returns a `Loss`, or name -> `Loss`.
     batch: The global batch.
-    optimizer: The optimizer that will apply the gradients.
+    parts: The optimizers, their variables and losses.
     way: The options of the computation.
+
+  Returns:
+    The Gradients of each Part.
   """
-  backward = _Backward(loss, way)
+  backward = _Backward(loss, parts, way)
   packed, flat = replica_batch.run_on_rows(backward.run, batch)
-  here = replica_batch.on_first_replica(packed)
   sums = backward.unflatten(replica_batch.on_first_replica(flat))
+  return [
+    _of_part(part, own, sums[part.key])
+    for part, own in zip(parts, packed, strict=True)
+  ]
+
+
+def _of_part(
+  part: Part, packed: Sequence[Any], sums: loss_lib.Sums
+) -> Gradients:
+  here = replica_batch.on_first_replica(packed)
   norm = clipping.global_norm(here) if here else tf.zeros([])
-  values = tuple(way.packing.unpack(here))
+  values = tuple(part.packing.unpack(here))
   return Gradients(
-    variables=way.packing.reached,
+    variables=part.packing.reached,
     values=values,
-    loss=loss_lib.total(sums.numerators, sums.denominators),
+    loss=sums.total,
     norm=norm,
-    sums={
-      **loss_lib.reported(sums.numerators, sums.denominators),
-      **sums.metrics,
-      'gradient_norm': (norm, tf.ones([])),
-    },
+    sums={**sums.reported, 'gradient_norm': (norm, tf.ones([]))},
     packed=packed,
-    packing=way.packing,
-    optimizer=optimizer,
+    packing=part.packing,
+    optimizer=part.optimizer,
     computed=values,
   )
 
@@ -129,49 +166,67 @@ class _Backward:
   Under accumulation it is not known then; so each term has its own gradients.
   """
 
-  def __init__(self, loss: Callable[..., Any], way: GradientOptions):
+  def __init__(
+    self, loss: Callable[..., Any], parts: Sequence[Part], way: GradientOptions
+  ):
     self._loss = loss
-    self._sources = [variables_lib.raw(v) for v in way.packing.variables]
+    self._parts = parts
     self._way = way
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     self._alone = replicas == 1
     self._passes: Any = replicas * way.accumulate
     self._structure: Any = None
 
-  def run(self, rows: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Returns mean gradients and the sums of the global batch, flat."""
+  def run(self, rows: Any) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
+    """Returns the mean gradients of each Part, and the global sums, flat."""
     add_up: Callable[[Any], _Share] = self._add_up
     if self._way.jit:
       add_up = in_xla(add_up)
     groups, flat = add_up(rows)
     if not self._alone:
       groups, flat = _all_reduce(groups, flat)
+    sums = self.unflatten(flat)
+    means = []
+    for part in self._parts:
+      terms = self._terms(part.key)
+      own, groups = groups[:terms], groups[terms:]
+      means.append(self._mean(own, sums[part.key]))
+    return means, flat
+
+  def unflatten(self, flat: Sequence[tf.Tensor]) -> dict[str, loss_lib.Sums]:
+    sums: dict[str, loss_lib.Sums]
+    sums = tf.nest.pack_sequence_as(self._structure, flat)
+    return sums
+
+  def _mean(
+    self, groups: Sequence[list[tf.Tensor]], sums: loss_lib.Sums
+  ) -> list[tf.Tensor]:
+    """Divides the gradients of one Part by what was not divided before."""
     scale = 1.0 if self._way.scale is None else self._way.scale
     if self._divides_before():
-      packed = groups[0]
-      if self._way.scale is not None:
-        packed = [g / tf.cast(scale, g.dtype) for g in packed]
-      return packed, flat
+      if self._way.scale is None:
+        return groups[0]
+      return [g / tf.cast(scale, g.dtype) for g in groups[0]]
     means = [
       [
         tf.math.divide_no_nan(g, tf.cast(divisor * scale, g.dtype))
         for g in group
       ]
-      for group, divisor in zip(
-        groups, self.unflatten(flat).denominators, strict=True
-      )
+      for group, divisor in zip(groups, sums.denominators, strict=True)
     ]
-    return [tf.add_n(parts) for parts in zip(*means, strict=True)], flat
+    return [tf.add_n(parts) for parts in zip(*means, strict=True)]
 
-  def unflatten(self, flat: Sequence[tf.Tensor]) -> loss_lib.Sums:
-    sums: loss_lib.Sums = tf.nest.pack_sequence_as(self._structure, flat)
-    return sums
+  def _terms(self, key: str) -> int:
+    """Returns the number of gradients that a pass makes for one Part."""
+    if self._divides_before():
+      return 1
+    return len(self._structure[key].denominators)
 
   def _divides_before(self) -> bool:
     """Returns whether the denominators are known before the backward pass."""
     if self._way.accumulate > 1:
       return False
-    several = len(self._structure.denominators) > 1
+    several = any(len(own.denominators) > 1 for own in self._structure.values())
     return several or (self._alone and self._way.scale is None)
 
   def _add_up(self, rows: Any) -> _Share:
@@ -215,21 +270,39 @@ class _Backward:
   def _one_pass(self, rows: Any) -> _Share:
     """Runs one forward and backward pass."""
     count = replica_batch.batch_size(rows)
-    with tf.GradientTape(persistent=self._way.accumulate > 1) as tape:
+    again = self._way.accumulate > 1 or len(self._parts) > 1
+    with (
+      global_rows.in_micro_batches(self._way.accumulate),
+      tf.GradientTape(persistent=again) as tape,
+    ):
       sums = loss_lib.call(self._loss, rows, training=True, passes=self._passes)
     self._structure = tf.nest.map_structure(lambda _: None, sums)
+    self._check_keys(sums)
     factor = None
     if self._way.scale is not None and not self._divides_before():
       # float16: differentiates the mean, which overflows later than the sum.
       factor = tf.cast(tf.maximum(count, 1), tf.float32)
-    with step_summary.silent():  # rematerialized layers wrote theirs before
-      found = [
-        tape.gradient(targets, self._sources, output_gradients=seeds)
-        for targets, seeds in self._targets(sums, factor)
-      ]
+    packed: dict[int, list[list[tf.Tensor]]] = {}
+    for key, own in sums.items():
+      parts = [part for part in self._parts if part.key == key]
+      with step_summary.silent():  # rematerialized layers wrote theirs before
+        found = _differentiated(tape, self._targets(own, factor), parts)
+      for part, terms in zip(parts, found, strict=True):
+        packed[id(part)] = [
+          self._packed(part.packing, dense, factor) for dense in terms
+        ]
     del tape
-    packed = [self._packed(dense, factor) for dense in _filled(found)]
-    return packed, tf.nest.flatten(sums)
+    groups = [group for part in self._parts for group in packed[id(part)]]
+    return groups, tf.nest.flatten(sums)
+
+  def _check_keys(self, sums: Mapping[str, Any]) -> None:
+    """Raises TaskError if pairs and losses do not have the same names."""
+    names = {part.key for part in self._parts}
+    if names != set(sums):
+      raise errors.TaskError(
+        f'the loss returned {_shown(sums)}, but minimize() has pairs for '
+        f'{_shown(names)}; give both the same names'
+      )
 
   def _targets(
     self, sums: loss_lib.Sums, factor: tf.Tensor | None
@@ -250,12 +323,44 @@ class _Backward:
     return [(list(sums.numerators), seeds)]
 
   def _packed(
-    self, dense: Sequence[tf.Tensor | None], factor: tf.Tensor | None
+    self,
+    packing: fused_variables.Packing,
+    dense: Sequence[tf.Tensor | None],
+    factor: tf.Tensor | None,
   ) -> list[tf.Tensor]:
-    packed = self._way.packing.pack(dense)
+    packed = packing.pack(dense)
     if factor is not None:
       packed = [g * tf.cast(factor, g.dtype) for g in packed]
     return packed
+
+
+def _differentiated(
+  tape: tf.GradientTape,
+  targets: Sequence[tuple[list[tf.Tensor], list[tf.Tensor] | None]],
+  parts: Sequence[Part],
+) -> list[list[list[tf.Tensor | None]]]:
+  """Returns for each Part, for each target, its gradients."""
+  variables = {
+    id(v): v for part in parts for v in part.packing.variables
+  }.values()
+  sources = [variables_lib.raw(v) for v in variables]
+  dense = _filled([
+    tape.gradient(numerators, sources, output_gradients=seeds)
+    for numerators, seeds in targets
+  ])  # fmt: skip
+  places = {id(v): place for place, v in enumerate(variables)}
+  return [
+    [
+      [gradients[places[id(v)]] for v in part.packing.variables]
+      for gradients in dense
+    ]
+    for part in parts
+  ]
+
+
+def _shown(names: Iterable[str]) -> str:
+  shown = errors.listing(repr(name) for name in sorted(names) if name)
+  return shown or 'one Loss'
 
 
 def _filled(found: Sequence[Sequence[Any]]) -> list[list[tf.Tensor | None]]:
@@ -284,15 +389,12 @@ def in_xla(function: Callable[..., Any]) -> Any:
 
 def _all_reduce(groups: list[list[tf.Tensor]], flat: list[tf.Tensor]) -> _Share:
   """Sums over the replicas in one collective, or one for each `bucket_mb`."""
-  packed = [gradient for group in groups for gradient in group]
   *packed, vector = tf.distribute.get_replica_context().all_reduce(
     tf.distribute.ReduceOp.SUM,
-    [*packed, tf.stack(flat)],
+    [*tf.nest.flatten(groups), tf.stack(flat)],
     options=all_reduce_lib.of_gradients(),
   )
-  size = len(groups[0])
-  again = [packed[i * size : (i + 1) * size] for i in range(len(groups))]
-  return again, tf.unstack(vector)
+  return tf.nest.pack_sequence_as(groups, packed), tf.unstack(vector)
 
 
 def _slice(rows: Any, index: Any, parts: Any) -> Any:

@@ -2,7 +2,8 @@
 
 The objective of a step is `sum_k factor_k * N_k / D_k` over the terms of its
 loss. `N_k` is the sum of the weighted values of a term and `D_k` the sum of its
-weights, both over the global batch: all replicas and micro-batches.
+weights (or of what Keras counts), both over the global batch: all replicas and
+micro-batches.
 """
 
 from collections.abc import Callable
@@ -21,17 +22,23 @@ RESERVED = ('loss', 'gradient_norm', 'update_ratio')
 
 
 class Term(NamedTuple):
-  """One term of a Loss.
+  """One term of a Loss, or a metric.
 
   Attributes:
-    factor: The number by which the mean of the term is multiplied.
     values: `[batch, ...]`, or a scalar mean over the batch.
     weights: None, or weights that broadcast to `values`.
+    counts: What the denominator adds up, of the shape of weights; None means
+      the weights.
+    factor: The number by which the mean of the term is multiplied.
+    reduction: `mean`; `sum` for the denominator 1; or `none` for the gradient
+      of the sum beside a report of the mean, as in Keras.
   """
 
-  factor: Any
   values: Any
-  weights: Any
+  weights: Any = None
+  counts: Any = None
+  factor: Any = 1.0
+  reduction: str = 'mean'
 
 
 class Loss:
@@ -56,10 +63,18 @@ class Loss:
   """
 
   def __init__(self, values: Any, weights: Any = None, **metrics: Any):
-    self.terms = (Term(1.0, values, weights),)
-    self.weighted_metrics: dict[str, tuple[Any, Any]] = {
-      name: (value, weights) for name, value in metrics.items()
+    self.terms = (Term(values, weights),)
+    self.metric_terms = {
+      name: Term(value, weights) for name, value in metrics.items()
     }
+
+  @classmethod
+  def of_term(cls, term: Term, metrics: Mapping[str, Term]) -> 'Loss':
+    """Returns a Loss of one term, whose metrics have weights of their own."""
+    made = cls(None)
+    made.terms = (term,)
+    made.metric_terms = dict(metrics)
+    return made
 
   @property
   def values(self) -> Any:
@@ -74,7 +89,7 @@ class Loss:
   @property
   def metrics(self) -> dict[str, Any]:
     """Name -> values of each metric."""
-    return {name: value for name, (value, _) in self.weighted_metrics.items()}
+    return {name: term.values for name, term in self.metric_terms.items()}
 
   def __mul__(self, factor: Any) -> 'Loss':
     return self._with(term._replace(factor=term.factor * factor)
@@ -93,7 +108,7 @@ class Loss:
         f'two Losses that are added both have a metric {both[0]!r}; rename one'
       )
     added = self._with((*self.terms, *other.terms))
-    added.weighted_metrics.update(other.weighted_metrics)
+    added.metric_terms.update(other.metric_terms)
     return added
 
   __radd__ = __add__
@@ -101,7 +116,7 @@ class Loss:
   def _with(self, terms: Any) -> 'Loss':
     made = Loss(None)
     made.terms = tuple(terms)
-    made.weighted_metrics = dict(self.weighted_metrics)
+    made.metric_terms = dict(self.metric_terms)
     return made
 
 
@@ -111,29 +126,67 @@ class Sums(NamedTuple):
   Attributes:
     numerators: Of each term, the factor times the sum of the weighted values.
     denominators: Of each term, the sum of the weights.
+    counts: The denominators of the report.
     metrics: Name -> (weighted sum, sum of weights) of the metrics.
   """
 
   numerators: Sequence[tf.Tensor]
   denominators: Sequence[tf.Tensor]
+  counts: Sequence[tf.Tensor]
   metrics: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+
+  @property
+  def total(self) -> tf.Tensor:
+    """The sum of the means of all terms; a term without weight is 0."""
+    means = [
+      tf.math.divide_no_nan(numerator, count)
+      for numerator, count in zip(self.numerators, self.counts, strict=True)
+    ]
+    return means[0] if len(means) == 1 else tf.add_n(means)
+
+  @property
+  def reported(self) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """The metrics, and the loss as `loss` or in parts, `loss#k`.
+
+    Parts are summed after each was divided by its own denominator.
+    """
+    pairs = list(zip(self.numerators, self.counts, strict=True))
+    if len(pairs) == 1:
+      return {'loss': pairs[0], **self.metrics}
+    parts = {f'loss#{index}': pair for index, pair in enumerate(pairs)}
+    return {**parts, **self.metrics}
+
+
+ONLY = ''
+"""The key of the Sums of a function that returns one Loss."""
 
 
 def call(
   loss: Callable[..., Any], rows: Any, *, training: bool, passes: Any = 1
-) -> Sums:
+) -> dict[str, Sums]:
   """Calls a loss and adds up what it returns and what its layers add.
 
   Args:
-    loss: `loss(batch, training)` that returns a `Loss`.
+    loss: `loss(batch, training)` that returns a `Loss`, or name -> `Loss`: the
+      losses of one forward pass. What its layers add counts in each of them.
     rows: The rows of one replica, or a micro-batch of them.
     training: Whether this is a training step.
     passes: Number of calls in a step: replicas times micro-batches.
+
+  Returns:
+    Name -> Sums; the name is `ONLY` if `loss` returns one Loss.
   """
   with layer_losses.collected() as collected:
     result = loss(rows, training=training)
   count = replica_batch.batch_size(rows)
-  return add_up(result, count, collected.penalties(), passes)
+  named = result if isinstance(result, Mapping) else {ONLY: result}
+  if not named:
+    raise errors.TaskError('loss() returned {}; return a Loss, or name -> Loss')
+  penalties = collected.penalties()
+  return {
+    str(name): add_up(one, count, penalties, passes)
+    for name, one in named.items()
+  }
 
 
 def add_up(
@@ -158,6 +211,49 @@ def add_up(
     TaskError: If `loss` is not a Loss, has a metric with a reserved name, or
       holds strings, or values or weights that do not fit the batch.
   """
+  loss = _as_loss(loss)
+  once = 1.0 / tf.cast(passes, tf.float32)
+  numerators, denominators, counts = [], [], []
+  for term in loss.terms:
+    if term.weights is not None and _rank(term.values) == 0:
+      raise errors.TaskError(
+        'Loss has weights beside a scalar, whose mean is already made; give '
+        'values [batch, ...]'
+      )
+    value, count = _weighted_sum('values', term, rows)
+    numerators.append(value * tf.cast(term.factor, tf.float32))
+    denominators.append(count if term.reduction == 'mean' else once)
+    counts.append(once if term.reduction == 'sum' else count)
+  size = tf.cast(rows, tf.float32)
+  extra: list[tuple[tf.Tensor, tf.Tensor]] = []
+  regularizers = tf.cast(penalties.weights, tf.float32)
+  if loss.terms[0].reduction == 'none':
+    extra.append((regularizers * once, once))
+  else:
+    numerators[0] += regularizers * denominators[0]
+  if penalties.means is not None:
+    penalty = tf.where(size > 0, penalties.means, 0.0) * size
+    if len(numerators) == 1 and _counts_rows(loss.terms[0]):
+      numerators[0] += penalty
+    else:
+      extra.append((penalty, size))
+  if penalties.sums is not None:
+    extra.append((penalties.sums, once))
+  added = [value for value, _ in extra]
+  divisors = [divisor for _, divisor in extra]
+  metrics = {
+    name: _weighted_sum(name, term, rows)
+    for name, term in loss.metric_terms.items()
+  }
+  return Sums(
+    [*numerators, *added],
+    [*denominators, *divisors],
+    [*counts, *divisors],
+    metrics,
+  )
+
+
+def _as_loss(loss: Any) -> Loss:
   if tf.is_tensor(loss):
     loss = Loss(loss)
   if not isinstance(loss, Loss):
@@ -171,70 +267,26 @@ def add_up(
         f'loss() returned a metric called `{name}`; that name is taken, rename '
         'it'
       )
-  pairs = [
-    _weighted_sum('values', term.values, term.weights, rows)
-    for term in loss.terms
-  ]
-  numerators = [
-    value * tf.cast(term.factor, tf.float32)
-    for term, (value, _) in zip(loss.terms, pairs, strict=True)
-  ]
-  denominators = [weight for _, weight in pairs]
-  count = tf.cast(rows, tf.float32)
-  numerators[0] += tf.cast(penalties.weights, tf.float32) * denominators[0]
-  if penalties.means is not None:
-    penalty = tf.where(count > 0, penalties.means, 0.0) * count
-    if len(numerators) == 1 and _counts_rows(loss.terms[0]):
-      numerators[0] += penalty
-    else:
-      numerators.append(penalty)
-      denominators.append(count)
-  if penalties.sums is not None:
-    numerators.append(penalties.sums)
-    denominators.append(1.0 / tf.cast(passes, tf.float32))
-  metrics = {
-    name: _weighted_sum(name, values, weights, rows)
-    for name, (values, weights) in loss.weighted_metrics.items()
-  }
-  return Sums(numerators, denominators, metrics)
+  return loss
 
 
 def _counts_rows(term: Term) -> bool:
   """Returns whether the denominator of a term is its number of rows."""
-  rank = tf.convert_to_tensor(term.values).shape.rank
-  return term.weights is None and rank in (0, 1)
+  plain = term.weights is None and term.counts is None
+  return plain and term.reduction == 'mean' and _rank(term.values) in (0, 1)
 
 
-def reported(
-  numerators: Sequence[tf.Tensor], denominators: Sequence[tf.Tensor]
-) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-  """Returns the sums of the loss as metrics: `loss`, or its parts `loss#k`.
-
-  Parts are summed after each was divided by its own denominator.
-  """
-  pairs = list(zip(numerators, denominators, strict=True))
-  if len(pairs) == 1:
-    return {'loss': pairs[0]}
-  return {f'loss#{index}': pair for index, pair in enumerate(pairs)}
-
-
-def total(
-  numerators: Sequence[tf.Tensor], denominators: Sequence[tf.Tensor]
-) -> tf.Tensor:
-  """Returns the sum of the means of all terms; a term without weight is 0."""
-  means = [
-    tf.math.divide_no_nan(numerator, denominator)
-    for numerator, denominator in zip(numerators, denominators, strict=True)
-  ]
-  return means[0] if len(means) == 1 else tf.add_n(means)
+def _rank(values: Any) -> int | None:
+  rank: int | None = tf.convert_to_tensor(values).shape.rank
+  return rank
 
 
 def _weighted_sum(
-  name: str, values: Any, weights: Any, rows: tf.Tensor
+  name: str, term: Term, rows: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns (sum of the weighted values, sum of the weights)."""
-  values = _per_row(name, values, rows)
-  if weights is None:
+  """Returns (sum of the weighted values, sum of what counts)."""
+  values = _per_row(name, term.values, rows)
+  if term.weights is None:
     count = tf.cast(rows, tf.float32)
     if values.shape.rank == 0:
       # The mean over an empty share of a batch is NaN and counts as 0.
@@ -242,17 +294,20 @@ def _weighted_sum(
     if values.shape.rank == 1:
       return tf.reduce_sum(values), count
     return tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32)
-  weights = _per_row('weights', weights, rows)
+  weights = _per_row('weights', term.weights, rows)
   if weights.shape.rank == 0:
     raise errors.TaskError('Loss weights is a scalar; give one per example')
   if values.shape.rank == 0:
-    # A mean that is already made: its rows weigh alike, or not at all.
+    # A metric whose mean is already made: all rows weigh alike.
     weight = tf.reduce_sum(weights)
     return tf.where(weight != 0, values, 0.0) * weight, weight
   weights = _broadcast(name, weights, values)
   # A value of weight 0 may be NaN, and so may its gradient.
   counted = tf.where(weights != 0, values, tf.zeros_like(values))
-  return tf.reduce_sum(counted * weights), tf.reduce_sum(weights)
+  counts = weights
+  if term.counts is not None:
+    counts = _broadcast(name, _per_row('counts', term.counts, rows), values)
+  return tf.reduce_sum(counted * weights), tf.reduce_sum(counts)
 
 
 def _broadcast(name: str, weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

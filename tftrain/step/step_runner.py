@@ -100,12 +100,9 @@ class StepRunner:
     self,
     loss: Callable[..., Any],
     batch: Any,
-    variables: Sequence[Any],
-    optimizer: Any,
-  ) -> gradients_lib.Gradients:
-    return self._gradients(
-      loss, batch, variables, optimizer, jit=self.options.jit
-    )
+    pairs: Sequence[gradients_lib.Pair],
+  ) -> list[gradients_lib.Gradients]:
+    return self._gradients(loss, batch, pairs, jit=self.options.jit)
 
   def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
     applier = self._appliers[id(gradients.optimizer)]
@@ -115,41 +112,48 @@ class StepRunner:
     self,
     loss: Callable[..., Any],
     batch: Any,
-    variables: Sequence[Any],
-    optimizer: Any,
+    pairs: Sequence[gradients_lib.Pair],
     when: Any = None,
-  ) -> update_options.Step:
+  ) -> list[update_options.Step]:
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     whole_in_xla = self.options.jit and alone
 
-    def take(batch: Any) -> update_options.Step:
+    def take(batch: Any) -> list[update_options.Step]:
       jit = self.options.jit and not whole_in_xla
-      found = self._gradients(loss, batch, variables, optimizer, jit=jit)
-      return self.apply(found)
+      return [
+        self.apply(found)
+        for found in self._gradients(loss, batch, pairs, jit=jit)
+      ]
 
     if whole_in_xla:
       take = gradients_lib.in_xla(take)
-    return take(batch) if when is None else _take_when(when, take, batch)
+    if when is None:
+      return take(batch)
+    return _take_when(when, take, batch, len(pairs))
 
   def _gradients(
     self,
     loss: Callable[..., Any],
     batch: Any,
-    variables: Sequence[Any],
-    optimizer: Any,
+    pairs: Sequence[gradients_lib.Pair],
     *,
     jit: bool,
-  ) -> gradients_lib.Gradients:
-    applier = self._appliers[id(optimizer)]
+  ) -> list[gradients_lib.Gradients]:
+    appliers = [self._appliers[id(pair.optimizer)] for pair in pairs]
+    parts = [
+      gradients_lib.Part(
+        pair.optimizer, applier.packing(pair.variables), pair.key
+      )
+      for pair, applier in zip(pairs, appliers, strict=True)
+    ]
+    # One pass has one loss scale: any is right, the smallest overflows least.
+    scales = [applier.scale.value() for applier in appliers if applier.scale]
     way = gradients_lib.GradientOptions(
-      packing=applier.packing(variables),
       accumulate=self.options.accumulate,
-      scale=applier.scale.value() if applier.scale else None,
+      scale=tf.reduce_min(tf.stack(scales)) if scales else None,
       jit=jit,
     )
-    return gradients_lib.compute(
-      autograph.converted(loss), batch, optimizer, way
-    )
+    return gradients_lib.compute(autograph.converted(loss), batch, parts, way)
 
   # Contexts of a step.
 
@@ -272,23 +276,33 @@ def _frozen(owned: tracking.Owned, options: update_options.Update) -> list[Any]:
   ]
 
 
-def _take_when(when: Any, take: Callable[[Any], Any], batch: Any) -> Any:
-  """Takes the step if `when` holds; else returns a Step without effect."""
-  shape: list[update_options.Step] = []
+def _take_when(
+  when: Any,
+  take: Callable[[Any], list[update_options.Step]],
+  batch: Any,
+  count: int,
+) -> list[update_options.Step]:
+  """Takes `count` Steps if `when` holds; else returns Steps without effect."""
+  sums: list[Mapping[str, Any]] = [{}] * count
 
-  def taken() -> update_options.Step:
-    shape.append(take(batch))
-    return shape[0]
+  def taken() -> list[update_options.Step]:
+    steps = take(batch)
+    sums[:] = [step.sums for step in steps]
+    return steps
 
-  def left_out() -> update_options.Step:
-    sums = shape[0].sums if shape else {}
+  def left_out() -> list[update_options.Step]:
     zero = tf.zeros([])
-    return update_options.Step(
-      finite=tf.constant(True),
-      skipped=tf.constant(False),
-      loss=zero,
-      gradient_norm=zero,
-      sums=dict.fromkeys(sums, (zero, zero)),
-    )
+    return [
+      update_options.Step(
+        finite=tf.constant(True),
+        skipped=tf.constant(False),
+        loss=zero,
+        gradient_norm=zero,
+        sums=dict.fromkeys(own, (zero, zero)),
+      )
+      for own in sums
+    ]
 
-  return tf.cond(tf.convert_to_tensor(when), taken, left_out)
+  steps: list[update_options.Step]
+  steps = tf.cond(tf.convert_to_tensor(when), taken, left_out)
+  return steps

@@ -11,6 +11,7 @@ from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.distribute import global_rows
 from tftrain.distribute import replica_batch
 from tftrain.interop import keras_optimizer
 from tftrain.interop import layer_losses
@@ -88,29 +89,38 @@ class Recorder:
     self,
     loss: Callable[..., Any],
     batch: Any,
-    variables: Sequence[Any],
-    optimizer: Any,
-  ) -> gradients_lib.Gradients:
+    pairs: Sequence[gradients_lib.Pair],
+  ) -> list[gradients_lib.Gradients]:
     """Computes gradients and records the variables that receive one."""
-    keras_optimizer.check(optimizer, self._owner)
+    for pair in pairs:
+      keras_optimizer.check(pair.optimizer, self._owner)
 
     def watched(rows: Any, training: bool) -> Any:
-      with tf.GradientTape() as tape:
+      with (
+        global_rows.in_micro_batches(self._options.accumulate),
+        tf.GradientTape() as tape,
+      ):
         result = loss(rows, training=training)
       for variable in tape.watched_variables():
         self._read[id(_container(variable))] = _container(variable)
       return result
 
-    packing = fused_variables.Packing(variables)
+    parts = [
+      gradients_lib.Part(
+        pair.optimizer, fused_variables.Packing(pair.variables), pair.key
+      )
+      for pair in pairs
+    ]
     found = gradients_lib.compute(
       watched,
       replica_batch.first_part(batch, self._options.accumulate),
-      optimizer,
-      gradients_lib.GradientOptions(packing),
+      parts,
+      gradients_lib.GradientOptions(),
     )
-    if self._strict and not packing.reached:
-      raise errors.TaskError(_nothing_reached(variables))
-    self._calls.append((optimizer, packing))
+    for part in parts:
+      if self._strict and not part.packing.reached:
+        raise errors.TaskError(_nothing_reached(part.packing.variables))
+      self._calls.append((part.optimizer, part.packing))
     return found
 
   def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
@@ -129,12 +139,11 @@ class Recorder:
     self,
     loss: Callable[..., Any],
     batch: Any,
-    variables: Sequence[Any],
-    optimizer: Any,
+    pairs: Sequence[gradients_lib.Pair],
     when: Any = None,
-  ) -> update_options.Step:
+  ) -> list[update_options.Step]:
     del when
-    return self.apply(self.gradients(loss, batch, variables, optimizer))
+    return [self.apply(found) for found in self.gradients(loss, batch, pairs)]
 
   @contextlib.contextmanager
   def step(self, measure: update_options.Measure) -> Iterator[None]:

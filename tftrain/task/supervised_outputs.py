@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -10,12 +11,25 @@ import keras
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.data.sources import transforms
 from tftrain.interop import autograph
 from tftrain.interop import mixed_precision
 from tftrain.step import loss as loss_lib
+from tftrain.task import supervised_metrics
 
 Path = tuple[Any, ...]
 """Keys that lead to an output in a nest of dictionaries and lists."""
+
+# Keras's name of a reduction -> that of a Term, and whether the denominator is
+# the sum of the weights. Otherwise it counts elements, those of weight 0 too.
+_REDUCTIONS = {
+  'sum_over_batch_size': ('mean', False),
+  'mean': ('mean', False),
+  'mean_with_sample_weight': ('mean', True),
+  'sum': ('sum', False),
+  'none': ('none', False),
+  None: ('none', False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +38,37 @@ class Output:
 
   Attributes:
     path: Where the output is; empty if the model has one.
+    name: The reported name; empty if the model has one output.
+    order: The names of all outputs, which also stand for positions in a list.
+    is_only: Whether no other output has a loss.
     loss_function: A Keras loss object, or a function of (labels, predictions).
     factor: The factor of the loss.
-    means: Name -> function of (labels, predictions) to average.
-    keras_metrics: Name -> Keras metric.
+    metrics: The metrics.
   """
 
   path: Path
+  name: str
+  order: Sequence[str]
+  is_only: bool
   loss_function: Any
   factor: Any
-  means: Mapping[str, Callable[[Any, Any], Any]]
-  keras_metrics: Mapping[str, Any]
+  metrics: Sequence[supervised_metrics.Metric]
 
-  def loss(self, labels: Any, predictions: Any, weights: Any) -> loss_lib.Loss:
-    """Updates the Keras metrics; returns the loss with the other metrics."""
+  def loss(
+    self,
+    labels: Any,
+    predictions: Any,
+    weights: Any,
+    class_weight: Mapping[int, float] | None = None,
+  ) -> loss_lib.Loss:
+    """Updates the Keras metrics; returns the loss with the other metrics.
+
+    Args:
+      labels: The labels of all outputs.
+      predictions: All outputs of the model.
+      weights: Weights of this output, or of all by key, or None.
+      class_weight: Class -> weight; None means 1.
+    """
     labels = self._taken('labels', labels)
     outputs = self._taken('outputs', predictions)
     if weights is not None and (self.path == () or _is_nest(weights)):
@@ -47,27 +78,56 @@ class Output:
     made = tf.nest.map_structure(mixed_precision.in_full, outputs)
     values = _values(self.loss_function, labels, made)
     masks.append(getattr(values, '_keras_mask', None))
-    weights = _masked(weights, [mask for mask in masks if mask is not None])
-    for metric in self.keras_metrics.values():
-      metric.update_state(labels, made, sample_weight=weights)
-    means = {
-      name: autograph.converted(function)(labels, made)
-      for name, function in self.means.items()
-    }
-    if self.path:
-      means[f'{self.name}_loss'] = values
-    made_loss: loss_lib.Loss = loss_lib.Loss(values, weights, **means)
-    scaled: loss_lib.Loss = made_loss * self.factor
-    return scaled
+    masks = [mask for mask in masks if mask is not None]
+    if class_weight is not None:
+      weights = _of_classes(class_weight, labels, made)
+    term = self._term(values, weights, masks)
+    metrics = self._measured(labels, made, term)
+    if not self.is_only:
+      metrics[f'{self.name}_loss'] = term
+    return loss_lib.Loss.of_term(term._replace(factor=self.factor), metrics)
 
-  @property
-  def name(self) -> str:
-    return '_'.join(map(str, self.path))
+  def _term(self, values: Any, weights: Any, masks: list[Any]) -> loss_lib.Term:
+    """Returns the values, weighted and reduced as Keras does."""
+    asked = getattr(self.loss_function, 'reduction', 'sum_over_batch_size')
+    reduction, by_weight = _REDUCTIONS[asked]
+    weighted = _masked(weights, masks)
+    rank = tf.convert_to_tensor(values).shape.rank
+    if rank == 0 and (weighted is not None or reduction != 'mean'):
+      raise errors.TaskError(
+        f'loss {_name_of(self.loss_function)} returned a scalar beside '
+        f'{"weights or a mask" if weighted is not None else "a reduction"}, '
+        'whose mean is already made; return values [batch, ...]'
+      )
+    if weighted is None or by_weight:
+      return loss_lib.Term(values, weighted, reduction=reduction)
+    counts = _masked(None if weights is None else _present(weights), masks)
+    return loss_lib.Term(values, weighted, counts, reduction=reduction)
+
+  def _measured(
+    self, labels: Any, predictions: Any, term: loss_lib.Term
+  ) -> dict[str, loss_lib.Term]:
+    """Updates the Keras metrics; returns name -> values of the others."""
+    kept = term.weights
+    if kept is not None:  # what has no weight is in no metric
+      kept = tf.cast(tf.convert_to_tensor(kept) != 0, tf.float32)
+    found = {}
+    for metric in self.metrics:
+      weights = term.weights if metric.is_weighted else kept
+      if isinstance(metric.function, keras.Metric):
+        metric.function.update_state(labels, predictions, sample_weight=weights)
+      else:
+        values = autograph.converted(metric.function)(labels, predictions)
+        found[metric.name] = loss_lib.Term(values, weights)
+    return found
 
   def _taken(self, what: str, nest: Any) -> Any:
+    """Returns the part of this output; a single one needs no key."""
+    if not _is_nest(nest) and self.is_only and len(self.path) == 1:
+      return nest
     for key in self.path:
       try:
-        nest = nest[key]
+        nest = nest[self._key(nest, key)]
       except (KeyError, IndexError, TypeError) as error:
         raise errors.TaskError(
           f'SupervisedTask has a loss for output {self.name!r}, but the {what} '
@@ -75,32 +135,63 @@ class Output:
         ) from error
     return nest
 
+  def _key(self, nest: Any, key: Any) -> Any:
+    """Returns the key of an output in a dictionary or a list."""
+    if not _is_nest(nest):
+      raise TypeError('a tensor has no outputs')
+    if isinstance(nest, Mapping):
+      return self.order[key] if isinstance(key, int) and self.order else key
+    return key if isinstance(key, int) else self.order.index(key)
 
-def make(losses: Any, metrics: Any, factors: Any) -> list[Output]:
+
+def make(
+  model: Any, losses: Any, metrics: Any, weighted_metrics: Any, factors: Any
+) -> list[Output]:
   """Returns the outputs that `losses` tells of.
 
   Raises:
     TaskError: If a loss or metric cannot be called, or a key or name is
       unknown.
   """
+  order = list(getattr(model, 'output_names', None) or ())
+  losses = _for_all_outputs(model, losses)
   found = list(_leaves(losses))
+  if len(order) == 1 and len(found) > 1:
+    raise errors.TaskError(
+      f'{len(found)} losses for the one output {order[0]!r} of the model; add '
+      'them up in a function of (labels, predictions)'
+    )
   if factors is not None and not _is_nest(losses):
     raise errors.TaskError(
       'loss_weights needs a dictionary or list of losses; multiply the loss'
     )
   known = {path for path, _ in found}
-  for name, nest in (('metrics', metrics), ('loss_weights', factors)):
+  for name, nest in (
+    ('metrics', metrics),
+    ('weighted_metrics', weighted_metrics),
+    ('loss_weights', factors),
+  ):
     if nest is not None and _is_nest(losses):
       _check_keys(name, nest, known)
-  return [
-    Output(
-      path,
-      _resolved_loss(loss),
-      1.0 if factors is None else _at(factors, path, 1.0),
-      *_split(path, _at(metrics, path, None) if path else metrics),
+  outputs = []
+  for place, (path, loss) in enumerate(found):
+    name = _output_name(path, order)
+
+    def own(nest: Any, path: Path = path, place: int = place) -> Any:
+      return _at(nest, path, place, None) if path else nest
+
+    outputs.append(
+      Output(
+        path,
+        name,
+        order,
+        len(found) == 1,
+        _resolved_loss(loss),
+        1.0 if factors is None else _at(factors, path, place, 1.0),
+        supervised_metrics.make(name, own(metrics), own(weighted_metrics)),
+      )
     )
-    for path, loss in found
-  ]
+  return outputs
 
 
 def without_ignored_rows(
@@ -141,7 +232,45 @@ def _values(loss: Any, labels: Any, predictions: Any) -> Any:
   """
   if isinstance(loss, keras.losses.Loss):
     return loss.call(labels, predictions)
+  if tf.is_tensor(predictions) and not _is_nest(labels):
+    labels, predictions = _same_rank(labels, predictions)
   return autograph.converted(loss)(labels, predictions)
+
+
+def _same_rank(labels: Any, predictions: Any) -> tuple[Any, Any]:
+  """Returns both, `[batch]` beside `[batch, 1]` expanded, as Keras does.
+
+  A difference of the two would otherwise be `[batch, batch]`.
+  """
+  labels = tf.convert_to_tensor(labels)
+  ranks = labels.shape.rank, predictions.shape.rank
+  if ranks == (1, 2) and predictions.shape[-1] == 1:
+    labels = labels[:, tf.newaxis]
+  elif ranks == (2, 1) and labels.shape[-1] == 1:
+    predictions = predictions[:, tf.newaxis]
+  return labels, predictions
+
+
+def _present(weights: Any) -> tf.Tensor:
+  """Returns 1 for each weight, except those of padding."""
+  weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
+  return tf.cast(~transforms.is_padding(weights), tf.float32)
+
+
+def _of_classes(
+  class_weight: Mapping[int, float], labels: Any, predictions: Any
+) -> tf.Tensor:
+  """Returns the weight of the class of each example or element."""
+  labels = tf.convert_to_tensor(labels)
+  if labels.shape.rank > 1 and labels.shape[-1] == 1:
+    labels = tf.squeeze(labels, -1)
+  elif labels.shape.rank > 1 and labels.shape.rank == predictions.shape.rank:
+    labels = tf.argmax(labels, -1)
+  labels = tf.cast(labels, tf.int64)
+  weights = tf.ones(tf.shape(labels), tf.float32)
+  for label, weight in class_weight.items():
+    weights = tf.where(labels == label, float(weight), weights)
+  return weights
 
 
 def _masked(weights: Any, masks: list[Any]) -> Any:
@@ -164,6 +293,24 @@ def _is_nest(value: Any) -> bool:
   return isinstance(value, Mapping | list | tuple)
 
 
+def _for_all_outputs(model: Any, losses: Any) -> Any:
+  """Returns one loss for each output of a functional model, as Keras does."""
+  outputs = getattr(model, 'output', None) if hasattr(model, 'inputs') else None
+  if _is_nest(losses) or losses is None or not _is_nest(outputs):
+    return losses
+  return tf.nest.map_structure(lambda _: losses, outputs)
+
+
+def _output_name(path: Path, order: Sequence[str]) -> str:
+  """Returns the name as Keras reports it; '' if there is one output."""
+  if len(order) == 1:
+    return ''
+  *_, last = path or ('',)
+  if len(path) == 1 and isinstance(last, int) and last < len(order):
+    return order[last]
+  return '/'.join(map(str, path))
+
+
 def _leaves(nest: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
   if isinstance(nest, Mapping):
     for key, part in nest.items():
@@ -175,7 +322,10 @@ def _leaves(nest: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     yield path, nest
 
 
-def _at(nest: Any, path: Path, default: Any) -> Any:
+def _at(nest: Any, path: Path, place: int, default: Any) -> Any:
+  """Returns what a nest has for an output, by its keys or by its place."""
+  if isinstance(nest, list | tuple) and isinstance(path[0], str):
+    return nest[place] if place < len(nest) else default
   for key in path:
     if isinstance(nest, Mapping):
       nest = nest.get(key)
@@ -200,6 +350,8 @@ def _check_keys(name: str, nest: Any, known: set[Path]) -> None:
 
 def _resolved_loss(loss: Any) -> Any:
   if isinstance(loss, str):
+    if loss.lower() in ('crossentropy', 'ce'):
+      return _crossentropy
     try:
       loss = keras.losses.get(loss)
     except ValueError as error:
@@ -213,77 +365,25 @@ def _resolved_loss(loss: Any) -> Any:
       'object such as keras.losses.MeanSquaredError()'
     )
   reduction = getattr(loss, 'reduction', 'sum_over_batch_size')
-  if reduction not in (
-    'sum_over_batch_size',
-    'mean_with_sample_weight',
-    'mean',
-  ):
+  if reduction not in _REDUCTIONS:
     raise errors.TaskError(
-      f'{type(loss).__name__} has reduction={reduction!r}, which depends on '
-      'the number of replicas and micro-batches; use the default, and scale '
-      'the learning rate'
+      f'{type(loss).__name__} has reduction={reduction!r}; give one of '
+      f'{", ".join(filter(None, _REDUCTIONS))}'
     )
   return loss
 
 
-def _split(path: Path, metrics: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns (functions to average, Keras metrics) by reported name."""
-  prefix = ''.join(f'{key}_' for key in path)
-  means: dict[str, Any] = {}
-  keras_metrics: dict[str, Any] = {}
-  for name, metric in _named(path, metrics):
-    if isinstance(metric, str):
-      metric = _accuracy if metric in ('accuracy', 'acc') else _get(metric)
-    name = f'{prefix}{name}'
-    if isinstance(metric, keras.Metric):
-      metric.name = name
-      keras_metrics[name] = metric
-    elif callable(metric):
-      means[name] = metric
-    else:
-      raise errors.TaskError(
-        f'metric {name!r} is a {type(metric).__name__}; give a function or a '
-        'Keras metric'
-      )
-  return means, keras_metrics
+def _name_of(function: Any) -> str:
+  return getattr(function, '__name__', type(function).__name__)
 
 
-def _named(path: Path, metrics: Any) -> Iterator[tuple[str, Any]]:
-  if metrics is None:
-    return
-  if isinstance(metrics, Mapping):
-    yield from metrics.items()
-    return
-  if not isinstance(metrics, list | tuple) and not path:
-    raise errors.TaskError(
-      'metrics is no dictionary or list; give {name: function or Keras metric}'
-    )
-  for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-    if isinstance(metric, str):
-      yield metric, metric
-    else:
-      names = (getattr(metric, key, None) for key in ('name', '__name__'))
-      yield str(next(filter(None, names), 'metric')), metric
-
-
-def _get(name: str) -> Any:
-  try:
-    return keras.metrics.get(name)
-  except ValueError as error:
-    raise errors.TaskError(
-      f'metric {name!r} is no metric of Keras; give a function or a Keras '
-      'metric'
-    ) from error
-
-
-def _accuracy(labels: Any, predictions: Any) -> Any:
-  """The accuracy that Keras chooses by the shapes."""
-  functions = keras.metrics
-  classes = predictions.shape[-1]
-  if classes == 1:
-    return functions.binary_accuracy(labels, predictions)
-  if (
-    labels.shape.rank == predictions.shape.rank and labels.shape[-1] == classes
-  ):
-    return functions.categorical_accuracy(labels, predictions)
-  return functions.sparse_categorical_accuracy(labels, predictions)
+def _crossentropy(labels: Any, predictions: Any) -> Any:
+  """The crossentropy that Keras chooses by the shapes."""
+  chosen: Callable[..., Any] = supervised_metrics.by_shapes(
+    labels,
+    predictions,
+    keras.losses.binary_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+  )
+  return chosen(labels, predictions)

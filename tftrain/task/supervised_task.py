@@ -9,36 +9,45 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.interop import autograph
+from tftrain.interop import layer_losses
 from tftrain.interop import mixed_precision
 from tftrain.step import loss as loss_lib
+from tftrain.task import compiled_model
 from tftrain.task import supervised_outputs
 from tftrain.task import task as task_lib
 
 
 class SupervisedTask(task_lib.Task):
-  """A Task for batches of (features, labels[, weights]).
+  """A Task for batches of (features, labels[, weights]); it takes what Keras's
+  `compile` takes, and means the same.
 
   Masks that the model computes (`mask_zero`, `Masking`) and `ignore_class`
   become weights of 0: masked elements count in no loss and no metric. A row of
   weight 0 is replaced by a copy of another row before the model sees it, so
-  that NaN in it does no harm.
+  that NaN in it does no harm. docs/losses.md lists the differences from Keras.
 
   Args:
     model: Maps features to predictions.
     loss: A Keras loss object, its name (`'mse'`), or a function of (labels,
       predictions) that returns the loss of each example or element,
       `[batch, ...]`. For a model of several outputs a dictionary or list of
-      those, with the keys of the outputs; the losses are added up, each
-      divided by its own weights, and reported as `<output>_loss`.
-    optimizer: A Keras optimizer that is not built yet, or its name.
+      those, with the keys of the outputs; the losses are added up, each with a
+      denominator of its own, and reported as `<output>_loss`. The `reduction`
+      of a loss object means what it means in Keras.
+    optimizer: A Keras optimizer that is not built yet, or its name. None for
+      a Task that is only evaluated.
     metrics: Name -> function of (labels, predictions) that returns values
       `[batch, ...]`, averaged exactly; or a Keras metric such as AUC. A list
       takes the names of its metrics. If `loss` is a dictionary: output ->
-      metric or list of metrics. None means no metrics.
+      metric or list of metrics. Elements of weight 0 do not count, all others
+      count alike. None means no metrics.
+    loss_weights: Output -> factor of its loss; None means 1.
+    weighted_metrics: Like `metrics`, but weighted as the loss is.
+    class_weight: Class -> weight of its examples, in training only; None, and
+      a class that is not in it, mean 1.
     host_metrics: Name -> NumPy function, such as those of scikit-learn, of the
       (labels, predictions) of all examples of an evaluation, `[examples, ...]`.
       Weights are ignored. None means no host metrics.
-    loss_weights: Output -> factor of its loss; None means 1.
 
   Weights in a batch are `[batch]`, or any shape that broadcasts to the losses
   from the left; for several outputs a dictionary or list of such.
@@ -51,23 +60,58 @@ class SupervisedTask(task_lib.Task):
     self,
     model: Any,
     loss: Any,
-    optimizer: Any,
+    optimizer: Any = None,
     metrics: Any = None,
-    host_metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
     *,
     loss_weights: Any = None,
+    weighted_metrics: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    host_metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
   ):
     if isinstance(optimizer, str):
       optimizer = _optimizer(optimizer)
     super().__init__(model, optimizer)
+    compiled_model.check_overrides(
+      model, own_loss=isinstance(self, _OwnLossTask)
+    )
     self._loss = loss
     self._host_metrics = dict(host_metrics or {})
-    self._outputs = supervised_outputs.make(loss, metrics, loss_weights)
+    self._outputs = supervised_outputs.make(
+      model, loss, metrics, weighted_metrics, loss_weights
+    )
+    self._class_weight = class_weight
+    if class_weight is not None and len(self._outputs) > 1:
+      raise errors.TaskError(
+        'class_weight needs a model of one output, as in Keras; give the '
+        'batches weights by output'
+      )
     self.keras_metrics = [
-      metric
+      metric.function
       for output in self._outputs
-      for metric in output.keras_metrics.values()
+      for metric in output.metrics
+      if isinstance(metric.function, keras.Metric)
     ]
+
+  @classmethod
+  def from_compiled(cls, model: Any, **changes: Any) -> 'SupervisedTask':
+    """Returns a Task of what `model.compile` was given.
+
+    A `compute_loss` of the model's own class is used. Its scalar is the mean
+    of the batch as Keras sees it, so it is refused beside weights, several
+    replicas and accumulation.
+
+    Args:
+      model: A compiled Keras model.
+      **changes: Arguments of SupervisedTask that replace what was compiled.
+
+    Raises:
+      TaskError: If the model is not compiled, or overrides or was compiled
+        with what this library does otherwise.
+    """
+    given = {**compiled_model.arguments(model), **changes}
+    if compiled_model.has_own_loss(model):
+      return _OwnLossTask(model, **given)
+    return cls(model, **given)
 
   def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
     features, labels, weights = self._unpack(batch)
@@ -75,8 +119,16 @@ class SupervisedTask(task_lib.Task):
       features, labels, weights
     )
     predictions = autograph.converted(self.model)(features, training=training)
+    class_weight = self._class_weight if training else None
+    if class_weight is not None and weights is not None:
+      raise errors.TaskError(
+        'class_weight beside weights in the batch: which count? Multiply them '
+        "into the weights with map, or leave one out (remainder='pad' adds "
+        'weights)'
+      )
     terms = [
-      output.loss(labels, predictions, weights) for output in self._outputs
+      output.loss(labels, predictions, weights, class_weight)
+      for output in self._outputs
     ]
     return sum(terms[1:], terms[0])
 
@@ -123,6 +175,28 @@ class SupervisedTask(task_lib.Task):
         'tftrain.Arrays((x, y), batch_size), for others write a Task'
       )
     return (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+class _OwnLossTask(SupervisedTask):
+  """A Task whose loss is `compute_loss` of its Keras model."""
+
+  def loss(self, batch: Any, training: bool) -> loss_lib.Loss:
+    features, labels, weights = self._unpack(batch)
+    compiled_model.check_alone(self.model, weights, self._options.accumulate)
+    # Keras's own `compute_loss` adds what layers add; one that does not call
+    # it leaves that out.
+    with layer_losses.left_to_keras():
+      predictions = autograph.converted(self.model)(features, training=training)
+      value = self.model._compute_loss(
+        features, labels, predictions, None, training=training
+      )
+    metrics = {}
+    for output in self._outputs:
+      found = output.loss(labels, predictions, None).metric_terms
+      if self._loss is compiled_model.no_loss:
+        found.pop(f'{output.name}_loss', None)
+      metrics.update(found)
+    return loss_lib.Loss.of_term(loss_lib.Term(value), metrics)
 
 
 def _optimizer(name: str) -> Any:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import replica_batch
 from tftrain.interop import autograph
+from tftrain.interop import keras_optimizer
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
 from tftrain.step import gradients as gradients_lib
@@ -83,14 +84,26 @@ class Task:
   @autograph.unconverted
   def minimize(
     self,
-    loss: Callable[..., loss_lib.Loss],
+    loss: Callable[..., Any],
     batch: Any,
     variables: Any = None,
     optimizer: Any = None,
     name: str = '',
     when: Any = None,
+    *,
+    pairs: Any = None,
   ) -> update_options.Step:
     """Computes the gradients of `loss` and applies them to `variables`.
+
+    With `pairs`, one forward pass serves several optimizers, and, if `loss`
+    returns name -> `Loss`, several losses, as a persistent tape does:
+
+    >>> self.minimize(self.losses, batch, pairs={
+    ...   'generator': (self.generator_optimizer, self.generator),
+    ...   'critic': (self.critic_optimizer, self.critic)})
+
+    All gradients are computed before the first update. What layers add
+    (`add_loss`, regularizers) counts in each loss of the pass.
 
     Args:
       loss: `loss(batch, training)` that returns a `Loss`; called with one
@@ -102,19 +115,29 @@ class Task:
       when: A bool scalar; if False, nothing is computed and nothing changes.
         None means True. Use it instead of `if`:
         `when=self.critic_optimizer.iterations % 5 == 0`
+      pairs: Instead of `variables` and `optimizer`: a list of (optimizer,
+        variables) that share the Loss; or, if `loss` returns name -> `Loss`,
+        name -> (optimizer, variables).
     """
-    chosen, optimizer = self._chosen(variables, optimizer)
-    step = self._runner.minimize(loss, batch, chosen, optimizer, when)
-    return self._note(step, name)
+    chosen = self._pairs(variables, optimizer, pairs)
+    steps = self._runner.minimize(loss, batch, chosen, when)
+    prefixes = self._prefixes(chosen, name)
+    noted = [
+      self._note(step, prefix if pair.key else name, prefix)
+      for step, pair, prefix in zip(steps, chosen, prefixes, strict=True)
+    ]
+    return noted[0] if len(noted) == 1 else _combined(noted[-1], noted)
 
   @autograph.unconverted
   def gradients(
     self,
-    loss: Callable[..., loss_lib.Loss],
+    loss: Callable[..., Any],
     batch: Any,
     variables: Any = None,
     optimizer: Any = None,
-  ) -> gradients_lib.Gradients:
+    *,
+    pairs: Any = None,
+  ) -> Any:
     """Computes the mean gradients of a global batch, without an update.
 
     For steps of several passes, such as sharpness-aware minimization (SAM):
@@ -125,9 +148,18 @@ class Task:
       batch: The global batch.
       variables: The variables to train, or a model; None means all variables.
       optimizer: The optimizer for `apply`; None means `self.optimizer`.
+      pairs: As in `minimize`.
+
+    Returns:
+      `Gradients`; with `pairs` one for each, in a list, or by name.
     """
-    chosen, optimizer = self._chosen(variables, optimizer)
-    return self._runner.gradients(loss, batch, chosen, optimizer)
+    chosen = self._pairs(variables, optimizer, pairs)
+    found = self._runner.gradients(loss, batch, chosen)
+    if pairs is None:
+      return found[0]
+    if isinstance(pairs, Mapping):
+      return dict(zip(pairs, found, strict=True))
+    return found
 
   @autograph.unconverted
   def apply(
@@ -139,7 +171,7 @@ class Task:
       gradients: The result of `gradients`.
       name: Prefix of the metric names; '' means no prefix.
     """
-    return self._note(self._runner.apply(gradients), name)
+    return self._note(self._runner.apply(gradients), name, name)
 
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Returns metric -> (weighted sum, sum of weights) over a global batch."""
@@ -147,11 +179,14 @@ class Task:
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
     def add_up(rows: Any) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-      sums = loss_lib.call(
+      losses = loss_lib.call(
         autograph.converted(self.loss), rows, training=False, passes=replicas
       )
-      loss = loss_lib.reported(sums.numerators, sums.denominators)
-      return {**loss, **sums.metrics}
+      return {
+        f'{key}/{name}' if key else name: pair
+        for key, sums in losses.items()
+        for name, pair in sums.reported.items()
+      }
 
     with self.calls():
       found: dict[str, tuple[tf.Tensor, tf.Tensor]] = (
@@ -216,8 +251,16 @@ class Task:
 
   @property
   def metrics(self) -> dict[str, Any]:
-    """The Keras metrics among the attributes, by reported name."""
-    return {metric.name: metric for metric in self._owned().metrics.values()}
+    """The Keras metrics of the Task and its models, by reported name.
+
+    Metrics with the same name are reported by their paths.
+    """
+    owned = self._owned().metrics
+    names = [metric.name for metric in owned.values()]
+    return {
+      metric.name if names.count(metric.name) == 1 else path: metric
+      for path, metric in owned.items()
+    }
 
   @property
   def optimizers(self) -> dict[str, Any]:
@@ -245,14 +288,15 @@ class Task:
       The names of the metrics that `train_step` reports.
 
     Raises:
-      TaskError: If there is no optimizer, nothing to train, a variable created
-        outside the strategy's scope, or an earlier build with another strategy
-        or other options.
+      TaskError: If a Trainer finds no optimizer, nothing to train, a variable
+        created outside the strategy's scope, or an earlier build with another
+        strategy or other options.
       ConfigError: If `options` do not fit the Task.
     """
     if self._step_runner:  # built by an Evaluator or another Trainer
       self._check_same(options)
       return self._tags
+    is_trained = options is not None
     self._options = options or update_options.Update()
     self._strategy = tf.distribute.get_strategy()
     with self._strategy.scope():
@@ -260,6 +304,8 @@ class Task:
       owned = tracking.owned_by(self)
       build_lib.prepare(owned, self._options)
       self._trainable = frozenset(owned.trainable)
+      if not is_trained and not owned.optimizers:
+        return self._build_for_evaluation(owned)
       again = remat_lib.chosen(owned, self._options.remat)
       recorder = self._recorder(recomputed=list(again.values()))
       step = self._try_step(batch, recorder)
@@ -267,6 +313,13 @@ class Task:
       self._step_runner = recorder.make_step_runner(owned)
       self._runner = self._step_runner
     self._tags = tuple(step.sums)
+    return self._tags
+
+  def _build_for_evaluation(self, owned: tracking.Owned) -> tuple[str, ...]:
+    """Builds a Task that has no optimizer."""
+    self._built = owned
+    self._step_runner = step_runner.StepRunner(owned, {}, self._options)
+    self._runner = self._step_runner
     return self._tags
 
   def _check_same(self, options: update_options.Update | None) -> None:
@@ -282,6 +335,8 @@ class Task:
         f'{name} was built with other options; give all its Trainers the same '
         'update, and make them before its Evaluators'
       )
+    if options is not None and not self._owned().optimizers:
+      keras_optimizer.check(None, name)
 
   @property
   def is_built(self) -> bool:
@@ -396,29 +451,77 @@ class Task:
   def _owned(self) -> tracking.Owned:
     return self._built or tracking.owned_by(self)
 
-  def _chosen(self, variables: Any, optimizer: Any) -> tuple[list[Any], Any]:
-    """Returns the variables to train, except frozen ones, and the optimizer."""
+  def _pairs(
+    self, variables: Any, optimizer: Any, pairs: Any
+  ) -> list[gradients_lib.Pair]:
+    """Returns the optimizers, each with the variables that are not frozen."""
+    if pairs is None:
+      optimizer = self.optimizer if optimizer is None else optimizer
+      return [gradients_lib.Pair(optimizer, self._chosen(variables))]
+    if variables is not None or optimizer is not None:
+      raise errors.TaskError(
+        'minimize() got pairs and also variables or an optimizer; give either'
+      )
+    named = pairs if isinstance(pairs, Mapping) else None
+    given = list(pairs.values()) if named is not None else list(pairs)
+    wrong = [p for p in given if not isinstance(p, tuple | list) or len(p) != 2]
+    if wrong or not given:
+      raise errors.TaskError(
+        'minimize(pairs=...) takes (optimizer, variables) in a list or by '
+        f'name, got {type(wrong[0]).__name__ if wrong else "none"}'
+      )
+    keys = list(named) if named is not None else [loss_lib.ONLY] * len(given)
+    return [
+      gradients_lib.Pair(optimizer, self._chosen(variables), key)
+      for key, (optimizer, variables) in zip(keys, given, strict=True)
+    ]
+
+  def _prefixes(
+    self, pairs: Sequence[gradients_lib.Pair], name: str
+  ) -> list[str]:
+    """Returns the prefix of the metric names of each pair."""
+    if len(pairs) == 1 and not pairs[0].key:
+      return [name]
+    owned = {id(o): key for key, o in self._owned().optimizers.items()}
+    own = [
+      pair.key or owned.get(id(pair.optimizer), f'optimizer_{index}')
+      for index, pair in enumerate(pairs)
+    ]
+    return [f'{name}/{part}' if name else part for part in own]
+
+  def _chosen(self, variables: Any) -> list[Any]:
+    """Returns the variables to train, except frozen ones."""
     owned = self._owned()
     names = {id(variable): name for name, variable in owned.variables.items()}
     given = owned.trainable.values() if variables is None else variables
     given = getattr(given, 'trainable_variables', given)  # given a model
-    chosen = [
+    return [
       variable
       for variable in given
       if not parameter_groups.matches(
         self._options.freeze, names.get(id(variable), '')
       )
     ]
-    return chosen, self.optimizer if optimizer is None else optimizer
 
-  def _note(self, step: update_options.Step, name: str) -> update_options.Step:
+  def _note(
+    self, step: update_options.Step, name: str, own_name: str
+  ) -> update_options.Step:
+    """Notes a Step of this train_step, its metrics under their full names.
+
+    Args:
+      step: The Step.
+      name: Prefix of the loss and its metrics.
+      own_name: Prefix of what belongs to the optimizer alone.
+    """
     if not tf.executing_eagerly() and step.finite.graph is not self._graph:
       raise errors.TaskError(
         f'train_step of {type(self).__name__} updates inside an `if` or a '
         'loop; call minimize(..., when=condition) instead'
       )
-    prefix = f'{name}/' if name else ''
-    named = {f'{prefix}{key}': value for key, value in step.sums.items()}
+    named = {}
+    for key, value in step.sums.items():
+      prefix = own_name if key in _OF_THE_OPTIMIZER else name
+      named[f'{prefix}/{key}' if prefix else key] = value
     self._steps.append(step._replace(sums=named))
     return self._steps[-1]
 
@@ -452,6 +555,10 @@ class Task:
     self._runner = recorder
     with self.variables_restored():
       return self.run_train_step(batch)
+
+
+# Reported per optimizer; all else belongs to the Loss.
+_OF_THE_OPTIMIZER = ('gradient_norm', 'update_ratio')
 
 
 def _combined(

@@ -76,8 +76,20 @@ def selected(batch: Any, names: Sequence[str]) -> tuple[Any, ...]:
   return tuple(batch[name] for name in names)
 
 
+_PADDING = -0.0
+"""The weight of padding: equal to 0, yet told apart from a row of weight 0."""
+
+
+def is_padding(weights: tf.Tensor) -> tf.Tensor:
+  """Returns where float32 weights are those of padding, which `filled` added.
+
+  A row of weight 0 counts in Keras's `sum_over_batch_size`, padding does not.
+  """
+  return tf.bitcast(weights, tf.int32) == tf.int32.min  # the bits of -0.0
+
+
 def filled(batch: Any, rows: int) -> Any:
-  """Pads a batch to `rows` rows, and adds weights: 0 for the added rows.
+  """Pads a batch to `rows` rows, and adds weights: -0.0 for the added rows.
 
   The added rows are copies of the first row: a loss of zeros may be NaN.
 
@@ -91,14 +103,17 @@ def filled(batch: Any, rows: int) -> Any:
     )
   present = tf.cast(shuffle_lib.count(batch), tf.int32)
 
-  def zeros(leaf: tf.Tensor) -> tf.Tensor:
+  def padded_with(filler: Any, leaf: tf.Tensor) -> tf.Tensor:
     paddings = [[0, rows - present]] + [[0, 0]] * (leaf.shape.rank - 1)
-    filler = '' if leaf.dtype == tf.string else tf.zeros([], leaf.dtype)
+    filler = tf.cast(filler, leaf.dtype)
     padded = tf.pad(leaf, paddings, constant_values=filler)
     return tf.ensure_shape(padded, [rows, *leaf.shape[1:]])
 
+  def unweighted(leaf: tf.Tensor) -> tf.Tensor:
+    return padded_with(_PADDING, tf.cast(leaf, tf.float32))
+
   def copies(leaf: tf.Tensor) -> tf.Tensor:
-    padded = zeros(leaf)
+    padded = padded_with('' if leaf.dtype == tf.string else 0, leaf)
     shape = [rows] + [1] * (leaf.shape.rank - 1)
     is_present = tf.reshape(tf.range(rows) < present, shape)
     return tf.where(is_present, padded, padded[:1])
@@ -107,12 +122,14 @@ def filled(batch: Any, rows: int) -> Any:
   if isinstance(batch, dict):
     made = {'weights': weights, **batch}
     return {
-      name: tf.nest.map_structure(zeros if name == 'weights' else copies, part)
+      name: tf.nest.map_structure(
+        unweighted if name == 'weights' else copies, part
+      )
       for name, part in made.items()
     }
   parts = batch if isinstance(batch, tuple) else (batch,)
   *data, given = parts if len(parts) == 3 else (*parts, weights)
   return (
     *tf.nest.map_structure(copies, tuple(data)),
-    tf.nest.map_structure(zeros, given),
+    tf.nest.map_structure(unweighted, given),
   )
