@@ -30,7 +30,7 @@ def test_optimizers_that_go_wrong_are_refused(strategy):
     'tftrain.Update(clip_norm=...)': [
       lambda: optimizers.SGD(0.1, global_clipnorm=1.0)
     ],
-    'tftrain.Update(clip_norm=..., the norm of all gradients)': [
+    'SGD(clipnorm=...) clips each variable by its own norm': [
       lambda: optimizers.SGD(0.1, clipnorm=1.0)
     ],
     'tftrain.Update(clip_value=...)': [

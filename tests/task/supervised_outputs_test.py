@@ -259,6 +259,8 @@ def test_names_of_keras_are_taken():
     ({'metrics': keras_metrics.AUC()}, 'no dictionary or list'),
     ({'metrics': {'a': 3}}, "metric 'a' is a int"),
     ({'loss_weights': {'a': 1.0}}, 'loss_weights needs a dictionary'),
+    ({'loss': ['mse', 'mae']}, '2 losses for the one output'),
+    ({'metrics': ['mae', 'mae']}, "two metrics are called 'mae'"),
     (
       {'loss': {'a': 'mse'}, 'metrics': {'b': 'mae'}},
       "metrics has 'b', which is no output with a loss; there are 'a'",
@@ -333,3 +335,66 @@ def test_padding_rows_are_copies_and_harmless():
   assert weights.tolist() == [1.0, 1.0, 0.0, 0.0]
   padded = tftrain.Evaluator(task, data).evaluate()['loss']
   np.testing.assert_allclose(padded, plain, rtol=1e-6)
+
+
+def _weighted_classes(weights, **others):
+  keras.utils.set_random_seed(0)
+  x = features()
+  labels = (x.sum(1) > 0).astype('int64')
+  return tftrain.SupervisedTask(
+    keras.Sequential([keras.Input((4,)), layers.Dense(2)]),
+    losses.SparseCategoricalCrossentropy(from_logits=True),
+    optimizer(),
+    class_weight=weights,
+    **others,
+  ), (x, labels)
+
+
+def test_class_weight_beside_weights_is_refused():
+  task, (x, labels) = _weighted_classes({1: 3.0})
+  data = tftrain.Arrays((x, labels, np.ones(48, 'float32')), 8)
+  with error_lines.refused(errors.TaskError, 'class_weight beside weights'):
+    tftrain.Trainer(task, data)
+
+
+def test_class_weight_needs_one_output():
+  with error_lines.refused(errors.TaskError, 'class_weight needs a model of'):
+    tftrain.SupervisedTask(
+      several_outputs(), several_losses(), class_weight={0: 2.0}
+    )
+
+
+def test_class_weight_counts_in_training_and_not_in_evaluation():
+  weighted, (x, labels) = _weighted_classes({1: 3.0})
+  plain, _ = _weighted_classes(None)
+  evaluated = [
+    tftrain.Evaluator(task, [(x, labels)]).evaluate()['loss']
+    for task in (weighted, plain)
+  ]
+  assert evaluated[0] == evaluated[1]
+
+
+def test_a_scalar_beside_weights_is_refused_by_name():
+  def mean_error(labels, predictions):
+    return tf.reduce_mean((labels - predictions) ** 2)
+
+  x = features()
+  data = x, x.sum(1, keepdims=True), np.ones(48, 'float32')
+  net = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+  task = tftrain.SupervisedTask(net, mean_error, 'sgd')
+  with error_lines.refused(errors.TaskError, 'loss mean_error returned a'):
+    tftrain.Trainer(task, tftrain.Arrays(data, 8))
+
+
+def test_a_function_gets_labels_and_outputs_of_one_rank():
+  """Keras expands labels [batch] beside [batch, 1] predictions."""
+  x = features()
+
+  def squared(labels, predictions):
+    return (labels - predictions) ** 2
+
+  net = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+  task = tftrain.SupervisedTask(net, squared)
+  found = tftrain.Evaluator(task, [(x, x.sum(1))]).evaluate()['loss']
+  expected = ((x.sum(1) - net(x).numpy()[:, 0]) ** 2).mean(dtype='float64')
+  np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -48,6 +48,12 @@ def check(optimizer: Any, owner: str) -> None:
       f'{name} brings a loss scale of its own; take the plain optimizer, and '
       "give tftrain.Update(loss_scale='dynamic')"
     )
+  if optimizer.clipnorm:
+    raise errors.TaskError(
+      f'{name}(clipnorm=...) clips each variable by its own norm; leave it '
+      'out, and give tftrain.Update(clip_norm=...), which clips by the norm of '
+      'all gradients, or clip_adaptive'
+    )
   for option, ours in _OURS.items():
     if getattr(optimizer, option, None):
       raise errors.TaskError(
@@ -57,7 +63,6 @@ def check(optimizer: Any, owner: str) -> None:
 
 
 _OURS = {
-  'clipnorm': 'clip_norm=..., the norm of all gradients',
   'global_clipnorm': 'clip_norm=...',
   'clipvalue': 'clip_value=...',
   'gradient_accumulation_steps': 'accumulate=...',

@@ -13,6 +13,7 @@ import functools
 import threading
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tftrain.interop import patching
@@ -23,9 +24,10 @@ class Penalties(NamedTuple):
 
   Attributes:
     weights: Sum of the weight regularizers; each weight counts once.
-    means: Sum of the scalar terms, each a mean over the rows of the call.
+    means: Sum of the scalar terms, each a mean over the rows of the call; None
+      if there are none.
     sums: Sum of the terms that are not scalars, added up as in Keras; None if
-      there are none.
+      there are none. Keras before 3.9 adds up activity regularizers too.
   """
 
   weights: Any = 0.0
@@ -41,6 +43,7 @@ class Collector:
 
   def __init__(self) -> None:
     self.terms: list[tf.Tensor] = []
+    self.summed: dict[int, tf.Tensor] = {}
     self.called: dict[int, Any] = {}
     self.is_suspended = False
 
@@ -53,9 +56,12 @@ class Collector:
       if getattr(variable, 'regularizer', None) is not None
     }
     weights = [v.regularizer(v) for v in regularized.values()]
-    terms = [tf.cast(tf.convert_to_tensor(t), tf.float32) for t in self.terms]
-    means = [term for term in terms if term.shape.rank == 0]
-    sums = [tf.reduce_sum(term) for term in terms if term.shape.rank != 0]
+    means: list[tf.Tensor] = []
+    sums: list[tf.Tensor] = []
+    for term in self.terms:
+      value = tf.cast(tf.convert_to_tensor(term), tf.float32)
+      is_mean = value.shape.rank == 0 and id(term) not in self.summed
+      (means if is_mean else sums).append(tf.reduce_sum(value))
     return Penalties(
       tf.add_n([tf.cast(w, tf.float32) for w in weights]) if weights else 0.0,
       tf.add_n(means) if means else None,
@@ -110,9 +116,17 @@ def left_to_keras() -> Iterator[None]:
 @contextlib.contextmanager
 def watched(layers: Iterable[Any]) -> Iterator[None]:
   """Sends what these layers add to the collector of the thread that calls."""
-  with patching.overridden(
-    (layer, 'add_loss', _sent(layer.add_loss)) for layer in layers
-  ):
+  layers = list(layers)
+  changes = [(layer, 'add_loss', _sent(layer.add_loss)) for layer in layers]
+  regularized = [
+    layer for layer in layers if layer.activity_regularizer is not None
+  ]
+  if regularized and adds_up_activity():
+    changes += [
+      (layer, 'activity_regularizer', _noted_sum(layer.activity_regularizer))
+      for layer in regularized
+    ]
+  with patching.overridden(changes):
     yield
 
 
@@ -137,3 +151,25 @@ def _sent(add_loss: Callable[[Any], None]) -> Callable[[Any], None]:
       collector.terms += tf.nest.flatten(loss)
 
   return add
+
+
+@functools.cache
+def adds_up_activity() -> bool:
+  """Returns whether this Keras sums an activity regularizer over the rows.
+
+  Later versions divide it by the number of rows.
+  """
+  with tf.init_scope():
+    layer = keras.layers.Identity(activity_regularizer=tf.reduce_sum)
+    layer(tf.ones([2, 1]))
+    return float(layer.losses[0]) > 1.5
+
+
+def _noted_sum(regularizer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  def regularize(output: Any) -> Any:
+    loss = regularizer(output)
+    if _current.collector is not None:
+      _current.collector.summed[id(loss)] = loss
+    return loss
+
+  return regularize

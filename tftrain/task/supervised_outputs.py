@@ -153,7 +153,7 @@ def make(
     TaskError: If a loss or metric cannot be called, or a key or name is
       unknown.
   """
-  order = list(getattr(model, 'output_names', None) or ())
+  order = _output_names(model)
   losses = _for_all_outputs(model, losses)
   found = list(_leaves(losses))
   if len(order) == 1 and len(found) > 1:
@@ -293,6 +293,13 @@ def _is_nest(value: Any) -> bool:
   return isinstance(value, Mapping | list | tuple)
 
 
+def _output_names(model: Any) -> list[str]:
+  """Returns the names of all outputs, where the model tells."""
+  if isinstance(model, keras.Sequential):
+    return [model.name]
+  return list(getattr(model, 'output_names', None) or ())
+
+
 def _for_all_outputs(model: Any, losses: Any) -> Any:
   """Returns one loss for each output of a functional model, as Keras does."""
   outputs = getattr(model, 'output', None) if hasattr(model, 'inputs') else None
@@ -364,17 +371,12 @@ def _resolved_loss(loss: Any) -> Any:
       f'loss = {loss!r} cannot be called; give a function or a Keras loss '
       'object such as keras.losses.MeanSquaredError()'
     )
-  reduction = getattr(loss, 'reduction', 'sum_over_batch_size')
-  if reduction not in _REDUCTIONS:
-    raise errors.TaskError(
-      f'{type(loss).__name__} has reduction={reduction!r}; give one of '
-      f'{", ".join(filter(None, _REDUCTIONS))}'
-    )
   return loss
 
 
 def _name_of(function: Any) -> str:
-  return getattr(function, '__name__', type(function).__name__)
+  name: str = getattr(function, '__name__', type(function).__name__)
+  return name
 
 
 def _crossentropy(labels: Any, predictions: Any) -> Any:
