@@ -154,3 +154,89 @@ def test_losses_that_cannot_be_trained(strategy):
     numpy_network.refuses(
       fragments, {'accumulate': 2}, with_loss(loss), strategy=strategy
     )
+
+
+class MeanOfRows(tftrain.Task):
+  """Returns the mean over the rows of a call as a scalar, or each value."""
+
+  def __init__(self, as_scalar):
+    keras.utils.set_random_seed(0)
+    super().__init__(
+      keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)]),
+      keras.optimizers.SGD(0.1),
+    )
+    self._as_scalar = as_scalar
+
+  def loss(self, batch, training):
+    x, y = batch
+    values = (self.model(x, training=training)[:, 0] - y) ** 2
+    return tf.reduce_mean(values) if self._as_scalar else tftrain.Loss(values)
+
+
+@pytest.mark.parametrize(
+  ('name', 'options'),
+  [
+    ('one_device', {'accumulate': 2}),
+    ('mirrored', {}),
+    pytest.param('mirrored', {'accumulate': 2}, marks=pytest.mark.slow),
+  ],
+)
+def test_a_scalar_mean_is_exact_where_rows_are_unequal(name, options):
+  x, y, _ = small_tasks.regression(7)  # 4 and 3 rows; 2, 2, 2 and 1
+  x = np.resize(x, (7, 6)).astype('float32')
+  runs = []
+  for as_scalar in (True, False):
+    strategy = tftrain.make_strategy(name)
+    with strategy.scope():
+      task = MeanOfRows(as_scalar)
+    trainer = tftrain.Trainer(
+      task,
+      [(x, y)] * 3,
+      strategy=strategy,
+      update=tftrain.Update(**options),
+      log_every=1,
+    )
+    runs.append((trainer.train(3).scalars['loss'], task.model.get_weights()))
+  (loss, weights), (expected_loss, expected) = runs
+  np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+  for one, other in zip(weights, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_a_scalar_beside_weights_is_refused():
+  class Mine(tftrain.Task):
+    def loss(self, batch, training):
+      x, y, weights = batch
+      error = self.model(x, training=training)[:, 0] - y
+      return tftrain.Loss(tf.reduce_mean(error**2), weights)
+
+  make = lambda: Mine(
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]),
+    keras.optimizers.SGD(0.1),
+  )
+  with error_lines.refused(errors.TaskError, 'weights beside a scalar'):
+    small_tasks.trainer([small_tasks.regression()], make)
+
+
+def test_a_feature_that_is_not_finite_is_named():
+  x = np.ones([16, 3], 'float32')
+  x[5, 2] = np.nan
+  weights = np.where(np.arange(16) == 5, 0.0, 1.0).astype('float32')
+
+  class Mine(tftrain.Task):
+    def loss(self, batch, training):
+      features, weights = batch
+      outputs = self.model(features['age'], training=training)[:, 0]
+      return tftrain.Loss(outputs**2, weights)
+
+  trainer = tftrain.Trainer(
+    Mine(
+      keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]),
+      keras.optimizers.SGD(0.1),
+    ),
+    tftrain.Arrays(({'age': x}, weights), 4, training=False),
+  )
+  with error_lines.refused(
+    errors.NonFiniteError, 'step 2', "batch[0]['age'][1, 2] is nan"
+  ):
+    trainer.train(4)

@@ -145,6 +145,34 @@ def described(batch: Any) -> str:
   return ', '.join(map(_spec_text, tf.nest.flatten(batch)))
 
 
+def non_finite_entry(batch: Any) -> str | None:
+  """Returns the first entry that is NaN or infinite, as `batch[0][5, 2] is nan`.
+
+  None if all are finite.
+  """
+  for path, leaf in _leaves_with_paths('batch', batch):
+    if not tf.is_tensor(leaf) or not leaf.dtype.is_floating:
+      continue
+    values = np.asarray(leaf).astype(np.float64)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+      place = tuple(bad[0])
+      index = f'[{", ".join(map(str, place))}]' if place else ''
+      return f'{path}{index} is {values[place]:g}'
+  return None
+
+
+def _leaves_with_paths(path: str, nest: Any) -> Iterator[tuple[str, Any]]:
+  if isinstance(nest, Mapping):
+    for key, child in nest.items():
+      yield from _leaves_with_paths(f'{path}[{key!r}]', child)
+  elif isinstance(nest, list | tuple):
+    for index, child in enumerate(nest):
+      yield from _leaves_with_paths(f'{path}[{index}]', child)
+  else:
+    yield path, nest
+
+
 def _spec_text(leaf: Any, comma: str = ', ') -> str:
   if not (hasattr(leaf, 'dtype') and hasattr(leaf, 'shape')):
     return str(leaf)

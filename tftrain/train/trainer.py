@@ -441,14 +441,24 @@ class Trainer:
     if not finite:
       raise errors.NonFiniteError(
         f'step {step}: loss {float(loss):g}, gradient norm {float(norm):g}; '
-        'the update was not applied. Lower the learning rate, or look at the '
-        'batch of that step (do its weights sum to zero?)',
+        f'the update was not applied. {self._remedy()}',
         step=step,
       )
     self._readings.inspect(before, step)
     if ended and step == 0:
       raise errors.InputError('the training data yields 0 batches')
     return ended
+
+  def _remedy(self) -> str:
+    """Returns what to do about a step whose loss or gradient is not finite."""
+    batch = self.last_batch()
+    entry = None if batch is None else pipeline_lib.non_finite_entry(batch)
+    if entry is None:
+      return 'Lower the learning rate, or look at the batch of that step'
+    return (
+      f'{entry}: clean or replace that row (a weight of 0 leaves the gradient '
+      'NaN)'
+    )
 
   def _what_failed(self) -> str:
     step = int(self._counters.step.numpy())
