@@ -146,11 +146,11 @@ def described(batch: Any) -> str:
 
 
 def non_finite_entry(batch: Any) -> str | None:
-  """Returns the first entry that is NaN or infinite, as `batch[0][5, 2] is nan`.
+  """Returns the first NaN or infinite entry, as `batch[0][5, 2] is nan`.
 
   None if all are finite.
   """
-  for path, leaf in _leaves_with_paths('batch', batch):
+  for path, leaf in leaves_by_expression(batch).items():
     if not tf.is_tensor(leaf) or not leaf.dtype.is_floating:
       continue
     values = np.asarray(leaf).astype(np.float64)
@@ -162,15 +162,19 @@ def non_finite_entry(batch: Any) -> str | None:
   return None
 
 
-def _leaves_with_paths(path: str, nest: Any) -> Iterator[tuple[str, Any]]:
-  if isinstance(nest, Mapping):
-    for key, child in nest.items():
-      yield from _leaves_with_paths(f'{path}[{key!r}]', child)
-  elif isinstance(nest, list | tuple):
-    for index, child in enumerate(nest):
-      yield from _leaves_with_paths(f'{path}[{index}]', child)
+def leaves_by_expression(batch: Any) -> dict[str, Any]:
+  """Returns Python expression (`batch[0]['x']`) -> leaf, or its TypeSpec."""
+  if isinstance(batch, Mapping):
+    items = [(f'[{key!r}]', batch[key]) for key in sorted(batch, key=str)]
+  elif isinstance(batch, tuple | list):
+    items = [(f'[{index}]', part) for index, part in enumerate(batch)]
   else:
-    yield path, nest
+    return {'batch': batch}
+  return {
+    name.replace('batch', f'batch{key}', 1): leaf
+    for key, part in items
+    for name, leaf in leaves_by_expression(part).items()
+  }
 
 
 def _spec_text(leaf: Any, comma: str = ', ') -> str:

@@ -143,7 +143,9 @@ class Loop:
 
 def changed(old: Any, new: Any) -> str:
   """Returns the difference of two element_specs, with a remedy."""
-  before, after = _specs_by_expression(old), _specs_by_expression(new)
+  before, after = (
+    pipeline_lib.leaves_by_expression(spec) for spec in (old, new)
+  )
   if list(before) != list(after):
     names = [name for name in after if name not in before]
     gone = [name for name in before if name not in after]
@@ -160,21 +162,6 @@ def changed(old: Any, new: Any) -> str:
     f'{what}; make all batches of one shape (drop_remainder=True, padding), '
     'or say which sizes vary in the element_spec of the data'
   )
-
-
-def _specs_by_expression(spec: Any) -> dict[str, Any]:
-  """Returns Python expression (`batch[0]['x']`) -> TypeSpec."""
-  if isinstance(spec, dict):
-    items = [(f'[{key!r}]', spec[key]) for key in sorted(spec, key=str)]
-  elif isinstance(spec, tuple | list):
-    items = [(f'[{index}]', part) for index, part in enumerate(spec)]
-  else:
-    return {'batch': spec}
-  return {
-    name.replace('batch', f'batch{key}', 1): leaf
-    for key, part in items
-    for name, leaf in _specs_by_expression(part).items()
-  }
 
 
 def refuse_variable(next_creator: Any, **kwargs: Any) -> Any:
