@@ -133,7 +133,7 @@ def test_a_dataset_of_ones_own_is_replayed_from_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_under_xla_the_cause_is_found_too(tmp_path):
-  recipe = experiment(update=tftrain.Update(jit=True))
+  recipe = experiment(update=tftrain.Update(jit='step'))
   step = failed(tmp_path, recipe)
   said = replay.replay(recipe.prepare(tmp_path), step)
   assert 'first bad operation: Log made NaN' in said

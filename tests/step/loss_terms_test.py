@@ -22,7 +22,7 @@ _WAYS = {
   'two replicas, accumulate': ('mirrored', {'accumulate': 2}),
   'loss scale': ('one_device', {'loss_scale': 64.0}),
   'two replicas, loss scale': ('mirrored', {'loss_scale': 64.0}),
-  'xla': ('one_device', {'jit': True}),
+  'xla': ('one_device', {'jit': 'step'}),
 }
 _QUICK = ('plain', 'two replicas, accumulate')
 ways = pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_dropout(strategy, remat):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('options', [{'accumulate': 2}, {'jit': True}])
+@pytest.mark.parametrize('options', [{'accumulate': 2}, {'jit': 'step'}])
 def test_with_other_options(options):
   make = dropping
   if 'jit' in options:  # XLA has random numbers of its own

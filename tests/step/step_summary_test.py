@@ -168,7 +168,7 @@ def test_with_replicas_the_first_is_shown(tmp_path, caplog):
 def test_under_xla_nothing_is_shown_and_that_is_said(
   tmp_path, caplog, strategy
 ):
-  recipe = experiment(update=tftrain.Update(jit=True), strategy=strategy)
+  recipe = experiment(update=tftrain.Update(jit='step'), strategy=strategy)
   recipe.train(tmp_path)
   assert told(tmp_path / 'train') == {}
   assert list(reported(tmp_path)) == [1, 2, 3, 4, 5, 6]

@@ -27,9 +27,9 @@ def test_batch_normalization_sees_the_whole_batch_on_two_replicas():
 @pytest.mark.slow
 def test_xla_and_synchronized_batch_normalization_exclude_each_other():
   with pytest.raises(tftrain.Error, match='Update.jit: XLA cannot hold'):
-    step_runs.train(step_runs.normalized, 1, 'mirrored', jit=True)
+    step_runs.train(step_runs.normalized, 1, 'mirrored', jit='step')
   step_runs.train(
-    step_runs.normalized, 1, 'mirrored', jit=True, sync_batch_norm=False
+    step_runs.normalized, 1, 'mirrored', jit='step', sync_batch_norm=False
   )
 
 

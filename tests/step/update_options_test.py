@@ -25,8 +25,8 @@ from tftrain import errors
     ('remat', '', 'an empty pattern'),
     ('rates', {'': 0.1}, "= {'': 0.1}; an empty pattern"),
     ('freeze', '(', "'(' is no regular expression"),
-    ('jit', 'yes', "= 'yes'; give True or False"),
-    ('jit', None, '= None; give True or False'),
+    ('jit', 'yes', "= 'yes'; give 'off', 'block' or 'step'"),
+    ('jit', True, "= True; give 'off', 'block' or 'step'"),
     ('sync_batch_norm', 1, '= 1; give True or False'),
     ('accumulate', True, '= True; give a whole number'),
     ('accumulate', 2.0, '= 2.0; give a whole number'),
@@ -39,7 +39,7 @@ def test_options_of_the_wrong_type_are_named(name, value, advice):
 
 def test_options_of_the_right_type_are_taken():
   update = tftrain.Update(
-    accumulate=2, freeze='a', rates={'b': 2}, remat='.', jit=True
+    accumulate=2, freeze='a', rates={'b': 2}, remat='.', jit='step'
   )
   assert update.patterns() == [('freeze', 'a'), ('remat', '.'), ('rates', 'b')]
 

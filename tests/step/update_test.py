@@ -238,7 +238,7 @@ def test_numpy_in_float64_equals_keras(optimizer, case, in_keras):
 )
 def test_xla_changes_no_result(optimizer, case, strategy):
   # Without the ragged end, for which all would be compiled once more.
-  run = _run(optimizer, case, strategy, steps=8, jit=True)
+  run = _run(optimizer, case, strategy, steps=8, jit='step')
   expected = numpy_network.numpy_run(optimizer, case, run.before)
   _check_reports(run, expected, _batches(numpy_network.CASES[case].even))
   _check_state(run, expected, 1e-5)

@@ -85,7 +85,7 @@ def test_a_recurrent_layer_costs_each_of_its_steps():
   'options',
   [
     {'update': tftrain.Update(accumulate=4)},
-    {'update': tftrain.Update(jit=True)},
+    {'update': tftrain.Update(jit='step')},
     {'strategy': 'mirrored'},
   ],
   ids=['accumulate', 'jit', 'mirrored'],

@@ -79,6 +79,27 @@ class Arrays(pipeline_lib.Pipeline):
       return None
     return self._gather(seed, step)
 
+  def row_numbers(
+    self, seed: int, step: tf.Tensor, n: tf.Tensor, most: int
+  ) -> tf.Tensor:
+    size = self._size
+    if most == 1 and self._rows is None:  # the last batch, which is not full
+      assert self._total is not None
+      size = self._total % size
+    begin = step * self._size
+    order = shuffle_lib.Order(seed if self._training else None)
+    numbers = shuffle_lib.index_of(
+      begin + tf.range(tf.maximum(n, 1) * size), order, self._examples
+    )
+    padded = tf.pad(numbers, [[0, most * size - tf.size(numbers)]])
+    return tf.reshape(padded, [most, size])
+
+  def rows(self, numbers: tf.Tensor) -> Any:
+    self._load()
+    return tf.nest.map_structure(
+      lambda leaf: tf.gather(leaf, numbers), self._in_memory
+    )
+
   def dataset(self, seed: int, start_step: int = 0) -> tf.data.Dataset:
     stop = np.iinfo(np.int64).max if self.num_steps is None else self.num_steps
     batches = tf.data.Dataset.range(start_step, stop).map(
@@ -127,11 +148,7 @@ class Arrays(pipeline_lib.Pipeline):
         self._in_memory = tf.nest.map_structure(tf.constant, self._arrays)
 
   def _gather(self, seed: int, step: tf.Tensor) -> Any:
-    self._load()
-    index = self._indices(seed, step)  # [batch]
-    return tf.nest.map_structure(
-      lambda leaf: tf.gather(leaf, index), self._in_memory
-    )
+    return self.rows(self._indices(seed, step))
 
   def _indices(self, seed: int, step: tf.Tensor) -> tf.Tensor:
     """Returns the example indices of the batch of `step`, int64 `[batch]`."""

@@ -68,6 +68,28 @@ class Pipeline(abc.ABC):
     del seed, step
     return None
 
+  def row_numbers(
+    self, seed: int, step: tf.Tensor, n: tf.Tensor, most: int
+  ) -> tf.Tensor | None:
+    """Returns the rows of the batches of `n` steps, or None; traceable.
+
+    Args:
+      seed: Seed of the order.
+      step: The first step, int64.
+      n: Number of steps, int64.
+      most: The static number of steps in the result; rows after `n` are 0.
+
+    Returns:
+      int64 `[most, batch]`, for `rows`. None if the rows of the data are not
+      in memory.
+    """
+    del seed, step, n, most
+    return None
+
+  def rows(self, numbers: tf.Tensor) -> Any:
+    """Returns the batch of these rows; traceable, also by XLA."""
+    raise NotImplementedError
+
   def part(self, share: row_sharding.Share) -> 'Pipeline | None':
     """Returns the same batches with only the rows of `share`, or None.
 

@@ -101,7 +101,7 @@ def _causes(
     (k, v.numpy()) for k, v in state.items()
   )
   engine = trainer.task.step_runner
-  plain = dataclasses.replace(engine.options, jit=False)  # XLA has no checks
+  plain = dataclasses.replace(engine.options, jit='off')  # XLA has no checks
   try:
     with (
       check_numerics.checked(),

@@ -101,11 +101,13 @@ class GradientOptions(NamedTuple):
     accumulate: Micro-batches per step.
     scale: The factor of the loss; None for no loss scale.
     jit: Whether XLA compiles the forward and backward pass.
+    in_xla: Whether XLA compiles what the pass is a part of.
   """
 
   accumulate: int = 1
   scale: tf.Tensor | None = None
   jit: bool = False
+  in_xla: bool = False
 
 
 def compute(
@@ -233,7 +235,7 @@ class _Backward:
     """Returns the sums over this replica's rows, micro-batch by micro-batch."""
     if self._way.accumulate == 1:
       return self._one_pass(rows)
-    if self._alone and not self._way.jit:
+    if self._alone and not (self._way.jit or self._way.in_xla):
       return self._add_up_in_a_loop(rows)
     # Unrolled: on several replicas a pass may hold a collective, which a loop
     # must not; under XLA, slices in a loop have no fixed size.

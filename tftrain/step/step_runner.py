@@ -102,7 +102,7 @@ class StepRunner:
     batch: Any,
     pairs: Sequence[gradients_lib.Pair],
   ) -> list[gradients_lib.Gradients]:
-    return self._gradients(loss, batch, pairs, jit=self.options.jit)
+    return self._gradients(loss, batch, pairs, jit=self.options.jit == 'step')
 
   def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
     applier = self._appliers[id(gradients.optimizer)]
@@ -116,10 +116,11 @@ class StepRunner:
     when: Any = None,
   ) -> list[update_options.Step]:
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    whole_in_xla = self.options.jit and alone
+    in_xla = self.options.jit == 'step'
+    whole_in_xla = in_xla and alone
 
     def take(batch: Any) -> list[update_options.Step]:
-      jit = self.options.jit and not whole_in_xla
+      jit = in_xla and not whole_in_xla
       return [
         self.apply(found)
         for found in self._gradients(loss, batch, pairs, jit=jit)
@@ -152,6 +153,7 @@ class StepRunner:
       accumulate=self.options.accumulate,
       scale=tf.reduce_min(tf.stack(scales)) if scales else None,
       jit=jit,
+      in_xla=self.options.jit != 'off',
     )
     return gradients_lib.compute(autograph.converted(loss), batch, parts, way)
 

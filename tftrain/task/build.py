@@ -47,11 +47,16 @@ def prepare(owned: tracking.Owned, options: update_options.Update) -> None:
       )
   parameter_groups.check_patterns(options, owned.trainable, owned.sublayers)
   remat_lib.check(remat_lib.chosen(owned, options.remat))
-  if options.jit and strategy.num_replicas_in_sync > 1:
+  if options.jit == 'block' and strategy.num_replicas_in_sync > 1:
+    raise errors.ConfigError(
+      "Update.jit = 'block' is for one replica, as XLA cannot hold the "
+      "all-reduce; set jit='step' or 'off'"
+    )
+  if options.jit == 'step' and strategy.num_replicas_in_sync > 1:
     for name in step_runner.synchronized(owned, options):
       raise errors.ConfigError(
         f'Update.jit: XLA cannot hold the all-reduce of {name} on several '
-        'replicas; set jit=False, or sync_batch_norm=False'
+        "replicas; set jit='off', or sync_batch_norm=False"
       )
 
 

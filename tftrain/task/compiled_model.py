@@ -137,7 +137,7 @@ def _check_options(model: Any) -> None:
     ),
     'jit_compile=True': (
       bool(model.jit_compile) and not model._resolve_auto_jit_compile(),
-      'give Trainer(update=tftrain.Update(jit=True))',
+      "give Trainer(update=tftrain.Update(jit='block'))",
     ),
   }
   for option, (is_given, way) in refused.items():
@@ -148,5 +148,5 @@ def _check_options(model: Any) -> None:
   if model.jit_compile:
     logging.warning(
       'compile() chose jit_compile=True; here it is an option of the run, '
-      'Trainer(update=tftrain.Update(jit=True)).'
+      "Trainer(update=tftrain.Update(jit='block'))."
     )

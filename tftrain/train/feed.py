@@ -15,6 +15,7 @@ from tftrain.data import iterator_state
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
+from tftrain.train import blocks
 
 
 class Feed:
@@ -40,6 +41,8 @@ class Feed:
     self._saved: Any = None
     self._marked: tuple[int, list[int]] | None = None
     self._empty: Any = None
+    self._is_stacked = False
+    self._in_memory = False  # blocks are made of row numbers
     if pipeline.has_cursor:
       with tf.device('CPU:0'):
         self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
@@ -71,6 +74,73 @@ class Feed:
         share.replicas,
       )
 
+  def stack(self) -> None:
+    """Makes `iterator` return Blocks, for a block loop.
+
+    Raises:
+      ConfigError: If batches have no static shapes, or hold what XLA does not
+        know.
+    """
+    self._in_memory = self._numbers(0, 1, 1) is not None
+    for name, spec in pipeline_lib.leaves_by_expression(
+      self._pipeline.element_spec
+    ).items():
+      is_tensor = isinstance(spec, tf.TensorSpec) and spec.dtype != tf.string
+      shape = spec.shape[1:] if self._in_memory else spec.shape
+      if not (is_tensor and shape.is_fully_defined()):
+        raise errors.ConfigError(
+          f"Update.jit = 'block' needs numbers of static shapes, and {name} is "
+          f'{pipeline_lib.described(spec)}; drop or pad the last batch, or set '
+          "jit='off'"
+        )
+    self._is_stacked = True
+
+  def block(
+    self, block: Any, step: tf.Tensor, n: tf.Tensor
+  ) -> tuple[Any, Callable[[Any, tf.Tensor], Any], tf.Tensor]:
+    """Takes the batches of a block; traceable.
+
+    Args:
+      block: What `Blocks.at` returned.
+      step: The first step of the block.
+      n: Number of steps.
+
+    Returns:
+      (tensors of static shapes, `at(tensors, index)` -> a batch, number of
+      steps, which is less than `n` at the end of the data).
+
+    Raises:
+      OutOfRangeError: If the data has ended.
+    """
+    if self._in_memory:
+      most = 1 if block == blocks.RAGGED else blocks.MOST
+      numbers = self._numbers(step, n, most)
+      return numbers, lambda numbers, at: self._pipeline.rows(numbers[at]), n
+    stacked, count = _stacked(block, n, blocks.STACKED)
+    with tf.control_dependencies(
+      [tf.cond((count == 0) & (n > 0), self._end, _no_end)]
+    ):
+      count = tf.identity(count)
+
+    def batch_at(stacked: Any, at: tf.Tensor) -> Any:
+      batch = tf.nest.map_structure(lambda leaf: leaf[at], stacked)
+      return batch if self._cursor is None else self._noted(batch)
+
+    return stacked, batch_at, count
+
+  def _numbers(self, step: Any, n: Any, most: int) -> tf.Tensor | None:
+    step, n = tf.cast(step, tf.int64), tf.cast(n, tf.int64)
+    return self._pipeline.row_numbers(self._seed, step, n, most)
+
+  def _blocks(self, iterator: Any) -> blocks.Blocks:
+    if not self._in_memory:
+      return blocks.Blocks(iterator)
+    steps = self._pipeline.num_steps
+    leaves = tf.nest.flatten(self._pipeline.element_spec)
+    if steps is None or leaves[0].shape[0] is not None:
+      return blocks.Blocks()
+    return blocks.Blocks(full_steps=steps - 1)
+
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Returns the context in which to trace the use of a loop's batch."""
     return replica_batch.batch_share(self._share)
@@ -80,8 +150,13 @@ class Feed:
 
     None if the graph makes the batches.
     """
-    if self._in_graph:
-      return None
+    iterator = None
+    if not (self._in_memory or (self._in_graph and not self._is_stacked)):
+      iterator = self._restored(start_step)
+    return self._blocks(iterator) if self._is_stacked else iterator
+
+  def _restored(self, start_step: int) -> Any:
+    """Returns an iterator of the data at `start_step`."""
     where: dict[str, Any] = {}
     if self._cursor is not None and start_step:
       where['cursor'] = self._cursor.numpy().tolist()
@@ -137,6 +212,8 @@ class Feed:
 
   def take(self, iterator: Any, step: tf.Tensor) -> Any:
     """Takes the batch of `step`; OutOfRangeError at the end of the data."""
+    if self._is_stacked:
+      return self.again(int(step))
     if self._in_graph:
       with tf.device('CPU:0'):
         return self._taken.batch(self._seed, step)
@@ -202,6 +279,41 @@ class Feed:
       raise errors.InputError(
         'the data yields 0 batches; check its files and filters'
       ) from None
+
+
+def _stacked(iterator: Any, n: tf.Tensor, most: int) -> tuple[Any, tf.Tensor]:
+  """Returns up to `n` batches, stacked and filled up to `most`; their count."""
+  specs = tf.nest.flatten(iterator.element_spec)
+  arrays = [
+    tf.TensorArray(spec.dtype, size=most, element_shape=spec.shape)
+    for spec in specs
+  ]
+
+  def take(index: tf.Tensor, _: Any, arrays: Any) -> Any:
+    found = iterator.get_next_as_optional()
+    taken = tf.cond(
+      found.has_value(),
+      lambda: tf.nest.flatten(found.get_value()),
+      lambda: [tf.zeros(spec.shape, spec.dtype) for spec in specs],
+    )
+    index32 = tf.cast(index, tf.int32)
+    arrays = [
+      array.write(index32, leaf)
+      for array, leaf in zip(arrays, taken, strict=True)
+    ]
+    return (
+      index + tf.cast(found.has_value(), index.dtype),
+      found.has_value(),
+      arrays,
+    )
+
+  count, _, arrays = tf.while_loop(
+    lambda index, more, _: (index < n) & more,
+    take,
+    (tf.zeros_like(n), tf.constant(True), arrays),
+  )
+  stacked = [array.stack() for array in arrays]
+  return tf.nest.pack_sequence_as(iterator.element_spec, stacked), count
 
 
 def _no_end() -> tf.Tensor:

@@ -70,26 +70,40 @@ def train_loop(
         now = counters.step.read_value()
         measure = measured(now)
         with step_summary.recorded(now, measure.report), feed.held():
-          step = task.run_train_step(batch, measure)
-      counters.updates.assign_add(
-        tf.cast(step.finite, tf.int64), read_value=False
-      )
-      well = step.finite | _is_skipped(task, step, counters)
-      means.add(step.sums)
+          well, step = train_on(task, batch, counters, means, measure)
       return done + 1, well, step.loss, step.gradient_norm
 
     task.step_runner.refresh()
-    none_yet = (
-      tf.zeros([], tf.int64),
-      tf.constant(True),
-      tf.zeros([]),
-      tf.zeros([]),
-    )
-    return tf.while_loop(go_on, take_step, none_yet)[1:]
+    return tf.while_loop(go_on, take_step, none_yet())[1:]
 
   return retracing.Loop(
     run, 'the training loop', max_traces, rows=feed.rows, resumed=True
   )
+
+
+def none_yet() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Returns (steps done, whether the run can go on, loss, gradient norm)."""
+  return (
+    tf.zeros([], tf.int64),
+    tf.constant(True),
+    tf.zeros([]),
+    tf.zeros([]),
+  )
+
+
+def train_on(
+  task: task_lib.Task,
+  batch: Any,
+  counters: counters_lib.Counters,
+  means: metrics.Means,
+  measure: update_options.Measure,
+) -> tuple[tf.Tensor, update_options.Step]:
+  """Trains on one batch; returns whether the run can go on, and the Step."""
+  step = task.run_train_step(batch, measure)
+  counters.updates.assign_add(tf.cast(step.finite, tf.int64), read_value=False)
+  well = step.finite | _is_skipped(task, step, counters)
+  means.add(step.sums)
+  return well, step
 
 
 def _is_skipped(

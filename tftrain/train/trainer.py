@@ -26,10 +26,12 @@ from tftrain.train import _skipped_steps
 from tftrain.train import _stop_requests
 from tftrain.train import _tpu_checks
 from tftrain.train import _train_metrics
+from tftrain.train import block_loop
 from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
 from tftrain.train import metrics
+from tftrain.train import retracing
 
 
 class Trainer:
@@ -94,12 +96,14 @@ class Trainer:
     replica_batch.check_divides(self.pipeline.batch_size, self.strategy)
     self._feed = feed_lib.Feed(self.pipeline, seed)
     self._counters = counters_lib.Counters.make(self.workers)
-    means = metrics.Means(self._build(update or update_options.Update()))
+    update = update or update_options.Update()
+    means = metrics.Means(self._build(update))
     self._readings = _train_metrics.TrainMetrics(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
+    kind = block_loop if update.jit == 'block' else inner_loop
     with self.strategy.scope():
-      self.loop = inner_loop.train_loop(
+      self.loop: retracing.Loop = kind.train_loop(
         task,
         self._feed,
         self._counters,
