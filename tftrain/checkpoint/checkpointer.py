@@ -394,6 +394,15 @@ class Checkpointer:
     self._measured = (-1, {})  # metrics from before no longer apply
     self._trainer.write_state(state)
     self._trainer.write_facts(manifest['facts'])
+    before, now = manifest['facts'].get('jit'), self._trainer.facts()['jit']
+    if before != now:
+      logging.warning(
+        '%s was trained with jit=%r, and goes on with jit=%r: steps from here '
+        'on are rounded otherwise.',
+        path,
+        before,
+        now,
+      )
     for name, action in self._actions.items():
       if name in manifest['actions']:
         action.write_state(manifest['actions'][name])

@@ -326,6 +326,14 @@ class MultiWorker(SingleWorker):
     member.write_facts(facts)
 
   def check_same(self, facts: Mapping[str, Any]) -> None:
+    names = list(facts)
+    most = _MESSAGE - 1  # facts in a message
+    for first in range(0, len(names), most):
+      self._check_same(
+        {name: facts[name] for name in names[first : first + most]}
+      )
+
+  def _check_same(self, facts: Mapping[str, Any]) -> None:
     mine = [_FACTS, *(_digest_bits(value) for value in facts.values())]
     table = np.zeros([self.count, len(mine)], np.int64)
     table[self._task] = mine

@@ -101,6 +101,7 @@ class Trainer:
     self._readings = _train_metrics.TrainMetrics(
       task, means, self._counters, self.pipeline, log_every, self.ledger
     )
+    self._jit = update.jit
     kind = block_loop if update.jit == 'block' else inner_loop
     with self.strategy.scope():
       self.loop: retracing.Loop = kind.train_loop(
@@ -360,6 +361,7 @@ class Trainer:
     """Returns the JSON facts that must be equal in all attempts of a run."""
     return {
       'seed': self._seed,
+      'jit': self._jit,
       'data': dict(self.pipeline.fingerprint()),
       'optimizers': {
         name: type(optimizer).__name__
