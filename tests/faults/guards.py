@@ -313,8 +313,8 @@ GUARDS = (
       'another_number_of_replicas_goes_on_at_the_same_example',
       'gradients of the replicas are added up',
       'step/gradients.py',
-      '[*packed, tf.stack(flat)],',
-      '[*(3.0 * gradient for gradient in packed), tf.stack(flat)],',
+      '[*tf.nest.flatten(groups), tf.stack(flat)],',
+      '[*(3.0 * g for g in tf.nest.flatten(groups)), tf.stack(flat)],',
     ),
     (
       'wrong_clocks_change_nothing',

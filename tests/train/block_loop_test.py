@@ -175,6 +175,21 @@ def test_a_restored_run_is_an_unbroken_one(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('kind', ['arrays', 'examples', 'dataset'])
+def test_batches_are_skipped_as_in_the_plain_loop(kind):
+  runs = []
+  for jit in ('off', 'block'):
+    trainer = tftrain.Trainer(
+      make_task(), datasets()[kind](), update=tftrain.Update(jit=jit)
+    )
+    trainer.skipped_steps.add(5, 8)
+    trainer.train(20)
+    runs.append(trainer)
+  assert [run.updates for run in runs] == [16, 16]
+  assert_close(*runs, 1e-6)
+
+
+@pytest.mark.slow
 def test_data_that_end_end_the_run_at_their_last_batch():
   def batches():
     x, y = arrays(40)

@@ -133,7 +133,7 @@ def test_a_stop_at_any_step_loses_no_line_and_no_evaluation(stop_at, tmp_path):
   whole.train()
   run = prepare('stopped')
   # As if the signal came within the last step of the block.
-  block = run.trainer._block
+  block = run.trainer._take_block
 
   def stop_in_block(until):
     result = block(min(until, stop_at) if run.trainer.step < stop_at else until)
@@ -141,7 +141,7 @@ def test_a_stop_at_any_step_loses_no_line_and_no_evaluation(stop_at, tmp_path):
       run.trainer.request_stop()
     return result
 
-  run.trainer._block = stop_in_block
+  run.trainer._take_block = stop_in_block
   assert run.train().step == stop_at
   resumed = prepare('stopped')
   resumed.train()

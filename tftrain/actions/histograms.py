@@ -6,7 +6,6 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
 from tftrain.report import every as every_lib
@@ -60,7 +59,7 @@ class WeightHistograms:
     """
     self._every = every_lib.Every(self._interval, self._write)
     self._trainer, self._writer = run.trainer, run.summary_writer
-    self.workers = run.trainer.workers.joined(self)
+    self.workers = run.trainer.workers.joined(self, self._gradients_of)
     if self._gradients:
       self._check_gradients()
 
@@ -83,13 +82,13 @@ class WeightHistograms:
       for name, variable in owned.trainable.items()
     }
     if self._gradients:
-      shown.update(self._gradients_of())
+      with self.workers.calling(self._gradients_of):
+        shown.update(self._gradients_of())
     self._writer.show(
       report.step,
       {tag: artifacts_lib.Histogram(values) for tag, values in shown.items()},
     )
 
-  @coordinator.together
   def _gradients_of(self) -> dict[str, Any]:
     """Returns tag -> gradient, on the example batch of the Trainer."""
     task = self._trainer.task

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import functools
 import json
 import re
 import time
-from typing import Any, Concatenate, ParamSpec, TypeVar
-import zlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,9 +22,6 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.distribute import row_sharding
 from tftrain.platform import hashing
-
-_P = ParamSpec('_P')
-_T = TypeVar('_T')
 
 # Kinds of messages: the first number of each message.
 _LEAVE, _END, _CALL, _SHARE, _FACTS = 1, 2, 3, 4, 5
@@ -48,23 +43,6 @@ _GONE = re.compile(
 _TASK = re.compile(r'/job:worker/(?:replica:0/)?task:(\d+)')
 
 
-def together(
-  method: Callable[Concatenate[Any, _P], _T],
-) -> Callable[Concatenate[Any, _P], _T]:
-  """Marks a method that all workers run at the same time.
-
-  The method takes only numbers. Its object has the attribute `workers`, of
-  which it is a member (see `SingleWorker.joined`).
-  """
-
-  @functools.wraps(method)
-  def run(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    assert not kwargs
-    return self.workers.run(method, self, args)  # type: ignore[no-any-return]
-
-  return run
-
-
 class SingleWorker:
   """The coordination of a single process: there are no peers."""
 
@@ -73,16 +51,28 @@ class SingleWorker:
   # The rows of a global batch that belong to this worker, if it has peers.
   rows: row_sharding.Share | None = None
 
-  def joined(self, member: Any) -> 'SingleWorker':
-    """Registers an object with methods marked `together`; returns self.
+  def joined(self, member: Any, *methods: Callable[..., Any]) -> 'SingleWorker':
+    """Registers the methods of an object that all workers run; returns self.
 
     All workers register their members in the same order.
+
+    Args:
+      member: The object; `share` broadcasts its state.
+      *methods: Bound methods of it, which take only numbers.
     """
-    del member
+    del member, methods
     return self
 
-  def run(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
-    return method(member, *args)
+  def calling(
+    self, method: Callable[..., Any], *args: int
+  ) -> contextlib.AbstractContextManager[None]:
+    """Makes the other workers call a registered method, as the body does.
+
+    >>> with self.workers.calling(self._evaluate):
+    ...   return self._evaluate()
+    """
+    del method, args
+    return contextlib.nullcontext()
 
   def asked(self, agreed: tf.Variable) -> tf.Variable:
     """Returns the variable by which this process votes for `agreed`."""
@@ -158,13 +148,15 @@ class MultiWorker(SingleWorker):
       self._task * local, (self._task + 1) * local, self.count * local
     )
     self._members: list[Any] = []
+    self._methods: list[Callable[..., Any]] = []
     self._asked: dict[Any, tf.Variable] = {}
     self._busy = False
     self._broken = False
     self._sum = tf.function(self._added, autograph=False)
 
-  def joined(self, member: Any) -> 'MultiWorker':
+  def joined(self, member: Any, *methods: Callable[..., Any]) -> 'MultiWorker':
     self._members.append(member)
+    self._methods += methods
     return self
 
   # Agreement in a compiled loop.
@@ -228,21 +220,25 @@ class MultiWorker(SingleWorker):
     with contextlib.suppress(errors.WorkerError):
       self._receive()
 
-  def run(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
+  @contextlib.contextmanager
+  def calling(self, method: Callable[..., Any], *args: int) -> Iterator[None]:
     if self._busy:  # nested in a method that all run
-      return method(member, *args)
-    message = [_CALL, self._place(member), _method_id(method), len(args), *args]
+      yield
+      return
+    message = [_CALL, self._methods.index(method), len(args), *args]
     if self.leads:
       self._send(*message)
     else:
       self._expect(message)
-    return self._work(method, member, args)
+    with self._working():
+      yield
 
-  def _work(self, method: Callable[..., Any], member: Any, args: Any) -> Any:
+  @contextlib.contextmanager
+  def _working(self) -> Iterator[None]:
     self._busy = True
     try:
       with self._explained():
-        return method(member, *args)
+        yield
     except errors.NonFiniteError:  # raised on all workers, after the step
       raise
     except BaseException:
@@ -265,11 +261,11 @@ class MultiWorker(SingleWorker):
   def _follow(self, *, last: bool) -> int:
     """Follows the chief until it stops leading; returns its exit code."""
     while True:
-      kind, first, name, count, *numbers = self._receive()
+      kind, first, count, *numbers = self._receive()
       if kind == _END:
         self._part()
       if kind == _END or (kind == _LEAVE and not last):
-        if name and kind == _END:
+        if count and kind == _END:
           raise errors.WorkerError(
             f'worker 0 ({self._addresses[0]}) failed; see its log'
           )
@@ -277,10 +273,9 @@ class MultiWorker(SingleWorker):
       if kind == _SHARE:
         self._take(self._members[first])
       elif kind == _CALL:
-        member = self._members[first]
-        method = _marked(member, name)
-        with contextlib.suppress(errors.NonFiniteError):  # the chief handles it
-          self._work(method, member, numbers[:count])
+        # The chief handles an error of a step that is not finite.
+        with contextlib.suppress(errors.NonFiniteError), self._working():
+          self._methods[first](*numbers[:count])
 
   @contextlib.contextmanager
   def leading(self, *, last: bool = True) -> Iterator[list[int]]:
@@ -375,22 +370,6 @@ class MultiWorker(SingleWorker):
         f'{who} is gone: see its log. Start the same command on all workers '
         'again; they go on from the last checkpoint'
       ) from error
-
-
-def _method_id(method: Callable[..., Any]) -> int:
-  return zlib.crc32(method.__qualname__.encode())
-
-
-def _marked(member: Any, name: int) -> Callable[..., Any]:
-  """Returns the method of a member that a message names."""
-  for value in vars(type(member)).values():
-    method: Any = getattr(value, '__wrapped__', None)
-    if method is not None and _method_id(method) == name:
-      return method  # type: ignore[no-any-return]
-  raise errors.WorkerError(
-    f'{type(member).__name__} has nothing that the chief asks for; run the '
-    'same code on all workers'
-  )
 
 
 def _digest_bits(value: Any) -> int:

@@ -29,24 +29,22 @@ def batch_share(share: row_sharding.Share | None) -> Iterator[None]:
     _BATCH_SHARE.reset(token)
 
 
+def current_share() -> row_sharding.Share | None:
+  """Returns the rows in a step's batch; None means the whole global batch."""
+  return _BATCH_SHARE.get()
+
+
 def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
-  """Runs `function` on every replica, each with its rows of a global batch.
-
-  `function` runs only after the batch has arrived, so the end of the data does
-  not even advance the seed of a dropout layer.
-  """
-  held = _BATCH_SHARE.get()  # read here: replicas are traced in other threads
-
-  def on_replica(batch: Any) -> Any:
-    with tf.control_dependencies(tf.nest.flatten(batch)):
-      return function(_own_rows(batch, held))
-
-  with _eager_is_fine():
-    return tf.distribute.get_strategy().run(on_replica, args=(batch,))
+  """Runs `function` on every replica, each with its rows of a global batch."""
+  share = current_share()  # read here: replicas are traced in other threads
+  with eager_is_fine():
+    return tf.distribute.get_strategy().run(
+      lambda batch: function(own_rows(batch, share)), args=(batch,)
+    )
 
 
 @contextlib.contextmanager
-def _eager_is_fine() -> Iterator[None]:
+def eager_is_fine() -> Iterator[None]:
   """Mutes the advice to compile: an eager run here runs once, to build."""
 
   def mute(record: logging.LogRecord) -> bool:
@@ -84,7 +82,7 @@ def sum_over_replicas(function: Callable[[Any], Any], batch: Any) -> Any:
   return tf.nest.pack_sequence_as(structure, tf.unstack(total))
 
 
-def _own_rows(batch: Any, held: row_sharding.Share | None) -> Any:
+def own_rows(batch: Any, held: row_sharding.Share | None) -> Any:
   """Returns this replica's rows of a global batch, or of the share `held`.
 
   Rows are assigned in order and as evenly as possible. One host iterator feeds

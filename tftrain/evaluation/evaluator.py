@@ -68,7 +68,9 @@ class Evaluator:
     self._ledger = ledger or goodput.Ledger()
     self._task = task
     self._strategy = strategy or tf.distribute.get_strategy()
-    self.workers = coordinator.of(self._strategy).joined(self)
+    self.workers = coordinator.of(self._strategy).joined(
+      self, self._evaluate, self._make_artifacts
+    )
     self._pipeline = dataset_pipeline.as_pipeline(data, training=False)
     self._actions = tuple(actions)
     if self._pipeline.repeats:
@@ -142,9 +144,12 @@ class Evaluator:
       known = 0
     return max(known, report.start_step)
 
-  @coordinator.together
   def evaluate(self) -> dict[str, float] | None:
     """Returns metric name -> exact mean; None if a stop came first."""
+    with self.workers.calling(self._evaluate):
+      return self._evaluate()
+
+  def _evaluate(self) -> dict[str, float] | None:
     self._means.reset()
     self._counters.step.assign(0)
     batches = self._pipeline.num_steps
@@ -173,8 +178,11 @@ class Evaluator:
     ):
       return self._host_metrics.read(self._counters.stop)
 
-  @coordinator.together
   def _artifacts(self) -> Mapping[str, Any]:
+    with self.workers.calling(self._make_artifacts):
+      return self._make_artifacts()
+
+  def _make_artifacts(self) -> Mapping[str, Any]:
     what = f'artifacts() of {type(self._task).__name__} failed'
     with (
       self._strategy.scope(),

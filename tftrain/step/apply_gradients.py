@@ -132,7 +132,7 @@ class Applier:
 
   # One update, in cross-replica context.
 
-  def apply(
+  def apply_if_finite(
     self, gradients: gradients_lib.Gradients, measure: update_options.Measure
   ) -> update_options.Step:
     """Applies gradients if loss and gradients are finite.
@@ -208,7 +208,7 @@ class Applier:
     chosen = [(target, groups_by_id[id(target)]) for target in targets]
     rates = [(target, group.factor) for target, group in chosen]
 
-    def apply(packed: Sequence[tf.Tensor]) -> None:
+    def on_replica(packed: Sequence[tf.Tensor]) -> None:
       if clipping.is_asked(self.options):
         weights = [variables_lib.raw(target).read_value() for target in targets]
         packed = clipping.clip(self.options, packed, weights, gradients.norm)
@@ -225,7 +225,7 @@ class Applier:
     ):
       if decay is not None:
         self._decay(chosen, decay)
-      strategy.run(apply, args=(gradients.packed,))
+      strategy.run(on_replica, args=(gradients.packed,))
     return tf.zeros([])
 
   def _decay(

@@ -12,6 +12,7 @@ from tftrain import errors
 from tftrain.distribute import all_reduce as all_reduce_lib
 from tftrain.distribute import global_rows
 from tftrain.distribute import replica_batch
+from tftrain.interop import layer_losses
 from tftrain.interop import mixed_precision
 from tftrain.interop import variables as variables_lib
 from tftrain.step import clipping
@@ -94,49 +95,47 @@ class Part(NamedTuple):
   key: str = loss_lib.ONLY
 
 
-class GradientOptions(NamedTuple):
-  """The options of a gradient computation.
+class Pass(NamedTuple):
+  """A forward and backward pass.
 
   Attributes:
+    loss: `loss(rows, training)` that returns a `Loss`, or name -> `Loss`.
+    parts: The optimizers, their variables and losses.
     accumulate: Micro-batches per step.
     scale: The factor of the loss; None for no loss scale.
-    jit: Whether XLA compiles the forward and backward pass.
+    jit: Whether XLA compiles the pass.
     in_xla: Whether XLA compiles what the pass is a part of.
   """
 
+  loss: Callable[..., Any]
+  parts: Sequence[Part]
   accumulate: int = 1
   scale: tf.Tensor | None = None
   jit: bool = False
   in_xla: bool = False
 
 
-def compute(
-  loss: Callable[..., Any],
-  batch: Any,
-  parts: Sequence[Part],
-  way: GradientOptions,
-) -> list[Gradients]:
-  """Computes the gradients of the mean of `loss` over a global batch.
+def compute(way: Pass, batch: Any) -> list[Gradients]:
+  """Computes the gradients of the mean loss of a global batch.
 
   Runs in cross-replica context. Each replica adds up the gradients of its
   rows. One all-reduce sums gradients, weights and metrics over the replicas,
   and one division by the sum of weights follows.
 
   Args:
-    loss: `loss(rows, training)` that returns a `Loss`, or name -> `Loss`.
+    way: The pass.
     batch: The global batch.
-    parts: The optimizers, their variables and losses.
-    way: The options of the computation.
 
   Returns:
     The Gradients of each Part.
   """
-  backward = _Backward(loss, parts, way)
-  packed, flat = replica_batch.run_on_rows(backward.run, batch)
+  backward = _Backward(way)
+  with replica_batch.eager_is_fine():
+    packed, flat = tf.distribute.get_strategy().run(backward.run, args=(batch,))
   sums = backward.unflatten(replica_batch.on_first_replica(flat))
   return [
     _of_part(part, own, sums[part.key])
-    for part, own in zip(parts, packed, strict=True)
+    for part, own in zip(way.parts, packed, strict=True)
   ]
 
 
@@ -168,23 +167,35 @@ class _Backward:
   Under accumulation it is not known then; so each term has its own gradients.
   """
 
-  def __init__(
-    self, loss: Callable[..., Any], parts: Sequence[Part], way: GradientOptions
-  ):
-    self._loss = loss
-    self._parts = parts
+  def __init__(self, way: Pass):
+    self._loss = way.loss
+    self._parts = way.parts
     self._way = way
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     self._alone = replicas == 1
+    # Read here: replicas are traced in other threads.
+    self._share = replica_batch.current_share()
     self._passes: Any = replicas * way.accumulate
     self._structure: Any = None
 
-  def run(self, rows: Any) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
+  def run(self, batch: Any) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
     """Returns the mean gradients of each Part, and the global sums, flat."""
-    add_up: Callable[[Any], _Share] = self._add_up
-    if self._way.jit:
-      add_up = in_xla(add_up)
-    groups, flat = add_up(rows)
+    # Nothing may run before the batch has arrived: the end of the data does not
+    # even advance the seed of a dropout layer.
+    with tf.control_dependencies(tf.nest.flatten(batch)):
+      rows = replica_batch.own_rows(batch, self._share)
+      if self._way.jit:
+        groups, flat = in_xla(self._add_up)(rows)
+      elif self._way.accumulate > 1:
+        groups, flat = self._add_up(rows)
+      else:
+        groups, flat = self._one_pass(rows)
+      return self._joined(groups, flat)
+
+  def _joined(
+    self, groups: list[list[tf.Tensor]], flat: list[tf.Tensor]
+  ) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
+    """Adds up over the replicas, and divides."""
     if not self._alone:
       groups, flat = _all_reduce(groups, flat)
     sums = self.unflatten(flat)
@@ -277,7 +288,11 @@ class _Backward:
       global_rows.in_micro_batches(self._way.accumulate),
       tf.GradientTape(persistent=again) as tape,
     ):
-      sums = loss_lib.call(self._loss, rows, training=True, passes=self._passes)
+      with layer_losses.collected() as collected:
+        result = self._loss(rows, training=True)
+      sums = loss_lib.add_up_all(
+        result, count, collected.penalties(), self._passes
+      )
     self._structure = tf.nest.map_structure(lambda _: None, sums)
     self._check_keys(sums)
     factor = None

@@ -6,7 +6,6 @@ weights (or of what Keras counts), both over the global batch: all replicas and
 micro-batches.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.distribute import replica_batch
 from tftrain.interop import layer_losses
 
 RESERVED = ('loss', 'gradient_norm', 'update_ratio')
@@ -161,30 +159,26 @@ ONLY = ''
 """The key of the Sums of a function that returns one Loss."""
 
 
-def call(
-  loss: Callable[..., Any], rows: Any, *, training: bool, passes: Any = 1
+def add_up_all(
+  result: Any, rows: tf.Tensor, penalties: layer_losses.Penalties, passes: Any
 ) -> dict[str, Sums]:
-  """Calls a loss and adds up what it returns and what its layers add.
+  """Adds up what a loss returned.
 
   Args:
-    loss: `loss(batch, training)` that returns a `Loss`, or name -> `Loss`: the
-      losses of one forward pass. What its layers add counts in each of them.
-    rows: The rows of one replica, or a micro-batch of them.
-    training: Whether this is a training step.
+    result: A `Loss`, or name -> `Loss`: the losses of one forward pass. What
+      its layers added counts in each of them.
+    rows: Number of examples, a scalar.
+    penalties: What the layers added.
     passes: Number of calls in a step: replicas times micro-batches.
 
   Returns:
-    Name -> Sums; the name is `ONLY` if `loss` returns one Loss.
+    Name -> Sums; the name is `ONLY` if `result` is one Loss.
   """
-  with layer_losses.collected() as collected:
-    result = loss(rows, training=training)
-  count = replica_batch.batch_size(rows)
   named = result if isinstance(result, Mapping) else {ONLY: result}
   if not named:
     raise errors.TaskError('loss() returned {}; return a Loss, or name -> Loss')
-  penalties = collected.penalties()
   return {
-    str(name): add_up(one, count, penalties, passes)
+    str(name): add_up(one, rows, penalties, passes)
     for name, one in named.items()
   }
 

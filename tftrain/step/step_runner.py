@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import functools
 from typing import Any
 
 import keras
@@ -96,66 +97,82 @@ class StepRunner:
 
   # Calls from a Task's train_step.
 
-  def gradients(
+  def compute(
     self,
     loss: Callable[..., Any],
     batch: Any,
     pairs: Sequence[gradients_lib.Pair],
   ) -> list[gradients_lib.Gradients]:
-    return self._gradients(loss, batch, pairs, jit=self.options.jit == 'step')
+    """Computes the gradients of one forward pass, for each pair."""
+    return gradients_lib.compute(self._pass(loss, pairs), batch)
 
-  def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
+  def apply_gradients(
+    self, gradients: gradients_lib.Gradients
+  ) -> update_options.Step:
     applier = self._appliers[id(gradients.optimizer)]
-    return applier.apply(gradients, self._measure)
+    return applier.apply_if_finite(gradients, self._measure)
 
-  def minimize(
+  def update(
     self,
     loss: Callable[..., Any],
     batch: Any,
     pairs: Sequence[gradients_lib.Pair],
     when: Any = None,
   ) -> list[update_options.Step]:
+    """Computes and applies the gradients; returns the Step of each pair."""
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    in_xla = self.options.jit == 'step'
-    whole_in_xla = in_xla and alone
+    whole_in_xla = self.options.jit == 'step' and alone
+    if whole_in_xla or when is not None:
+      inside = functools.partial(self._update_inside, loss, pairs, whole_in_xla)
+      if when is not None:
+        return _take_when(when, inside, batch, len(pairs))
+      return inside(batch)
+    steps = []
+    for found in gradients_lib.compute(self._pass(loss, pairs), batch):
+      applier = self._appliers[id(found.optimizer)]
+      steps.append(applier.apply_if_finite(found, self._measure))
+    return steps
+
+  def _update_inside(
+    self,
+    loss: Callable[..., Any],
+    pairs: Sequence[gradients_lib.Pair],
+    whole_in_xla: bool,
+    batch: Any,
+  ) -> list[update_options.Step]:
+    """Updates inside a branch, or in an XLA program of its own."""
 
     def take(batch: Any) -> list[update_options.Step]:
-      jit = in_xla and not whole_in_xla
+      way = self._pass(loss, pairs)
+      if whole_in_xla:
+        way = way._replace(jit=False)
       return [
-        self.apply(found)
-        for found in self._gradients(loss, batch, pairs, jit=jit)
+        self.apply_gradients(g) for g in gradients_lib.compute(way, batch)
       ]
 
     if whole_in_xla:
       take = gradients_lib.in_xla(take)
-    if when is None:
-      return take(batch)
-    return _take_when(when, take, batch, len(pairs))
+    return take(batch)
 
-  def _gradients(
-    self,
-    loss: Callable[..., Any],
-    batch: Any,
-    pairs: Sequence[gradients_lib.Pair],
-    *,
-    jit: bool,
-  ) -> list[gradients_lib.Gradients]:
+  def _pass(
+    self, loss: Callable[..., Any], pairs: Sequence[gradients_lib.Pair]
+  ) -> gradients_lib.Pass:
     appliers = [self._appliers[id(pair.optimizer)] for pair in pairs]
-    parts = [
-      gradients_lib.Part(
-        pair.optimizer, applier.packing(pair.variables), pair.key
-      )
-      for pair, applier in zip(pairs, appliers, strict=True)
-    ]
     # One pass has one loss scale: any is right, the smallest overflows least.
     scales = [applier.scale.value() for applier in appliers if applier.scale]
-    way = gradients_lib.GradientOptions(
+    return gradients_lib.Pass(
+      autograph.converted(loss),
+      [
+        gradients_lib.Part(
+          pair.optimizer, applier.packing(pair.variables), pair.key
+        )
+        for pair, applier in zip(pairs, appliers, strict=True)
+      ],
       accumulate=self.options.accumulate,
       scale=tf.reduce_min(tf.stack(scales)) if scales else None,
-      jit=jit,
+      jit=self.options.jit == 'step',
       in_xla=self.options.jit != 'off',
     )
-    return gradients_lib.compute(autograph.converted(loss), batch, parts, way)
 
   # Contexts of a step.
 

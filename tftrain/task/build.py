@@ -90,7 +90,7 @@ class Recorder:
     self._updates = 0
     self._read: dict[int, Any] = {}
 
-  def gradients(
+  def compute(
     self,
     loss: Callable[..., Any],
     batch: Any,
@@ -117,10 +117,8 @@ class Recorder:
       for pair in pairs
     ]
     found = gradients_lib.compute(
-      watched,
+      gradients_lib.Pass(watched, parts),
       replica_batch.first_part(batch, self._options.accumulate),
-      parts,
-      gradients_lib.GradientOptions(),
     )
     for part in parts:
       if self._strict and not part.packing.reached:
@@ -128,7 +126,9 @@ class Recorder:
       self._calls.append((part.optimizer, part.packing))
     return found
 
-  def apply(self, gradients: gradients_lib.Gradients) -> update_options.Step:
+  def apply_gradients(
+    self, gradients: gradients_lib.Gradients
+  ) -> update_options.Step:
     """Counts the update and returns its Step; the weights stay unchanged."""
     self._updates += 1
     zero = tf.zeros([])
@@ -140,7 +140,7 @@ class Recorder:
       sums={**gradients.sums, 'update_ratio': (zero, zero)},
     )
 
-  def minimize(
+  def update(
     self,
     loss: Callable[..., Any],
     batch: Any,
@@ -148,7 +148,9 @@ class Recorder:
     when: Any = None,
   ) -> list[update_options.Step]:
     del when
-    return [self.apply(found) for found in self.gradients(loss, batch, pairs)]
+    return [
+      self.apply_gradients(found) for found in self.compute(loss, batch, pairs)
+    ]
 
   @contextlib.contextmanager
   def step(self, measure: update_options.Measure) -> Iterator[None]:

@@ -14,6 +14,7 @@ from tftrain import errors
 from tftrain.distribute import replica_batch
 from tftrain.interop import autograph
 from tftrain.interop import keras_optimizer
+from tftrain.interop import layer_losses
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
 from tftrain.step import gradients as gradients_lib
@@ -24,6 +25,18 @@ from tftrain.step import step_runner
 from tftrain.step import step_summary
 from tftrain.step import update_options
 from tftrain.task import build as build_lib
+
+
+class TrainStep:
+  """One call of `train_step`.
+
+  Attributes:
+    result: What `train_step` returned.
+    step: The Step of all its updates, known at the end of the call's context.
+  """
+
+  result: Any
+  step: update_options.Step
 
 
 class Task:
@@ -120,7 +133,7 @@ class Task:
         name -> (optimizer, variables).
     """
     chosen = self._pairs(variables, optimizer, pairs)
-    steps = self._runner.minimize(loss, batch, chosen, when)
+    steps = self._runner.update(loss, batch, chosen, when)
     prefixes = self._prefixes(chosen, name)
     noted = [
       self._note(step, prefix if pair.key else name, prefix)
@@ -154,7 +167,7 @@ class Task:
       `Gradients`; with `pairs` one for each, in a list, or by name.
     """
     chosen = self._pairs(variables, optimizer, pairs)
-    found = self._runner.gradients(loss, batch, chosen)
+    found = self._runner.compute(loss, batch, chosen)
     if pairs is None:
       return found[0]
     if isinstance(pairs, Mapping):
@@ -171,7 +184,7 @@ class Task:
       gradients: The result of `gradients`.
       name: Prefix of the metric names; '' means no prefix.
     """
-    return self._note(self._runner.apply(gradients), name, name)
+    return self._note(self._runner.apply_gradients(gradients), name, name)
 
   def eval_step(self, batch: Any) -> Mapping[str, tuple[tf.Tensor, tf.Tensor]]:
     """Returns metric -> (weighted sum, sum of weights) over a global batch."""
@@ -179,8 +192,13 @@ class Task:
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
     def add_up(rows: Any) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-      losses = loss_lib.call(
-        autograph.converted(self.loss), rows, training=False, passes=replicas
+      with layer_losses.collected() as collected:
+        result = autograph.converted(self.loss)(rows, training=False)
+      losses = loss_lib.add_up_all(
+        result,
+        replica_batch.batch_size(rows),
+        collected.penalties(),
+        replicas,
       )
       return {
         f'{key}/{name}' if key else name: pair
@@ -355,27 +373,31 @@ class Task:
       else contextlib.nullcontext()
     )
 
-  def run_train_step(
-    self, batch: Any, measure: update_options.Measure | None = None
-  ) -> update_options.Step:
-    """Runs `train_step`, converted by AutoGraph if the user overrides it.
+  @contextlib.contextmanager
+  def recorded(
+    self, measure: update_options.Measure | None = None
+  ) -> Iterator['TrainStep']:
+    """The context of one call of `train_step`, which joins its updates.
+
+    >>> with task.recorded() as call:
+    ...   call.result = autograph.converted(task.train_step)(batch)
+    >>> call.step.finite
 
     Args:
-      batch: The global batch.
       measure: The measurements to take of the updates; None means no
         measurements.
     """
+    call = TrainStep()
     self._steps = []
     self._graph = None
     if not tf.executing_eagerly():
       self._graph = tf.compat.v1.get_default_graph()
     before = self._runner.moving()
     with self._runner.step(measure or update_options.Measure()):
-      last = autograph.converted(self.train_step)(batch)
-    step = _combined(last, self._steps)
+      yield call
+    call.step = _combined(call.result, self._steps)
     self._steps = []
-    self._runner.restore_unless(step.finite, before)
-    return step
+    self._runner.restore_unless(call.step.finite, before)
 
   def check_unchanged(self) -> None:
     """Raises TaskError if the trainable variables changed since `build`."""
@@ -554,7 +576,9 @@ class Task:
   ) -> update_options.Step:
     self._runner = recorder
     with self.variables_restored():
-      return self.run_train_step(batch)
+      with self.recorded() as call:
+        call.result = autograph.converted(self.train_step)(batch)
+      return call.step
 
 
 # Reported per optimizer; all else belongs to the Loss.

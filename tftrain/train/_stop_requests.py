@@ -1,9 +1,8 @@
 """Stop and save requests to a Trainer, from signals and other threads."""
 
-from collections.abc import Callable
-import functools
+from collections.abc import Iterator
+import contextlib
 import threading
-from typing import Any
 
 from tftrain.train import counters as counters_lib
 
@@ -47,11 +46,18 @@ class StopRequests:
       if not self._stopping:
         self._flag.assign(counters_lib.PAUSE)
 
-  def settle(self) -> None:
-    """Turns an agreed pause into a pending save.
+  @contextlib.contextmanager
+  def settled(self) -> Iterator[None]:
+    """Turns an agreed pause into a pending save at the end of this context.
 
     All workers do so at the same step.
     """
+    try:
+      yield
+    finally:
+      self._settle()
+
+  def _settle(self) -> None:
     if self._heard() == counters_lib.PAUSE:
       with self._lock:
         self._save = True
@@ -73,16 +79,3 @@ class StopRequests:
       self._stopping = False
       self._flag.assign(counters_lib.RUN)
       self._agreed.assign(counters_lib.RUN)
-
-
-def settled(method: Callable[..., Any]) -> Callable[..., Any]:
-  """Decorates a Trainer method: calls `self._requests.settle()` afterwards."""
-
-  @functools.wraps(method)
-  def run(self: Any, *args: Any) -> Any:
-    try:
-      return method(self, *args)
-    finally:
-      self._requests.settle()
-
-  return run

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.data import pipeline as pipeline_lib
-from tftrain.distribute import coordinator
 from tftrain.interop import tracking
 from tftrain.platform import goodput
 from tftrain.platform import process_memory
@@ -50,7 +49,7 @@ class TrainMetrics:
     self._keras_metrics = metrics.KerasMetrics(task.metrics)
     metrics.check_names(means.names, self._keras_metrics.names)
     self._counters = counters
-    self.workers = counters.workers.joined(self)
+    self.workers = counters.workers.joined(self, self._scalars)
     self._pipeline = pipeline
     self._log_every = log_every
     self._ledger = ledger
@@ -87,13 +86,14 @@ class TrainMetrics:
     self, step: int, start_step: int, loop: retracing.Loop
   ) -> tuple[dict[str, float], dict[str, float]]:
     """Returns (metrics, timing) since the last report, and resets both."""
-    scalars, timing = self._scalars(), self._timing(step, start_step)
+    with self.workers.calling(self._scalars):
+      scalars = self._scalars()
+    timing = self._timing(step, start_step)
     timing.update(self._use(timing, loop))
     self._growth.look(step, timing['memory/process_mb'], loop.traces)
     self._last_logged = step
     return scalars, timing
 
-  @coordinator.together
   def _scalars(self) -> dict[str, float]:
     scalars = {**self._means.read(), **self._keras_metrics.read()}
     self._means.reset()

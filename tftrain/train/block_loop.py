@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.distribute import devices
+from tftrain.interop import autograph
 from tftrain.step import step_summary
 from tftrain.step import update_options
 from tftrain.task import task as task_lib
@@ -49,9 +50,10 @@ def train_loop(
       batch = at(done)
       counters.step.assign_add(1, read_value=False)
       measure = measured(counters.step.read_value())
-      with step_summary.silent(_IN_XLA):
-        well, step = inner_loop.train_on(task, batch, counters, means, measure)
-      return done + 1, well, step.loss, step.gradient_norm
+      with step_summary.silent(_IN_XLA), task.recorded(measure) as call:
+        call.result = autograph.converted(task.train_step)(batch)
+      well = inner_loop.note(task, call.step, counters, means)
+      return done + 1, well, call.step.loss, call.step.gradient_norm
 
     return tf.while_loop(go_on, take_step, inner_loop.none_yet())[1:]
 

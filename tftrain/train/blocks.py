@@ -21,13 +21,13 @@ class Blocks:
   """
 
   def __init__(self, iterator: Any = None, full_steps: int | None = None):
-    self._iterator = iterator
+    self.iterator = iterator
     self._full_steps = full_steps
 
   def at(self, step: int) -> tuple[Any, int]:
     """Returns (argument of the compiled block, most steps of the block)."""
-    if self._iterator is not None:
-      return self._iterator, STACKED
+    if self.iterator is not None:
+      return self.iterator, STACKED
     if self._full_steps is None:
       return None, MOST
     if step >= self._full_steps:

@@ -212,18 +212,21 @@ class Feed:
 
   def take(self, iterator: Any, step: tf.Tensor) -> Any:
     """Takes the batch of `step`; OutOfRangeError at the end of the data."""
-    if self._is_stacked:
-      return self.again(int(step))
+    if isinstance(iterator, blocks.Blocks):
+      if iterator.iterator is None:
+        return self.again(int(step))
+      return self._next(iterator.iterator)
     if self._in_graph:
       with tf.device('CPU:0'):
         return self._taken.batch(self._seed, step)
+    return self._next(iterator)
+
+  def _next(self, iterator: Any) -> Any:
     try:
       batch = next(iterator)
     except StopIteration:  # running eagerly
       raise tf.errors.OutOfRangeError(None, None, 'end of data') from None
-    if self._cursor is None:
-      return batch
-    return self._noted(batch)
+    return batch if self._cursor is None else self._noted(batch)
 
   def take_together(
     self,

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain.distribute import devices
+from tftrain.interop import autograph
 from tftrain.interop import patching
 from tftrain.step import step_summary
 from tftrain.step import update_options
@@ -69,9 +70,14 @@ def train_loop(
       with tf.control_dependencies(tf.nest.flatten(batch)):
         now = counters.step.read_value()
         measure = measured(now)
-        with step_summary.recorded(now, measure.report), feed.held():
-          well, step = train_on(task, batch, counters, means, measure)
-      return done + 1, well, step.loss, step.gradient_norm
+        with (
+          step_summary.recorded(now, measure.report),
+          feed.held(),
+          task.recorded(measure) as call,
+        ):
+          call.result = autograph.converted(task.train_step)(batch)
+      well = note(task, call.step, counters, means)
+      return done + 1, well, call.step.loss, call.step.gradient_norm
 
     task.step_runner.refresh()
     return tf.while_loop(go_on, take_step, none_yet())[1:]
@@ -91,19 +97,16 @@ def none_yet() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
   )
 
 
-def train_on(
+def note(
   task: task_lib.Task,
-  batch: Any,
+  step: update_options.Step,
   counters: counters_lib.Counters,
   means: metrics.Means,
-  measure: update_options.Measure,
-) -> tuple[tf.Tensor, update_options.Step]:
-  """Trains on one batch; returns whether the run can go on, and the Step."""
-  step = task.run_train_step(batch, measure)
+) -> tf.Tensor:
+  """Counts a Step; returns whether the run can go on."""
   counters.updates.assign_add(tf.cast(step.finite, tf.int64), read_value=False)
-  well = step.finite | _is_skipped(task, step, counters)
   means.add(step.sums)
-  return well, step
+  return step.finite | _is_skipped(task, step, counters)
 
 
 def _is_skipped(
@@ -142,18 +145,28 @@ def single_step(
     task.step_runner.refresh()
     finite: dict[str, tf.Tensor] = {}
     graph = tf.compat.v1.get_default_graph()
-    apply = task.step_runner.apply
 
-    def noting(gradients: Any) -> update_options.Step:
-      if tf.compat.v1.get_default_graph() is graph:  # no branch, not XLA
-        found = zip(gradients.variables, gradients.values, strict=True)
-        for variable, value in found:
-          name = getattr(variable, 'path', variable.name)
-          finite[name] = tf.reduce_all(tf.math.is_finite(value))
-      return apply(gradients)
+    def noting(apply: Callable[..., update_options.Step]) -> Any:
+      def note_and_apply(gradients: Any, *args: Any) -> update_options.Step:
+        if tf.compat.v1.get_default_graph() is graph:  # no branch, not XLA
+          found = zip(gradients.variables, gradients.values, strict=True)
+          for variable, value in found:
+            name = getattr(variable, 'path', variable.name)
+            finite[name] = tf.reduce_all(tf.math.is_finite(value))
+        return apply(gradients, *args)
 
-    with patching.overridden([(task.step_runner, 'apply', noting)]):
-      step = task.run_train_step(batch)
+      return note_and_apply
+
+    appliers = task.step_runner.appliers().values()
+    with (
+      patching.overridden(
+        (applier, 'apply_if_finite', noting(applier.apply_if_finite))
+        for applier in appliers
+      ),
+      task.recorded() as call,
+    ):
+      call.result = autograph.converted(task.train_step)(batch)
+    step = call.step
     return step.finite, step.loss, step.gradient_norm, finite
 
   return tf.function(run, autograph=False)  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -86,7 +87,9 @@ class Trainer:
     self.task = task
     self.ledger = ledger or goodput.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
-    self.workers = coordinator.of(self.strategy).joined(self)
+    self.workers = coordinator.of(self.strategy).joined(
+      self, self._take_block, self._read_state
+    )
     self.pipeline: pipeline_lib.Pipeline = dataset_pipeline.as_pipeline(
       data, training=True
     )
@@ -227,37 +230,47 @@ class Trainer:
       raise errors.ConfigError(
         f'actions is {type(actions).__name__}, not a list; write [action]'
       )
-    with self.ledger.part('step'), self.workers.leading(last=False):
-      try:
-        yield from self._steps(steps, actions)
-      except Exception as error:
-        self._save_after(error, actions)
-        raise
+    with (
+      self.ledger.part('step'),
+      self.workers.leading(last=False),
+      self._saved_after_errors(actions),
+    ):
+      last_step = self.last_step(steps)
+      while self.workers.leads and not self.is_done(steps):
+        ended = False
+        if self._reported == self._step:  # else repeats the interrupted report
+          until = self._next_event(self._step, last_step, actions)
+          with self.workers.calling(self._take_block, until):
+            ended = self._take_block(until)
+          ended = ended and not self._requests.stopping
+          last_step = self._step if ended else last_step
+        saving = self._requests.take_save()
+        report = self._report(last_step, self._requests.stopping, saving)
+        if not report.stopping:
+          report = self._report_to_actions(actions, report, steps, ended)
+        stopping = self._requests.stopping
+        if stopping:
+          # The stop may have interrupted the Actions of this step. The
+          # checkpoint then records the step as not reported; the resumed run
+          # reports it.
+          self._dispatch(actions, self._report(last_step, stopping=True))
+        if report.scalars:
+          yield report
+        if (
+          stopping
+        ):  # a stop during the yield must save first, in the next turn
+          break
+      self._requests.clear()
 
-  def _steps(
-    self, steps: int, actions: Sequence[report_lib.Action]
-  ) -> Iterator[report_lib.Report]:
-    last_step = self.last_step(steps)
-    while self.workers.leads and not self.is_done(steps):
-      ended = False
-      if self._reported == self._step:  # else repeats the interrupted report
-        until = self._next_event(self._step, last_step, actions)
-        ended = self._block(until) and not self._requests.stopping
-        last_step = self._step if ended else last_step
-      saving = self._requests.take_save()
-      report = self._report(last_step, self._requests.stopping, saving)
-      if not report.stopping:
-        report = self._report_to_actions(actions, report, steps, ended)
-      stopping = self._requests.stopping
-      if stopping:
-        # The stop may have interrupted the Actions of this step. The checkpoint
-        # then records the step as not reported; the resumed run reports it.
-        self._dispatch(actions, self._report(last_step, stopping=True))
-      if report.scalars:
-        yield report
-      if stopping:  # a stop during the yield must save first, in the next turn
-        break
-    self._requests.clear()
+  @contextlib.contextmanager
+  def _saved_after_errors(
+    self, actions: Sequence[report_lib.Action]
+  ) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      self._save_after(error, actions)
+      raise
 
   def _save_after(
     self, error: Exception, actions: Sequence[report_lib.Action]
@@ -321,8 +334,11 @@ class Trainer:
 
   # State, for a Checkpointer.
 
-  @coordinator.together
   def read_state(self) -> dict[str, tf.Tensor]:
+    with self.workers.calling(self._read_state):
+      return self._read_state()
+
+  def _read_state(self) -> dict[str, tf.Tensor]:
     with self.strategy.scope():
       state = {
         **self.task.read_state(),
@@ -408,26 +424,16 @@ class Trainer:
       self._position = (self._step, self._feed.iterator(self._step))
     return self._position[1]
 
-  @coordinator.together
-  @_stop_requests.settled
-  def _block(self, until: int) -> bool:
+  def _take_block(self, until: int) -> bool:
     """Trains up to step `until`, or to a stop; True if the data ended."""
     before = self.step
     self.task.check_unchanged()
     iterator = self._iterator()
     self._feed.mark(before)
-    if self.skipped_steps.holds(before + 1):
-      try:
+    with self._requests.settled(), self._at_step(iterator):
+      if self.skipped_steps.holds(before + 1):
         return _skipped_steps.skip(self._feed, iterator, self._counters, until)
-      finally:
-        self._step = int(self._counters.step.numpy())
-        self._position = (self._step, iterator)
-    n = tf.constant(until - before, tf.int64)
-    with (
-      self.strategy.scope(),
-      error_messages.explained(self._what_failed),
-      pipeline_lib.explained(self.pipeline),
-    ):
+      n = tf.constant(until - before, tf.int64)
       if self.loop.compile_seconds is None:
         with self.ledger.part('compile'):
           self.loop.prepare(iterator, n)
@@ -438,22 +444,32 @@ class Trainer:
         ended = False
       except tf.errors.OutOfRangeError:
         finite, ended = True, True
-      finally:
-        self._step = int(self._counters.step.numpy())
-    step = self._step
-    self._step_complete = True
-    self._readings.seconds += time.perf_counter() - begun
-    self._position = (step, iterator)
+      self._step_complete = True
+      self._readings.seconds += time.perf_counter() - begun
     if not finite:
       raise errors.NonFiniteError(
-        f'step {step}: loss {float(loss):g}, gradient norm {float(norm):g}; '
-        f'the update was not applied. {self._remedy()}',
-        step=step,
+        f'step {self._step}: loss {float(loss):g}, gradient norm '
+        f'{float(norm):g}; the update was not applied. {self._remedy()}',
+        step=self._step,
       )
-    self._readings.inspect(before, step)
-    if ended and step == 0:
+    self._readings.inspect(before, self._step)
+    if ended and self._step == 0:
       raise errors.InputError('the training data yields 0 batches')
     return ended
+
+  @contextlib.contextmanager
+  def _at_step(self, iterator: Any) -> Iterator[None]:
+    """Reads the step that the loop came to, at the end of this context."""
+    try:
+      with (
+        self.strategy.scope(),
+        error_messages.explained(self._what_failed),
+        pipeline_lib.explained(self.pipeline),
+      ):
+        yield
+    finally:
+      self._step = int(self._counters.step.numpy())
+    self._position = (self._step, iterator)
 
   def _remedy(self) -> str:
     """Returns what to do about a step whose loss or gradient is not finite."""
