@@ -52,6 +52,7 @@ _LAZY = (
 _COMPILES = (
   'train.retracing',
   'train.inner_loop',
+  'train.block_loop',
   'evaluation._per_example',
   'export.signature',
   'export.converters',

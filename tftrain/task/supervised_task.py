@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.interop import autograph
+from tftrain.interop import compiled_model
 from tftrain.interop import layer_losses
 from tftrain.interop import mixed_precision
 from tftrain.step import loss as loss_lib
-from tftrain.task import compiled_model
 from tftrain.task import supervised_outputs
 from tftrain.task import task as task_lib
 
@@ -187,8 +187,8 @@ class _OwnLossTask(SupervisedTask):
     # it leaves that out.
     with layer_losses.left_to_keras():
       predictions = autograph.converted(self.model)(features, training=training)
-      value = self.model._compute_loss(
-        features, labels, predictions, None, training=training
+      value = compiled_model.compute_loss(
+        self.model, features, labels, predictions, training=training
       )
     metrics = {}
     for output in self._outputs:

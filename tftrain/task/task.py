@@ -24,19 +24,8 @@ from tftrain.step import remat as remat_lib
 from tftrain.step import step_runner
 from tftrain.step import step_summary
 from tftrain.step import update_options
+from tftrain.task import _train_step
 from tftrain.task import build as build_lib
-
-
-class TrainStep:
-  """One call of `train_step`.
-
-  Attributes:
-    result: What `train_step` returned.
-    step: The Step of all its updates, known at the end of the call's context.
-  """
-
-  result: Any
-  step: update_options.Step
 
 
 class Task:
@@ -139,7 +128,9 @@ class Task:
       self._note(step, prefix if pair.key else name, prefix)
       for step, pair, prefix in zip(steps, chosen, prefixes, strict=True)
     ]
-    return noted[0] if len(noted) == 1 else _combined(noted[-1], noted)
+    return (
+      noted[0] if len(noted) == 1 else _train_step.combined(noted[-1], noted)
+    )
 
   @autograph.unconverted
   def gradients(
@@ -376,7 +367,7 @@ class Task:
   @contextlib.contextmanager
   def recorded(
     self, measure: update_options.Measure | None = None
-  ) -> Iterator['TrainStep']:
+  ) -> Iterator[_train_step.TrainStep]:
     """The context of one call of `train_step`, which joins its updates.
 
     >>> with task.recorded() as call:
@@ -387,7 +378,7 @@ class Task:
       measure: The measurements to take of the updates; None means no
         measurements.
     """
-    call = TrainStep()
+    call = _train_step.TrainStep()
     self._steps = []
     self._graph = None
     if not tf.executing_eagerly():
@@ -395,7 +386,7 @@ class Task:
     before = self._runner.moving()
     with self._runner.step(measure or update_options.Measure()):
       yield call
-    call.step = _combined(call.result, self._steps)
+    call.step = _train_step.combined(call.result, self._steps)
     self._steps = []
     self._runner.restore_unless(call.step.finite, before)
 
@@ -542,7 +533,7 @@ class Task:
       )
     named = {}
     for key, value in step.sums.items():
-      prefix = own_name if key in _OF_THE_OPTIMIZER else name
+      prefix = own_name if key in _train_step.OF_THE_OPTIMIZER else name
       named[f'{prefix}/{key}' if prefix else key] = value
     self._steps.append(step._replace(sums=named))
     return self._steps[-1]
@@ -579,31 +570,3 @@ class Task:
       with self.recorded() as call:
         call.result = autograph.converted(self.train_step)(batch)
       return call.step
-
-
-# Reported per optimizer; all else belongs to the Loss.
-_OF_THE_OPTIMIZER = ('gradient_norm', 'update_ratio')
-
-
-def _combined(
-  last: Any, steps: Sequence[update_options.Step]
-) -> update_options.Step:
-  """Combines the Steps of all updates of a train_step into one."""
-  if not isinstance(last, update_options.Step):
-    raise errors.TaskError(
-      f'train_step returned {type(last).__name__}; return what minimize() '
-      'returned'
-    )
-  sums = {name: v for step in steps for name, v in step.sums.items()}
-  sums.update(last.sums)
-  if len(steps) == 1:
-    return last._replace(sums=sums)
-  finite = tf.reduce_all(tf.stack([step.finite for step in steps]))
-  survives = tf.stack([step.finite | step.skipped for step in steps])
-  skipped = ~finite & tf.reduce_all(survives)
-  loss, norm = last.loss, last.gradient_norm
-  for step in reversed(steps):  # prefers the first step that is not finite
-    loss = tf.where(step.finite, loss, step.loss)
-    norm = tf.where(step.finite, norm, step.gradient_norm)
-  sums = update_options.counted_if(finite, sums)  # all updates, or none
-  return update_options.Step(finite, skipped, loss, norm, sums)

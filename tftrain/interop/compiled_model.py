@@ -97,6 +97,16 @@ def no_loss(labels: Any, predictions: Any) -> tf.Tensor:
   return tf.zeros(tf.shape(tf.nest.flatten(predictions)[0])[:1])
 
 
+def compute_loss(
+  model: Any, features: Any, labels: Any, predictions: Any, *, training: bool
+) -> tf.Tensor:
+  """Returns the scalar of the model's own `compute_loss`."""
+  loss: tf.Tensor = model._compute_loss(
+    features, labels, predictions, None, training=training
+  )
+  return loss
+
+
 def check_alone(model: Any, weights: Any, accumulate: int) -> None:
   """Raises TaskError where the scalar of an own `compute_loss` is not exact."""
   replicas = tf.distribute.get_strategy().num_replicas_in_sync
