@@ -114,7 +114,7 @@ def test_what_takes_time_is_booked_where_it_belongs(part, clock, tmp_path):
 def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
   from tftrain.actions import exporter as exporter_lib
   from tftrain.checkpoint import checkpointer as checkpointer_lib
-  from tftrain.summary import summary_writer as summary_writer_lib
+  from tftrain.summary import metrics_file as metrics_file_lib
 
   def slow(owner, name, seconds):
     method = getattr(owner, name)
@@ -127,7 +127,7 @@ def test_what_writes_is_booked_where_it_belongs(clock, tmp_path, monkeypatch):
 
   slow(checkpointer_lib.Checkpointer, 'save', 1.0)  # twice
   slow(
-    summary_writer_lib.MetricsFile, '__call__', 0.1
+    metrics_file_lib.MetricsFile, '__call__', 0.1
   )  # four times, two evaluations
   slow(exporter_lib.Exporter, 'export', 7.0)
   result = experiment(clock, {}, export=True).train(tmp_path)
