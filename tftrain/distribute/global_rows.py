@@ -15,9 +15,15 @@ from tftrain import errors
 
 
 class _Current(threading.local):
-  """The micro-batches of this thread's step; each replica has a thread."""
+  """The step of this thread; each replica has a thread.
+
+  Attributes:
+    micro_batches: Number of parts in which the step sees its batch.
+    full_rows: Rows of a full global batch; None if unknown.
+  """
 
   micro_batches: int = 1
+  full_rows: int | None = None
 
 
 _current = _Current()
@@ -38,7 +44,7 @@ def gather(values: Any) -> Any:
   ...     labels, logits))
 
   Args:
-    values: A tensor `[batch, ...]`, or a nest of them.
+    values: A tensor of numbers `[batch, ...]`, or a nest of them.
 
   Returns:
     Tensors `[global batch, ...]`.
@@ -50,9 +56,35 @@ def gather(values: Any) -> Any:
   context = _context('gather')
   if context.num_replicas_in_sync == 1:
     return values
-  return tf.nest.map_structure(
-    lambda leaf: context.all_gather(tf.convert_to_tensor(leaf), axis=0), values
-  )
+  replicas = context.num_replicas_in_sync
+  counts, _ = _counts(context, values)
+  rows = counts[_replica(context)]
+  # A collective in a loop wants one shape for all steps: `all_gather` and
+  # varying sizes fail where the last batch is smaller.
+  most = tf.reduce_max(counts)
+  if _current.full_rows is not None:
+    most = tf.constant(-(-_current.full_rows // replicas))
+    too_many = tf.debugging.Assert(
+      rows <= most,
+      ['gather(): a batch has more rows than the first one; make it smaller'],
+    )
+    with tf.control_dependencies([too_many] if too_many is not None else []):
+      rows = tf.identity(rows)
+  is_row = tf.reshape(tf.sequence_mask(counts, most), [-1])
+
+  def everyone(leaf: Any) -> tf.Tensor:
+    own = tf.convert_to_tensor(leaf)
+    before = _replica(context) * most
+    after = replicas * most - before - rows
+    padded = tf.pad(own, [[before, after]] + [[0, 0]] * (own.shape.rank - 1))
+    static = tf.get_static_value(most)
+    if static is not None:
+      padded = tf.ensure_shape(padded, [replicas * static, *own.shape[1:]])
+    return tf.boolean_mask(
+      context.all_reduce(tf.distribute.ReduceOp.SUM, padded), is_row
+    )
+
+  return tf.nest.map_structure(everyone, values)
 
 
 def own_rows(values: Any) -> tf.Tensor:
@@ -68,20 +100,39 @@ def own_rows(values: Any) -> tf.Tensor:
   rows = tf.shape(tf.nest.flatten(values)[0])[0]
   if context.num_replicas_in_sync == 1:
     return tf.range(rows)
-  counts = context.all_gather(rows[tf.newaxis], axis=0)
-  before = tf.cumsum(counts, exclusive=True)
-  first = before[tf.cast(context.replica_id_in_sync_group, tf.int32)]
+  _, first = _counts(context, values)
   return first + tf.range(rows)
 
 
+def _counts(context: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns (rows of each replica, place of this replica's first row)."""
+  rows = tf.shape(tf.nest.flatten(values)[0])[0]
+  replica = _replica(context)
+  own = rows * tf.one_hot(replica, context.num_replicas_in_sync, dtype=tf.int32)
+  counts = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+  return counts, tf.cumsum(counts, exclusive=True)[replica]
+
+
+def _replica(context: Any) -> tf.Tensor:
+  return tf.cast(context.replica_id_in_sync_group, tf.int32)
+
+
 @contextlib.contextmanager
-def in_micro_batches(count: int) -> Iterator[None]:
-  """Says that the losses in this context see one of `count` micro-batches."""
-  before, _current.micro_batches = _current.micro_batches, count
+def in_step(
+  micro_batches: int = 1, full_rows: int | None = None
+) -> Iterator[None]:
+  """The context of a loss in a step.
+
+  Args:
+    micro_batches: Number of parts in which the step sees its batch.
+    full_rows: Rows of a full global batch; None if unknown.
+  """
+  before = _current.micro_batches, _current.full_rows
+  _current.micro_batches, _current.full_rows = micro_batches, full_rows
   try:
     yield
   finally:
-    _current.micro_batches = before
+    _current.micro_batches, _current.full_rows = before
 
 
 def _context(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tftrain import errors
+from tftrain.distribute import global_rows
 from tftrain.distribute import row_sharding
 
 # The rows in a step's batch, or None for the whole global batch. A context
@@ -19,14 +20,28 @@ _BATCH_SHARE: contextvars.ContextVar[row_sharding.Share | None] = (
 )
 
 
+# The rows of a full global batch of the traced loop; None if unknown.
+_FULL_ROWS: contextvars.ContextVar[int | None] = contextvars.ContextVar(
+  'full rows', default=None
+)
+
+
 @contextlib.contextmanager
-def batch_share(share: row_sharding.Share | None) -> Iterator[None]:
-  """Declares that batches traced in this context hold only these rows."""
-  token = _BATCH_SHARE.set(share)
+def batch_share(
+  share: row_sharding.Share | None, full_rows: int | None = None
+) -> Iterator[None]:
+  """Declares what the batches traced in this context hold.
+
+  Args:
+    share: The rows that they hold; None for the whole global batch.
+    full_rows: Rows of a full global batch; None if unknown.
+  """
+  tokens = _BATCH_SHARE.set(share), _FULL_ROWS.set(full_rows)
   try:
     yield
   finally:
-    _BATCH_SHARE.reset(token)
+    _BATCH_SHARE.reset(tokens[0])
+    _FULL_ROWS.reset(tokens[1])
 
 
 def current_share() -> row_sharding.Share | None:
@@ -34,13 +49,22 @@ def current_share() -> row_sharding.Share | None:
   return _BATCH_SHARE.get()
 
 
+def full_rows() -> int | None:
+  """Returns the rows of a full global batch; None if unknown."""
+  return _FULL_ROWS.get()
+
+
 def run_on_rows(function: Callable[[Any], Any], batch: Any) -> Any:
   """Runs `function` on every replica, each with its rows of a global batch."""
-  share = current_share()  # read here: replicas are traced in other threads
+  # Read here: replicas are traced in other threads.
+  share, full = current_share(), full_rows()
+
+  def on_replica(batch: Any) -> Any:
+    with global_rows.in_step(full_rows=full):
+      return function(own_rows(batch, share))
+
   with eager_is_fine():
-    return tf.distribute.get_strategy().run(
-      lambda batch: function(own_rows(batch, share)), args=(batch,)
-    )
+    return tf.distribute.get_strategy().run(on_replica, args=(batch,))
 
 
 @contextlib.contextmanager

@@ -175,6 +175,7 @@ class _Backward:
     self._alone = replicas == 1
     # Read here: replicas are traced in other threads.
     self._share = replica_batch.current_share()
+    self._full_rows = replica_batch.full_rows()
     self._passes: Any = replicas * way.accumulate
     self._structure: Any = None
 
@@ -285,7 +286,7 @@ class _Backward:
     count = replica_batch.batch_size(rows)
     again = self._way.accumulate > 1 or len(self._parts) > 1
     with (
-      global_rows.in_micro_batches(self._way.accumulate),
+      global_rows.in_step(self._way.accumulate, self._full_rows),
       tf.GradientTape(persistent=again) as tape,
     ):
       with layer_losses.collected() as collected:

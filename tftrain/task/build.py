@@ -102,7 +102,7 @@ class Recorder:
 
     def watched(rows: Any, training: bool) -> Any:
       with (
-        global_rows.in_micro_batches(self._options.accumulate),
+        global_rows.in_step(self._options.accumulate),
         tf.GradientTape() as tape,
       ):
         result = loss(rows, training=training)

@@ -41,6 +41,7 @@ class Feed:
     self._saved: Any = None
     self._marked: tuple[int, list[int]] | None = None
     self._empty: Any = None
+    self._full_rows = pipeline.batch_size  # of the first batch, if unknown
     self._is_stacked = False
     self._in_memory = False  # blocks are made of row numbers
     if pipeline.has_cursor:
@@ -143,7 +144,7 @@ class Feed:
 
   def held(self) -> contextlib.AbstractContextManager[None]:
     """Returns the context in which to trace the use of a loop's batch."""
-    return replica_batch.batch_share(self._share)
+    return replica_batch.batch_share(self._share, self._full_rows)
 
   def iterator(self, start_step: int) -> Any:
     """Returns an iterator that starts at `start_step`.
@@ -277,11 +278,14 @@ class Feed:
       with pipeline_lib.explained(self._pipeline):
         whole = copy.copy(self)
         whole._taken, whole._device = self._pipeline, None
-        return whole.take(whole.iterator(0), tf.constant(0, tf.int64))
+        batch = whole.take(whole.iterator(0), tf.constant(0, tf.int64))
     except tf.errors.OutOfRangeError:
       raise errors.InputError(
         'the data yields 0 batches; check its files and filters'
       ) from None
+    if self._full_rows is None:
+      self._full_rows = int(replica_batch.batch_size(batch))
+    return batch
 
 
 def _stacked(iterator: Any, n: tf.Tensor, most: int) -> tuple[Any, tf.Tensor]:
