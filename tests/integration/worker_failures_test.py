@@ -93,7 +93,7 @@ def test_clocks_are_the_chiefs_alone(commands, tmp_path):
   bindings = worker_processes.bind(
     'Experiment.checkpoint_every = "1s"',
     'Experiment.eval_every = "1s"',
-    'Experiment.max_time = "8s"',
+    'Experiment.max_time = "25s"',
   )
   ended = worker_processes.Team(commands, tmp_path, _LONG, *bindings).wait()
   worker_processes.assert_ended(ended, 143, 143)
