@@ -30,6 +30,9 @@ _WORKERS = 'workers'
 # Of 5 rows two replicas have 2 and 3; of one row, one of them has none.
 _SIZES = (8, 8, 5, 1, 8)
 strategies = pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
+one_device_slow = pytest.mark.parametrize(
+  'strategy', [pytest.param('one_device', marks=pytest.mark.slow), 'mirrored']
+)
 
 
 def batches(sizes=_SIZES):
@@ -138,13 +141,13 @@ def assert_equal(found, expected):
   np.testing.assert_allclose(weights, expected[1], rtol=1e-5, atol=1e-6)
 
 
-@strategies
+@one_device_slow
 def test_training_equals_a_tape_over_whole_batches(strategy):
   """Also where a replica has fewer rows than another, or none."""
   assert_equal(trained(Contrastive, batches(), strategy), oracle(batches()))
 
 
-@strategies
+@one_device_slow
 def test_an_evaluation_equals_whole_batches(strategy):
   found = evaluated(tftrain.make_strategy(strategy))
   assert found == pytest.approx(evaluated_by_hand(), rel=1e-5)
@@ -251,7 +254,7 @@ class Nested(tftrain.Task):
     return tftrain.Loss(outputs[:, 0] ** 2, **metrics)
 
 
-@strategies
+@one_device_slow
 def test_a_nest_of_numbers_comes_in_the_order_of_the_batch(strategy):
   strategy = tftrain.make_strategy(strategy)
   with strategy.scope():
@@ -327,6 +330,7 @@ def test_outside_a_loss_it_says_where_to_call_it(name):
     trainer(Outside, batches(), 'mirrored')
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_larger_than_the_first_is_refused():
   run = trainer(Contrastive, batches([4, 8]), 'mirrored')
   with error_lines.refused(errors.InputError, 'step 2', 'than the first'):

@@ -499,10 +499,12 @@ def translator():
   """An encoder and a decoder; each output has a mask of its own."""
   source = keras.Input((_LENGTH,), dtype='int32', name='source')
   target = keras.Input((_LENGTH,), dtype='int32', name='target')
-  encoded, state = layers.GRU(4, return_sequences=True, return_state=True)(
+  # Unrolled: a loop and its gradient take longer to trace.
+  options = {'return_sequences': True, 'unroll': True}
+  encoded, state = layers.GRU(4, return_state=True, **options)(
     layers.Embedding(7, 5, mask_zero=True)(source)
   )
-  decoded = layers.GRU(4, return_sequences=True)(
+  decoded = layers.GRU(4, **options)(
     layers.Embedding(7, 5, mask_zero=True)(target), initial_state=state
   )
   return keras.Model(

@@ -172,7 +172,7 @@ _REGRESSION = {
 _CLASSES = {
   'BinaryCrossentropy of logits': Case(
     programs.dense(), programs.binary, losses.BinaryCrossentropy(True),
-    lambda: optimizers.Adam(0.01), spreads=True, is_slow=False,
+    lambda: optimizers.Adam(0.01), spreads=True,
     metrics=lambda: [km.AUC(from_logits=True, name='auc')],
   ),
   'BinaryCrossentropy with label smoothing': Case(
@@ -464,13 +464,16 @@ _OUTPUTS = {
 
 _MASKS = {
   'a mask': Case(
-    programs.tagger(programs.gru), programs.tags, sparse(), spreads=True,
-    apart=_MASKED,
+    programs.tagger(), programs.tags, sparse(), apart=_MASKED, spreads=True,
     metrics=lambda: [
       km.SparseCategoricalAccuracy(name='object'),
       km.sparse_categorical_accuracy,
     ],
     is_slow=False,
+  ),
+  'a mask that a recurrent layer passes on': Case(
+    programs.tagger(programs.gru), programs.tags, sparse(), apart=_MASKED,
+    metrics=lambda: ['accuracy'], spreads=True,
   ),
   'a mask and weights of tokens': Case(
     programs.tagger(), programs.tags, sparse(), apart=_MASKED, spreads=True,
