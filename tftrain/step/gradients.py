@@ -419,6 +419,8 @@ def _slice(rows: Any, index: Any, parts: Any) -> Any:
   """Returns micro-batch `index` of `parts`: rows in order, evenly split."""
   if isinstance(parts, int) and replica_batch.divides(rows, parts):
     return replica_batch.part(rows, parts, index)
-  count = replica_batch.batch_size(rows)
+  count = tf.nest.flatten(rows)[0].shape[0]  # slices of a static size, if known
+  if count is None:
+    count = replica_batch.batch_size(rows)
   begin, end = count * index // parts, count * (index + 1) // parts
   return tf.nest.map_structure(lambda leaf: leaf[begin:end], rows)

@@ -199,10 +199,12 @@ class Feed:
       return {'cursor': self._cursor.read_value()}
     if not self._pipeline.keeps_iterator:
       return {}
+    if isinstance(iterator, blocks.Blocks):
+      iterator = iterator.iterator
     if iterator is None:  # not read since the restore, or never read
       saved = self._saved
       if saved is None:
-        saved = iterator_state.save_iterator(self.iterator(0))
+        saved = iterator_state.save_iterator(self._restored(0))
       return {'iterator': tf.constant(saved)}
     return {'iterator': iterator_state.save_iterator(iterator)}
 
