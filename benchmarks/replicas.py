@@ -28,6 +28,8 @@ from absl import flags
 import keras
 import tensorflow as tf
 
+from benchmarks import step_contestants as contestants_lib
+from benchmarks import step_workloads as workloads
 from benchmarks import steps as engine
 import tftrain
 from tftrain.distribute import strategy as strategy_lib
@@ -37,30 +39,30 @@ _START = flags.DEFINE_bool('start', False, 'Times the start of two workers.')
 # The workload of benchmarks/steps.py.
 flags.FLAGS.set_default('model', 'mlp')
 
-WORKLOAD = engine.WORKLOADS['mlp']
+WORKLOAD = workloads.WORKLOADS['mlp']
 
 
-def ours(data: Any) -> engine.Contestant:
+def ours(data: Any) -> contestants_lib.Contestant:
   """Returns a Trainer that publishes its Reports, as in a run."""
   strategy = strategy_lib.make_strategy('mirrored')
   with strategy.scope():
     task = tftrain.SupervisedTask(
       WORKLOAD.make_model(),
-      loss=engine.make_loss(),
-      optimizer=engine.make_optimizer(),
+      loss=workloads.make_loss(),
+      optimizer=workloads.make_optimizer(),
       metrics={'accuracy': keras.metrics.sparse_categorical_accuracy},
     )
   trainer = tftrain.Trainer(
     task,
     data,
     strategy=strategy,
-    steps_per_loop=engine.BLOCK,
-    log_every=engine.BLOCK,
+    steps_per_loop=contestants_lib.BLOCK,
+    log_every=contestants_lib.BLOCK,
   )
-  reports = trainer.steps(engine.NEVER)
+  reports = trainer.steps(contestants_lib.NEVER)
 
-  def run(steps: int) -> engine.Scalars:
-    for _ in range(steps // engine.BLOCK):
+  def run(steps: int) -> workloads.Scalars:
+    for _ in range(steps // contestants_lib.BLOCK):
       report = next(reports)
     return report.scalars
 
@@ -75,7 +77,7 @@ class HandStep:
     self.strategy = tf.distribute.MirroredStrategy(cpus)
     with self.strategy.scope():
       self._model = WORKLOAD.make_model()
-      self._optimizer = engine.make_optimizer()
+      self._optimizer = workloads.make_optimizer()
       self._optimizer.build(self._model.trainable_variables)
       self._metrics = {
         'loss': keras.metrics.Mean(),
@@ -103,14 +105,14 @@ class HandStep:
     self._metrics['loss'].update_state(values)
     self._metrics['accuracy'].update_state(labels, logits)
 
-  def read(self) -> engine.Scalars:
+  def read(self) -> workloads.Scalars:
     scalars = {n: float(m.result()) for n, m in self._metrics.items()}
     for metric in self._metrics.values():
       metric.reset_state()
     return scalars
 
 
-def hand() -> engine.Contestant:
+def hand() -> contestants_lib.Contestant:
   """Runs the loop in the graph, a hundred steps per call."""
   step = HandStep()
 
@@ -119,10 +121,10 @@ def hand() -> engine.Contestant:
     for _ in tf.range(n):
       step.take(iterator)
 
-  n = tf.constant(engine.BLOCK)
+  n = tf.constant(contestants_lib.BLOCK)
 
-  def run(steps: int) -> engine.Scalars:
-    for _ in range(steps // engine.BLOCK):
+  def run(steps: int) -> workloads.Scalars:
+    for _ in range(steps // contestants_lib.BLOCK):
       loop(step.iterator, n)
       scalars = step.read()
     return scalars
@@ -130,14 +132,14 @@ def hand() -> engine.Contestant:
   return run
 
 
-def call() -> engine.Contestant:
+def call() -> contestants_lib.Contestant:
   """Calls a tf.function once per step, as TensorFlow's guide does."""
   step = HandStep()
   one_step = tf.function(step.take)
 
-  def run(steps: int) -> engine.Scalars:
-    for _ in range(steps // engine.BLOCK):
-      for _ in range(engine.BLOCK):
+  def run(steps: int) -> workloads.Scalars:
+    for _ in range(steps // contestants_lib.BLOCK):
+      for _ in range(contestants_lib.BLOCK):
         one_step(step.iterator)
       scalars = step.read()
     return scalars
@@ -145,11 +147,11 @@ def call() -> engine.Contestant:
   return run
 
 
-CONTESTANTS: Mapping[str, Callable[[], engine.Contestant]] = {
-  engine.TFTRAIN: lambda: ours(
+CONTESTANTS: Mapping[str, Callable[[], contestants_lib.Contestant]] = {
+  contestants_lib.TFTRAIN: lambda: ours(
     tftrain.Arrays(WORKLOAD.arrays(), WORKLOAD.batch_size)
   ),
-  engine.SAME_INPUT: lambda: ours(
+  contestants_lib.SAME_INPUT: lambda: ours(
     tftrain.data.DatasetPipeline(WORKLOAD.dataset())
   ),
   'hand': hand,
@@ -208,7 +210,11 @@ def main(argv: Sequence[str]) -> None:
     runs[name] = make()
     runs[name](engine._WARM_UP.value)
   times, scalars = engine.measure(runs, steps, engine._ROUNDS.value)
-  print('\n'.join(engine.table(times, scalars)))
+  bases = {
+    contestants_lib.TFTRAIN: 'tftrain',
+    contestants_lib.SAME_INPUT: 'same input',
+  }
+  print('\n'.join(engine.table(times, scalars, bases=bases)))
 
 
 if __name__ == '__main__':

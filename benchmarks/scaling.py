@@ -192,15 +192,15 @@ def table(run: Run, hosts: int) -> Iterator[str]:
 
 def measure() -> dict[str, float]:
   """Times digits on one device, a save, and an all-reduce of two workers."""
-  from benchmarks import steps as engine
+  from benchmarks import step_workloads as workloads
   import tftrain
 
-  workload = engine.WORKLOADS['convnet']
+  workload = workloads.WORKLOADS['convnet']
   seconds = {}
   with tempfile.TemporaryDirectory() as directory:
     for rows in (32, 256):
       task = tftrain.SupervisedTask(
-        workload.make_model(), engine.make_loss(), engine.make_optimizer()
+        workload.make_model(), workloads.make_loss(), workloads.make_optimizer()
       )
       data = tftrain.Arrays(workload.arrays(), rows)
       trainer = tftrain.Trainer(task, data, log_every=10**6)

@@ -60,6 +60,8 @@ import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+from benchmarks import step_contestants as contestants_lib
+from benchmarks import step_workloads as workloads
 from benchmarks import steps as engine
 from examples import digits
 import tftrain
@@ -70,7 +72,7 @@ from tftrain.step import fused_variables
 SECTIONS = ('compile', 'step', 'accumulate', 'features', 'buckets')
 
 # Flags of steps.py that do not apply here; `only` is redefined below.
-for _name in ('model', 'shared_input', 'only'):
+for _name in ('model', 'shared_input', 'only', 'jax_python', 'chart'):
   delattr(flags.FLAGS, _name)
 flags.FLAGS.set_default('warm_up', 100)
 
@@ -85,22 +87,10 @@ MICRO_BATCHES = 4
 # Workloads.
 
 
-def dense(count: int, width: int, steps: int) -> engine.Workload:
-  def layers() -> list[keras.Layer]:
-    hidden = [
-      keras.layers.Dense(width, 'relu', kernel_initializer='he_normal')
-      for _ in range(count)
-    ]
-    return [*hidden, keras.layers.Dense(10)]
-
-  title = f'{count} dense of {width}'
-  return engine.Workload(title, layers, (64,), batch_size=32, steps=steps)
-
-
-SMALL = dense(20, 64, steps=500)
-DEEP = dense(60, 32, steps=200)
-WIDE = dense(4, 1024, steps=25)
-CONVNET = engine.WORKLOADS['convnet']
+SMALL = workloads.dense(20, 64, steps=500)
+DEEP = workloads.dense(60, 32, steps=200)
+WIDE = workloads.dense(4, 1024, steps=25)
+CONVNET = workloads.WORKLOADS['convnet']
 
 
 # Contestants.
@@ -110,9 +100,9 @@ def make_optimizer(clip_norm: float | None = None) -> keras.Optimizer:
   return keras.optimizers.AdamW(1e-3, global_clipnorm=clip_norm)
 
 
-def block(workload: engine.Workload) -> int:
+def block(workload: workloads.Workload) -> int:
   """Returns the steps between two readings of the metrics."""
-  return min(engine.BLOCK, workload.steps)
+  return min(contestants_lib.BLOCK, workload.steps)
 
 
 def largest_logit(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -125,17 +115,17 @@ TWO_METRICS = {**ACCURACY, 'largest_logit': largest_logit}
 
 
 def tftrain_loop(
-  workload: engine.Workload,
-  data: Callable[[engine.Workload], tftrain.data.Pipeline],
+  workload: workloads.Workload,
+  data: Callable[[workloads.Workload], tftrain.data.Pipeline],
   strategy: tf.distribute.Strategy,
   metrics: Mapping[str, Callable[..., Any]] = ACCURACY,
   **update: Any,
-) -> engine.Contestant:
+) -> contestants_lib.Contestant:
   """Returns a Trainer; `update` are the arguments of `tftrain.Update`."""
   with strategy.scope():
     task = tftrain.SupervisedTask(
       workload.make_model(),
-      loss=engine.make_loss(),
+      loss=workloads.make_loss(),
       optimizer=make_optimizer(),
       metrics=metrics,
     )
@@ -147,9 +137,9 @@ def tftrain_loop(
     steps_per_loop=block(workload),
     log_every=block(workload),
   )
-  reports = trainer.steps(engine.NEVER)
+  reports = trainer.steps(contestants_lib.NEVER)
 
-  def run(steps: int) -> engine.Scalars:
+  def run(steps: int) -> workloads.Scalars:
     for _ in range(steps // block(workload)):  # each ends with a Report
       report = next(reports)
     return report.scalars
@@ -157,18 +147,18 @@ def tftrain_loop(
   return run
 
 
-def same_input(workload: engine.Workload) -> tftrain.data.Pipeline:
+def same_input(workload: workloads.Workload) -> tftrain.data.Pipeline:
   return tftrain.data.DatasetPipeline(workload.dataset())
 
 
-def arrays(workload: engine.Workload) -> tftrain.data.Pipeline:
+def arrays(workload: workloads.Workload) -> tftrain.data.Pipeline:
   return tftrain.Arrays(workload.arrays(), workload.batch_size)
 
 
-class HandStep(engine.HandStep):
+class HandStep(workloads.HandStep):
   """A hand-written step of one replica, with AdamW."""
 
-  def __init__(self, workload: engine.Workload, clip_norm: float | None):
+  def __init__(self, workload: workloads.Workload, clip_norm: float | None):
     super().__init__(workload)
     self.optimizer = make_optimizer(clip_norm)
     self.optimizer.build(self.model.trainable_variables)
@@ -213,11 +203,11 @@ class HandStep(engine.HandStep):
 
 
 def hand_loop(
-  workload: engine.Workload,
+  workload: workloads.Workload,
   strategy: tf.distribute.Strategy,
   clip_norm: float | None = None,
   take: Callable[[HandStep, Any], None] = HandStep.take,
-) -> engine.Contestant:
+) -> contestants_lib.Contestant:
   """Runs the loop in the graph."""
   with strategy.scope():
     step = HandStep(workload, clip_norm)
@@ -236,7 +226,7 @@ def hand_loop(
 
   n = tf.constant(block(workload))
 
-  def run(steps: int) -> engine.Scalars:
+  def run(steps: int) -> workloads.Scalars:
     for _ in range(steps // block(workload)):
       loop(iterator, n)
       scalars = step.read()
@@ -276,8 +266,8 @@ class Case:
   """
 
   section: str
-  workload: engine.Workload
-  contestants: Mapping[str, Callable[[], engine.Contestant]]
+  workload: workloads.Workload
+  contestants: Mapping[str, Callable[[], contestants_lib.Contestant]]
   asks: Sequence[tuple[str, str, str, float | None]]
 
   @property
@@ -304,11 +294,11 @@ def step_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
       workload,
       {
         **{n: functools.partial(by_hand, s) for n, s in hands.items()},
-        engine.SAME_INPUT: functools.partial(ours, data=same_input),
+        contestants_lib.SAME_INPUT: functools.partial(ours, data=same_input),
         'tftrain': functools.partial(ours, data=arrays),
       },
       [
-        *((name, engine.SAME_INPUT, '>=', asked) for name in hands),
+        *((name, contestants_lib.SAME_INPUT, '>=', asked) for name in hands),
         ('hand', 'tftrain', '>=', None),
       ],
     )
@@ -359,9 +349,11 @@ def features_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
 
 def buckets_cases(strategy: tf.distribute.Strategy) -> Iterator[Case]:
   for width, steps in ((64, 500), (96, 300), (128, 200), (256, 100)):
-    workload = dense(8, width, steps)
+    workload = workloads.dense(8, width, steps)
 
-    def ours(small: int, workload: engine.Workload) -> engine.Contestant:
+    def ours(
+      small: int, workload: workloads.Workload
+    ) -> contestants_lib.Contestant:
       with patching.overridden([(fused_variables, 'SMALL', small)]):
         return tftrain_loop(workload, arrays, strategy)
 
