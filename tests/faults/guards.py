@@ -409,9 +409,9 @@ GUARDS = (
     (
       'what_is_not_finite_ends_the_run_at_its_step[nan_loss-loss nan]',
       'a step that is not finite changes nothing',
-      'step/apply_gradients.py',
-      'finite = tf.math.is_finite(gradients.loss + gradients.norm)',
-      'finite = tf.math.is_finite(gradients.loss) | True',
+      'step/gradients.py',
+      'finite: tf.Tensor = tf.math.is_finite(self.loss + self.norm)',
+      'finite: tf.Tensor = tf.math.is_finite(self.loss) | True',
     ),
     (
       'a_step_may_be_left_out[nan_gradient]',

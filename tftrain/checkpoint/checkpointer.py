@@ -394,7 +394,7 @@ class Checkpointer:
     self._measured = (-1, {})  # metrics from before no longer apply
     self._trainer.write_state(state)
     self._trainer.write_facts(manifest['facts'])
-    before, now = manifest['facts'].get('jit'), self._trainer.facts()['jit']
+    before, now = manifest['facts'].get('jit'), self._trainer.facts().get('jit')
     if before != now:
       logging.warning(
         '%s was trained with jit=%r, and goes on with jit=%r: steps from here '

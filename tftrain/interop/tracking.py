@@ -51,7 +51,7 @@ class Owned:
       self.optimizers[name] = value
     elif isinstance(value, keras.Metric):
       self._remember(value)
-      self.metrics[name] = value
+      self.metrics[_unique(name, self.metrics)] = value
     elif isinstance(value, keras.Layer):
       self._visit_layer(name, value)
     elif isinstance(value, keras.random.SeedGenerator):

@@ -133,7 +133,10 @@ class Applier:
   # One update, in cross-replica context.
 
   def apply_if_finite(
-    self, gradients: gradients_lib.Gradients, measure: update_options.Measure
+    self,
+    gradients: gradients_lib.Gradients,
+    measure: update_options.Measure,
+    others: tf.Tensor | None = None,
   ) -> update_options.Step:
     """Applies gradients if loss and gradients are finite.
 
@@ -144,15 +147,18 @@ class Applier:
       gradients: Gradients computed for this optimizer.
       measure: Whether to measure the update, at the cost of two more passes
         over the weights.
+      others: Whether the other losses and gradients of the pass are finite;
+        else nothing is applied.
     """
     gradients = gradients.repacked()
-    finite = tf.math.is_finite(gradients.loss + gradients.norm)
+    finite = gradients.is_finite
+    applied = finite if others is None else finite & others
     skipped = self.scale.adapt(finite) if self.scale else tf.constant(False)
 
     self._refresh_if_stale()
     with self._own_assignments():
       ratio = tf.switch_case(
-        tf.where(finite, tf.where(measure.look, 2, 1), 0),
+        tf.where(applied, tf.where(measure.look, 2, 1), 0),
         [
           lambda: tf.zeros([]),
           lambda: self._update(gradients),

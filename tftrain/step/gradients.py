@@ -54,6 +54,12 @@ class Gradients(NamedTuple):
   optimizer: Any
   computed: Sequence[tf.Tensor]
 
+  @property
+  def is_finite(self) -> tf.Tensor:
+    """Whether the loss and all gradients are finite; a bool scalar."""
+    finite: tf.Tensor = tf.math.is_finite(self.loss + self.norm)
+    return finite
+
   def repacked(self) -> 'Gradients':
     """Returns these gradients, with `packed` and `norm` of other `values`."""
     if self.values is self.computed:

@@ -127,10 +127,12 @@ class StepRunner:
       if when is not None:
         return _take_when(when, inside, batch, len(pairs))
       return inside(batch)
+    gradients = gradients_lib.compute(self._pass(loss, pairs), batch)
+    others = _all_finite(gradients)
     steps = []
-    for found in gradients_lib.compute(self._pass(loss, pairs), batch):
+    for found in gradients:
       applier = self._appliers[id(found.optimizer)]
-      steps.append(applier.apply_if_finite(found, self._measure))
+      steps.append(applier.apply_if_finite(found, self._measure, others))
     return steps
 
   def _update_inside(
@@ -293,6 +295,15 @@ def _frozen(owned: tracking.Owned, options: update_options.Update) -> list[Any]:
     for layer in owned.sublayers.values()
     if layer.variables and frozen.issuperset(map(id, layer.variables))
   ]
+
+
+def _all_finite(
+  gradients: Sequence[gradients_lib.Gradients],
+) -> tf.Tensor | None:
+  """Returns whether all gradients of a pass are finite; None for one pair."""
+  if len(gradients) == 1:
+    return None
+  return tf.reduce_all(tf.stack([found.is_finite for found in gradients]))
 
 
 def _take_when(

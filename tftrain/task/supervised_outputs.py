@@ -301,9 +301,13 @@ def _output_names(model: Any) -> list[str]:
 
 
 def _for_all_outputs(model: Any, losses: Any) -> Any:
-  """Returns one loss for each output of a functional model, as Keras does."""
+  """Returns one loss for each output of a functional model, as Keras does.
+
+  A function is left as it is: it gets the labels and outputs as they are.
+  """
   outputs = getattr(model, 'output', None) if hasattr(model, 'inputs') else None
-  if _is_nest(losses) or losses is None or not _is_nest(outputs):
+  is_of_keras = isinstance(losses, str | keras.losses.Loss)
+  if not is_of_keras or not _is_nest(outputs):
     return losses
   return tf.nest.map_structure(lambda _: losses, outputs)
 

@@ -402,7 +402,8 @@ class Trainer:
       rows = replica_batch.first_part(batch, replicas * update.accumulate)
       labels = self.pipeline.label_range()
       if labels and isinstance(self.task, supervised_task.SupervisedTask):
-        self.task.check_labels(*labels, rows)
+        with self.task.variables_restored():
+          self.task.check_labels(*labels, rows)
     self.example_batch = batch
     return names
 
