@@ -3,8 +3,8 @@
   python benchmarks/jax_steps.py mlp start.npz
 
 The file holds the data, the batch size and the weights to start from, as
-benchmarks/step_contestants.py saves them. The process writes the versions in
-use as a line of JSON, or why it cannot train, and then ends. It reads a number
+benchmarks/step_contestants.py saves them. The process writes its versions as a
+line of JSON; if it cannot train, it writes why and ends. Then it reads a number
 of steps from each line of its input, trains that many, and writes the seconds
 and the means of the last 100 steps as JSON. It ends with its input.
 """
