@@ -235,10 +235,10 @@ def add_up(
     extra.append((penalties.sums, once))
   added = [value for value, _ in extra]
   divisors = [divisor for _, divisor in extra]
-  metrics = {
-    name: _weighted_sum(name, term, rows)
-    for name, term in loss.metric_terms.items()
-  }
+  metrics = {}
+  for name, term in loss.metric_terms.items():
+    value, count = _weighted_sum(name, term, rows)
+    metrics[name] = (value, once if term.reduction == 'sum' else count)
   return Sums(
     [*numerators, *added],
     [*denominators, *divisors],

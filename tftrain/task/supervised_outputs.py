@@ -172,13 +172,18 @@ def make(
     ('loss_weights', factors),
   ):
     if nest is not None and _is_nest(losses):
-      _check_keys(name, nest, known)
+      _check_keys(name, nest, known, order)
   outputs = []
   for place, (path, loss) in enumerate(found):
     name = _output_name(path, order)
 
     def own(nest: Any, path: Path = path, place: int = place) -> Any:
-      return _at(nest, path, place, None) if path else nest
+      found = _at(nest, path, place, None, order) if path else nest
+      if path and found is not None and not _is_nest(found):
+        found = [found]
+      if isinstance(found, list | tuple) and len(found) == 1:
+        found = found[0] if isinstance(found[0], list | tuple) else found
+      return found
 
     outputs.append(
       Output(
@@ -187,7 +192,7 @@ def make(
         order,
         len(found) == 1,
         _resolved_loss(loss),
-        1.0 if factors is None else _at(factors, path, place, 1.0),
+        1.0 if factors is None else _at(factors, path, place, 1.0, order),
         supervised_metrics.make(name, own(metrics), own(weighted_metrics)),
       )
     )
@@ -333,13 +338,16 @@ def _leaves(nest: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     yield path, nest
 
 
-def _at(nest: Any, path: Path, place: int, default: Any) -> Any:
+def _at(
+  nest: Any, path: Path, place: int, default: Any, order: Sequence[str]
+) -> Any:
   """Returns what a nest has for an output, by its keys or by its place."""
   if isinstance(nest, list | tuple) and isinstance(path[0], str):
     return nest[place] if place < len(nest) else default
   for key in path:
     if isinstance(nest, Mapping):
-      nest = nest.get(key)
+      by_place = isinstance(key, int) and key not in nest and order
+      nest = nest.get(order[key] if by_place else key)
     elif isinstance(nest, list | tuple) and isinstance(key, int):
       nest = nest[key] if key < len(nest) else None
     if nest is None:
@@ -347,10 +355,13 @@ def _at(nest: Any, path: Path, place: int, default: Any) -> Any:
   return nest
 
 
-def _check_keys(name: str, nest: Any, known: set[Path]) -> None:
+def _check_keys(
+  name: str, nest: Any, known: set[Path], order: Sequence[str]
+) -> None:
   if not isinstance(nest, Mapping):
     return
   first = {path[0] for path in known}
+  first |= {order[key] for key in first if isinstance(key, int) and order}
   for key in nest:
     if key not in first:
       raise errors.TaskError(
