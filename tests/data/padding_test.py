@@ -250,7 +250,7 @@ def test_weights_of_each_output(strategy):
 # What sees all examples at once.
 
 
-@pytest.mark.parametrize('filtered', [False])
+@pytest.mark.parametrize('filtered', [False, True])
 def test_host_metrics_have_each_row_that_is_no_padding(filtered):
   x, y, _ = arrays()
   task = made(

@@ -39,8 +39,11 @@ def read_lines(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-class At:
-  """An Action that does something at one step."""
+class At(tftrain.Action):
+  """Does something at one step."""
+
+  needs_scalars = False
+  place = 1
 
   def __init__(self, step, act):
     self._step, self._act = step, act

@@ -10,12 +10,13 @@ from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
 from tftrain.platform import hashing
 from tftrain.platform import jsonl
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 _FILE = 'digests.jsonl'
 
 
-class Digests:
+class Digests(action_lib.Action):
   """Appends {"step", "batch", "weights"} to `model_dir/digests.jsonl`.
 
   `batch` is the digest of the step's batch, `weights` that of the Task's
@@ -36,6 +37,8 @@ class Digests:
   """
 
   part = 'summaries'
+  needs_scalars = False
+  place = 1
 
   def __init__(self, every: int = 100):
     errors.check_count('Digests.every', every)

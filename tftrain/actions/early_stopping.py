@@ -5,10 +5,11 @@ import math
 from typing import Any
 
 from tftrain import errors
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 
-class EarlyStopping:
+class EarlyStopping(action_lib.Action):
   """Stops the run if a metric has not improved for `patience` Reports.
 
   >>> EarlyStopping('eval/test/loss', patience=3)

@@ -17,6 +17,7 @@ from tftrain.export import converters
 from tftrain.export import saved_model
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
+from tftrain.report import action as action_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.task import task as task_lib
@@ -73,7 +74,7 @@ class InputSource(Protocol):
   def example_features(self) -> Any: ...
 
 
-class Exporter:
+class Exporter(action_lib.Action):
   """Writes `export/<step>/`, the layout that TensorFlow Serving watches.
 
   Args:

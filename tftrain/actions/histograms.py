@@ -8,6 +8,7 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib
+from tftrain.report import action as action_lib
 from tftrain.report import every as every_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
@@ -16,7 +17,7 @@ from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.task import task as task_lib
 
 
-class WeightHistograms:
+class WeightHistograms(action_lib.Action):
   """Writes histograms of the trainable variables for TensorBoard.
 
   A variable has the tag `weights/<name>`. With `gradients`, the tag
@@ -35,6 +36,8 @@ class WeightHistograms:
   """
 
   part = 'summaries'
+  needs_scalars = False
+  place = 1
 
   def __init__(
     self,

@@ -6,10 +6,11 @@ import statistics
 from typing import Any
 
 from tftrain import errors
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 
-class LossSpike:
+class LossSpike(action_lib.Action):
   """Raises LossSpikeError if the train loss rises far above its median.
 
   The mean over each `log_every` steps is compared with the median of the

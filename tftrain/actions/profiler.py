@@ -14,9 +14,14 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tftrain import errors
 from tftrain.platform import files
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 _ROWS = 10
+
+# Places among the Actions: last to begin and first to end a trace, so that it
+# excludes the other Actions at its two ends.
+_BEGINS, _ENDS = 2, -1
 
 # Name and type of an operation in a trace: `model/dense/MatMul:MatMul`.
 _OPERATION = re.compile(r'([A-Za-z0-9_.][\w./>\\-]*):(\w+)')
@@ -25,7 +30,7 @@ _OPERATION = re.compile(r'([A-Za-z0-9_.][\w./>\\-]*):(\w+)')
 _SUMS = ('Steps', 'XLA Modules', 'Framework Name Scope', 'Source code')
 
 
-class Profiler:
+class Profiler(action_lib.Action):
   """Traces the steps `first` to `last` with TensorFlow's profiler.
 
   The trace goes to `model_dir/train/plugins/profile/`, for TensorBoard's
@@ -45,7 +50,9 @@ class Profiler:
   """
 
   part = 'summaries'
+  needs_scalars = False
   acts_on_stop = True  # a running trace must be stopped
+  place = _BEGINS
 
   def __init__(self, first: int, last: int):
     whole = all(type(step) is int for step in (first, last))
@@ -72,14 +79,6 @@ class Profiler:
         f'{run.last_step}; give steps before that'
       )
     self._run = run
-
-  @property
-  def place(self) -> int:
-    """The position among the Actions: last to begin, first to end a trace.
-
-    The trace thus excludes the other Actions at its two ends.
-    """
-    return -1 if self._is_tracing else 2
 
   def next_due(self, step: int) -> int | None:
     if self._is_through:
@@ -114,13 +113,14 @@ class Profiler:
     self._known = set(_traces(directory))
     try:
       tf.profiler.experimental.start(str(directory))
-      self._is_tracing = True
+      self._is_tracing, self.place = True, _ENDS
     except tf.errors.OpError as error:
       self._is_through = True
       self._say(errors.one_line(error))
 
   def _end(self, run: report_lib.BoundRun, step: int) -> None:
     self._is_tracing, self._is_through = False, True
+    self.place = _BEGINS
     try:
       tf.profiler.experimental.stop()
       new = set(_traces(run.model_dir / 'train')) - self._known

@@ -21,6 +21,8 @@ from tftrain.checkpoint import format
 from tftrain.checkpoint import retention
 from tftrain.checkpoint import structure_diff
 from tftrain.platform import files
+from tftrain.platform import goodput
+from tftrain.report import action as action_lib
 from tftrain.report import dispatch
 from tftrain.report import report as report_lib
 
@@ -40,7 +42,7 @@ class Saveable(Protocol):
   def write_facts(self, facts: Mapping[str, Any]) -> None: ...
 
 
-class Checkpointer:
+class Checkpointer(action_lib.Action):
   """Saves a Trainer, as an Action (callback), and restores it.
 
   A save copies the state on the calling thread and writes it on a second
@@ -62,6 +64,7 @@ class Checkpointer:
       fails.
     actions: Actions of the run. Those that have a state (`EarlyStopping`) are
       saved and restored too.
+    ledger: The goodput ledger to save too; None saves none.
     before_commit: Function that is called before a checkpoint is committed, to
       put the logs up to its step on disk: a summary writer's `flush`.
 
@@ -84,7 +87,8 @@ class Checkpointer:
     keep_behind: int = 0,
     durable: bool = False,
     max_failures: int = 0,
-    actions: Sequence[Any] = (),
+    actions: Sequence[action_lib.ActionLike] = (),
+    ledger: goodput.Ledger | None = None,
     before_commit: Callable[[], None] | None = None,
   ):
     self.directory = files.run_directory(model_dir) / 'checkpoints'
@@ -94,7 +98,9 @@ class Checkpointer:
     )
     self._durable = durable
     self._max_failures = max_failures
-    self._actions = dispatch.stateful(actions)
+    self._stateful: dict[str, Any] = dict(dispatch.stateful(actions))
+    if ledger is not None:
+      self._stateful['Ledger'] = ledger
     self._before_commit = before_commit or (lambda: None)
     self._writer: threading.Thread | None = None
     self._writing: int | None = None
@@ -195,7 +201,7 @@ class Checkpointer:
     state = self._trainer.read_state()
     said = {
       'facts': self._trainer.facts(),
-      'actions': {k: v.read_state() for k, v in self._actions.items()},
+      'actions': {k: v.read_state() for k, v in self._stateful.items()},
       'metrics': {
         name: value if math.isfinite(value) else str(value)
         for name, value in self._measured[1].items()
@@ -403,9 +409,9 @@ class Checkpointer:
         before,
         now,
       )
-    for name, action in self._actions.items():
+    for name, one in self._stateful.items():
       if name in manifest['actions']:
-        action.write_state(manifest['actions'][name])
+        one.write_state(manifest['actions'][name])
       else:
         logging.warning('%s says nothing of %s; it begins anew', path, name)
 

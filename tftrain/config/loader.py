@@ -25,7 +25,7 @@ from tftrain.config import registry
 from tftrain.config import validator
 from tftrain.experiment import experiment as experiment_lib
 from tftrain.platform import redaction
-from tftrain.report import report as report_lib
+from tftrain.report import action as action_lib
 
 # Parameters that may change when a run resumes: how long, how often, on what.
 _FREE = frozenset(
@@ -132,7 +132,8 @@ def profiled(
 
 
 def watched(
-  experiment: experiment_lib.Experiment, actions: Sequence[report_lib.Action]
+  experiment: experiment_lib.Experiment,
+  actions: Sequence[action_lib.ActionLike],
 ) -> experiment_lib.Experiment:
   """Returns the experiment with further Actions, not in its recipe."""
   return dataclasses.replace(

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data.sources import shuffle as shuffle_lib
+from tftrain.data.sources import transforms
 from tftrain.export import signature
 from tftrain.interop import autograph
 from tftrain.task import task as task_lib
@@ -59,7 +60,7 @@ class Outputs:
     return elements
 
   def count(self, batch: Any) -> int:
-    """Returns the number of examples in a batch, as far as weights tell."""
+    """Returns the number of examples in a batch, padding not among them."""
     return int(_count_rows(self._pipeline, batch))
 
   def __call__(
@@ -121,5 +122,6 @@ def _count_rows(pipeline: pipeline_lib.Pipeline, batch: Any) -> tf.Tensor:
   if not pipeline.pads or pipeline.num_examples is not None:
     return rows  # the host knows the number of examples
   weights = batch['weights'] if isinstance(batch, dict) else batch[2]
-  counted = tf.where(weights > 0, tf.range(1, rows + 1), 0)
-  return tf.reduce_max(counted)
+  weights = tf.nest.flatten(weights)[0]
+  real = tf.reshape(~transforms.is_padding(weights), [rows, -1])
+  return tf.math.count_nonzero(tf.reduce_any(real, axis=1), dtype=tf.int32)

@@ -13,6 +13,7 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.evaluation import _host_metrics
 from tftrain.platform import goodput
+from tftrain.report import action as action_lib
 from tftrain.report import dispatch
 from tftrain.report import report as report_lib
 from tftrain.step import error_messages
@@ -26,7 +27,7 @@ from tftrain.train import metrics
 _ALL = tf.int64.max
 
 
-class Evaluator:
+class Evaluator(action_lib.Action):
   """Computes exact means over all of `data`, a partial last batch included.
 
   As an Action, an Evaluator evaluates at each Report it receives, and passes a
@@ -60,7 +61,7 @@ class Evaluator:
     *,
     strategy: tf.distribute.Strategy | None = None,
     name: str = 'test',
-    actions: Sequence[report_lib.Action] = (),
+    actions: Sequence[action_lib.ActionLike] = (),
     stop: tf.Variable | None = None,
     ledger: goodput.Ledger | None = None,
   ):
@@ -72,7 +73,7 @@ class Evaluator:
       self, self._evaluate, self._make_artifacts
     )
     self._pipeline = dataset_pipeline.as_pipeline(data, training=False)
-    self._actions = tuple(actions)
+    self._actions = action_lib.as_actions(actions)
     if self._pipeline.repeats:
       raise errors.InputError(
         f'evaluation {name!r}: the data never ends; make it Arrays(..., '

@@ -32,10 +32,10 @@ from tftrain.experiment import warm_start
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
+from tftrain.report import action as action_lib
 from tftrain.report import dispatch
 from tftrain.report import every as every_lib
 from tftrain.report import interval
-from tftrain.report import report as report_lib
 from tftrain.step import update_options
 from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import progress_bar
@@ -131,7 +131,7 @@ class Experiment:
   bucket_mb: float | None = None
   update: update_options.Update = update_options.Update()
   precision: str = 'float32'
-  actions: Sequence[report_lib.Action] = ()
+  actions: Sequence[action_lib.ActionLike] = ()
   overfit_batches: int | None = None
   limit_eval_batches: int | None = None
   max_traces: int | None = None
@@ -209,7 +209,7 @@ class Experiment:
       trainer,
       writer,
       metrics_file,
-      [*publish, *further, exporter, trainer.ledger],
+      [*publish, *further, exporter],
     )
     publish.append(checkpointer.measure)
     if exporter.options.on_best:
@@ -260,12 +260,12 @@ class Experiment:
     checkpointer: checkpointer_lib.Checkpointer,
     eval_every: interval.Interval,
     per_epoch: float | None,
-  ) -> list[report_lib.Action]:
+  ) -> list[action_lib.ActionLike]:
     """Returns the Actions that save checkpoints."""
     every = interval.all_resolved(
       'checkpoint_every', self.checkpoint_every, per_epoch
     )
-    saves: list[report_lib.Action] = [every_lib.Every(every, checkpointer)]
+    saves: list[action_lib.ActionLike] = [every_lib.Every(every, checkpointer)]
     if self.best:
       saves.insert(0, every_lib.Every(eval_every, checkpointer.save_if_best))
     return saves
@@ -330,7 +330,7 @@ class Experiment:
     trainer: trainer_lib.Trainer,
     writer: summary_writer_lib.SummaryWriter,
     metrics_file: metrics_file_lib.MetricsFile,
-    actions: Sequence[Any],
+    actions: Sequence[action_lib.ActionLike],
   ) -> checkpointer_lib.Checkpointer:
     def before_commit() -> None:
       writer.flush()
@@ -348,6 +348,7 @@ class Experiment:
       durable=self.durable,
       max_failures=self.max_failed_saves,
       actions=actions,
+      ledger=trainer.ledger,
       before_commit=before_commit,
     )
 
@@ -445,7 +446,7 @@ class Experiment:
   def _evaluators(
     self,
     trainer: trainer_lib.Trainer,
-    actions: Sequence[report_lib.Action],
+    actions: Sequence[action_lib.ActionLike],
   ) -> list[evaluator_lib.Evaluator]:
     found = [
       evaluator_lib.Evaluator(
@@ -479,7 +480,7 @@ def _publishers(
 ) -> tuple[
   summary_writer_lib.SummaryWriter,
   metrics_file_lib.MetricsFile,
-  list[report_lib.Action],
+  list[action_lib.ActionLike],
 ]:
   """Returns (summary writer, metrics file, Actions for each Report)."""
   writer = summary_writer_lib.SummaryWriter(model_dir)

@@ -8,7 +8,7 @@ from absl import logging
 
 from tftrain import errors
 from tftrain.checkpoint import checkpointer as checkpointer_lib
-from tftrain.report import report as report_lib
+from tftrain.report import action as action_lib
 from tftrain.train import trainer as trainer_lib
 
 
@@ -43,7 +43,7 @@ def train(
   rewind: Rewind,
   begin: Callable[[int], None],
   last_step: int,
-  actions: Sequence[report_lib.Action],
+  actions: Sequence[action_lib.ActionLike],
 ) -> None:
   """Trains to `last_step`, with rewinds as needed.
 

@@ -32,8 +32,7 @@ from tftrain.platform import files
 from tftrain.platform import lock
 from tftrain.platform import redaction
 from tftrain.platform import signals as signals_lib
-from tftrain.report import dispatch
-from tftrain.report import report as report_lib
+from tftrain.report import action as action_lib
 from tftrain.summary import metrics_file as metrics_file_lib
 from tftrain.summary import summary_writer as summary_writer_lib
 from tftrain.train import trainer as trainer_lib
@@ -126,8 +125,8 @@ class Run:
     summary_writer: summary_writer_lib.SummaryWriter,
     metrics_file: metrics_file_lib.MetricsFile,
     exporter: exporter_lib.Exporter,
-    actions: Sequence[report_lib.Action],
-    checkpoint: Sequence[report_lib.Action],
+    actions: Sequence[action_lib.ActionLike],
+    checkpoint: Sequence[action_lib.ActionLike],
     options: Options,
     facts: Mapping[str, Any],
   ):
@@ -141,10 +140,11 @@ class Run:
     self._exporter = exporter
     # Checkpoints come last, so that the metrics of a step are on disk before
     # its checkpoint.
-    self._actions = (*actions, *checkpoint)
+    self._actions = action_lib.as_actions([*actions, *checkpoint])
     self._options = options
     self._facts = dict(facts)
-    dispatch.bind(self._actions, self)
+    for action in self._actions:
+      action.bind(self)
 
   def train(
     self,

@@ -19,7 +19,7 @@ from tftrain.launch import _rerun
 from tftrain.launch import flags as flags_lib
 from tftrain.platform import files
 from tftrain.platform import goodput
-from tftrain.report import report as report_lib
+from tftrain.report import action as action_lib
 from tftrain.sweep import trial as trial_lib
 
 _USAGE = """tftrain: train what a gin file describes.
@@ -196,7 +196,7 @@ def _run_trial(
 def _work(
   origins: dict[str, str],
   main: Callable[[_modes.Job], int | None] | None,
-  watching: Sequence[report_lib.Action] = (),
+  watching: Sequence[action_lib.ActionLike] = (),
 ) -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   heavy = _import_heavy()

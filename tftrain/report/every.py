@@ -1,15 +1,16 @@
 """Every: runs an Action at an interval."""
 
 from collections.abc import Sequence
+import copy
 import time
-from typing import Any
 
 from tftrain import errors
+from tftrain.report import action as action_lib
 from tftrain.report import interval as interval_lib
 from tftrain.report import report as report_lib
 
 
-class Every:
+class Every(action_lib.Action):
   """An Action (callback) that runs `action` at an interval and at the end.
 
   It counts crossings of multiples, not remainders, and has no state to save, so
@@ -26,23 +27,29 @@ class Every:
     ConfigError: If `interval` is neither steps nor a time, or an empty list.
   """
 
+  needs_scalars = False
+  place = 1
+
   def __init__(
     self,
     interval: interval_lib.Interval | Sequence[interval_lib.Interval],
-    action: report_lib.Action,
+    action: action_lib.ActionLike,
   ):
     self._steps, self._seconds = _parse_all(interval)
-    self.action = action
+    self.action = action_lib.as_action(action)
+    self.acts_on_stop = self.action.acts_on_stop
+    self.part = self.action.part
     self._last_time = time.monotonic()
     self._last_step = -1
 
-  @property
-  def acts_on_stop(self) -> bool:
-    return getattr(self.action, 'acts_on_stop', False)
+  def bind(self, run: report_lib.BoundRun) -> None:
+    self.action.bind(run)
 
-  @property
-  def part(self) -> str:
-    return part_of(self.action)
+  def __copy__(self) -> 'Every':
+    other = object.__new__(Every)
+    other.__dict__.update(self.__dict__)
+    other.action = copy.copy(self.action)
+    return other
 
   def next_due(self, step: int) -> int | None:
     """Returns the next due step after `step`; None for a time alone."""
@@ -82,10 +89,3 @@ def _parse_all(
     raise errors.ConfigError('the list of intervals is empty; give one')
   steps = [n for n, _ in pairs if n is not None]
   return min(steps, default=None), min(seconds for _, seconds in pairs)
-
-
-def part_of(action: Any) -> str:
-  """Returns the Ledger part to which an Action's time is attributed."""
-  owner = getattr(action, '__self__', action)  # of a method
-  part: str = getattr(owner, 'part', 'actions')
-  return part

@@ -1,6 +1,5 @@
 """Reports: the data that a Trainer or Evaluator passes to its Actions."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import enum
@@ -54,9 +53,6 @@ class Report:
   @property
   def is_last(self) -> bool:
     return self.step >= self.last_step and not self.stopping
-
-
-Action = Callable[[Report], Signal | None]
 
 
 class BoundRun(Protocol):

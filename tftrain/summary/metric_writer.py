@@ -11,10 +11,11 @@ from tftrain import errors
 from tftrain.platform import best_effort
 from tftrain.platform import files
 from tftrain.platform import jsonl
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 
-class MetricWriter(abc.ABC):
+class MetricWriter(action_lib.Action, abc.ABC):
   """Base class of metric writers: Actions (callbacks) that store Reports.
 
   Subclasses implement `write`. An exception in `write` is logged, at most once

@@ -7,10 +7,11 @@ from tftrain import errors
 from tftrain.platform import best_effort
 from tftrain.platform import files
 from tftrain.platform import jsonl
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 
-class MetricsFile:
+class MetricsFile(action_lib.Action):
   """Appends each Report to `metrics.jsonl`, and its timing to `timing.jsonl`.
 
   A resumed run removes the lines after the restored checkpoint. Its

@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 import tqdm
 
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 
 _HIDDEN = ('gradient_norm', 'learning_rate', 'update_ratio', 'loss_scale')
@@ -13,7 +14,7 @@ _MOST = 12  # metrics in a line
 _FORMAT = '{n:,}/{total:,} |{bar:12}| {elapsed}<{remaining}{postfix}'
 
 
-class ProgressBar:
+class ProgressBar(action_lib.Action):
   """Shows the step, metrics, speed, input wait and the remaining time.
 
   On a terminal, training is one line that is overwritten, and each evaluation

@@ -14,11 +14,12 @@ import tensorflow as tf
 from tftrain import errors
 from tftrain.platform import best_effort
 from tftrain.platform import files
+from tftrain.report import action as action_lib
 from tftrain.report import report as report_lib
 from tftrain.summary import artifacts as artifacts_lib
 
 
-class SummaryWriter:
+class SummaryWriter(action_lib.Action):
   """Writes scalars and artifacts to `model_dir/<source>/`, for TensorBoard.
 
   Training and evaluation use the same tags in separate directories, so

@@ -22,6 +22,7 @@ from tftrain.distribute import cluster_resolver
 from tftrain.platform import files
 from tftrain.platform import goodput
 from tftrain.platform import signals as signals_lib
+from tftrain.report import action as action_lib
 from tftrain.report import interval
 from tftrain.report import report as report_lib
 from tftrain.sweep import _lease as _lease_lib
@@ -93,7 +94,7 @@ class Trial:
       'model_dir': str(self.directory),
     }
 
-  def actions(self) -> list[report_lib.Action]:
+  def actions(self) -> list[action_lib.Action]:
     """Returns the Actions that prune the run and stop it without a lease."""
     return [Watch(self.plan, self._trial, self.check)]
 
@@ -191,7 +192,7 @@ class Trial:
     os._exit(_LOST)
 
 
-class Watch:
+class Watch(action_lib.Action):
   """An Action (callback) that prunes: it compares with peers at equal steps.
 
   Args:

@@ -17,6 +17,7 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import coordinator
 from tftrain.distribute import replica_batch
 from tftrain.platform import goodput
+from tftrain.report import action as action_lib
 from tftrain.report import dispatch
 from tftrain.report import report as report_lib
 from tftrain.step import error_messages
@@ -192,7 +193,7 @@ class Trainer:
     return steps if ends is None else min(steps, ends)
 
   def train(
-    self, steps: int, actions: Sequence[report_lib.Action] = ()
+    self, steps: int, actions: Sequence[action_lib.ActionLike] = ()
   ) -> report_lib.Report | None:
     """Trains until step `steps`, counted from the beginning of the run.
 
@@ -212,7 +213,7 @@ class Trainer:
     return last
 
   def steps(
-    self, steps: int, actions: Sequence[report_lib.Action] = ()
+    self, steps: int, actions: Sequence[action_lib.ActionLike] = ()
   ) -> Iterator[report_lib.Report]:
     """Trains as `train` does and yields a Report every `log_every` steps.
 
@@ -226,20 +227,17 @@ class Trainer:
     Raises:
       NonFiniteError: If the loss or a gradient is NaN or infinite.
     """
-    if callable(actions):
-      raise errors.ConfigError(
-        f'actions is {type(actions).__name__}, not a list; write [action]'
-      )
+    called = action_lib.as_actions(actions)
     with (
       self.ledger.part('step'),
       self.workers.leading(last=False),
-      self._saved_after_errors(actions),
+      self._saved_after_errors(called),
     ):
       last_step = self.last_step(steps)
       while self.workers.leads and not self.is_done(steps):
         ended = False
         if self._reported == self._step:  # else repeats the interrupted report
-          until = self._next_event(self._step, last_step, actions)
+          until = self._next_event(self._step, last_step, called)
           with self.workers.calling(self._take_block, until):
             ended = self._take_block(until)
           ended = ended and not self._requests.stopping
@@ -247,24 +245,22 @@ class Trainer:
         saving = self._requests.take_save()
         report = self._report(last_step, self._requests.stopping, saving)
         if not report.stopping:
-          report = self._report_to_actions(actions, report, steps, ended)
+          report = self._report_to_actions(called, report, steps, ended)
         stopping = self._requests.stopping
         if stopping:
           # The stop may have interrupted the Actions of this step. The
           # checkpoint then records the step as not reported; the resumed run
           # reports it.
-          self._dispatch(actions, self._report(last_step, stopping=True))
+          self._dispatch(called, self._report(last_step, stopping=True))
         if report.scalars:
           yield report
-        if (
-          stopping
-        ):  # a stop during the yield must save first, in the next turn
+        if stopping:  # a stop during the yield saves first, in the next turn
           break
       self._requests.clear()
 
   @contextlib.contextmanager
   def _saved_after_errors(
-    self, actions: Sequence[report_lib.Action]
+    self, actions: Sequence[action_lib.Action]
   ) -> Iterator[None]:
     try:
       yield
@@ -273,7 +269,7 @@ class Trainer:
       raise
 
   def _save_after(
-    self, error: Exception, actions: Sequence[report_lib.Action]
+    self, error: Exception, actions: Sequence[action_lib.Action]
   ) -> None:
     """Saves before an error ends the run, if the last step is complete.
 
@@ -297,13 +293,13 @@ class Trainer:
     return ended_early or self._step >= self.last_step(steps)
 
   def _dispatch(
-    self, actions: Sequence[report_lib.Action], report: report_lib.Report
+    self, actions: Sequence[action_lib.Action], report: report_lib.Report
   ) -> set[report_lib.Signal | None]:
     return dispatch.dispatch(actions, report, self.ledger)
 
   def _report_to_actions(
     self,
-    actions: Sequence[report_lib.Action],
+    actions: Sequence[action_lib.Action],
     report: report_lib.Report,
     steps: int,
     ended: bool,
@@ -408,10 +404,10 @@ class Trainer:
     return names
 
   def _next_event(
-    self, step: int, last_step: int, actions: Sequence[report_lib.Action]
+    self, step: int, last_step: int, actions: Sequence[action_lib.Action]
   ) -> int:
     """Returns the step at which the next block ends."""
-    due = [dispatch.due_steps(action, step) for action in actions]
+    due = [action.next_due(step) for action in actions]
     return min(
       last_step,
       step + self._steps_per_loop,
