@@ -23,6 +23,7 @@ _WAYS = {
   'loss scale': ('one_device', {'loss_scale': 64.0}),
   'two replicas, loss scale': ('mirrored', {'loss_scale': 64.0}),
   'xla': ('one_device', {'jit': 'step'}),
+  'xla on 2 replicas': ('mirrored', {'jit': 'step'}),
 }
 _QUICK = ('plain', 'two replicas, accumulate')
 ways = pytest.mark.parametrize(

@@ -170,7 +170,7 @@ class _Backward:
   A Loss of one term is differentiated as a sum, and divided once after the
   all-reduce. Of several terms each has its own denominator, which is needed
   before the backward pass: it is all-reduced between forward and backward.
-  Under accumulation it is not known then; so each term has its own gradients.
+  Where that cannot be, each term has its own gradients.
   """
 
   def __init__(self, way: Pass):
@@ -183,6 +183,9 @@ class _Backward:
     self._share = replica_batch.current_share()
     self._full_rows = replica_batch.full_rows()
     self._passes: Any = replicas * way.accumulate
+    # Denominators come too late under accumulation, and an XLA program of one
+    # replica cannot all-reduce them.
+    self._each_term_alone = way.accumulate > 1 or (way.jit and not self._alone)
     self._structure: Any = None
 
   def run(self, batch: Any) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
@@ -244,7 +247,7 @@ class _Backward:
 
   def _divides_before(self) -> bool:
     """Returns whether the denominators are known before the backward pass."""
-    if self._way.accumulate > 1:
+    if self._each_term_alone:
       return False
     several = any(len(own.denominators) > 1 for own in self._structure.values())
     return several or (self._alone and self._way.scale is None)
@@ -290,7 +293,7 @@ class _Backward:
   def _one_pass(self, rows: Any) -> _Share:
     """Runs one forward and backward pass."""
     count = replica_batch.batch_size(rows)
-    again = self._way.accumulate > 1 or len(self._parts) > 1
+    again = self._each_term_alone or len(self._parts) > 1
     with (
       global_rows.in_step(self._way.accumulate, self._full_rows),
       tf.GradientTape(persistent=again) as tape,
