@@ -110,6 +110,8 @@ _DRESSING = (
 _FRAMES = re.compile(r'(?:\w+: )?in user code:\n(?:\s*File ".*\n.*\n)+')
 # Keras prints the cause in bold, between the layer and its arguments.
 _BOLD = re.compile(r'\x1b\[[\d;]*m')
+# TensorFlow lists the errors of parallel branches: (0) INVALID_ARGUMENT: text
+_ROOT = re.compile(r'\(\d+\) [A-Z_]+:\s+(.*)')
 _LAYER = re.compile(r'Exception encountered when calling (.+)\.$')
 
 
@@ -124,7 +126,10 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     text = text.replace(r'\n', '\n').replace(r'\x1b', '\x1b')
   layer, lines = _undressed(_FRAMES.sub('', _BOLD.sub('', text)))
   line = type(error).__name__
-  if lines:
+  roots = [root[1] for root in map(_ROOT.match, lines) if root]
+  if roots:
+    line = roots[0]
+  elif lines:
     line = lines[-1] if 'Graph execution error' in text else lines[0]
   line = layer + re.sub(r'\{\{.*?\}\}\s*|\s*\[Op:\w+\] name:.*', '', line)
   return brief(line, limit)

@@ -195,12 +195,24 @@ class _Backward:
     with tf.control_dependencies(tf.nest.flatten(batch)):
       rows = replica_batch.own_rows(batch, self._share)
       if self._way.jit:
-        groups, flat = in_xla(self._add_up)(rows)
+        groups, flat = self._in_xla(rows)
       elif self._way.accumulate > 1:
         groups, flat = self._add_up(rows)
       else:
         groups, flat = self._one_pass(rows)
       return self._joined(groups, flat)
+
+  def _in_xla(self, rows: Any) -> _Share:
+    try:
+      share: _Share = in_xla(self._add_up)(rows)
+      return share
+    except RuntimeError as error:
+      if self._alone or 'merge_call' not in str(error):
+        raise
+      raise errors.TaskError(
+        'the loss adds up over the replicas (gather, all_reduce), which '
+        "Update.jit = 'step' cannot hold on several replicas; set jit='off'"
+      ) from error
 
   def _joined(
     self, groups: list[list[tf.Tensor]], flat: list[tf.Tensor]
