@@ -12,11 +12,16 @@ import pytest
 
 from tests.support import commands as commands_lib
 from tftrain.distribute import strategy as strategy_lib
+from tftrain.step import update_options
 
 
 def pytest_configure(config):
   del config
   strategy_lib.set_local_devices(2)
+  # To compile with XLA takes a second or more for each of a thousand Trainers:
+  # in this process only the tests that ask for it do.
+  jit = os.environ.get('TFTRAIN_TEST_JIT', 'off')
+  update_options.Update.__init__.__kwdefaults__['jit'] = jit
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,7 @@ def test_a_sample_of_the_kills_of_a_save(world):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a hundred processes, on a busy machine
 @pytest.mark.parametrize('scenario', _STEPS)
 def test_killed_at_each_call(scenario, world):
   points = harness.kill_sweep(world, scenario)

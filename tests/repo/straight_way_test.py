@@ -1,18 +1,22 @@
 """The straight way: few frames from `train` to the user's code."""
 
 import pathlib
+import sys
 import traceback
 
+import gin
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tests.support import paths
 import tftrain
+from tftrain.config import loader
 
 _PACKAGE = str(paths.ROOT / 'tftrain')
 _TO_THE_LOSS = 12
 _TO_THE_OPTIMIZER = 14
+_TO_THE_EXPERIMENT = 7  # modules
 
 
 def frames():
@@ -58,3 +62,26 @@ def test_few_frames_from_train_to_loss_and_optimizer():
   assert to_loss.way[0] == to_optimizer.way[0] == 'trainer.train'
   assert len(to_loss.way) <= _TO_THE_LOSS, to_loss.way
   assert len(to_optimizer.way) <= _TO_THE_OPTIMIZER, to_optimizer.way
+
+
+def test_few_modules_from_a_gin_binding_to_the_experiment():
+  run = set()
+
+  def note(frame, event, arg):
+    del arg
+    path = pathlib.Path(frame.f_code.co_filename)
+    if event == 'call' and path.parent == pathlib.Path(_PACKAGE) / 'config':
+      run.add(path.stem)
+
+  gin.clear_config()
+  before = sys.getprofile()
+  sys.setprofile(note)
+  try:
+    loader.load_all(
+      ['configs/digits.gin'], ['Experiment.steps = 3'], [str(paths.ROOT)]
+    )
+  finally:
+    sys.setprofile(before)
+    gin.clear_config()
+  assert 'validator' in run
+  assert len(run) <= _TO_THE_EXPERIMENT, run

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from tftrain import errors
-from tftrain.config import _call_signature
 from tftrain.config import _resolver
 from tftrain.config import gin_files as gin_files_lib
 from tftrain.config import gin_parser
@@ -61,7 +60,7 @@ def _node(
     return {**node, 'shown': True}
   shown.add((selector, scope))
   bound = recipe.bindings(selector, scope)
-  takes = _call_signature.of(_resolver.wrapped(selector))
+  takes = _resolver.parameters_of(_resolver.wrapped(selector))
   node['parameters'] = {
     name: _bound(recipe, bound[name], name, scope, shown)
     if name in bound
@@ -99,8 +98,8 @@ def _bound(
   return found
 
 
-def _unbound(name: str, takes: _call_signature.Parameter) -> dict[str, Any]:
-  if takes.default is _call_signature.NONE:
+def _unbound(name: str, takes: _resolver.Parameter) -> dict[str, Any]:
+  if takes.default is _resolver.NONE:
     return {'value': None, 'source': _CALLER}
   hide = redaction.is_secret(name)
   value = redaction.redacted(takes.default, force=hide)

@@ -8,7 +8,6 @@ from typing import Any
 from gin import config as gin_config
 
 from tftrain import errors
-from tftrain.config import _call_signature
 from tftrain.config import _python_usage
 from tftrain.config import _resolver
 from tftrain.config import gin_files as gin_files_lib
@@ -58,7 +57,7 @@ def _check_macro(
 
 
 def _check_parameter(statement: gin_parser.Statement) -> None:
-  takes = _call_signature.of(statement.configurable.wrapped)
+  takes = _resolver.parameters_of(statement.configurable.wrapped)
   name = statement.parameter
   if name not in takes and '**' not in takes:
     raise errors.ConfigError(
@@ -73,8 +72,8 @@ def _check_type(
   value, _ = recipe.source(statement)
   if statement.is_macro or isinstance(value, gin_files_lib.Reference):
     return
-  takes = _call_signature.of(statement.configurable.wrapped)
-  parameter = takes.get(statement.parameter, _call_signature.Parameter())
+  takes = _resolver.parameters_of(statement.configurable.wrapped)
+  parameter = takes.get(statement.parameter, _resolver.Parameter())
   if not parameter.fits(value):
     raise errors.ConfigError(
       f'{statement.where}: {statement.name} = {errors.brief(repr(value))} is '
@@ -150,16 +149,14 @@ def _check_required(recipe: _resolver.Recipe) -> None:
   for (selector, scope), where in recipe.reached.items():
     bound = recipe.bindings(selector, scope)
     name = _resolver.short(selector)
-    for parameter, takes in _call_signature.of(
+    for parameter, takes in _resolver.parameters_of(
       _resolver.wrapped(selector)
     ).items():
       if parameter in bound or parameter == '**':
         continue
       is_called = selector == _resolver.EXPERIMENT
       is_called |= (selector, scope) in recipe.called
-      if takes.must_be_bound or (
-        is_called and takes.default is _call_signature.NONE
-      ):
+      if takes.must_be_bound or (is_called and takes.default is _resolver.NONE):
         raise errors.ConfigError(_required(f'{name}.{parameter}', scope, where))
     for statement in bound.values():
       value, source = recipe.source(statement)
@@ -198,7 +195,7 @@ def _check_macros_read(
     near = [
       f'{_resolver.short(selector)}.{name}'
       for selector, _ in recipe.reached
-      if name in _call_signature.of(_resolver.wrapped(selector))
+      if name in _resolver.parameters_of(_resolver.wrapped(selector))
     ]
     if near:
       value = errors.brief(repr(statement.value), 40)

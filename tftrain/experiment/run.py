@@ -240,6 +240,8 @@ class Run:
       self._exporter.discard_after(step)
 
   def _train(self) -> None:
+    self.trainer.prepare()
+    print(self.trainer.jit, file=sys.stderr, flush=True)
     if self._options.rewind is None:
       self.trainer.train(self.last_step, self._actions)
       return

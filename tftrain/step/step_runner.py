@@ -46,6 +46,7 @@ class StepRunner:
     self._owned = owned
     self._appliers = dict(made)
     self._measure = update_options.Measure()
+    self._in_xla = False
     self._moving = [
       variables_lib.raw(v)
       for v in owned.saved.values()
@@ -173,7 +174,7 @@ class StepRunner:
       accumulate=self.options.accumulate,
       scale=tf.reduce_min(tf.stack(scales)) if scales else None,
       jit=self.options.jit == 'step',
-      in_xla=self.options.jit != 'off',
+      in_xla=self._in_xla or self.options.jit == 'step',
     )
 
   # Contexts of a step.
@@ -207,9 +208,16 @@ class StepRunner:
       yield
 
   @contextlib.contextmanager
-  def step(self, measure: update_options.Measure) -> Iterator[None]:
-    """Provides the context in which a training step is traced."""
-    self._measure = measure
+  def step(
+    self, measure: update_options.Measure, *, in_xla: bool = False
+  ) -> Iterator[None]:
+    """Provides the context in which a training step is traced.
+
+    Args:
+      measure: The measurements to take.
+      in_xla: Whether XLA compiles the whole step.
+    """
+    self._measure, self._in_xla = measure, in_xla
     with contextlib.ExitStack() as stack:
       stack.enter_context(self.calls(remat=True))
       for applier in self._appliers.values():

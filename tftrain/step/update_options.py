@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tftrain import errors
 
-_JIT = ('off', 'block', 'step')
+_JIT = ('auto', 'off', 'block', 'step')
 _PATTERN = "give a pattern such as 'dense/kernel', or None"
 _RATES = "give {pattern: factor}, such as {'head': 10.0}"
 
@@ -55,7 +55,8 @@ class Update:
     jit: What XLA compiles. `off`: nothing. `block`: whole blocks of steps as
       one program, several times faster for small models; for one replica and
       batches of static shapes. `step`: each step on one replica, its forward
-      and backward pass on several.
+      and backward pass on several. `auto`: `block` where it can be and is
+      faster, else `off`, by the rule in `train/jit.py`.
 
   Raises:
     ConfigError: If a value is out of range or of another type.
@@ -73,14 +74,14 @@ class Update:
   max_skips: int = 0
   sync_batch_norm: bool = True
   remat: str | None = None
-  jit: str = 'off'
+  jit: str = 'auto'
 
   def __post_init__(self) -> None:
     self._check_numbers()
     if not isinstance(self.sync_batch_norm, bool):
       self._refuse('sync_batch_norm', 'give True or False')
     if self.jit not in _JIT:
-      self._refuse('jit', "give 'off', 'block' or 'step'")
+      self._refuse('jit', "give 'auto', 'off', 'block' or 'step'")
     if not isinstance(self.rates, Mapping):
       self._refuse('rates', _RATES)
     for name, pattern in self.patterns():

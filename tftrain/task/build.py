@@ -153,8 +153,10 @@ class Recorder:
     ]
 
   @contextlib.contextmanager
-  def step(self, measure: update_options.Measure) -> Iterator[None]:
-    del measure
+  def step(
+    self, measure: update_options.Measure, *, in_xla: bool = False
+  ) -> Iterator[None]:
+    del measure, in_xla
 
     def wrapped(layer: Any) -> Any:
       call = layer.call

@@ -366,7 +366,10 @@ class Task:
 
   @contextlib.contextmanager
   def recorded(
-    self, measure: update_options.Measure | None = None
+    self,
+    measure: update_options.Measure | None = None,
+    *,
+    in_xla: bool = False,
   ) -> Iterator[_train_step.TrainStep]:
     """The context of one call of `train_step`, which joins its updates.
 
@@ -377,6 +380,7 @@ class Task:
     Args:
       measure: The measurements to take of the updates; None means no
         measurements.
+      in_xla: Whether XLA compiles the whole step.
     """
     call = _train_step.TrainStep()
     self._steps = []
@@ -384,7 +388,7 @@ class Task:
     if not tf.executing_eagerly():
       self._graph = tf.compat.v1.get_default_graph()
     before = self._runner.moving()
-    with self._runner.step(measure or update_options.Measure()):
+    with self._runner.step(measure or update_options.Measure(), in_xla=in_xla):
       yield call
     call.step = _train_step.combined(call.result, self._steps)
     self._steps = []

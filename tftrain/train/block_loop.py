@@ -6,15 +6,18 @@ batches stacked. Where blocks are cut changes no result.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import re
 import time
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
 from tftrain.distribute import devices
 from tftrain.interop import autograph
+from tftrain.interop import rng
 from tftrain.step import step_summary
 from tftrain.step import update_options
 from tftrain.task import task as task_lib
@@ -22,13 +25,12 @@ from tftrain.train import blocks as blocks_lib
 from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
+from tftrain.train import jit
 from tftrain.train import metrics
 from tftrain.train import retracing
 
 # Seconds of a block. A stop request is looked at between blocks only.
 _SECONDS = 0.02
-
-_IN_XLA = 'where XLA compiles the block (Update.jit)'
 
 
 def train_loop(
@@ -40,7 +42,7 @@ def train_loop(
   max_traces: int | None = None,
 ) -> 'BlockLoop':
   """Compiles `run(blocks, n)`, as `inner_loop.train_loop` does with batches."""
-  feed.stack()
+  silenced: list[bool] = []
 
   def program(at: Callable[[tf.Tensor], Any], n: tf.Tensor) -> Any:
     def go_on(done: Any, well: Any, *_: Any) -> Any:
@@ -50,7 +52,11 @@ def train_loop(
       batch = at(done)
       counters.step.assign_add(1, read_value=False)
       measure = measured(counters.step.read_value())
-      with step_summary.silent(_IN_XLA), task.recorded(measure) as call:
+      with (
+        step_summary.silent(noted=silenced),
+        rng.fast_in_xla(),
+        task.recorded(measure, in_xla=True) as call,
+      ):
         call.result = autograph.converted(task.train_step)(batch)
       well = inner_loop.note(task, call.step, counters, means)
       return done + 1, well, call.step.loss, call.step.gradient_norm
@@ -73,7 +79,7 @@ def train_loop(
     )
     return in_xla(stacked, n)
 
-  return BlockLoop(run, counters, max_traces, rows=feed.rows)
+  return BlockLoop(run, counters, max_traces, rows=feed.rows, silenced=silenced)
 
 
 class BlockLoop(retracing.Loop):
@@ -84,6 +90,7 @@ class BlockLoop(retracing.Loop):
     counters: The Counters of the loop.
     max_traces: Most traces of the loop before an error; None means no limit.
     rows: Batch size to assume for FLOPs if the static batch size is unknown.
+    silenced: Not empty after a trace in which tf.summary was called.
   """
 
   def __init__(
@@ -93,11 +100,13 @@ class BlockLoop(retracing.Loop):
     max_traces: int | None,
     *,
     rows: int,
+    silenced: Sequence[bool] = (),
   ):
     super().__init__(
       run, 'the training loop', max_traces, rows=rows, resumed=True
     )
     self._counters = counters
+    self._silenced = silenced
     self._most = 1  # steps of a block, so that it takes `_SECONDS`
 
   def __call__(self, batches: blocks_lib.Blocks, n: tf.Tensor) -> Any:
@@ -117,18 +126,42 @@ class BlockLoop(retracing.Loop):
         break
     return result
 
+  def choose(self, batches: blocks_lib.Blocks) -> jit.Choice:
+    """Traces and compiles, if that is what to do; returns the Choice."""
+    block, _ = batches.at(int(self._counters.step.numpy()))
+    super().prepare(block, tf.constant(0, tf.int64))
+    choice = jit.of_step(self.operations, self.flops)
+    if self._silenced:
+      return jit.Choice('off', 'tf.summary is called in a step')
+    what = self._compile(block) if choice.jit == 'block' else None
+    return jit.Choice('off', f'XLA cannot compile {what}') if what else choice
+
   def prepare(self, batches: blocks_lib.Blocks, n: tf.Tensor) -> None:
     """Compiles with XLA, without a step."""
     if self.compile_seconds is not None:
       return
-    begun = time.perf_counter()
     block, _ = batches.at(int(self._counters.step.numpy()))
     super().prepare(block, tf.constant(0, tf.int64))
+    if self._silenced:
+      logging.warning(
+        'tf.summary writes nothing where XLA compiles the block (Update.jit).'
+      )
+    what = self._compile(block)
+    if what:
+      raise errors.ConfigError(
+        f"Update.jit = 'block': XLA cannot compile {what}; set jit='off'"
+      )
+
+  def _compile(self, block: Any) -> str | None:
+    """Compiles with XLA; returns what it cannot compile, if anything."""
+    begun = time.perf_counter()
     try:
       super().__call__(block, tf.constant(0, tf.int64))
     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as e:
-      raise errors.ConfigError(_unsupported(e)) from e
-    self.compile_seconds = time.perf_counter() - begun
+      return _unsupported(e)
+    assert self.compile_seconds is not None  # that of the trace
+    self.compile_seconds += time.perf_counter() - begun
+    return None
 
   def _fit(self, count: int, seconds: float) -> None:
     """Fits the length of the next blocks to what this one took."""
@@ -137,13 +170,10 @@ class BlockLoop(retracing.Loop):
 
 
 def _unsupported(error: tf.errors.OpError) -> str:
-  """Returns one line about what XLA cannot compile."""
+  """Returns the operation that XLA cannot compile, and its origin."""
   text = str(error)
   found = re.search(r'unsupported operations[^:]*:\s*(\w+)', text)
   what = f'the operation {found[1]}' if found else errors.one_line(error)
   node = re.search(r'\{\{node ([^}]+)\}\}', text)
   where = f' ({node[1]})' if node else ''
-  return (
-    f"Update.jit = 'block': XLA cannot compile {what}{where} of the step; "
-    "set jit='off'"
-  )
+  return f'{what}{where} of the step'

@@ -75,26 +75,36 @@ class Feed:
         share.replicas,
       )
 
-  def stack(self) -> None:
+  def stack(self, *, stacked: bool = True) -> None:
     """Makes `iterator` return Blocks, for a block loop.
+
+    Args:
+      stacked: False undoes it.
 
     Raises:
       ConfigError: If batches have no static shapes, or hold what XLA does not
         know.
     """
-    self._in_memory = self._numbers(0, 1, 1) is not None
+    what = self.not_static() if stacked else None
+    if what:
+      raise errors.ConfigError(
+        f"Update.jit = 'block' needs numbers of static shapes, and {what}; "
+        "drop or pad the last batch, or set jit='off'"
+      )
+    self._in_memory = stacked and self._numbers(0, 1, 1) is not None
+    self._is_stacked = stacked
+
+  def not_static(self) -> str | None:
+    """Returns the part of a batch without a static shape; None if none."""
+    in_memory = self._numbers(0, 1, 1) is not None
     for name, spec in pipeline_lib.leaves_by_expression(
       self._pipeline.element_spec
     ).items():
       is_tensor = isinstance(spec, tf.TensorSpec) and spec.dtype != tf.string
-      shape = spec.shape[1:] if self._in_memory else spec.shape
+      shape = spec.shape[1:] if in_memory else spec.shape
       if not (is_tensor and shape.is_fully_defined()):
-        raise errors.ConfigError(
-          f"Update.jit = 'block' needs numbers of static shapes, and {name} is "
-          f'{pipeline_lib.described(spec)}; drop or pad the last batch, or set '
-          "jit='off'"
-        )
-    self._is_stacked = True
+        return f'{name} is {pipeline_lib.described(spec)}'
+    return None
 
   def block(
     self, block: Any, step: tf.Tensor, n: tf.Tensor

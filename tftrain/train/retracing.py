@@ -56,11 +56,14 @@ class Loop:
     self._max_traces = max_traces
     self._rows = rows
     self._resumed = resumed
-    self._context: Callable[[], Any] = contextlib.nullcontext
+    self.context: Callable[[], Any] = contextlib.nullcontext
+    """Makes the context of each call."""
     self.compile_seconds: float | None = None
     """Seconds to trace and compile; None before that."""
     self.flops = 0
     """Floating-point operations of a step; 0 before the loop is traced."""
+    self.operations: frozenset[str] = frozenset()
+    """The kinds of operations; empty before the loop is traced."""
     self._compiled: Any = tf.function(run, autograph=False)
     self._writes_summaries = False
     self._seen: Any = None  # the newest iterator; _specs holds those of all
@@ -69,7 +72,7 @@ class Loop:
   def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
     if iterator is not self._seen:
       self._watch(iterator)
-    with self._context(), tf.variable_creator_scope(refuse_variable):
+    with self.context(), tf.variable_creator_scope(refuse_variable):
       return self._compiled(iterator, n)
 
   @property
@@ -85,7 +88,7 @@ class Loop:
     Args:
       context: Returns the context manager.
     """
-    self._context = context
+    self.context = context
     if self._writes_summaries:
       self._compiled = tf.function(self._run, autograph=False)
       self.compile_seconds = None
@@ -97,7 +100,7 @@ class Loop:
       return
     begun = time.perf_counter()
     if not tf.config.functions_run_eagerly():
-      with self._context(), tf.variable_creator_scope(refuse_variable):
+      with self.context(), tf.variable_creator_scope(refuse_variable):
         traced = self._compiled.get_concrete_function(iterator, n)
       self._look_at(traced.graph.as_graph_def(add_shapes=True))
     self.compile_seconds = time.perf_counter() - begun
@@ -107,6 +110,7 @@ class Loop:
     for function in definition.library.function:
       nodes += function.node_def
     operations = {node.op for node in nodes}
+    self.operations = frozenset(operations)
     self._writes_summaries = 'WriteSummary' in operations
     self.flops = flops.of_step(definition, self._rows)
     random = sorted(operations & _RANDOM)

@@ -32,6 +32,7 @@ from tftrain.train import block_loop
 from tftrain.train import counters as counters_lib
 from tftrain.train import feed as feed_lib
 from tftrain.train import inner_loop
+from tftrain.train import jit as jit_lib
 from tftrain.train import metrics
 from tftrain.train import retracing
 
@@ -89,7 +90,7 @@ class Trainer:
     self.ledger = ledger or goodput.Ledger()
     self.strategy = strategy or tf.distribute.get_strategy()
     self.workers = coordinator.of(self.strategy).joined(
-      self, self._take_block, self._read_state
+      self, self._prepare, self._take_block, self._read_state
     )
     self.pipeline: pipeline_lib.Pipeline = dataset_pipeline.as_pipeline(
       data, training=True
@@ -101,23 +102,19 @@ class Trainer:
     self._feed = feed_lib.Feed(self.pipeline, seed)
     self._counters = counters_lib.Counters.make(self.workers)
     update = update or update_options.Update()
-    means = metrics.Means(self._build(update))
+    self._max_traces = max_traces
+    self._means = metrics.Means(self._build(update))
     self._readings = _train_metrics.TrainMetrics(
-      task, means, self._counters, self.pipeline, log_every, self.ledger
+      task, self._means, self._counters, self.pipeline, log_every, self.ledger
     )
-    self._jit = update.jit
-    kind = block_loop if update.jit == 'block' else inner_loop
-    with self.strategy.scope():
-      self.loop: retracing.Loop = kind.train_loop(
-        task,
-        self._feed,
-        self._counters,
-        means,
-        self._readings.is_measured,
-        max_traces,
-      )
-    """The compiled training loop."""
     self._position: tuple[int, Any] | None = None
+    self.loop: retracing.Loop
+    """The compiled training loop."""
+    self.jit: jit_lib.Choice
+    """What XLA compiles, and why; final after `prepare`."""
+    self._asked = jit_lib.asked(update.jit)
+    with self.strategy.scope():
+      self._use(self._asked or jit_lib.before_tracing(task, self._feed))
     self._start_step = 0
     self._step = 0
     self._requests = _stop_requests.StopRequests(self._counters)
@@ -234,6 +231,9 @@ class Trainer:
       self._saved_after_errors(called),
     ):
       last_step = self.last_step(steps)
+      if self.workers.leads and not self.is_done(steps):
+        with self.workers.calling(self._prepare):
+          self._prepare()
       while self.workers.leads and not self.is_done(steps):
         ended = False
         if self._reported == self._step:  # else repeats the interrupted report
@@ -373,7 +373,7 @@ class Trainer:
     """Returns the JSON facts that must be equal in all attempts of a run."""
     return {
       'seed': self._seed,
-      'jit': self._jit,
+      'jit': self.jit.jit,
       'data': dict(self.pipeline.fingerprint()),
       'optimizers': {
         name: type(optimizer).__name__
@@ -386,7 +386,47 @@ class Trainer:
   def write_facts(self, facts: Mapping[str, Any]) -> None:
     self.skipped_steps.write_facts(facts)
 
+    if self._asked is None and self.loop.compile_seconds is None:
+      self._asked = jit_lib.as_before(facts.get('jit'), self.jit)
+      if self._asked is not None:
+        self._use(self._asked)
+
   # Steps and reports.
+
+  def _use(self, choice: jit_lib.Choice) -> None:
+    """Makes the loop, which is compiled later."""
+    kind = block_loop if choice.jit == 'block' else inner_loop
+    self._feed.stack(stacked=choice.jit == 'block')
+    with self.strategy.scope():
+      loop = kind.train_loop(
+        self.task,
+        self._feed,
+        self._counters,
+        self._means,
+        self._readings.is_measured,
+        self._max_traces,
+      )
+    if hasattr(self, 'loop'):
+      loop.record_to(self.loop.context)
+    self.jit, self.loop = choice, loop
+    self._position = None
+
+  def prepare(self) -> None:
+    """Compiles the loop, without a step, and settles `jit`."""
+    with self.workers.calling(self._prepare):
+      self._prepare()
+
+  def _prepare(self) -> None:
+    if self.loop.compile_seconds is not None:
+      return
+    iterator = self._iterator()
+    with self._explained(), self.ledger.part('compile'):
+      if self._asked is None and isinstance(self.loop, block_loop.BlockLoop):
+        choice = self.loop.choose(iterator)
+        if choice.jit == 'off':
+          self._use(choice)
+        self.jit = choice
+      self.loop.prepare(self._iterator(), tf.constant(1, tf.int64))
 
   def _build(self, update: update_options.Update) -> tuple[str, ...]:
     batch = self._feed.first_batch()
@@ -431,9 +471,6 @@ class Trainer:
       if self.skipped_steps.holds(before + 1):
         return _skipped_steps.skip(self._feed, iterator, self._counters, until)
       n = tf.constant(until - before, tf.int64)
-      if self.loop.compile_seconds is None:
-        with self.ledger.part('compile'):
-          self.loop.prepare(iterator, n)
       begun = time.perf_counter()
       self._step_complete = False
       try:
@@ -458,15 +495,20 @@ class Trainer:
   def _at_step(self, iterator: Any) -> Iterator[None]:
     """Reads the step that the loop came to, at the end of this context."""
     try:
-      with (
-        self.strategy.scope(),
-        error_messages.explained(self._what_failed),
-        pipeline_lib.explained(self.pipeline),
-      ):
+      with self._explained():
         yield
     finally:
       self._step = int(self._counters.step.numpy())
     self._position = (self._step, iterator)
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    with (
+      self.strategy.scope(),
+      error_messages.explained(self._what_failed),
+      pipeline_lib.explained(self.pipeline),
+    ):
+      yield
 
   def _remedy(self) -> str:
     """Returns what to do about a step whose loss or gradient is not finite."""
