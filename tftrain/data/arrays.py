@@ -80,10 +80,12 @@ class Arrays(pipeline_lib.Pipeline):
     return self._gather(seed, step)
 
   def row_numbers(
-    self, seed: int, step: tf.Tensor, n: tf.Tensor, most: int
+    self, seed: int, step: tf.Tensor, n: tf.Tensor, most: int | tf.Tensor
   ) -> tf.Tensor:
     size = self._size
-    if most == 1 and self._rows is None:  # the last batch, which is not full
+    if (
+      isinstance(most, int) and most == 1 and self._rows is None
+    ):  # the last batch, which is not full
       assert self._total is not None
       size = self._total % size
     begin = step * self._size
@@ -91,7 +93,8 @@ class Arrays(pipeline_lib.Pipeline):
     numbers = shuffle_lib.index_of(
       begin + tf.range(tf.maximum(n, 1) * size), order, self._examples
     )
-    padded = tf.pad(numbers, [[0, most * size - tf.size(numbers)]])
+    filler = most * size - tf.size(numbers, tf.int64)
+    padded = tf.pad(numbers, [[0, filler]])
     return tf.reshape(padded, [most, size])
 
   def rows(self, numbers: tf.Tensor) -> Any:

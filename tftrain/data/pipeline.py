@@ -69,7 +69,7 @@ class Pipeline(abc.ABC):
     return None
 
   def row_numbers(
-    self, seed: int, step: tf.Tensor, n: tf.Tensor, most: int
+    self, seed: int, step: tf.Tensor, n: tf.Tensor, most: int | tf.Tensor
   ) -> tf.Tensor | None:
     """Returns the rows of the batches of `n` steps, or None; traceable.
 
@@ -77,7 +77,8 @@ class Pipeline(abc.ABC):
       seed: Seed of the order.
       step: The first step, int64.
       n: Number of steps, int64.
-      most: The static number of steps in the result; rows after `n` are 0.
+      most: Number of steps in the result, static for XLA; rows after `n` are
+        0.
 
     Returns:
       int64 `[most, batch]`, for `rows`. None if the rows of the data are not

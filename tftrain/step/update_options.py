@@ -157,6 +157,10 @@ class Measure(NamedTuple):
   look: Any = False
   report: Any = False
 
+  def only_if(self, condition: tf.Tensor) -> 'Measure':
+    """Returns the measurements to take if `condition` holds, else none."""
+    return Measure(self.look & condition, self.report & condition)
+
 
 class Step(NamedTuple):
   """The result of one update; scalars, the same on every replica.

@@ -48,6 +48,7 @@ def skip(
     while int(counters.step.numpy()) < until:
       feed.take(iterator, counters.step.read_value())
       counters.step.assign_add(1)
+      counters.without_update.assign_add(1)
   except tf.errors.OutOfRangeError:
     return True
   return False

@@ -19,7 +19,7 @@ class Counters:
 
   Attributes:
     step: int64, batches consumed.
-    updates: int64, updates applied to the weights.
+    without_update: int64, steps that did not change the weights.
     skipped: int64, steps skipped because they were not finite.
     in_a_row: int64, steps that were not finite since the last finite step.
     stop: int32, RUN, PAUSE or STOP. Set it from any thread to end the loop
@@ -29,7 +29,7 @@ class Counters:
   """
 
   step: tf.Variable
-  updates: tf.Variable
+  without_update: tf.Variable
   skipped: tf.Variable
   in_a_row: tf.Variable
   stop: tf.Variable
@@ -40,22 +40,23 @@ class Counters:
     """Returns the counters with another `stop` variable."""
     return dataclasses.replace(self, stop=stop)
 
+  def updates(self) -> tf.Tensor:
+    """Returns the number of steps that changed the weights."""
+    return self.step.read_value() - self.without_update.read_value()
+
   def read_state(self) -> dict[str, tf.Tensor]:
     return {
-      name: variable.read_value() for name, variable in self._saved().items()
+      'step': self.step.read_value(),
+      'updates': self.updates(),
+      'skipped_steps': self.skipped.read_value(),
+      'skipped_in_a_row': self.in_a_row.read_value(),
     }
 
   def write_state(self, state: Mapping[str, Any]) -> None:
-    for name, variable in self._saved().items():
-      variable.assign(state[name])
-
-  def _saved(self) -> dict[str, tf.Variable]:
-    return {
-      'step': self.step,
-      'updates': self.updates,
-      'skipped_steps': self.skipped,
-      'skipped_in_a_row': self.in_a_row,
-    }
+    self.step.assign(state['step'])
+    self.without_update.assign(state['step'] - state['updates'])
+    self.skipped.assign(state['skipped_steps'])
+    self.in_a_row.assign(state['skipped_in_a_row'])
 
   @classmethod
   def make(
@@ -64,7 +65,7 @@ class Counters:
     with tf.device('CPU:0'):
       made = cls(
         step=tf.Variable(0, dtype=tf.int64, trainable=False),
-        updates=tf.Variable(0, dtype=tf.int64, trainable=False),
+        without_update=tf.Variable(0, dtype=tf.int64, trainable=False),
         skipped=tf.Variable(0, dtype=tf.int64, trainable=False),
         in_a_row=tf.Variable(0, dtype=tf.int64, trainable=False),
         stop=tf.Variable(RUN, dtype=tf.int32, trainable=False),

@@ -17,6 +17,9 @@ from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
 from tftrain.train import blocks
 
+# Row numbers of a block in memory, 32 MB.
+_MOST_NUMBERS = 2**22
+
 
 class Feed:
   """The batches of a compiled loop, from an iterator or made in the graph.
@@ -139,7 +142,42 @@ class Feed:
 
     return stacked, batch_at, count
 
-  def _numbers(self, step: Any, n: Any, most: int) -> tf.Tensor | None:
+  @property
+  def most_steps(self) -> int:
+    """Most steps of a block, so that its row numbers take little memory."""
+    return max(1, _MOST_NUMBERS // (self._pipeline.batch_size or 1))
+
+  def made(
+    self, step: tf.Tensor, n: tf.Tensor
+  ) -> Callable[[tf.Tensor], Any] | None:
+    """Returns `at(index)`, the batch of a step as a graph expression.
+
+    None if an iterator makes the batches. The row numbers of all steps are made
+    at once, where every batch is full and whole.
+
+    Args:
+      step: The first step.
+      n: Number of steps.
+    """
+    if not self._in_graph:
+      return None
+    sizes = {
+      leaf.shape[0] for leaf in tf.nest.flatten(self._pipeline.element_spec)
+    }
+    numbers = None
+    if self._share is None and None not in sizes:
+      with tf.device('CPU:0'):
+        numbers = self._numbers(step, n, n)
+
+    def at(index: tf.Tensor) -> Any:
+      with tf.device('CPU:0'):
+        if numbers is None:
+          return self._taken.batch(self._seed, step + index)
+        return self._pipeline.rows(numbers[index])
+
+    return at
+
+  def _numbers(self, step: Any, n: Any, most: Any) -> tf.Tensor | None:
     step, n = tf.cast(step, tf.int64), tf.cast(n, tf.int64)
     return self._pipeline.row_numbers(self._seed, step, n, most)
 

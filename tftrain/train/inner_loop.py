@@ -59,19 +59,22 @@ def train_loop(
   feed.deal(counters.workers.rows, whole=_is_own(task, *_TRAINING))
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
+    begun = counters.step.read_value()
+    due = measured(begun + n)  # blocks end where a measurement is due
+    take = _taker(feed, iterator, begun, n, counters)
+
     def go_on(done: Any, well: Any, *_: Any) -> Any:
       return (
         (done < n) & well & (counters.stop.read_value() == counters_lib.RUN)
       )
 
     def take_step(done: Any, *_: Any) -> Any:
-      batch = _timed_take(feed, iterator, counters)
+      batch = take(done)
       # Nothing may change at the end of the data, not even a dropout seed.
       with tf.control_dependencies(tf.nest.flatten(batch)):
-        now = counters.step.read_value()
-        measure = measured(now)
+        measure = due.only_if(done == n - 1)
         with (
-          step_summary.recorded(now, measure.report),
+          step_summary.recorded(begun + done + 1, measure.report),
           feed.held(),
           task.recorded(measure) as call,
         ):
@@ -104,7 +107,6 @@ def note(
   means: metrics.Means,
 ) -> tf.Tensor:
   """Counts a Step; returns whether the run can go on."""
-  counters.updates.assign_add(tf.cast(step.finite, tf.int64), read_value=False)
   means.add(step.sums)
   return step.finite | _is_skipped(task, step, counters)
 
@@ -117,6 +119,8 @@ def _is_skipped(
   """Returns whether a step is not finite but skipped, so the run goes on."""
   if not task.step_runner.may_skip:
     return tf.constant(False)
+  failed = tf.cast(~step.finite, tf.int64)
+  counters.without_update.assign_add(failed, read_value=False)
   skipped = step.skipped
   limit = task.step_runner.options.max_skips
   if limit:
@@ -190,11 +194,13 @@ def eval_loop(
   feed.deal(counters.workers.rows, whole=_is_own(task, 'eval_step'))
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
+    take = _taker(feed, iterator, counters.step.read_value(), n, counters)
+
     def go_on(done: Any) -> Any:
       return (done < n) & (counters.stop.read_value() < counters_lib.STOP)
 
     def take_batch(done: Any) -> Any:
-      batch = _timed_take(feed, iterator, counters)
+      batch = take(done)
       with step_summary.silent('in an evaluation'), feed.held():
         means.add(task.eval_step(batch))
       return (done + 1,)
@@ -204,30 +210,52 @@ def eval_loop(
   return retracing.Loop(run, 'an evaluation')
 
 
-def _timed_take(
-  feed: feed_lib.Feed, iterator: Any, counters: counters_lib.Counters
-) -> Any:
-  """Takes a batch, increments the step and adds up the data stall."""
-  begun = devices.timestamp()
+def _taker(
+  feed: feed_lib.Feed,
+  iterator: Any,
+  begun: tf.Tensor,
+  n: tf.Tensor,
+  counters: counters_lib.Counters,
+) -> Callable[[tf.Tensor], Any]:
+  """Returns `take(done)`, which takes a batch and increments the step.
 
-  def note_wait() -> None:
-    counters.waited.assign_add(devices.timestamp() - begun, read_value=False)
+  The time that an iterator is waited for counts as data stall.
 
-  def agree(ended: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([ended]):
-      note_wait()  # excludes the wait for other workers
-      return counters.workers.agree(counters.stop, ended)
-
+  Args:
+    feed: The batches.
+    iterator: The iterator; None if the graph makes the batches.
+    begun: The first step.
+    n: Number of steps.
+    counters: The Counters to increment.
+  """
   several = counters.workers.count > 1
-  with tf.control_dependencies([begun]):
-    step = counters.step.read_value()
-    if several:
-      batch = feed.take_together(iterator, step, agree)
-    else:
-      batch = feed.take(iterator, step)
-  # The dependency on the batch leaves the step unchanged at the end of data.
-  with tf.control_dependencies(tf.nest.flatten(batch)):
-    counters.step.assign_add(1, read_value=False)
-    if not several:
-      note_wait()
-  return batch
+  made = None if several else feed.made(begun, n)
+
+  def note_wait(since: tf.Tensor) -> None:
+    waited = devices.timestamp() - since
+    counters.waited.assign_add(waited, read_value=False)
+
+  def take(done: tf.Tensor) -> Any:
+    if made is not None:
+      counters.step.assign_add(1, read_value=False)
+      return made(done)
+    since = devices.timestamp()
+
+    def agree(ended: tf.Tensor) -> tf.Tensor:
+      with tf.control_dependencies([ended]):
+        note_wait(since)  # excludes the wait for other workers
+        return counters.workers.agree(counters.stop, ended)
+
+    with tf.control_dependencies([since]):
+      if several:
+        batch = feed.take_together(iterator, begun + done, agree)
+      else:
+        batch = feed.take(iterator, begun + done)
+    # The dependency on the batch leaves the step unchanged at the end of data.
+    with tf.control_dependencies(tf.nest.flatten(batch)):
+      counters.step.assign_add(1, read_value=False)
+      if not several:
+        note_wait(since)
+    return batch
+
+  return take

@@ -137,7 +137,7 @@ class Trainer:
   @property
   def updates(self) -> int:
     """The number of steps so far that were finite and changed weights."""
-    return int(self._counters.updates.numpy())
+    return int(self._counters.updates())
 
   @property
   def flops_per_example(self) -> float:
@@ -450,7 +450,7 @@ class Trainer:
     due = [action.next_due(step) for action in actions]
     return min(
       last_step,
-      step + self._steps_per_loop,
+      step + min(self._steps_per_loop, self._feed.most_steps),
       *self._readings.due(step),
       *self.skipped_steps.edges(step),
       *(event for event in due if event is not None),
@@ -481,6 +481,8 @@ class Trainer:
       self._step_complete = True
       self._readings.seconds += time.perf_counter() - begun
     if not finite:
+      if not self.task.step_runner.may_skip:  # else the loop counts it
+        self._counters.without_update.assign_add(1)
       raise errors.NonFiniteError(
         f'step {self._step}: loss {float(loss):g}, gradient norm '
         f'{float(norm):g}; the update was not applied. {self._remedy()}',
