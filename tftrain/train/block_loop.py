@@ -1,21 +1,22 @@
-"""Block loop: a block of steps as one XLA program (`Update.jit = 'block'`).
+"""Block loop: whole blocks of steps as one XLA program (`jit='block'`).
 
 A `tf.while_loop` pays for each operation of each step; one XLA program pays
 once. Batches come from outside: row numbers of arrays in memory, or several
-batches stacked. Where blocks are cut changes no result.
+batches stacked, which a thread takes while the block before runs. Where blocks
+are cut changes no result.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import tensorflow as tf
 
 from tftrain import errors
-from tftrain.distribute import devices
 from tftrain.interop import autograph
 from tftrain.interop import rng
 from tftrain.step import step_summary
@@ -41,18 +42,20 @@ def train_loop(
   measured: Callable[[tf.Tensor], update_options.Measure],
   max_traces: int | None = None,
 ) -> 'BlockLoop':
-  """Compiles `run(blocks, n)`, as `inner_loop.train_loop` does with batches."""
+  """Compiles the loop, as `inner_loop.train_loop` does without XLA."""
   silenced: list[bool] = []
 
-  def program(at: Callable[[tf.Tensor], Any], n: tf.Tensor) -> Any:
-    due = measured(counters.step.read_value() + n)
+  def program(given: _Given, n: tf.Tensor) -> Any:
+    due = measured(given.step + n)
 
     def go_on(done: Any, well: Any, *_: Any) -> Any:
       return (done < n) & well
 
-    def take_step(done: Any, *_: Any) -> Any:
-      batch = at(done)
-      counters.step.assign_add(1, read_value=False)
+    def take_step(
+      done: Any, well: Any, loss: Any, norm: Any, tally: counters_lib.Tally
+    ) -> Any:
+      del well, loss, norm
+      batch = feed.batch_at(given.stacked, given.offset + done)
       measure = due.only_if(done == n - 1)
       with (
         step_summary.silent(noted=silenced),
@@ -60,105 +63,169 @@ def train_loop(
         task.recorded(measure, in_xla=True) as call,
       ):
         call.result = autograph.converted(task.train_step)(batch)
-      well = inner_loop.note(task, call.step, counters, means)
-      return done + 1, well, call.step.loss, call.step.gradient_norm
+      means.add(call.step.sums)
+      well, tally = inner_loop.tallied(task, call.step, tally)
+      return done + 1, well, call.step.loss, call.step.gradient_norm, tally
 
-    return tf.while_loop(go_on, take_step, inner_loop.none_yet())[1:]
-
-  def run(block: Any, n: tf.Tensor) -> Any:
-    task.step_runner.refresh()
-    begun = devices.timestamp()
-    with tf.control_dependencies([begun]):
-      stacked, at, n = feed.block(block, counters.step.read_value(), n)
-    with tf.control_dependencies(tf.nest.flatten(stacked)):
-      waited = devices.timestamp() - begun
-      counters.waited.assign_add(waited, read_value=False)
-
-    in_xla = tf.function(
-      lambda stacked, n: program(lambda index: at(stacked, index), n),
-      jit_compile=True,
-      autograph=False,
+    return tf.while_loop(
+      go_on, take_step, (*inner_loop.none_yet(), given.tally)
     )
-    return in_xla(stacked, n)
 
-  return BlockLoop(run, counters, max_traces, rows=feed.rows, silenced=silenced)
+  return BlockLoop(program, task, feed, counters, max_traces, silenced)
+
+
+class _Given(NamedTuple):
+  """What the program gets of the host, which counts outside of it.
+
+  Attributes:
+    stacked: Batches, for `Feed.batch_at`.
+    offset: Index of the first batch.
+    step: Number of steps before it.
+    tally: The Tally before it.
+  """
+
+  stacked: Any
+  offset: tf.Tensor
+  step: tf.Tensor
+  tally: counters_lib.Tally
 
 
 class BlockLoop(retracing.Loop):
   """A compiled loop that takes steps in blocks of about 20 ms.
 
   Args:
-    run: `run(block, n)`, the function to compile.
+    program: `program(given, n)`, for XLA to compile.
+    task: The Task.
+    feed: The training batches.
     counters: The Counters of the loop.
     max_traces: Most traces of the loop before an error; None means no limit.
-    rows: Batch size to assume for FLOPs if the static batch size is unknown.
     silenced: Not empty after a trace in which tf.summary was called.
   """
 
   def __init__(
     self,
-    run: Callable[[Any, tf.Tensor], Any],
+    program: Callable[[Any, tf.Tensor], Any],
+    task: task_lib.Task,
+    feed: feed_lib.Feed,
     counters: counters_lib.Counters,
     max_traces: int | None,
-    *,
-    rows: int,
     silenced: Sequence[bool] = (),
   ):
     super().__init__(
-      run, 'the training loop', max_traces, rows=rows, resumed=True
+      program,
+      'the training loop',
+      max_traces,
+      rows=feed.rows,
+      resumed=True,
+      jit_compile=True,
     )
+    self._may_skip = task.step_runner.may_skip
+    self._refresh = tf.function(task.step_runner.refresh, autograph=False)
+    self._feed = feed
     self._counters = counters
     self._silenced = silenced
+    self._takes: dict[Any, Any] = {}
     self._most = 1  # steps of a block, so that it takes `_SECONDS`
 
   def __call__(self, batches: blocks_lib.Blocks, n: tf.Tensor) -> Any:
-    result = inner_loop.none_yet()[1:]
-    left = int(n)
-    while left and int(self._counters.stop.numpy()) == counters_lib.RUN:
-      before = int(self._counters.step.numpy())
-      block, ready = batches.at(before)
-      count = min(left, ready, self._most)
-      begun = time.perf_counter()
-      result = super().__call__(block, tf.constant(count, tf.int64))
-      well = bool(result[0])
-      self._fit(count, time.perf_counter() - begun)
-      taken = int(self._counters.step.numpy()) - before
-      left -= taken
-      if not well:
-        break
+    result = [*inner_loop.none_yet()[1:]]
+    left, step = int(n), int(self._counters.step.numpy())
+    if left and self._is_running():
+      self._refresh()
+    waited = 0.0
+    try:
+      while left and self._is_running():
+        taken = batches.held(step) or self._taking(batches, step, left)
+        stacked, ready = taken.result()
+        count = min(left, ready, self._most)
+        left, step = left - count, step + count
+        if batches.ahead and count == ready and left:
+          batches.taken.append(self._taking(batches, step, left))
+          batches.taken[0].start()
+        begun = time.perf_counter()
+        done, *result, tally = super().__call__(
+          self._given(stacked, taken.offset), tf.constant(count, tf.int64)
+        )
+        self._counters.step.assign_add(done, read_value=False)
+        if self._may_skip:
+          self._counters.note(tally)
+        well = bool(result[0])
+        waited += taken.waited
+        self._fit(count, time.perf_counter() - begun + taken.waited)
+        batches.use(taken, int(done))
+        if not well:
+          break
+    finally:
+      for later in batches.taken:
+        later.join()
+      self._counters.waited.assign_add(waited)
     return result
+
+  def _is_running(self) -> bool:
+    return int(self._counters.stop.numpy()) == counters_lib.RUN
+
+  def _taking(
+    self, batches: blocks_lib.Blocks, step: int, left: int
+  ) -> blocks_lib.Taken:
+    """Returns the batches of the next block, not taken yet."""
+    block, most = batches.at(step)
+    kind = block if isinstance(block, str) else block is None
+    begin, n = (
+      tf.constant(value, tf.int64)
+      for value in (step, min(left, most, self._most))
+    )
+    if kind not in self._takes:  # traced here: a thread has no strategy
+      take = tf.function(self._feed.take_block, autograph=False)
+      self._takes[kind] = take.get_concrete_function(block, begin, n)
+    given = (begin, n) if self._feed.in_memory else (block, begin, n)
+    return blocks_lib.Taken(functools.partial(self._takes[kind], *given), step)
 
   def choose(self, batches: blocks_lib.Blocks) -> jit.Choice:
     """Traces and compiles, if that is what to do; returns the Choice."""
-    block, _ = batches.at(int(self._counters.step.numpy()))
-    super().prepare(block, tf.constant(0, tf.int64))
+    example = self._example(batches)
+    super().prepare(example, tf.constant(0, tf.int64))
     choice = jit.of_step(self.operations, self.flops)
     if self._silenced:
       return jit.Choice('off', 'tf.summary is called in a step')
-    what = self._compile(block) if choice.jit == 'block' else None
+    what = self._compile(example) if choice.jit == 'block' else None
     return jit.Choice('off', f'XLA cannot compile {what}') if what else choice
 
   def prepare(self, batches: blocks_lib.Blocks, n: tf.Tensor) -> None:
     """Compiles with XLA, without a step."""
     if self.compile_seconds is not None:
       return
-    block, _ = batches.at(int(self._counters.step.numpy()))
-    super().prepare(block, tf.constant(0, tf.int64))
+    example = self._example(batches)
+    super().prepare(example, tf.constant(0, tf.int64))
     if self._silenced:
       logging.warning(
         'tf.summary writes nothing where XLA compiles the block (Update.jit).'
       )
-    what = self._compile(block)
+    what = self._compile(example)
     if what:
       raise errors.ConfigError(
         f"Update.jit = 'block': XLA cannot compile {what}; set jit='off'"
       )
 
-  def _compile(self, block: Any) -> str | None:
+  def _example(self, batches: blocks_lib.Blocks) -> Any:
+    """Returns what `program` gets, of the shapes of the first block."""
+    step = int(self._counters.step.numpy())
+    block, _ = batches.at(step)
+    return self._given(self._feed.empty_block(block), 0)
+
+  def _given(self, stacked: Any, offset: int) -> _Given:
+    counters = self._counters
+    return _Given(
+      stacked,
+      tf.constant(offset, tf.int64),
+      counters.step.read_value(),
+      counters.tally(),
+    )
+
+  def _compile(self, example: Any) -> str | None:
     """Compiles with XLA; returns what it cannot compile, if anything."""
     begun = time.perf_counter()
     try:
-      super().__call__(block, tf.constant(0, tf.int64))
+      super().__call__(example, tf.constant(0, tf.int64))
     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as e:
       return _unsupported(e)
     assert self.compile_seconds is not None  # that of the trace

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -11,6 +11,20 @@ from tftrain.distribute import coordinator
 RUN, PAUSE, STOP = 0, 1, 2
 """Values of `Counters.stop`: go on; leave a training loop, to save; leave any
 loop."""
+
+
+class Tally(NamedTuple):
+  """Counts of the steps that are not finite, int64.
+
+  Attributes:
+    without_update: Steps that did not change the weights.
+    skipped: Steps skipped because they were not finite.
+    in_a_row: Steps that were not finite since the last finite step.
+  """
+
+  without_update: Any
+  skipped: Any
+  in_a_row: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +53,20 @@ class Counters:
   def with_stop(self, stop: tf.Variable) -> 'Counters':
     """Returns the counters with another `stop` variable."""
     return dataclasses.replace(self, stop=stop)
+
+  def tally(self) -> Tally:
+    """Returns the values of the Tally."""
+    return Tally(
+      self.without_update.read_value(),
+      self.skipped.read_value(),
+      self.in_a_row.read_value(),
+    )
+
+  def note(self, tally: Tally) -> None:
+    """Sets the values of the Tally."""
+    self.without_update.assign(tally.without_update, read_value=False)
+    self.skipped.assign(tally.skipped, read_value=False)
+    self.in_a_row.assign(tally.in_a_row, read_value=False)
 
   def updates(self) -> tf.Tensor:
     """Returns the number of steps that changed the weights."""

@@ -20,6 +20,9 @@ from tftrain.train import blocks
 # Row numbers of a block in memory, 32 MB.
 _MOST_NUMBERS = 2**22
 
+# Memory of batches that are stacked.
+_MOST_BYTES = 2**24
+
 
 class Feed:
   """The batches of a compiled loop, from an iterator or made in the graph.
@@ -109,9 +112,14 @@ class Feed:
         return f'{name} is {pipeline_lib.described(spec)}'
     return None
 
-  def block(
+  @property
+  def in_memory(self) -> bool:
+    """Whether blocks are made of row numbers; see `stack`."""
+    return self._in_memory
+
+  def take_block(
     self, block: Any, step: tf.Tensor, n: tf.Tensor
-  ) -> tuple[Any, Callable[[Any, tf.Tensor], Any], tf.Tensor]:
+  ) -> tuple[Any, tf.Tensor]:
     """Takes the batches of a block; traceable.
 
     Args:
@@ -120,27 +128,43 @@ class Feed:
       n: Number of steps.
 
     Returns:
-      (tensors of static shapes, `at(tensors, index)` -> a batch, number of
-      steps, which is less than `n` at the end of the data).
+      (tensors of static shapes for `batch_at`, number of steps, which is less
+      than `n` at the end of the data).
 
     Raises:
       OutOfRangeError: If the data has ended.
     """
     if self._in_memory:
-      most = 1 if block == blocks.RAGGED else blocks.MOST
-      numbers = self._numbers(step, n, most)
-      return numbers, lambda numbers, at: self._pipeline.rows(numbers[at]), n
-    stacked, count = _stacked(block, n, blocks.STACKED)
-    with tf.control_dependencies(
-      [tf.cond((count == 0) & (n > 0), self._end, _no_end)]
-    ):
-      count = tf.identity(count)
+      return self._numbers(step, n, self._most(block)), n
+    stacked, count = _stacked(block, n, self._most(block))
+    ended = tf.cond((count == 0) & (n > 0), self._end, _no_end)
+    with tf.control_dependencies([ended]):
+      return stacked, tf.identity(count)
 
-    def batch_at(stacked: Any, at: tf.Tensor) -> Any:
-      batch = tf.nest.map_structure(lambda leaf: leaf[at], stacked)
-      return batch if self._cursor is None else self._noted(batch)
+  def batch_at(self, stacked: Any, index: tf.Tensor) -> Any:
+    """Returns a batch of what `take_block` took; traceable, also by XLA."""
+    if self._in_memory:
+      return self._pipeline.rows(stacked[index])
+    batch = tf.nest.map_structure(lambda leaf: leaf[index], stacked)
+    return batch if self._cursor is None else self._noted(batch)
 
-    return stacked, batch_at, count
+  def empty_block(self, block: Any) -> Any:
+    """Returns tensors like those that `take_block` takes."""
+    most = self._most(block)
+    if self._in_memory:
+      zero = tf.zeros([], tf.int64)
+      return self._numbers(zero, zero, most)
+    return tf.nest.map_structure(
+      lambda spec: tf.zeros([most, *spec.shape], spec.dtype), block.element_spec
+    )
+
+  def _most(self, block: Any) -> int:
+    """Returns the static number of batches in a block."""
+    if self._in_memory:
+      return 1 if block == blocks.RAGGED else blocks.MOST
+    return (
+      blocks.STACKED if block is None else _most_stacked(block.element_spec)
+    )
 
   @property
   def most_steps(self) -> int:
@@ -183,7 +207,9 @@ class Feed:
 
   def _blocks(self, iterator: Any) -> blocks.Blocks:
     if not self._in_memory:
-      return blocks.Blocks(iterator)
+      most = self._most(iterator)
+      ahead = not self._pipeline.keeps_iterator
+      return blocks.Blocks(iterator, most=most, ahead=ahead)
     steps = self._pipeline.num_steps
     leaves = tf.nest.flatten(self._pipeline.element_spec)
     if steps is None or leaves[0].shape[0] is not None:
@@ -264,13 +290,23 @@ class Feed:
   def take(self, iterator: Any, step: tf.Tensor) -> Any:
     """Takes the batch of `step`; OutOfRangeError at the end of the data."""
     if isinstance(iterator, blocks.Blocks):
-      if iterator.iterator is None:
-        return self.again(int(step))
-      return self._next(iterator.iterator)
+      return self._taken_one(iterator, int(step))
     if self._in_graph:
       with tf.device('CPU:0'):
         return self._taken.batch(self._seed, step)
     return self._next(iterator)
+
+  def _taken_one(self, given: blocks.Blocks, step: int) -> Any:
+    """Takes one batch of Blocks, eagerly."""
+    if given.iterator is None:
+      return self.again(step)
+    taken = given.held(step)
+    if taken is None:
+      return self._next(given.iterator)
+    stacked, _ = taken.result()
+    batch = self.batch_at(stacked, tf.constant(taken.offset))
+    given.use(taken, 1)
+    return batch
 
   def _next(self, iterator: Any) -> Any:
     try:
@@ -336,6 +372,15 @@ class Feed:
     if self._full_rows is None:
       self._full_rows = int(replica_batch.batch_size(batch))
     return batch
+
+
+def _most_stacked(element_spec: Any) -> int:
+  """Returns how many batches to stack, at most 16 MB."""
+  size = sum(
+    int(spec.shape.num_elements()) * int(spec.dtype.size)
+    for spec in tf.nest.flatten(element_spec)
+  )
+  return max(1, min(blocks.STACKED, _MOST_BYTES // max(size, 1)))
 
 
 def _stacked(iterator: Any, n: tf.Tensor, most: int) -> tuple[Any, tf.Tensor]:

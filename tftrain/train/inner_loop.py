@@ -79,7 +79,10 @@ def train_loop(
           task.recorded(measure) as call,
         ):
           call.result = autograph.converted(task.train_step)(batch)
-      well = note(task, call.step, counters, means)
+      means.add(call.step.sums)
+      well, tally = tallied(task, call.step, counters.tally())
+      if task.step_runner.may_skip:
+        counters.note(tally)
       return done + 1, well, call.step.loss, call.step.gradient_norm
 
     task.step_runner.refresh()
@@ -100,36 +103,26 @@ def none_yet() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
   )
 
 
-def note(
-  task: task_lib.Task,
-  step: update_options.Step,
-  counters: counters_lib.Counters,
-  means: metrics.Means,
-) -> tf.Tensor:
-  """Counts a Step; returns whether the run can go on."""
-  means.add(step.sums)
-  return step.finite | _is_skipped(task, step, counters)
+def tallied(
+  task: task_lib.Task, step: update_options.Step, tally: counters_lib.Tally
+) -> tuple[tf.Tensor, counters_lib.Tally]:
+  """Counts a Step that may be skipped; returns whether the run can go on.
 
-
-def _is_skipped(
-  task: task_lib.Task,
-  step: update_options.Step,
-  counters: counters_lib.Counters,
-) -> tf.Tensor:
-  """Returns whether a step is not finite but skipped, so the run goes on."""
+  A step that is not finite is skipped, so that the run goes on, if the loss
+  scale could be lowered or `Update.max_skips` allows it.
+  """
   if not task.step_runner.may_skip:
-    return tf.constant(False)
-  failed = tf.cast(~step.finite, tf.int64)
-  counters.without_update.assign_add(failed, read_value=False)
-  skipped = step.skipped
+    return step.finite, tally
+  skipped, in_a_row = step.skipped, tally.in_a_row
   limit = task.step_runner.options.max_skips
   if limit:
-    in_a_row = counters.in_a_row.read_value() + 1
-    in_a_row = tf.where(step.finite, tf.zeros_like(in_a_row), in_a_row)
-    counters.in_a_row.assign(in_a_row, read_value=False)
+    in_a_row = tf.where(step.finite, tf.zeros_like(in_a_row), in_a_row + 1)
     skipped |= ~step.finite & (in_a_row <= limit)
-  counters.skipped.assign_add(tf.cast(skipped, tf.int64), read_value=False)
-  return skipped
+  return step.finite | skipped, counters_lib.Tally(
+    tally.without_update + tf.cast(~step.finite, tf.int64),
+    tally.skipped + tf.cast(skipped, tf.int64),
+    in_a_row,
+  )
 
 
 def single_step(

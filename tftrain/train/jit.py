@@ -44,14 +44,14 @@ class Choice(NamedTuple):
 
 def asked(jit: str) -> Choice | None:
   """Returns the Choice that `Update.jit` makes; None for 'auto'."""
+  if tf.config.functions_run_eagerly():
+    return Choice('off', 'functions run eagerly')
   return None if jit == 'auto' else Choice(jit, f'Update.jit = {jit!r}')
 
 
 def before_tracing(task: task_lib.Task, feed: feed_lib.Feed) -> Choice:
   """Chooses by what is known before a step is traced."""
   strategy = tf.distribute.get_strategy()
-  if tf.config.functions_run_eagerly():
-    return Choice('off', 'functions run eagerly')
   if strategy.num_replicas_in_sync > 1:
     return Choice('off', 'several replicas')
   if isinstance(strategy, tf.distribute.TPUStrategy):

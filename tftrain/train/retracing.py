@@ -36,6 +36,7 @@ class Loop:
     max_traces: Most traces before an error; None means no limit.
     rows: Batch size to assume for FLOPs if the static batch size is unknown.
     resumed: Whether checkpoints must hold all state that the loop changes.
+    jit_compile: Whether XLA compiles `run`.
 
   Raises:
     InputError: If a call needs a trace beyond `max_traces`.
@@ -50,6 +51,7 @@ class Loop:
     *,
     rows: int = 1,
     resumed: bool = False,
+    jit_compile: bool | None = None,
   ):
     self._run = run
     self._name = name
@@ -64,7 +66,8 @@ class Loop:
     """Floating-point operations of a step; 0 before the loop is traced."""
     self.operations: frozenset[str] = frozenset()
     """The kinds of operations; empty before the loop is traced."""
-    self._compiled: Any = tf.function(run, autograph=False)
+    self._jit_compile = jit_compile
+    self._compiled: Any = self._function()
     self._writes_summaries = False
     self._seen: Any = None  # the newest iterator; _specs holds those of all
     self._specs: list[Any] = []
@@ -74,6 +77,11 @@ class Loop:
       self._watch(iterator)
     with self.context(), tf.variable_creator_scope(refuse_variable):
       return self._compiled(iterator, n)
+
+  def _function(self) -> Any:
+    return tf.function(
+      self._run, autograph=False, jit_compile=self._jit_compile
+    )
 
   @property
   def traces(self) -> int:
@@ -90,7 +98,7 @@ class Loop:
     """
     self.context = context
     if self._writes_summaries:
-      self._compiled = tf.function(self._run, autograph=False)
+      self._compiled = self._function()
       self.compile_seconds = None
       self._specs.clear()
 
