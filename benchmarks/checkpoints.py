@@ -31,7 +31,12 @@ def make_trainer():
     model, keras.losses.MeanSquaredError(), keras.optimizers.SGD(1e-4)
   )
   x = np.random.RandomState(0).normal(size=(64, _WIDTH)).astype('float32')
-  return tftrain.Trainer(task, tftrain.Arrays((x, x), _BATCH), log_every=10**6)
+  return tftrain.Trainer(
+    task,
+    tftrain.Arrays((x, x), _BATCH),
+    log_every=10**6,
+    update=tftrain.Update(jit='off'),
+  )
 
 
 def step(trainer):

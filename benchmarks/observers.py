@@ -42,7 +42,8 @@ def make_trainer():
   random = np.random.default_rng(0)
   x = random.standard_normal((10_000, 784), np.float32)
   y = random.integers(0, 10, 10_000)
-  return tftrain.Trainer(task, tftrain.Arrays((x, y), 128))
+  off = tftrain.Update(jit='off')
+  return tftrain.Trainer(task, tftrain.Arrays((x, y), 128), update=off)
 
 
 class Many:

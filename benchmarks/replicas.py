@@ -58,6 +58,7 @@ def ours(data: Any) -> contestants_lib.Contestant:
     strategy=strategy,
     steps_per_loop=contestants_lib.BLOCK,
     log_every=contestants_lib.BLOCK,
+    update=tftrain.Update(jit='off'),
   )
   reports = trainer.steps(contestants_lib.NEVER)
 

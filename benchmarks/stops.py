@@ -23,7 +23,7 @@ import numpy as np
 import tftrain
 
 
-def make_trainer():
+def make_trainer(jit):
   model = keras.Sequential(
     [keras.Input((512,)), *(keras.layers.Dense(512, 'relu') for _ in range(8))]
   )
@@ -32,22 +32,27 @@ def make_trainer():
   )
   x = np.random.RandomState(0).normal(size=(512, 512)).astype('float32')
   return tftrain.Trainer(
-    task, tftrain.Arrays((x, x), 64), steps_per_loop=10**6, log_every=10**9
+    task,
+    tftrain.Arrays((x, x), 64),
+    steps_per_loop=10**6,
+    log_every=10**9,
+    update=tftrain.Update(jit=jit),
   )
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=20)
-  rounds = parser.parse_args().rounds
-  trainer = make_trainer()
+  parser.add_argument('--jit', choices=['off', 'block'], default='off')
+  options = parser.parse_args()
+  trainer = make_trainer(options.jit)
   trainer.train(5)
   begun = time.perf_counter()
   trainer.train(105)
   step = (time.perf_counter() - begun) / 100
   draw = random.Random(0)
   found = []
-  for _ in range(rounds):
+  for _ in range(options.rounds):
     sent = []
 
     def send(sent=sent):

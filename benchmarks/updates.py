@@ -119,6 +119,7 @@ def tftrain_loop(
   data: Callable[[workloads.Workload], tftrain.data.Pipeline],
   strategy: tf.distribute.Strategy,
   metrics: Mapping[str, Callable[..., Any]] = ACCURACY,
+  jit: str = 'off',
   **update: Any,
 ) -> contestants_lib.Contestant:
   """Returns a Trainer; `update` are the arguments of `tftrain.Update`."""
@@ -132,7 +133,7 @@ def tftrain_loop(
   trainer = tftrain.Trainer(
     task,
     data(workload),
-    update=tftrain.Update(**update),
+    update=tftrain.Update(jit=jit, **update),
     strategy=strategy,
     steps_per_loop=block(workload),
     log_every=block(workload),
@@ -384,7 +385,11 @@ def time_compilation() -> dict[str, Any]:
   print('\ncompile: examples/digits.py, seconds')
   traced, first_step = [], []
   for _ in range(max(2, flags.FLAGS.rounds)):
-    trainer = tftrain.Trainer(digits.make_task(), digits.train_data())
+    trainer = tftrain.Trainer(
+      digits.make_task(),
+      digits.train_data(),
+      update=tftrain.Update(jit='off'),
+    )
     begun = time.perf_counter()
     next(trainer.steps(1))
     first_step.append(time.perf_counter() - begun)
