@@ -1,6 +1,6 @@
 """Benchmark of stop latency: from SIGTERM to the return of `train`.
 
-  python -m benchmarks.stops [--rounds=20]
+  python -m benchmarks.stops [--rounds=20] [--jit=block]
 
 The signal comes at a random instant within one long block of compiled steps.
 Prints the median and the largest time until `train` returned, and the time of
@@ -65,7 +65,7 @@ def main():
       found.append(time.perf_counter() - sent[0])
   median = 1000 * statistics.median(found)
   print(f'a step {1000 * step:.1f} ms; stopped after {median:.1f} ms (median')
-  print(f'of {rounds}), {1000 * max(found):.1f} ms at most')
+  print(f'of {options.rounds}), {1000 * max(found):.1f} ms at most')
 
 
 if __name__ == '__main__':
