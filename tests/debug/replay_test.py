@@ -67,6 +67,13 @@ def test_any_step_is_repeated_to_the_bit(strategy, tmp_path):
     assert (equal in said) == (step % 10 == 0)
 
 
+def test_a_step_of_a_block_is_repeated_to_the_bit(tmp_path):
+  recipe = experiment(0.5, update=tftrain.Update(jit='block'))
+  recipe.train(tmp_path)
+  said = replay.replay(recipe.prepare(tmp_path), 60)
+  assert 'equal to the checkpoint of step 60, to the bit' in said
+
+
 def test_the_state_before_a_failed_step_is_that_of_a_run_which_ended_there(
   tmp_path,
 ):

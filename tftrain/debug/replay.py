@@ -42,10 +42,12 @@ def replay(run: run_lib.Run, step: int) -> str:
     )
   trainer = run.trainer
   start, batch = _restore(run, step)
+  trainer.prepare()  # settles jit
   if batch is None:
     return f'step {step}: the data ends before it'
   before = trainer.read_state()
-  finite, loss, norm, gradients = _take(trainer, batch)
+  in_xla = trainer.jit.jit == 'block'
+  finite, loss, norm, gradients = _take(trainer, batch, in_xla=in_xla)
   after = trainer.task.read_state()
   lines = [
     f'step {step}, from {start}: loss {loss:g}, gradient norm {norm:g}',
@@ -80,11 +82,12 @@ def _restore(run: run_lib.Run, step: int) -> tuple[str, Any]:
 
 
 def _take(
-  trainer: trainer_lib.Trainer, batch: Any
+  trainer: trainer_lib.Trainer, batch: Any, *, in_xla: bool = False
 ) -> tuple[bool, float, float, dict[str, Any]]:
   """Takes a step; returns (is finite, loss, gradient norm, name -> finite)."""
   with trainer.strategy.scope():
-    run = inner_loop.single_step(trainer.task)
+    trainer.task.step_runner.refresh()
+    run = inner_loop.single_step(trainer.task, in_xla=in_xla)
     finite, loss, norm, gradients = run(batch)
   return bool(finite), float(loss), float(norm), gradients
 

@@ -1,6 +1,7 @@
 """Compiled inner loops: many steps in one call of a tf.function."""
 
 from collections.abc import Callable
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tftrain.distribute import devices
 from tftrain.interop import autograph
 from tftrain.interop import patching
+from tftrain.interop import rng
 from tftrain.step import step_summary
 from tftrain.step import update_options
 from tftrain.task import task as task_lib
@@ -126,12 +128,13 @@ def tallied(
 
 
 def single_step(
-  task: task_lib.Task,
+  task: task_lib.Task, *, in_xla: bool = False
 ) -> Callable[[Any], tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, Any]]]:
   """Compiles `run(batch)`: one training step, for debugging.
 
   Args:
     task: The Task, built already.
+    in_xla: Whether XLA compiles the step.
 
   Returns:
     The function. It returns (whether the step is finite, loss, gradient norm,
@@ -139,7 +142,6 @@ def single_step(
   """
 
   def run(batch: Any) -> Any:
-    task.step_runner.refresh()
     finite: dict[str, tf.Tensor] = {}
     graph = tf.compat.v1.get_default_graph()
 
@@ -160,13 +162,15 @@ def single_step(
         (applier, 'apply_if_finite', noting(applier.apply_if_finite))
         for applier in appliers
       ),
-      task.recorded() as call,
+      rng.fast_in_xla() if in_xla else contextlib.nullcontext(),
+      task.recorded(in_xla=in_xla) as call,
     ):
       call.result = autograph.converted(task.train_step)(batch)
     step = call.step
     return step.finite, step.loss, step.gradient_norm, finite
 
-  return tf.function(run, autograph=False)  # type: ignore[no-any-return]
+  compiled: Any = tf.function(run, autograph=False, jit_compile=in_xla or None)
+  return compiled
 
 
 def eval_loop(

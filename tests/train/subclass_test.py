@@ -1,0 +1,106 @@
+"""A subclass of Trainer: on one device, and on two workers in processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.support import paths
+import tftrain
+from tftrain.distribute import cluster_resolver
+from tftrain.distribute import local_launcher
+
+_STEPS = 12
+
+
+class OwnTrainer(tftrain.Trainer):
+  """Overrides methods, adds one, and counts their calls."""
+
+  blocks = 0
+
+  def train(self, steps, actions=()):
+    return super().train(steps, actions)
+
+  def _take_block(self, until):
+    self.blocks += 1
+    return super()._take_block(until)
+
+  def read_state(self):
+    return super().read_state()
+
+  def norm(self):
+    return float(sum((w**2).sum() for w in self.task.model.get_weights()))
+
+
+def run(strategy):
+  random = np.random.RandomState(0)
+  x = random.normal(size=(64, 5)).astype('float32')
+  keras.utils.set_random_seed(0)
+  with strategy.scope():
+    layers = [keras.Input((5,)), keras.layers.Dense(4, 'tanh')]
+    task = tftrain.SupervisedTask(
+      keras.Sequential([*layers, keras.layers.Dense(1)]),
+      'mse',
+      keras.optimizers.Adam(0.01),
+    )
+  data = tftrain.Arrays((x, x.sum(1, keepdims=True)), 16)
+  trainer = OwnTrainer(task, data, strategy=strategy, log_every=4)
+  losses = []
+  trainer.train(_STEPS, [lambda report: losses.append(report.scalars['loss'])])
+  state = trainer.read_state() if trainer.workers.leads else {}
+  return {
+    'losses': losses,
+    'norm': trainer.norm(),
+    'blocks': trainer.blocks,
+    'step': int(state.get('trainer/step', trainer.step)),
+  }
+
+
+def test_on_one_device():
+  found = run(tftrain.make_strategy('one_device'))
+  assert found['step'] == _STEPS and len(found['losses']) == 3
+  assert found['blocks'] == 4  # step 1 is looked at for dead units
+
+
+@pytest.mark.slow
+def test_on_two_workers_in_processes():
+  addresses = tuple(local_launcher.free_addresses(2))
+  workers = [
+    subprocess.Popen(
+      [sys.executable, '-m', 'tests.train.subclass_test'],
+      env={
+        **os.environ,
+        'TF_CONFIG': cluster_resolver.Cluster(addresses, task, 'x').tf_config(),
+      },
+      stdout=subprocess.PIPE,
+      text=True,
+      cwd=paths.ROOT,
+    )
+    for task in range(2)
+  ]
+  try:
+    texts = [worker.communicate(timeout=200)[0] for worker in workers]
+  finally:
+    for worker in workers:
+      worker.kill()
+  assert [worker.returncode for worker in workers] == [0, 0]
+  chief, other = map(json.loads, texts)
+  expected = run(tftrain.make_strategy('one_device'))
+  assert chief['losses'] == pytest.approx(expected['losses'], rel=2e-6)
+  assert chief['norm'] == pytest.approx(expected['norm'], rel=2e-6)
+  assert other['norm'] == chief['norm']
+  assert chief['blocks'] == other['blocks'] == 4
+  assert chief['step'] == _STEPS
+
+
+def main():
+  strategy = tftrain.make_strategy('multi_worker_mirrored')
+  print(json.dumps(run(strategy)))
+
+
+if __name__ == '__main__':
+  main()
