@@ -175,7 +175,7 @@ def test_killed_again_and_again_wherever_they_are_they_end_as_never_killed(
   """While they start, meet, connect, train, evaluate and save."""
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   options = worker_processes.bind(
-    'Experiment.steps = 8000',
+    'Experiment.steps = 4000',
     'Experiment.log_every = 200',
     'Experiment.eval_every = 1000',
     'Experiment.checkpoint_every = 200',

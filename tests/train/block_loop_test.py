@@ -378,3 +378,22 @@ def test_batches_of_varying_shape_are_refused():
   data = tf.data.Dataset.from_tensor_slices(arrays(20)).batch(8)
   with error_lines.refused(errors.ConfigError, 'static shapes', 'batch[0]'):
     small_tasks.trainer(data, make_task, update=tftrain.Update(jit='block'))
+
+
+@pytest.mark.parametrize('kind', ['arrays', 'dataset'])
+def test_no_value_of_the_host_is_compiled_in(kind):
+  """Else XLA would compile anew for each of them, at a second each."""
+  trainer = tftrain.Trainer(
+    make_task(), datasets()[kind](), update=tftrain.Update(jit='block')
+  )
+  trainer.prepare()
+  loop = trainer.loop
+  block, _ = trainer._iterator().at(0)
+  stacked = trainer._feed.empty_block(block)
+  programs = set()
+  for offset, n in ((0, 1), (3, 1), (0, 7)):
+    ir = loop._compiled.experimental_get_compiler_ir(
+      loop._given(stacked, offset), tf.constant(n, tf.int64)
+    )
+    programs.add(ir(stage='hlo'))
+  assert len(programs) == 1

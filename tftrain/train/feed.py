@@ -143,9 +143,11 @@ class Feed:
 
   def batch_at(self, stacked: Any, index: tf.Tensor) -> Any:
     """Returns a batch of what `take_block` took; traceable, also by XLA."""
+    # Not stacked[index]: XLA would compile anew for each value of an index that
+    # does not change within the block.
+    batch = tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), stacked)
     if self._in_memory:
-      return self._pipeline.rows(stacked[index])
-    batch = tf.nest.map_structure(lambda leaf: leaf[index], stacked)
+      return self._pipeline.rows(batch)
     return batch if self._cursor is None else self._noted(batch)
 
   def empty_block(self, block: Any) -> Any:

@@ -169,8 +169,9 @@ def single_step(
     step = call.step
     return step.finite, step.loss, step.gradient_norm, finite
 
-  compiled: Any = tf.function(run, autograph=False, jit_compile=in_xla or None)
-  return compiled
+  return tf.function(  # type: ignore[no-any-return]
+    run, autograph=False, jit_compile=in_xla or None
+  )
 
 
 def eval_loop(
