@@ -139,8 +139,11 @@ class BlockLoop(retracing.Loop):
         stacked, ready = taken.result()
         count = min(left, ready, self._most)
         left, step = left - count, step + count
-        if batches.ahead and count == ready and left:
-          batches.taken.append(self._taking(batches, step, left))
+        if count == ready and (
+          self._feed.in_memory or (batches.ahead and left)
+        ):
+          more = left or blocks_lib.MOST  # row numbers, for the next call
+          batches.taken.append(self._taking(batches, step, more))
           batches.taken[0].start()
         begun = time.perf_counter()
         done, *result, tally = super().__call__(
@@ -156,8 +159,9 @@ class BlockLoop(retracing.Loop):
         if not well:
           break
     finally:
-      for later in batches.taken:
-        later.join()
+      if not self._feed.in_memory:  # an iterator is used by one at a time
+        for later in batches.taken:
+          later.join()
       self._counters.waited.assign_add(waited)
     return result
 
@@ -178,7 +182,8 @@ class BlockLoop(retracing.Loop):
       take = tf.function(self._feed.take_block, autograph=False)
       self._takes[kind] = take.get_concrete_function(block, begin, n)
     given = (begin, n) if self._feed.in_memory else (block, begin, n)
-    return blocks_lib.Taken(functools.partial(self._takes[kind], *given), step)
+    take = functools.partial(self._takes[kind], *given)
+    return blocks_lib.Taken(take, step, daemon=not self._feed.in_memory)
 
   def choose(self, batches: blocks_lib.Blocks) -> jit.Choice:
     """Traces and compiles, if that is what to do; returns the Choice."""
@@ -234,6 +239,8 @@ class BlockLoop(retracing.Loop):
 
   def _fit(self, count: int, seconds: float) -> None:
     """Fits the length of the next blocks to what this one took."""
+    if count < self._most and seconds < _SECONDS:
+      return  # cut short, so it says little
     fitting = int(count * _SECONDS / max(seconds, 1e-6))
     self._most = max(1, min(fitting, 2 * self._most, blocks_lib.MOST))
 

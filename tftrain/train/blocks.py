@@ -24,14 +24,16 @@ class Taken:
     waited: Seconds that `result` waited.
   """
 
-  def __init__(self, take: Callable[[], tuple[Any, Any]], step: int):
+  def __init__(
+    self, take: Callable[[], tuple[Any, Any]], step: int, *, daemon: bool = True
+  ):
     self.step = step
     self.offset = 0
     self.waited = 0.0
     self._take = take
     self._found: tuple[Any, int] | None = None
     self._error: BaseException | None = None
-    self._thread = threading.Thread(target=self._run, daemon=True)
+    self._thread = threading.Thread(target=self._run, daemon=daemon)
 
   def start(self) -> None:
     self._thread.start()
