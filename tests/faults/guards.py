@@ -115,8 +115,8 @@ GUARDS = (
       'killed_and_started_again_equals_never_killed[block]',
       'updates are counted on',
       'train/counters.py',
-      'variable.assign(state[name])',
-      "variable.assign(0 if name == 'updates' else state[name])",
+      "self.without_update.assign(state['step'] - state['updates'])",
+      "self.without_update.assign(state['step'])",
     ),
   ),
   *_guards(
@@ -343,9 +343,9 @@ GUARDS = (
     (
       'a_signal_in_a_step_is_obeyed_within_a_long_block',
       'a stop is seen within a block',
-      'train/inner_loop.py',
-      'well & (counters.stop.read_value() == counters_lib.RUN)',
-      'well',
+      'train/block_loop.py',
+      'while left and self._is_running():',
+      'while left:',
     ),
     (
       'a_signal_in_a_save_lets_it_end[SIGTERM-143]',

@@ -25,7 +25,7 @@ _EVEN, _RAGGED = 48, 44
 
 
 def momentum():
-  """Not Adam: with embeddings, Keras's is lazy about rows without gradient."""
+  """Not Adam: Keras's squares the gradients of a row looked up twice apart."""
   return optimizers.SGD(0.05, momentum=0.9)
 
 

@@ -87,7 +87,7 @@ def tokens(rows=48, length=6):
 
 
 def optimizer():
-  """Not Adam: with embeddings, Keras's is lazy about rows without gradient."""
+  """Not Adam: Keras's squares the gradients of a row looked up twice apart."""
   return keras.optimizers.SGD(0.3, momentum=0.9)
 
 

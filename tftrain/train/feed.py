@@ -17,8 +17,9 @@ from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
 from tftrain.train import blocks
 
-# Row numbers of a block in memory, 32 MB.
-_MOST_NUMBERS = 2**22
+# Row numbers that are made at once: they take about 20 ms, in which a stop
+# request is not looked at. At least so many steps should be worth it.
+_MOST_NUMBERS, _LEAST_STEPS = 2**14, 64
 
 # Memory of batches that are stacked.
 _MOST_BYTES = 2**24
@@ -169,29 +170,32 @@ class Feed:
     )
 
   @property
-  def most_steps(self) -> int:
-    """Most steps of a block, so that its row numbers take little memory."""
-    return max(1, _MOST_NUMBERS // (self._pipeline.batch_size or 1))
+  def most_steps(self) -> int | None:
+    """Most steps whose row numbers are made at once; None if none are."""
+    leaves = tf.nest.flatten(self._pipeline.element_spec)
+    whole = self._share is None and all(leaf.shape[0] for leaf in leaves)
+    if not self._in_graph or not whole or self._numbers(0, 1, 1) is None:
+      return None
+    most = _MOST_NUMBERS // (self._pipeline.batch_size or 1)
+    return most if most >= _LEAST_STEPS else None
 
   def made(
-    self, step: tf.Tensor, n: tf.Tensor
+    self, step: tf.Tensor, n: tf.Tensor, *, at_once: bool
   ) -> Callable[[tf.Tensor], Any] | None:
     """Returns `at(index)`, the batch of a step as a graph expression.
 
-    None if an iterator makes the batches. The row numbers of all steps are made
-    at once, where every batch is full and whole.
+    None if an iterator makes the batches.
 
     Args:
       step: The first step.
-      n: Number of steps.
+      n: Number of steps; at most `most_steps` if `at_once`.
+      at_once: Whether to make the row numbers of all steps at once, if that
+        can be.
     """
     if not self._in_graph:
       return None
-    sizes = {
-      leaf.shape[0] for leaf in tf.nest.flatten(self._pipeline.element_spec)
-    }
     numbers = None
-    if self._share is None and None not in sizes:
+    if at_once and self.most_steps is not None:
       with tf.device('CPU:0'):
         numbers = self._numbers(step, n, n)
 

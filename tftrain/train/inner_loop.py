@@ -63,7 +63,7 @@ def train_loop(
   def run(iterator: Any, n: tf.Tensor) -> Any:
     begun = counters.step.read_value()
     due = measured(begun + n)  # blocks end where a measurement is due
-    take = _taker(feed, iterator, begun, n, counters)
+    take = _taker(feed, iterator, begun, n, counters, at_once=True)
 
     def go_on(done: Any, well: Any, *_: Any) -> Any:
       return (
@@ -192,7 +192,8 @@ def eval_loop(
   feed.deal(counters.workers.rows, whole=_is_own(task, 'eval_step'))
 
   def run(iterator: Any, n: tf.Tensor) -> Any:
-    take = _taker(feed, iterator, counters.step.read_value(), n, counters)
+    begun = counters.step.read_value()
+    take = _taker(feed, iterator, begun, n, counters, at_once=False)
 
     def go_on(done: Any) -> Any:
       return (done < n) & (counters.stop.read_value() < counters_lib.STOP)
@@ -214,6 +215,8 @@ def _taker(
   begun: tf.Tensor,
   n: tf.Tensor,
   counters: counters_lib.Counters,
+  *,
+  at_once: bool,
 ) -> Callable[[tf.Tensor], Any]:
   """Returns `take(done)`, which takes a batch and increments the step.
 
@@ -225,9 +228,10 @@ def _taker(
     begun: The first step.
     n: Number of steps.
     counters: The Counters to increment.
+    at_once: Whether all row numbers may be made at once; see `Feed.made`.
   """
   several = counters.workers.count > 1
-  made = None if several else feed.made(begun, n)
+  made = None if several else feed.made(begun, n, at_once=at_once)
 
   def note_wait(since: tf.Tensor) -> None:
     waited = devices.timestamp() - since

@@ -409,6 +409,8 @@ class Trainer:
     if hasattr(self, 'loop'):
       loop.record_to(self.loop.context)
     self.jit, self.loop = choice, loop
+    most = None if choice.jit == 'block' else self._feed.most_steps
+    self._most_steps = self._steps_per_loop if most is None else most
     self._position = None
 
   def prepare(self) -> None:
@@ -450,7 +452,7 @@ class Trainer:
     due = [action.next_due(step) for action in actions]
     return min(
       last_step,
-      step + min(self._steps_per_loop, self._feed.most_steps),
+      step + min(self._steps_per_loop, self._most_steps),
       *self._readings.due(step),
       *self.skipped_steps.edges(step),
       *(event for event in due if event is not None),
