@@ -421,6 +421,7 @@ class Trainer:
   def _prepare(self) -> None:
     if self.loop.compile_seconds is not None:
       return
+    self.task.check_unchanged()
     iterator = self._iterator()
     with self._explained(), self.ledger.part('compile'):
       if self._asked is None and isinstance(self.loop, block_loop.BlockLoop):
