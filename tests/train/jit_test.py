@@ -151,6 +151,7 @@ def test_a_resumed_run_goes_on_as_it_began(jit, tmp_path, monkeypatch, caplog):
   assert_same_state(whole, second)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_steps_of_what_it_chose():
   for make in (make_task, convolution):
     auto = trainer(make())
