@@ -1,5 +1,7 @@
 """Signals, deadlines and errors that stop a run, wherever it is just then."""
 
+import time
+
 import pytest
 
 from tests.faults import mishaps
@@ -20,6 +22,7 @@ def test_a_signal_in_a_step_is_obeyed_within_a_long_block(run, quiet):
   rarely = [f'Experiment.{name} = 1000' for name in names]
   life = run.start(*slow, *rarely)
   life.until(lambda: 'the first step begins' in life.text('stderr'), 'a step')
+  time.sleep(1)  # step 1 is a block of its own; the next one takes 8 s
   life.send('SIGTERM')
   ended = life.wait()
   assert ended.code == 143
