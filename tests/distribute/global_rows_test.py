@@ -9,7 +9,6 @@ what the workers make of it that TF_CONFIG tells of.
 """
 
 import json
-import os
 import subprocess
 import sys
 
@@ -20,12 +19,12 @@ import tensorflow as tf
 
 from tests.support import error_lines
 from tests.support import paths
+from tests.support import worker_processes
 import tftrain
 from tftrain import errors
-from tftrain.distribute import cluster_resolver
-from tftrain.distribute import local_launcher
 from tftrain.distribute import strategy as strategy_lib
 
+_MODULE = 'tests.distribute.global_rows_test'
 _WORKERS = 'workers'
 # Of 5 rows two replicas have 2 and 3; of one row, one of them has none.
 _SIZES = (8, 8, 5, 1, 8)
@@ -363,30 +362,13 @@ def test_four_replicas_are_one():
 
 @pytest.mark.slow
 def test_two_workers_are_one_device():
-  addresses = tuple(local_launcher.free_addresses(2))
-  workers = []
-  for task in range(2):
-    cluster = cluster_resolver.Cluster(addresses, task, 'test')
-    workers.append(
-      subprocess.Popen(
-        _command(_WORKERS),
-        env={**os.environ, 'TF_CONFIG': cluster.tf_config()},
-        stdout=subprocess.PIPE, text=True, cwd=paths.ROOT,
-      )
-    )  # fmt: skip
-  try:
-    texts = [worker.communicate(timeout=200)[0] for worker in workers]
-  finally:
-    for worker in workers:
-      worker.kill()
-  assert [worker.returncode for worker in workers] == [0, 0]
-  chief, other = map(json.loads, texts)
+  chief, other = worker_processes.printed_by_two(_MODULE, _WORKERS)
   assert_as_one_device(chief)
   assert other['weights'] == chief['weights']
 
 
 def _command(argument):
-  return [sys.executable, '-m', 'tests.distribute.global_rows_test', argument]
+  return [sys.executable, '-m', _MODULE, argument]
 
 
 def assert_as_one_device(found):

@@ -1,7 +1,6 @@
 """1, 2 and 4 replicas: the same results, also with an overflow on one."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -10,8 +9,7 @@ import pytest
 
 from tests.support import paths
 from tests.support import replica_runs
-from tftrain.distribute import cluster_resolver
-from tftrain.distribute import local_launcher
+from tests.support import worker_processes
 
 
 def assert_skipped(runs, precision, counts):
@@ -62,25 +60,8 @@ def test_four_replicas_are_one():
 
 @pytest.mark.slow
 def test_two_workers_are_one_device_and_with_dropout_two():
-  addresses = tuple(local_launcher.free_addresses(2))
-  workers = []
-  for task in range(2):
-    cluster = cluster_resolver.Cluster(addresses, task, 'test')
-    module = 'tests.support.replica_runs'
-    workers.append(
-      subprocess.Popen(
-        [sys.executable, '-m', module, replica_runs.WORKERS],
-        env={**os.environ, 'TF_CONFIG': cluster.tf_config()},
-        stdout=subprocess.PIPE, text=True, cwd=paths.ROOT,
-      )
-    )  # fmt: skip
-  try:
-    texts = [worker.communicate(timeout=200)[0] for worker in workers]
-  finally:
-    for worker in workers:
-      worker.kill()
-  assert [worker.returncode for worker in workers] == [0, 0]
-  found = json.loads(texts[0])
+  module = 'tests.support.replica_runs'
+  found, _ = worker_processes.printed_by_two(module, replica_runs.WORKERS)
   one = replica_runs.digits(1)
   np.testing.assert_allclose(found['digits'][:6], one[:6], atol=1e-6)
   np.testing.assert_allclose(found['digits'], one, atol=1e-5)

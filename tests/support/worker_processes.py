@@ -1,10 +1,15 @@
 """Two worker processes that train together, and their files."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+from tests.support import paths
 from tftrain.checkpoint import format
+from tftrain.distribute import cluster_resolver
 from tftrain.distribute import local_launcher
 
 GIN = """
@@ -45,6 +50,28 @@ class Team:
 
   def until_step(self, step):
     self.chief.until(lambda: has_reported(self.model_dir, step), f'step {step}')
+
+
+def printed_by_two(module, *arguments):
+  """Runs a module as two workers; returns the JSON that each of them prints."""
+  addresses = tuple(local_launcher.free_addresses(2))
+  workers = []
+  for task in range(2):
+    cluster = cluster_resolver.Cluster(addresses, task, 'test')
+    workers.append(
+      subprocess.Popen(
+        [sys.executable, '-m', module, *arguments],
+        env={**os.environ, 'TF_CONFIG': cluster.tf_config()},
+        stdout=subprocess.PIPE, text=True, cwd=paths.ROOT,
+      )
+    )  # fmt: skip
+  try:
+    texts = [worker.communicate(timeout=200)[0] for worker in workers]
+  finally:
+    for worker in workers:
+      worker.kill()
+  assert [worker.returncode for worker in workers] == [0, 0]
+  return [json.loads(text) for text in texts]
 
 
 def has_reported(model_dir, step):

@@ -1,18 +1,13 @@
 """A subclass of Trainer: on one device, and on two workers in processes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-from tests.support import paths
+from tests.support import worker_processes
 import tftrain
-from tftrain.distribute import cluster_resolver
-from tftrain.distribute import local_launcher
 
 _STEPS = 12
 
@@ -72,27 +67,7 @@ def test_on_one_device():
 
 @pytest.mark.slow
 def test_on_two_workers_in_processes():
-  addresses = tuple(local_launcher.free_addresses(2))
-  workers = [
-    subprocess.Popen(
-      [sys.executable, '-m', 'tests.train.subclass_test'],
-      env={
-        **os.environ,
-        'TF_CONFIG': cluster_resolver.Cluster(addresses, task, 'x').tf_config(),
-      },
-      stdout=subprocess.PIPE,
-      text=True,
-      cwd=paths.ROOT,
-    )
-    for task in range(2)
-  ]
-  try:
-    texts = [worker.communicate(timeout=200)[0] for worker in workers]
-  finally:
-    for worker in workers:
-      worker.kill()
-  assert [worker.returncode for worker in workers] == [0, 0]
-  chief, other = map(json.loads, texts)
+  chief, other = worker_processes.printed_by_two('tests.train.subclass_test')
   expected = run(tftrain.make_strategy('one_device'))
   assert chief['losses'] == pytest.approx(expected['losses'], rel=2e-6)
   assert chief['norm'] == pytest.approx(expected['norm'], rel=2e-6)

@@ -64,7 +64,9 @@ def train_loop(
       ):
         call.result = autograph.converted(task.train_step)(batch)
       means.add(call.step.sums)
-      well, tally = inner_loop.tallied(task, call.step, tally)
+      well = call.step.finite
+      if task.step_runner.may_skip:
+        well, tally = inner_loop.tallied(task, call.step, tally)
       return done + 1, well, call.step.loss, call.step.gradient_norm, tally
 
     return tf.while_loop(
@@ -186,9 +188,8 @@ class BlockLoop(retracing.Loop):
     return blocks_lib.Taken(take, step, daemon=not self._feed.in_memory)
 
   def choose(self, batches: blocks_lib.Blocks) -> jit.Choice:
-    """Traces and compiles, if that is what to do; returns the Choice."""
-    example = self._example(batches)
-    super().prepare(example, tf.constant(0, tf.int64))
+    """Traces, and compiles if that is what to do; returns the Choice."""
+    example = self._traced(batches)
     choice = jit.of_step(self.operations, self.flops)
     if self._silenced:
       return jit.Choice('off', 'tf.summary is called in a step')
@@ -199,8 +200,7 @@ class BlockLoop(retracing.Loop):
     """Compiles with XLA, without a step."""
     if self.compile_seconds is not None:
       return
-    example = self._example(batches)
-    super().prepare(example, tf.constant(0, tf.int64))
+    example = self._traced(batches)
     if self._silenced:
       logging.warning(
         'tf.summary writes nothing where XLA compiles the block (Update.jit).'
@@ -211,11 +211,12 @@ class BlockLoop(retracing.Loop):
         f"Update.jit = 'block': XLA cannot compile {what}; set jit='off'"
       )
 
-  def _example(self, batches: blocks_lib.Blocks) -> Any:
-    """Returns what `program` gets, of the shapes of the first block."""
-    step = int(self._counters.step.numpy())
-    block, _ = batches.at(step)
-    return self._given(self._feed.empty_block(block), 0)
+  def _traced(self, batches: blocks_lib.Blocks) -> _Given:
+    """Traces; returns what `program` gets, of the shapes of the first block."""
+    block, _ = batches.at(int(self._counters.step.numpy()))
+    example = self._given(self._feed.empty_block(block), 0)
+    super().prepare(example, tf.constant(0, tf.int64))
+    return example
 
   def _given(self, stacked: Any, offset: int) -> _Given:
     counters = self._counters
@@ -226,7 +227,7 @@ class BlockLoop(retracing.Loop):
       counters.tally(),
     )
 
-  def _compile(self, example: Any) -> str | None:
+  def _compile(self, example: _Given) -> str | None:
     """Compiles with XLA; returns what it cannot compile, if anything."""
     begun = time.perf_counter()
     try:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
 import copy
+import functools
 from typing import Any
 
 from absl import logging
@@ -98,17 +99,16 @@ class Feed:
         f"Update.jit = 'block' needs numbers of static shapes, and {what}; "
         "drop or pad the last batch, or set jit='off'"
       )
-    self._in_memory = stacked and self._numbers(0, 1, 1) is not None
+    self._in_memory = stacked and self._has_numbers
     self._is_stacked = stacked
 
   def not_static(self) -> str | None:
     """Returns the part of a batch without a static shape; None if none."""
-    in_memory = self._numbers(0, 1, 1) is not None
     for name, spec in pipeline_lib.leaves_by_expression(
       self._pipeline.element_spec
     ).items():
       is_tensor = isinstance(spec, tf.TensorSpec) and spec.dtype != tf.string
-      shape = spec.shape[1:] if in_memory else spec.shape
+      shape = spec.shape[1:] if self._has_numbers else spec.shape
       if not (is_tensor and shape.is_fully_defined()):
         return f'{name} is {pipeline_lib.described(spec)}'
     return None
@@ -165,16 +165,14 @@ class Feed:
     """Returns the static number of batches in a block."""
     if self._in_memory:
       return 1 if block == blocks.RAGGED else blocks.MOST
-    return (
-      blocks.STACKED if block is None else _most_stacked(block.element_spec)
-    )
+    return _most_stacked(block.element_spec)
 
   @property
   def most_steps(self) -> int | None:
     """Most steps whose row numbers are made at once; None if none are."""
     leaves = tf.nest.flatten(self._pipeline.element_spec)
     whole = self._share is None and all(leaf.shape[0] for leaf in leaves)
-    if not self._in_graph or not whole or self._numbers(0, 1, 1) is None:
+    if not (self._in_graph and whole and self._has_numbers):
       return None
     most = _MOST_NUMBERS // (self._pipeline.batch_size or 1)
     return most if most >= _LEAST_STEPS else None
@@ -206,6 +204,11 @@ class Feed:
         return self._pipeline.rows(numbers[index])
 
     return at
+
+  @functools.cached_property
+  def _has_numbers(self) -> bool:
+    """Whether the rows of the data are arrays in memory."""
+    return self._numbers(0, 1, 1) is not None
 
   def _numbers(self, step: Any, n: Any, most: Any) -> tf.Tensor | None:
     step, n = tf.cast(step, tf.int64), tf.cast(n, tf.int64)

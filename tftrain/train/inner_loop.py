@@ -82,8 +82,9 @@ def train_loop(
         ):
           call.result = autograph.converted(task.train_step)(batch)
       means.add(call.step.sums)
-      well, tally = tallied(task, call.step, counters.tally())
+      well = call.step.finite
       if task.step_runner.may_skip:
+        well, tally = tallied(task, call.step, counters.tally())
         counters.note(tally)
       return done + 1, well, call.step.loss, call.step.gradient_norm
 
@@ -113,8 +114,6 @@ def tallied(
   A step that is not finite is skipped, so that the run goes on, if the loss
   scale could be lowered or `Update.max_skips` allows it.
   """
-  if not task.step_runner.may_skip:
-    return step.finite, tally
   skipped, in_a_row = step.skipped, tally.in_a_row
   limit = task.step_runner.options.max_skips
   if limit:

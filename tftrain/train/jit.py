@@ -22,8 +22,8 @@ _CONVOLUTION = (
   keras.layers.DepthwiseConv2D,
 )
 
-# Above this, a step on a CPU spends its time in matrix products, which XLA does
-# not make faster. Measured by benchmarks/steps.py.
+# Above this, a step on a CPU should spend its time in matrix products, which
+# XLA does not make faster. An estimate: not measured yet.
 _MOST_FLOPS = 1e9
 
 
