@@ -50,8 +50,9 @@ def test_settings_that_make_no_sense():
     tftrain.Experiment(small_tasks.supervised, data, steps='9')
   with error_lines.refused(errors.ConfigError, 'seed', '-1'):
     tftrain.Experiment(small_tasks.supervised, data, steps=1, seed=-1)
-  with error_lines.refused(errors.ConfigError, 'whole number, got 10.0'):
-    small_tasks.trainer(data).train(1e1)
+  for steps in (1e1, True, -1):
+    with error_lines.refused(errors.ConfigError, f'at least 0, got {steps}'):
+      small_tasks.trainer(data).train(steps)
   with error_lines.refused(errors.InputError, 'batch_size', '8.0'):
     tftrain.Arrays(small_tasks.arrays(), 8.0)
   with error_lines.refused(errors.TaskError, "'adamm' is no optimizer"):

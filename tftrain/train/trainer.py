@@ -182,8 +182,10 @@ class Trainer:
 
   def last_step(self, steps: int) -> int:
     """Returns `steps`, or the step at which the data ends if that is less."""
-    if not isinstance(steps, int):
-      raise errors.ConfigError(f'steps must be a whole number, got {steps!r}')
+    if not errors.is_count(steps, least=0):
+      raise errors.ConfigError(
+        f'steps must be a whole number of at least 0, got {steps!r}'
+      )
     if self._ended is not None and steps <= self._ended:
       return self._step
     ends = self.pipeline.num_steps
