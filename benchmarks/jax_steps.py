@@ -148,6 +148,7 @@ MODELS: dict[str, Forward] = {
   'lstm': lstm,
   'gru': gru,
   'transformer': transformer,
+  'transformer_wide': transformer,
 }
 
 

@@ -224,35 +224,72 @@ def dense(count: int, width: int, steps: int) -> Workload:
   return Workload(title, layers, (64,), batch_size=32, steps=steps)
 
 
-def transformer(title: str, dropout: float) -> Workload:
-  """Returns two blocks over the 8 rows of a digit."""
+def resnet_layers() -> list[keras.Layer]:
+  return [
+    keras.layers.Conv2D(16, 3, padding='same'),
+    residual_block((8, 8, 16)),
+    residual_block((8, 8, 16)),
+    keras.layers.GlobalAveragePooling2D(),
+    keras.layers.Dense(10),
+  ]
+
+
+def residual_block(shape: tuple[int, ...]) -> keras.Model:
+  """Returns two normalized convolutions and what goes past them."""
+  here = keras.Input(shape)
+  x = here
+  for _ in range(2):
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.Conv2D(shape[-1], 3, padding='same', use_bias=False)(x)
+  return keras.Model(here, here + x)
+
+
+def transformer(
+  title: str,
+  shape: tuple[int, int],
+  width: int,
+  dropout: float = 0.0,
+  steps: int = 300,
+) -> Workload:
+  """Returns two blocks over the rows of a digit, or over its pixels.
+
+  Args:
+    title: Its name.
+    shape: Length of the sequence, and numbers in each place.
+    width: Numbers in each place within the blocks.
+    dropout: Rate of dropout.
+    steps: Steps in a window.
+  """
 
   def layers() -> list[keras.Layer]:
+    inside = shape[0], width
     return [
       # The bias is also the embedding of the position.
-      keras.layers.EinsumDense('abc,cd->abd', (8, 32), bias_axes='bd'),
-      transformer_block(dropout),
-      transformer_block(dropout),
+      keras.layers.EinsumDense('abc,cd->abd', inside, bias_axes='bd'),
+      transformer_block(inside, dropout),
+      transformer_block(inside, dropout),
       keras.layers.GlobalAveragePooling1D(),
       keras.layers.Dense(10),
     ]
 
-  return Workload(title, layers, (8, 8), batch_size=32, steps=300)
+  return Workload(title, layers, shape, batch_size=32, steps=steps)
 
 
-def transformer_block(dropout: float) -> keras.Model:
-  """Returns attention of 2 heads and an MLP of 64 units, `[batch, 8, 32]`."""
+def transformer_block(shape: tuple[int, int], dropout: float) -> keras.Model:
+  """Returns attention of 2 heads and an MLP, `[batch, length, width]`."""
+  width = shape[-1]
 
   def dropped(x: Any) -> Any:
     return keras.layers.Dropout(dropout)(x) if dropout else x
 
-  here = keras.Input((8, 32))
+  here = keras.Input(shape)
   x = keras.layers.LayerNormalization()(here)
-  x = keras.layers.MultiHeadAttention(2, 16, dropout=dropout)(x, x)
+  x = keras.layers.MultiHeadAttention(2, width // 2, dropout=dropout)(x, x)
   between = here + dropped(x)
   x = keras.layers.LayerNormalization()(between)
-  x = keras.layers.Dense(64, activation='relu')(x)
-  x = keras.layers.Dense(32)(x)
+  x = keras.layers.Dense(2 * width, activation='relu')(x)
+  x = keras.layers.Dense(width)(x)
   return keras.Model(here, between + dropped(x))
 
 
@@ -427,7 +464,13 @@ WORKLOADS: Mapping[str, Workload] = {
   'convnet': Workload('convnet 16-32-10', convnet_layers, (8, 8, 1), 64, 500),
   'lstm': Workload('lstm 32-10', lstm_layers, (8, 8), 32, 500),
   'gru': Workload('gru 32-10', gru_layers, (8, 8), 32, 500),
-  'transformer': transformer('transformer 2x32', 0.0),
-  'transformer_dropout': transformer('transformer 2x32, dropout 0.1', 0.1),
+  'transformer': transformer('transformer 2x32', (8, 8), 32),
+  'transformer_dropout': transformer(
+    'transformer 2x32, dropout 0.1', (8, 8), 32, dropout=0.1
+  ),
+  'transformer_wide': transformer(
+    'transformer 2x128, length 64', (64, 1), 128, steps=100
+  ),
+  'resnet': Workload('resnet 2x16', resnet_layers, (8, 8, 1), 64, 200),
   'gan': GanWorkload('gan 16-64-64, 64-64-1', list, (64,), 32, 1000),
 }

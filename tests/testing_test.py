@@ -79,6 +79,7 @@ def test_a_metric_that_is_not_there_is_a_config_error():
 # assert_replica_invariant: what holds, and what it says it left out.
 
 
+@pytest.mark.slow
 def test_invariance_holds_and_says_what_it_left_out():
   lines = invariant(
     lambda: small_tasks.supervised(dropout=0.3),

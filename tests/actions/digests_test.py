@@ -103,6 +103,7 @@ def batches(resume):
   return tftrain.data.DatasetPipeline(parts, resume=resume)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('data', 'known'),
   [

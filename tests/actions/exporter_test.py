@@ -1,5 +1,6 @@
 """Exporter: exports at intervals, with each new best, and of a part."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,8 @@ from tests.support import exported_models
 from tests.support import small_tasks
 import tftrain
 from tftrain import errors
+from tftrain.actions import exporter as exporter_lib
+from tftrain.export import isolated_process
 
 
 def names_in(directory):
@@ -97,3 +100,60 @@ def test_a_part_is_exported_by_its_name(tmp_path):
   ).train(tmp_path)
   loaded = tf.saved_model.load(str(tmp_path / 'export' / '40'))
   assert list(loaded.signatures) == ['serving_default']
+
+
+@pytest.fixture
+def processes(monkeypatch):
+  """The fresh processes that are started."""
+  started = []
+
+  class Noted(isolated_process.IsolatedProcess):
+    def __init__(self):
+      super().__init__()
+      started.append(self)
+
+  monkeypatch.setattr(isolated_process, 'IsolatedProcess', Noted)
+  return started
+
+
+@pytest.mark.slow
+def test_the_fresh_process_starts_before_the_end_and_serves(
+  tmp_path, processes
+):
+  seen = []
+  exported_models.experiment(
+    export=True, actions=[lambda _: seen.append(len(processes))]
+  ).train(tmp_path)
+  assert seen[-1] == 1  # the first may come before it
+  found = tmp_path / 'export' / '40' / 'comparison.json'
+  assert json.loads(found.read_text())['fresh process'] is True
+  assert len(processes) == 1 and not processes[0].is_running
+
+
+def test_a_run_that_is_stopped_leaves_no_fresh_process(tmp_path, processes):
+  def stop(report):
+    if processes:
+      run.trainer.request_stop()
+
+  run = exported_models.experiment(export=True, actions=[stop]).prepare(
+    tmp_path
+  )
+  assert run.train().exit_code != 0
+  (process,) = processes
+  assert not process.is_running
+
+
+@pytest.mark.slow
+def test_no_fresh_process_is_started_too_early(processes):
+  early = small_tasks.report(
+    100, last_step=5000, timing={'steps_per_second': 100.0}
+  )
+  exporter = tftrain.actions.Export(fresh=True)
+  owner = exporter_lib.Exporter('/nowhere', None, lambda: None, exporter)
+  owner.start_process(early)
+  assert not processes
+  owner.start_process(dataclasses.replace(early, step=4500))
+  owner.start_process(dataclasses.replace(early, step=4600))
+  assert len(processes) == 1
+  owner.close()
+  assert not processes[0].is_running

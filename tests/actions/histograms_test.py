@@ -70,6 +70,7 @@ def test_weights_and_gradients_are_the_right_ones(tmp_path, strategy):
   assert value[-1, 1] == pytest.approx(expected.max(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, {'update': tftrain.Update(ema=0.9)}])
 def test_looking_changes_nothing(tmp_path, options):
   def state_after(name, actions):

@@ -162,6 +162,7 @@ def test_the_best_survives_and_is_found_again(tmp_path):
   assert result.scalars['eval/test/accuracy'] == line['accuracy']
 
 
+@pytest.mark.slow
 def test_a_best_that_came_early_outlives_a_restart(tmp_path):
   """The metric is best at the second evaluation, and never again."""
   best = tftrain.checkpoint.KeepBest('eval/test/loss', 'min')

@@ -27,6 +27,7 @@ _COMBINATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'epochs'),
   [

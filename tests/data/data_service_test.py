@@ -211,6 +211,7 @@ def test_a_dispatcher_without_a_worker_is_an_error_in_time(
   data(address)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('says', [b'', b'HTTP/1.1 400 Bad Request\r\n\r\n'])
 def test_what_is_no_service_is_an_error_in_time(says, monkeypatch):
   monkeypatch.setattr(_data_service, '_SECONDS', 0.5)

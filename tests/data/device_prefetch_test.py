@@ -62,6 +62,7 @@ def trainer(kind):
   return tftrain.Trainer(task, data(kind), log_every=3, steps_per_loop=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind', ['examples', pytest.param('arrays', marks=pytest.mark.slow)]
 )

@@ -52,6 +52,7 @@ def checked(commands, tmp_path, more=''):
   return ended
 
 
+@pytest.mark.slow
 def test_all_is_checked_and_nothing_is_left(commands, tmp_path):
   ended = checked(commands, tmp_path)
   assert ended.code == 0, ended

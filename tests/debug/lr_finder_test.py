@@ -56,6 +56,7 @@ def test_on_a_quadratic_it_suggests_what_converges():
   assert 'had risen far' in found.ended
 
 
+@pytest.mark.slow
 def test_the_state_is_put_back_to_the_bit():
   trainer = digits_trainer()
   trainer.train(7)

@@ -67,6 +67,7 @@ def test_any_step_is_repeated_to_the_bit(strategy, tmp_path):
     assert (equal in said) == (step % 10 == 0)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_block_is_repeated_to_the_bit(tmp_path):
   recipe = experiment(0.5, update=tftrain.Update(jit='block'))
   recipe.train(tmp_path)

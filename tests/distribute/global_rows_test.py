@@ -253,6 +253,7 @@ class Nested(tftrain.Task):
     return tftrain.Loss(outputs[:, 0] ** 2, **metrics)
 
 
+@pytest.mark.slow
 @one_device_slow
 def test_a_nest_of_numbers_comes_in_the_order_of_the_batch(strategy):
   strategy = tftrain.make_strategy(strategy)

@@ -46,6 +46,7 @@ def lines(run_dir):
   return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_every_checkpoint_is_evaluated_once(run_dir):
   assert follow(run_dir) == ([10, 20, 30, 40], 0)
   assert follow(run_dir) == ([], 0)

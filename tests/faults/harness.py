@@ -308,7 +308,9 @@ def image_of(scenario):
   return 'untidy' if scenario == 'restore' else 'before'
 
 
-def kill_sweep(world, scenario, calls=CALLS, numbers=None, image=None):
+def kill_sweep(
+  world, scenario, calls=CALLS, numbers=None, image=None, stride=1
+):
   """Kills the scenario before each of its system calls.
 
   Args:
@@ -317,6 +319,7 @@ def kill_sweep(world, scenario, calls=CALLS, numbers=None, image=None):
     calls: Which system calls.
     numbers: Call -> the numbers to try, instead of all there are.
     image: What it begins with, if not what is usual for the scenario.
+    stride: Of how many calls one is tried.
 
   Returns:
     The Points at which a process died; `outcome` is None if it was the child.
@@ -330,7 +333,7 @@ def kill_sweep(world, scenario, calls=CALLS, numbers=None, image=None):
     n = 0
     todo = None if numbers is None else list(numbers[call])
     while todo is None or todo:
-      n = n + 1 if todo is None else todo.pop(0)
+      n = n + stride if todo is None else todo.pop(0)
       # The next child prepares itself while this one is killed.
       child, following = following, start()
       point = fault(world, child, image or image_of(scenario), call, KILL, n)

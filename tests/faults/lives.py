@@ -15,14 +15,19 @@ class Run:
   Args:
     commands: Where its processes come from.
     directory: Where the files lie.
+    recipe: The text of the gin file.
+    last: The last step.
   """
 
-  def __init__(self, commands, directory):
+  def __init__(
+    self, commands, directory, recipe=mishaps.RECIPE, last=mishaps.STEPS
+  ):
     self._commands = commands
+    self._recipe, self._last = recipe, last
     self.directory = pathlib.Path(directory)
     self.model_dir = self.directory / 'run'
     self.checkpoints = self.model_dir / 'checkpoints'
-    (self.directory / 'recipe.gin').write_text(mishaps.RECIPE)
+    (self.directory / 'recipe.gin').write_text(recipe)
 
   def start(self, *bindings, flags=(), model_dir=None, **rights):
     """Starts a life; does not wait for its end."""
@@ -69,8 +74,9 @@ class Run:
     names = [path.name for path in self.checkpoints.glob('ckpt-*')]
     return sorted(int(n[5:]) for n in names if n[5:].isdecimal())
 
-  def manifest(self, step=mishaps.STEPS):
-    path = self.checkpoints / f'ckpt-{step:08d}' / 'manifest.json'
+  def manifest(self, step=None):
+    name = f'ckpt-{self._last if step is None else step:08d}'
+    path = self.checkpoints / name / 'manifest.json'
     return json.loads(path.read_text())
 
   def json(self, name):
@@ -95,7 +101,7 @@ class Run:
   def another(self, directory):
     """A run of the same commands elsewhere, which was never started."""
     directory.mkdir(exist_ok=True)
-    return Run(self._commands, directory)
+    return Run(self._commands, directory, self._recipe, self._last)
 
   def copied(self, directory):
     """The same run, elsewhere."""

@@ -44,7 +44,9 @@ def test_a_sample_of_the_kills_of_a_save(world):
 @pytest.mark.timeout(1200)  # a hundred processes, on a busy machine
 @pytest.mark.parametrize('scenario', _STEPS)
 def test_killed_at_each_call(scenario, world):
-  points = harness.kill_sweep(world, scenario)
+  # A restore writes nothing, so its hundred calls are alike.
+  stride = 3 if scenario == 'restore' else 1
+  points = harness.kill_sweep(world, scenario, stride=stride)
   print(f'{len(points)} points: {harness.tally(points)}')
   assert len(points) >= 8, 'the sweep reached too little'
   harness.check(world, points, _STEPS[scenario], leftovers=_LEFTOVERS[scenario])

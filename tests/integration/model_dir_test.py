@@ -45,6 +45,7 @@ def scalars(directory, tag):
   }
 
 
+@pytest.mark.slow
 def test_train_and_eval_curves_share_their_tags(run_dir):
   _, model_dir = run_dir
   train = scalars(model_dir / 'train', 'loss')

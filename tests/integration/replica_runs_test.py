@@ -27,6 +27,7 @@ def assert_skipped(runs, precision, counts):
     np.testing.assert_allclose(run['weights'], one['weights'], atol=4e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'precision',
   [

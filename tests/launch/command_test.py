@@ -200,6 +200,7 @@ def test_another_configuration_in_model_dir_is_refused(commands, tmp_path):
   assert contents(tmp_path / 'run') == before
 
 
+@pytest.mark.slow
 def test_what_only_free_parameters_refer_to_may_change(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   run = tmp_path / 'run'
@@ -248,6 +249,7 @@ def test_modes_on_a_trained_run(commands, tmp_path):
   assert (tmp_path / 'run' / 'export' / '4' / 'saved_model.pb').exists()
 
 
+@pytest.mark.slow
 def test_predict_writes_a_line_for_each_row_of_a_file(commands, tmp_path):
   path = gin_file(tmp_path, _GOOD)
   arguments = [f'--gin_file={path}', f'--model_dir={tmp_path / "run"}']

@@ -65,9 +65,9 @@ _WRITES = (
   'platform._filesystem',
   'platform.files',
   'platform.lock',
-  'export._isolated_process',  # to a temporary directory
+  'export.isolated_process',  # to a temporary directory
 )
-_LOADS_MODELS = ('export._isolated_process', 'export.converters')
+_LOADS_MODELS = ('export.isolated_process', 'export.converters')
 
 _MAX_LINES = 600
 _MAX_FUNCTION_LINES = 60
@@ -84,15 +84,19 @@ class _Module:
   def tree(self) -> ast.Module:
     return ast.parse(self.source)
 
+  @functools.cached_property
+  def nodes(self) -> list[ast.AST]:
+    return list(ast.walk(self.tree))
+
   def calls(self) -> Iterator[tuple[str, ast.Call]]:
     """What is called, as written (`os.path.join`), and the call."""
-    for node in ast.walk(self.tree):
+    for node in self.nodes:
       if isinstance(node, ast.Call):
         yield ast.unparse(node.func), node
 
   def imports(self) -> Iterator[tuple[str, ast.stmt]]:
     """What is imported, in full (`tftrain.errors`), and the statement."""
-    for node in ast.walk(self.tree):
+    for node in self.nodes:
       if isinstance(node, ast.Import):
         for alias in node.names:
           yield alias.name, node
@@ -124,6 +128,7 @@ def _is_listed(name: str, names: tuple[str, ...]) -> bool:
   return name in names or _room(name) in names
 
 
+@functools.cache
 def _modules() -> list[_Module]:
   found = []
   for path in sorted(_PACKAGE.rglob('*.py')):
@@ -189,7 +194,7 @@ def _gin_and_flags_at_the_edge(module: _Module) -> Iterator[str]:
 
 
 def _compiles_in_few_places(module: _Module) -> Iterator[str]:
-  for node in ast.walk(module.tree):
+  for node in module.nodes:
     if isinstance(node, ast.Attribute) and module.name not in _COMPILES:
       if ast.unparse(node) == 'tf.function':
         yield 'uses tf.function'
@@ -446,6 +451,7 @@ def test_build_is_what_the_imports_are():
   assert found.returncode == 0, found.stdout + found.stderr
 
 
+@pytest.mark.slow
 def test_a_build_that_differs_is_found(tmp_path):
   for name in ('scripts', 'tftrain', 'tests', 'examples', 'benchmarks'):
     shutil.copytree(paths.ROOT / name, tmp_path / name)

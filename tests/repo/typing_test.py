@@ -73,6 +73,7 @@ def check(wheel, tmp_path_factory):
   return run
 
 
+@pytest.mark.slow
 def test_wheel_holds_everything(wheel):
   with zipfile.ZipFile(wheel) as archive:
     names = set(archive.namelist())

@@ -38,6 +38,7 @@ def test_before_the_first_update_the_average_is_the_weights():
       np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @numpy_network.on_one_and_two
 def test_the_average_is_its_closed_form_and_what_is_evaluated(strategy):
   strategy = tftrain.make_strategy(strategy)

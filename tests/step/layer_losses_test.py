@@ -185,6 +185,7 @@ class Two(tftrain.Task):
     return tftrain.Loss(error, squared=error)
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize('early', [True, False])
 def test_a_loss_gets_the_terms_of_the_layers_that_it_called(

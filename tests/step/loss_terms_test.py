@@ -245,6 +245,7 @@ class Changed(Tokens):
     return self.apply(gradients._replace(values=values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('strategy', 'options'),
   [

@@ -277,6 +277,7 @@ def test_a_cycle_gan_equals_a_persistent_tape(strategy, options):
   assert_trained(CycleGAN, batches(), strategy, options)
 
 
+@pytest.mark.slow
 @ways('two replicas', without=['plain'])
 def test_a_penalty_counts_once_in_each_loss(strategy, options):
   assert_trained(GAN, batches(), strategy, options)

@@ -230,6 +230,7 @@ class Adding(Block):
     return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strategy', STRATEGIES)
 def test_losses_added_inside_are_trained(strategy):
   def make(factor=0.1):

@@ -164,6 +164,7 @@ def test_with_replicas_the_first_is_shown(tmp_path, caplog):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
 def test_under_xla_nothing_is_shown_and_that_is_said(
   tmp_path, caplog, strategy
@@ -211,6 +212,7 @@ def test_an_export_holds_none_of_it(tmp_path):
   assert b'WriteSummary' not in graph
 
 
+@pytest.mark.slow
 def test_a_run_in_two_lives_shows_what_an_unbroken_one_does(tmp_path):
   experiment().train(tmp_path / 'whole')
   run = experiment(checkpoint_every=2).prepare(tmp_path / 'parts')

@@ -1,6 +1,8 @@
 """The summary writer: any number of metrics, and full disks."""
 
 import logging
+import time
+import types
 
 import numpy as np
 import pytest
@@ -38,6 +40,26 @@ def test_ten_thousand_metrics_whatever_their_values(tmp_path):
   assert {name: float(line[name]) for name in names if line[name] != 'nan'} == {
     name: value for name, value in scalars.items() if not np.isnan(value)
   }
+
+
+def test_reports_are_flushed_once_a_second_or_when_asked(tmp_path, monkeypatch):
+  now = 0.0
+  clock = types.SimpleNamespace(monotonic=lambda: now, time=time.time)
+  monkeypatch.setattr(summary_writer_lib, 'time', clock)
+  writer = summary_writer_lib.SummaryWriter(tmp_path)
+  written = []
+  for step, now in enumerate([0.0, 0.5, 1.2, 1.3], start=1):
+    writer(small_tasks.report(step, scalars={'loss': 1.0}))
+    written.append(_steps_on_disk(tmp_path))
+  writer.flush()
+  assert [*written, _steps_on_disk(tmp_path)] == [
+    [1], [1], [1, 2, 3], [1, 2, 3], [1, 2, 3, 4]
+  ]  # fmt: skip
+  writer.close()
+
+
+def _steps_on_disk(model_dir):
+  return shown_runs.written(model_dir / 'train', 'loss')[1]
 
 
 class Full(_filesystem.Disk):

@@ -216,6 +216,7 @@ def test_a_sweep_that_cannot_be_is_refused(tmp_path, text, message):
   assert '\n' not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_plan_refuses_what_it_would_destroy_and_metrics_that_are_none(tmp_path):
   path = sweep_commands.write(
     tmp_path, f"{planned_sweeps.GRID}Sweep.metric = 'accuracy'"

@@ -45,6 +45,7 @@ def test_all_trials_run_and_the_same_command_touches_nothing(tmp_path):
   assert (second.directory / 'log.txt').exists()
 
 
+@pytest.mark.slow
 def test_what_fails_fails_alone_and_is_tried_again_on_request(tmp_path):
   sweep_dir = sweep_commands.plan(
     tmp_path, "Sweep.space = {'DO': ['fail', '', 'nan', 'other metric']}"
@@ -171,6 +172,7 @@ def _check_whole(sweep_dir):
     assert steps == list(range(1, 13))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name', [pytest.param('SIGINT', marks=pytest.mark.slow), 'SIGTERM', 'SIGKILL']
 )
@@ -193,6 +195,7 @@ def test_a_controller_that_is_stopped_or_killed_loses_nothing(slow_sweep, name):
   _check_whole(slow_sweep)
 
 
+@pytest.mark.slow
 def test_two_controllers_at_once_are_refused_and_workers_are_not(slow_sweep):
   process = sweep_commands.start('run', f'--sweep_dir={slow_sweep}')
   sweep_commands.until(lambda: _holders(slow_sweep), 'a trial')

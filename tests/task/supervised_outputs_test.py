@@ -63,6 +63,13 @@ def several_losses():
   }
 
 
+def scorer(*first):
+  keras.utils.set_random_seed(1)
+  return keras.Sequential(
+    [keras.Input((4,)), *first, layers.Dense(8, 'tanh'), layers.Dense(1)]
+  )
+
+
 _FACTORS = {'priority': 1.0, 'dept': 0.5, 'score': 0.2}
 
 
@@ -193,6 +200,7 @@ def test_an_evaluation_counts_tokens_once():
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_ignored_class_equals_fit():
   ids, tags = tokens()
   make = lambda: losses.SparseCategoricalCrossentropy(
@@ -204,6 +212,7 @@ def test_an_ignored_class_equals_fit():
   assert_same_weights(task, expected)
 
 
+@pytest.mark.slow
 def test_masks_and_an_ignored_class_on_replicas_with_accumulation():
   ids, tags = tokens()
   make = lambda: losses.SparseCategoricalCrossentropy(
@@ -250,6 +259,49 @@ def test_names_of_keras_are_taken():
   assert set(scalars) >= {'loss', 'mae'}
 
 
+@ways
+@pytest.mark.parametrize('factor', [0.25, [0.25]])
+def test_the_factor_of_one_loss_equals_fit(strategy, options, factor):
+  x = features(44)
+  y = several_labels(x)['score']
+  expected = fitted(scorer(), 'mse', (x, y), loss_weights=factor)
+  task, _ = trained(
+    scorer, 'mse', (x, y), strategy, options, loss_weights=factor
+  )
+  assert_same_weights(task, expected)
+
+
+class AddsRows(layers.Layer):
+  """Adds a vector, the squares of each row, to the loss."""
+
+  def call(self, inputs):
+    self.add_loss(tf.reduce_sum(inputs**2, axis=1))
+    return inputs
+
+
+@ways
+def test_a_sum_is_reported_per_step(strategy, options):
+  """Keras counts a ragged batch by its rows; a sum has no rows."""
+  x = features(44)
+  y = several_labels(x)['score']
+  strategy = tftrain.make_strategy(strategy)
+  with strategy.scope():
+    model = scorer(AddsRows())
+    task = tftrain.SupervisedTask(
+      model, losses.MeanSquaredError('sum'), keras.optimizers.SGD(0.0)
+    )
+  trainer = tftrain.Trainer(
+    task,
+    tftrain.Arrays((x, y), 8, training=False),
+    strategy=strategy,
+    log_every=_STEPS,
+    update=tftrain.Update(**options),
+  )
+  found = trainer.train(_STEPS).scalars['loss']
+  total = ((model(x) - y) ** 2).numpy().sum() + (x**2).sum(dtype='float64')
+  np.testing.assert_allclose(found, total / _STEPS, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
@@ -258,7 +310,7 @@ def test_names_of_keras_are_taken():
     ({'metrics': ['accurate']}, "metric 'accurate' is no metric of Keras"),
     ({'metrics': keras_metrics.AUC()}, 'no dictionary or list'),
     ({'metrics': {'a': 3}}, "metric 'a' is a int"),
-    ({'loss_weights': {'a': 1.0}}, 'loss_weights needs a dictionary'),
+    ({'loss_weights': [0.5, 0.5]}, 'loss_weights has 2 numbers for one loss'),
     ({'loss': ['mse', 'mae']}, '2 losses for the one output'),
     ({'metrics': ['mae', 'mae']}, "two metrics are called 'mae'"),
     (

@@ -166,6 +166,7 @@ def test_a_research_step_is_the_same_on_one_replica_and_two(make, data):
   small_tasks.assert_close(*step_runs.states([one, two]), 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind', [step_runs.Sharpness, ClippedCritic, Sometimes]
 )

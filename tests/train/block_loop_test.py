@@ -11,6 +11,7 @@ from tests.support import error_lines
 from tests.support import small_tasks
 import tftrain
 from tftrain import errors
+from tftrain.train import block_loop
 from tftrain.train import blocks
 
 layers = keras.layers
@@ -252,7 +253,7 @@ def test_a_stop_ends_the_run_within_a_block():
   at_request = []
 
   def stop():
-    at_request.append(int(trainer._counters.step.numpy()))
+    at_request.append(int(trainer.task.optimizer.iterations.numpy()))
     trainer.request_stop()
 
   timer = threading.Timer(0.5, stop)
@@ -380,6 +381,7 @@ def test_batches_of_varying_shape_are_refused():
     small_tasks.trainer(data, make_task, update=tftrain.Update(jit='block'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['arrays', 'dataset'])
 def test_no_value_of_the_host_is_compiled_in(kind):
   """Else XLA would compile anew for each of them, at a second each."""
@@ -393,7 +395,7 @@ def test_no_value_of_the_host_is_compiled_in(kind):
   programs = set()
   for offset, n in ((0, 1), (3, 1), (0, 7)):
     ir = loop._compiled.experimental_get_compiler_ir(
-      loop._given(stacked, offset), tf.constant(n, tf.int64)
+      block_loop._given(stacked, offset, 0, ()), tf.constant(n, tf.int64)
     )
     programs.add(ir(stage='hlo'))
   assert len(programs) == 1

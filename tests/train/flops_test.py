@@ -81,6 +81,7 @@ def test_a_recurrent_layer_costs_each_of_its_steps():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [

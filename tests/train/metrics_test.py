@@ -66,6 +66,7 @@ def expected(model, x, y):
   return found | {f'f1/{i}': value for i, value in enumerate(f1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strategy', ['one_device', 'mirrored'])
 def test_results_of_any_shape_are_reported_by_entry(strategy):
   x, y = small_tasks.arrays(48)

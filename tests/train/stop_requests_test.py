@@ -63,6 +63,7 @@ def test_sigterm_saves_and_the_same_call_resumes(tmp_path):
   ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stop_during_an_evaluation_loses_no_line(tmp_path):
   x, y = small_tasks.arrays(seed=3)
   calls, run = [], None
@@ -111,6 +112,7 @@ def test_a_stop_during_an_evaluation_loses_no_line(tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'stop_at',
   [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 8, 12, 20, 30))],

@@ -9,11 +9,14 @@ import math
 import pathlib
 from typing import Any, Protocol
 
+from absl import logging
+
 from tftrain import errors
 from tftrain.checkpoint import retention
 from tftrain.data import pipeline as pipeline_lib
 from tftrain.data import serving_decoder
 from tftrain.export import converters
+from tftrain.export import isolated_process
 from tftrain.export import saved_model
 from tftrain.platform import files
 from tftrain.platform import signals as signals_lib
@@ -63,6 +66,11 @@ class Export:
       raise errors.ConfigError(
         f'Export.formats = {self.formats!r}; give a list of names'
       )
+
+
+# Seconds before the end of a run at which the process that verifies its export
+# is started: importing TensorFlow takes about as long.
+_START_UP = 10.0
 
 
 class InputSource(Protocol):
@@ -115,6 +123,7 @@ class Exporter(action_lib.Action):
     if options.on_best and best is None:
       raise errors.ConfigError('Export.on_best needs Experiment.best')
     self._part = self._find_part()
+    self._process: isolated_process.IsolatedProcess | None = None
 
   def check(self) -> None:
     """Checks early for errors that an export at the end would raise.
@@ -150,11 +159,33 @@ class Exporter(action_lib.Action):
       part=self._part,
       formats=self.options.formats,
       decoder=self._decoder(samples),
-      fresh=self.options.fresh,
+      fresh=self._running_process() or self.options.fresh,
       about={'Run': {'step': step}, **self._about()},
     )
     self._remove_old(step)
     return path
+
+  # The fresh process.
+
+  def start_process(self, report: report_lib.Report) -> None:
+    """Starts the fresh process before the end of the run, if that is near."""
+    rate = report.timing.get('steps_per_second')
+    if not (self.options.fresh and rate and self._process is None):
+      return
+    if (report.last_step - report.step) / rate < _START_UP:
+      try:
+        self._process = isolated_process.IsolatedProcess()
+      except OSError as error:  # the export tries again
+        logging.warning('The process that verifies the export: %s', error)
+
+  def _running_process(self) -> isolated_process.IsolatedProcess | None:
+    running = self._process is not None and self._process.is_running
+    return self._process if running else None
+
+  def close(self) -> None:
+    """Ends the fresh process, if it was started and not used."""
+    if self._process is not None:
+      self._process.close()
 
   # Actions.
 

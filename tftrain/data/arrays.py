@@ -57,6 +57,7 @@ class Arrays(pipeline_lib.Pipeline):
       errors.check_count('epochs', epochs, errors.InputError)
     self._arrays = arrays
     self._training = training
+    self._epochs = epochs
     self.batch_size = self._size = batch_size
     self.num_examples = self._examples = examples
     epochs = epochs if training else 1
@@ -111,6 +112,17 @@ class Arrays(pipeline_lib.Pipeline):
       deterministic=True,
     )
     return shuffle_lib.without_autotuning(batches.prefetch(2))
+
+  def options(self) -> Mapping[str, Any]:
+    return {'batch_size': self.batch_size}
+
+  def with_options(self, **options: Any) -> 'Arrays':
+    return Arrays(
+      self._arrays,
+      **{**self.options(), **options},
+      training=self._training,
+      epochs=self._epochs,
+    )
 
   def part(self, share: row_sharding.Share) -> 'Arrays':
     self._load()  # once for both pipelines

@@ -104,6 +104,9 @@ class Examples(pipeline_lib.Pipeline):
     ram_budget_gb: float = 0.25,
     service: str | None = None,
   ):
+    given = dict(locals())
+    del given['self']
+    self._given = given
     errors.check_count('batch_size', batch_size, errors.InputError)
     if epochs is not None:
       errors.check_count('epochs', epochs, errors.InputError)
@@ -168,6 +171,13 @@ class Examples(pipeline_lib.Pipeline):
     other._check()
     other._count_steps()
     return other
+
+  def options(self) -> Mapping[str, Any]:
+    changeable = ('batch_size', 'prefetch', 'threads')
+    return {name: self._given[name] for name in changeable}
+
+  def with_options(self, **options: Any) -> 'Examples':
+    return Examples(**{**self._given, **options})
 
   def _note_batcher(self) -> None:
     self.rearranges = isinstance(

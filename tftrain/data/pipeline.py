@@ -91,6 +91,14 @@ class Pipeline(abc.ABC):
     """Returns the batch of these rows; traceable, also by XLA."""
     raise NotImplementedError
 
+  def options(self) -> Mapping[str, Any]:
+    """Returns what `with_options` can change: argument -> value."""
+    return {}
+
+  def with_options(self, **options: Any) -> 'Pipeline':
+    """Returns a pipeline of the same data with other `options`."""
+    raise NotImplementedError
+
   def part(self, share: row_sharding.Share) -> 'Pipeline | None':
     """Returns the same batches with only the rows of `share`, or None.
 

@@ -1,4 +1,4 @@
-"""Debugging: dry run, replay, run comparison, data inspection, LR finder."""
+"""Debugging: dry run, replay, run comparison, data inspection, tuning."""
 
 import lazy_loader
 

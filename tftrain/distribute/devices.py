@@ -12,6 +12,10 @@ from tftrain.distribute import all_reduce as all_reduce_lib
 # TensorFlow reads these variables when it starts a GPU.
 _MODE, _COUNT = 'TF_GPU_THREAD_MODE', 'TF_GPU_THREAD_COUNT'
 
+# XLA reads this variable when it first compiles. Its autotuning takes the GPU
+# kernels that were fastest, by the clock.
+_XLA_FLAGS, _WITHOUT_AUTOTUNING = 'XLA_FLAGS', '--xla_gpu_autotune_level=0'
+
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
@@ -25,8 +29,8 @@ class Devices:
     memory_growth: Allocates GPU memory as needed instead of all at once.
     tf32: Whether float32 products may use TensorFloat-32; None keeps
       TensorFlow's default, which is on.
-    deterministic: Uses only operations that give the same bits each time.
-      Random operations then need a seed.
+    deterministic: Uses only operations that give the same bits each time, and
+      turns XLA's autotuning off. Random operations then need a seed.
     gpu_threads: Number of private threads of each GPU.
     inter_op_threads: Number of operations that may run in parallel.
     intra_op_threads: Number of threads that one operation may use.
@@ -76,6 +80,8 @@ class Devices:
       tf.config.experimental.enable_tensor_float_32_execution(self.tf32)
     if self.deterministic:
       tf.config.experimental.enable_op_determinism()
+      given = os.environ.get(_XLA_FLAGS, '')  # the last flag counts
+      os.environ[_XLA_FLAGS] = f'{_WITHOUT_AUTOTUNING} {given}'.strip()
 
 
 def have_started() -> bool:

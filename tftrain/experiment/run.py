@@ -140,7 +140,8 @@ class Run:
     self._exporter = exporter
     # Checkpoints come last, so that the metrics of a step are on disk before
     # its checkpoint.
-    self._actions = action_lib.as_actions([*actions, *checkpoint])
+    starts = [exporter.start_process] if options.export else []
+    self._actions = action_lib.as_actions([*actions, *starts, *checkpoint])
     self._options = options
     self._facts = dict(facts)
     for action in self._actions:
@@ -173,6 +174,7 @@ class Run:
       return self._result(already_done=True)
     files.make_directory(self.model_dir)
     with contextlib.ExitStack() as stack:
+      stack.callback(self._exporter.close)
       with files.convert_os_errors(self.model_dir):
         stack.enter_context(lock.lock(self.model_dir))
         stopper = stack.enter_context(self._stopper())

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.data import serving_decoder
-from tftrain.export import _isolated_process
+from tftrain.export import isolated_process
 from tftrain.export import _model_card
 from tftrain.export import converters
 from tftrain.export import signature
@@ -34,7 +34,7 @@ def export_model(
   part: Any = None,
   formats: Sequence[str] = (),
   decoder: serving_decoder.Decoder | None = None,
-  fresh: bool = False,
+  fresh: bool | isolated_process.IsolatedProcess = False,
   about: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Exports `task.serve` as a SavedModel with a free batch size.
@@ -60,7 +60,7 @@ def export_model(
     formats: Further formats to write, by name; see `Export.formats`.
     decoder: Decoder of serialized records; see `Pipeline.decoder`.
     fresh: Whether a fresh process, which takes seconds to start, runs the
-      SavedModel for the comparison.
+      SavedModel for the comparison; or such a process, which was started.
     about: Facts about the origin of the model, for `model.md`.
 
   Returns:
@@ -82,14 +82,29 @@ def export_model(
   files.make_directory(directory.parent)
   with (
     _explained(directory),
+    _started(fresh) as process,
     task.averaged(),
     files.staged_directory(directory) as staged,
   ):
-    seen = _write_and_compare(task, module, given, staged, chosen, fresh)
-    files.write_json(staged / COMPARISON, {'fresh process': fresh, **seen})
+    seen = _write_and_compare(task, module, given, staged, chosen, process)
+    how = {'fresh process': process is not None}
+    files.write_json(staged / COMPARISON, {**how, **seen})
     card = _model_card.text(staged, directory, module, seen, about or {})
     files.write_text(staged / CARD, card)
   return directory
+
+
+@contextlib.contextmanager
+def _started(
+  fresh: bool | isolated_process.IsolatedProcess,
+) -> Iterator[isolated_process.IsolatedProcess | None]:
+  """Provides a fresh process, which starts while the model is written."""
+  if not fresh:
+    yield None
+    return
+  given = isolated_process.IsolatedProcess() if fresh is True else fresh
+  with given as process:
+    yield process
 
 
 @contextlib.contextmanager
@@ -103,7 +118,7 @@ def _explained(directory: pathlib.Path) -> Iterator[None]:
     ValueError,  # raised for an unreadable SavedModel
     tf.errors.OpError,
     subprocess.TimeoutExpired,
-    _isolated_process.IsolatedProcessError,
+    isolated_process.IsolatedProcessError,
   ) as error:
     raise errors.ExportError(
       f'exporting to {directory} failed: {errors.one_line(error)}; mend that, '
@@ -117,14 +132,14 @@ def _write_and_compare(
   given: Mapping[str, Mapping[str, tf.Tensor]],
   staged: pathlib.Path,
   chosen: Mapping[str, converters.Format],
-  fresh: bool,
+  process: isolated_process.IsolatedProcess | None,
 ) -> dict[str, Any]:
   """Writes all files, runs them, and returns their differences."""
   tf.saved_model.save(module, str(staged), signatures=module.offered)
   live = {name: module.offered[name](**given[name]) for name in given}
   serve = signature.SERVE
   return {
-    'signatures': _compared_signatures(staged, given, live, fresh),
+    'signatures': _compared_signatures(staged, given, live, process),
     'formats': {
       name: _compared_format(one, task, staged, given[serve], live[serve])
       for name, one in chosen.items()
@@ -192,17 +207,17 @@ def _compared_signatures(
   staged: pathlib.Path,
   given: Mapping[str, Mapping[str, tf.Tensor]],
   live: Mapping[str, Mapping[str, tf.Tensor]],
-  fresh: bool,
+  process: isolated_process.IsolatedProcess | None,
 ) -> dict[str, Any]:
   """Runs the SavedModel and compares its outputs with the live ones."""
-  if fresh:
+  if process is not None:
     with files.scratch_directory() as scratch:
-      found = _isolated_process.run(staged, given, scratch)
+      found = process.run(staged, given, scratch)
   else:
-    found = _isolated_process.call(staged, given)
+    found = isolated_process.call(staged, given)
   # The fresh process computes on the CPU: this process holds the GPU memory.
   on_gpu = bool(tf.config.list_physical_devices('GPU'))
-  tolerance = 1e-5 if fresh and on_gpu else 0.0
+  tolerance = 1e-5 if process is not None and on_gpu else 0.0
   return {
     name: _compare_outputs(
       f'signature {name!r}', live[name], found[name], tolerance

@@ -120,6 +120,28 @@ def lr_find(experiment: Any, output: str | None, heavy: Any) -> int:
   return 0
 
 
+def tune(
+  experiment: Any,
+  output: str,
+  seconds: float,
+  batch_sizes: Sequence[str],
+  heavy: Any,
+) -> int:
+  heavy.tunings.check_output(output)
+  if not all(size.isdigit() and int(size) for size in batch_sizes):
+    raise errors.ConfigError(
+      f'--tune_batch_sizes={",".join(batch_sizes)}: give whole numbers, such as '
+      '32,64'
+    )
+  found = heavy.tunings.tune(
+    experiment, seconds=seconds, batch_sizes=[*map(int, batch_sizes)]
+  )
+  print(found.table())
+  heavy.tunings.write(found, output)
+  print(f'Written to {output}')
+  return 0
+
+
 def follow(follower: Any, preempted: int | None) -> int:
   steps, exit_code = follower.follow()
   count = f'{len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'

@@ -283,6 +283,14 @@ def _without_run(mode: str, loaded: Any, heavy: Any) -> int:
     return 0
   if mode == 'lr_find':
     return _modes.lr_find(loaded.experiment, flags_lib.OUTPUT.value, heavy)
+  if mode == 'tune':
+    return _modes.tune(
+      loaded.experiment,
+      flags_lib.OUTPUT.value or 'tuned.gin',
+      flags_lib.TUNE_SECONDS.value,
+      flags_lib.TUNE_BATCH_SIZES.value,
+      heavy,
+    )
   return _modes.check(loaded.experiment, heavy)
 
 
@@ -322,6 +330,7 @@ def _import_heavy() -> Any:
   from tftrain.debug import inspect_data
   from tftrain.debug import lr_finder
   from tftrain.debug import replay
+  from tftrain.debug import tuning
   from tftrain.distribute import devices
   from tftrain.distribute import strategy as strategy_lib
   from tftrain.launch import _describe_sweep
@@ -335,5 +344,6 @@ def _import_heavy() -> Any:
     replays=replay,
     strategies=strategy_lib,
     trialchecks=_describe_sweep,
+    tunings=tuning,
     tf=tf,
   )

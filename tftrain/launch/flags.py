@@ -19,9 +19,10 @@ MODES = (
   'inspect_data',
   'describe',
   'lr_find',
+  'tune',
   'rerun',
 )
-WITHOUT_RUN = ('inspect_data', 'check', 'describe', 'lr_find')
+WITHOUT_RUN = ('inspect_data', 'check', 'describe', 'lr_find', 'tune')
 GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'Configuration file; may be given several times.'
 )
@@ -90,7 +91,16 @@ OUTPUT = flags.DEFINE_string(
   'output',
   None,
   'Where predictions go, a name that ends in .jsonl or .npz; of lr_find .csv, '
-  '.json or .png.',
+  '.json or .png; of tune .gin.',
+)
+TUNE_BATCH_SIZES = flags.DEFINE_list(
+  'tune_batch_sizes', [], 'Global batch sizes that tune measures, too.'
+)
+TUNE_SECONDS = flags.DEFINE_float(
+  'tune_seconds',
+  60.0,
+  'About the time that tune measures, without compilations.',
+  lower_bound=1.0,
 )
 STEP = flags.DEFINE_integer(
   'step', None, 'Which step to replay.', lower_bound=1

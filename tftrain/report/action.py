@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import copy
 from typing import Any
 
 from tftrain import errors
@@ -71,6 +70,8 @@ _METHODS = ('next_due', 'bind', 'read_state', 'write_state')
 class FunctionAction(Action):
   """Wraps a function of a Report.
 
+  The runs of an Experiment share the function, and have Actions of their own.
+
   Args:
     function: The function. The method of an Action takes its `part`.
   """
@@ -85,9 +86,6 @@ class FunctionAction(Action):
 
   def __call__(self, report: report_lib.Report) -> report_lib.Signal | None:
     return self.function(report)
-
-  def __copy__(self) -> 'FunctionAction':
-    return FunctionAction(copy.copy(self.function))
 
 
 def as_action(given: ActionLike) -> Action:

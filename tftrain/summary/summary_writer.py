@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from collections.abc import Mapping
 import contextlib
+import math
 import pathlib
 import time
 from typing import Any
@@ -26,6 +27,8 @@ class SummaryWriter(action_lib.Action):
   `tensorboard --logdir model_dir` shows both on one chart. Timing is under
   `time/`.
 
+  Reports are flushed at most once a second, and before each checkpoint.
+
   A write error does not fail the run: it is logged, at most once a minute, and
   training continues.
 
@@ -40,6 +43,7 @@ class SummaryWriter(action_lib.Action):
     self._writers: dict[str, Any] = {}
     self._first_step = 0
     self._published: Collection[tuple[int, str]] = ()
+    self._flushed = -math.inf  # time of the last flush
     self._best_effort = best_effort.BestEffort(
       f'Summaries below {self._model_dir}',
       (OSError, errors.RunDirectoryError, tf.errors.OpError),
@@ -71,11 +75,20 @@ class SummaryWriter(action_lib.Action):
     timing = {f'time/{tag}': value for tag, value in report.timing.items()}
     values = [_scalar(*item) for item in {**report.scalars, **timing}.items()]
     summary = tf.compat.v1.Summary(value=values)
-    with self._writer(report.source).as_default(step=report.step):
-      tf.summary.experimental.write_raw_pb(summary.SerializeToString())
-      for tag, artifact in report.artifacts.items():
-        artifacts_lib.write(tag, artifact)
-    self._writer(report.source).flush()
+    writer = self._writer(report.source)
+    # tf.summary.experimental.write_raw_pb needs a default writer, whose context
+    # flushes it.
+    tf.raw_ops.WriteRawProtoSummary(
+      writer=writer._resource,
+      step=tf.constant(report.step, tf.int64),
+      tensor=summary.SerializeToString(),
+    )
+    if report.artifacts:
+      with writer.as_default(step=report.step):
+        for tag, artifact in report.artifacts.items():
+          artifacts_lib.write(tag, artifact)
+    if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+      self._flush_all()
 
   def show(
     self, step: int, shown: Mapping[str, Any], source: str = 'train'
@@ -107,8 +120,12 @@ class SummaryWriter(action_lib.Action):
 
   def flush(self) -> None:
     with self._best_effort():
-      for writer in self._writers.values():
-        writer.flush()
+      self._flush_all()
+
+  def _flush_all(self) -> None:
+    for writer in self._writers.values():
+      writer.flush()
+    self._flushed = time.monotonic()
 
   def sync(self) -> None:
     """Syncs flushed summaries to disk, so that they survive a power cut."""
@@ -138,6 +155,7 @@ class SummaryWriter(action_lib.Action):
     return self._writers[source]
 
 
+_FLUSH_SECONDS = 1.0
 _EVENTS = 'events.out.tfevents.'
 
 # A writer that steps use would write inside the compiled loop, where a full

@@ -162,9 +162,7 @@ def make(
       'them up in a function of (labels, predictions)'
     )
   if factors is not None and not _is_nest(losses):
-    raise errors.TaskError(
-      'loss_weights needs a dictionary or list of losses; multiply the loss'
-    )
+    factors = _only_factor(factors)
   known = {path for path, _ in found}
   for name, nest in (
     ('metrics', metrics),
@@ -192,7 +190,7 @@ def make(
         order,
         len(found) == 1,
         _resolved_loss(loss),
-        1.0 if factors is None else _at(factors, path, place, 1.0, order),
+        _factor(factors, path, place, order),
         supervised_metrics.make(name, own(metrics), own(weighted_metrics)),
       )
     )
@@ -353,6 +351,22 @@ def _at(
     if nest is None:
       return default
   return nest
+
+
+def _factor(factors: Any, path: Path, place: int, order: Sequence[str]) -> Any:
+  if factors is None:
+    return 1.0
+  return _at(factors, path, place, 1.0, order) if path else factors
+
+
+def _only_factor(factors: Any) -> Any:
+  """Returns the factor of a model with one loss, in whatever it stands."""
+  found = tf.nest.flatten(factors)
+  if len(found) != 1:
+    raise errors.TaskError(
+      f'loss_weights has {len(found)} numbers for one loss; give one number'
+    )
+  return found[0]
 
 
 def _check_keys(

@@ -41,7 +41,8 @@ class SupervisedTask(task_lib.Task):
       takes the names of its metrics. If `loss` is a dictionary: output ->
       metric or list of metrics. Elements of weight 0 do not count, all others
       count alike. None means no metrics.
-    loss_weights: Output -> factor of its loss; None means 1.
+    loss_weights: Output -> factor of its loss, or the factor of the only loss;
+      None means 1.
     weighted_metrics: Like `metrics`, but weighted as the loss is.
     class_weight: Class -> weight of its examples, in training only; None, and
       a class that is not in it, mean 1.

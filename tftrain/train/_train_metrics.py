@@ -55,6 +55,7 @@ class TrainMetrics:
     self._ledger = ledger
     self.seconds = 0.0
     """Time of the steps since the last report."""
+    self._waited = 0.0  # `Counters.waited` at the last report
     self._last_logged = 0
     self._growth = process_memory.Growth()
     layers = tracking.owned_by(task).sublayers.values()
@@ -128,6 +129,7 @@ class TrainMetrics:
     taken = step - max(self._last_logged, start_step)
     seconds = max(self.seconds, 1e-9)
     waited = float(self._counters.waited.numpy())
+    waited, self._waited = waited - self._waited, waited
     self._ledger.move(waited, 'step', 'input_wait')
     timing = {
       'seconds': self.seconds,
@@ -139,7 +141,6 @@ class TrainMetrics:
         taken * self._pipeline.batch_size / seconds
       )
     self.seconds = 0.0
-    self._counters.waited.assign(0.0)
     for part, spent in self._ledger.read().items():
       timing[f'goodput/{part}'] = spent
     return {k: v for k, v in timing.items() if math.isfinite(v)}

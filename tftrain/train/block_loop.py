@@ -46,13 +46,14 @@ def train_loop(
   silenced: list[bool] = []
 
   def program(given: _Given, n: tf.Tensor) -> Any:
+    task.step_runner.refresh()
     due = measured(given.step + n)
 
     def go_on(done: Any, well: Any, *_: Any) -> Any:
       return (done < n) & well
 
     def take_step(
-      done: Any, well: Any, loss: Any, norm: Any, tally: counters_lib.Tally
+      done: Any, well: Any, loss: Any, norm: Any, tally: _AnyTally
     ) -> Any:
       del well, loss, norm
       batch = feed.batch_at(given.stacked, given.offset + done)
@@ -76,6 +77,10 @@ def train_loop(
   return BlockLoop(program, task, feed, counters, max_traces, silenced)
 
 
+_AnyTally = counters_lib.Tally | tuple[()]
+"""A Tally; empty if no step may be skipped."""
+
+
 class _Given(NamedTuple):
   """What the program gets of the host, which counts outside of it.
 
@@ -89,7 +94,7 @@ class _Given(NamedTuple):
   stacked: Any
   offset: tf.Tensor
   step: tf.Tensor
-  tally: counters_lib.Tally
+  tally: _AnyTally
 
 
 class BlockLoop(retracing.Loop):
@@ -122,7 +127,7 @@ class BlockLoop(retracing.Loop):
       jit_compile=True,
     )
     self._may_skip = task.step_runner.may_skip
-    self._refresh = tf.function(task.step_runner.refresh, autograph=False)
+    self._none_yet = [*inner_loop.none_yet()[1:]]
     self._feed = feed
     self._counters = counters
     self._silenced = silenced
@@ -130,45 +135,62 @@ class BlockLoop(retracing.Loop):
     self._most = 1  # steps of a block, so that it takes `_SECONDS`
 
   def __call__(self, batches: blocks_lib.Blocks, n: tf.Tensor) -> Any:
-    result = [*inner_loop.none_yet()[1:]]
-    left, step = int(n), int(self._counters.step.numpy())
-    if left and self._is_running():
-      self._refresh()
-    waited = 0.0
+    result, waited = self._none_yet, 0.0
+    step, tally = int(self._counters.step.numpy()), self._tally()
+    last = step + int(n)
     try:
-      while left and self._is_running():
-        taken = batches.held(step) or self._taking(batches, step, left)
+      while step < last and self._is_running():
+        taken = batches.held(step) or self._taking(batches, step, last - step)
         stacked, ready = taken.result()
-        count = min(left, ready, self._most)
-        left, step = left - count, step + count
-        if count == ready and (
-          self._feed.in_memory or (batches.ahead and left)
-        ):
-          more = left or blocks_lib.MOST  # row numbers, for the next call
-          batches.taken.append(self._taking(batches, step, more))
-          batches.taken[0].start()
+        count = min(last - step, ready, self._most)
+        self._take_ahead(batches, step + count, last, is_all=count == ready)
         begun = time.perf_counter()
+        given = _given(stacked, taken.offset, step, tally)
         done, *result, tally = super().__call__(
-          self._given(stacked, taken.offset), tf.constant(count, tf.int64)
+          given, tf.constant(count, tf.int64)
         )
-        self._counters.step.assign_add(done, read_value=False)
-        if self._may_skip:
-          self._counters.note(tally)
-        well = bool(result[0])
+        step += int(done)
         waited += taken.waited
         self._fit(count, time.perf_counter() - begun + taken.waited)
         batches.use(taken, int(done))
-        if not well:
+        if not result[0]:
           break
     finally:
       if not self._feed.in_memory:  # an iterator is used by one at a time
         for later in batches.taken:
           later.join()
-      self._counters.waited.assign_add(waited)
+      self._note(step, tally, waited)
     return result
+
+  def _note(self, step: int, tally: _AnyTally, waited: float) -> None:
+    """Sets the counters, which are read between the calls only."""
+    self._counters.step.assign(step, read_value=False)
+    self._counters.waited.assign_add(waited, read_value=False)
+    if isinstance(tally, counters_lib.Tally):
+      self._counters.note(tally)
+
+  def _tally(self) -> _AnyTally:
+    return self._counters.tally() if self._may_skip else ()
 
   def _is_running(self) -> bool:
     return int(self._counters.stop.numpy()) == counters_lib.RUN
+
+  def _take_ahead(
+    self, batches: blocks_lib.Blocks, step: int, last: int, *, is_all: bool
+  ) -> None:
+    """Begins to take the batches of the next block, in a thread.
+
+    Args:
+      batches: The batches.
+      step: The first step of the next block.
+      last: The last step of this call.
+      is_all: Whether this block uses all batches that were taken.
+    """
+    if is_all and (self._feed.in_memory or (batches.ahead and step < last)):
+      # Those of arrays in memory are for the next call, too.
+      more = last - step or blocks_lib.MOST
+      batches.taken.append(self._taking(batches, step, more))
+      batches.taken[0].start()
 
   def _taking(
     self, batches: blocks_lib.Blocks, step: int, left: int
@@ -213,19 +235,11 @@ class BlockLoop(retracing.Loop):
 
   def _traced(self, batches: blocks_lib.Blocks) -> _Given:
     """Traces; returns what `program` gets, of the shapes of the first block."""
-    block, _ = batches.at(int(self._counters.step.numpy()))
-    example = self._given(self._feed.empty_block(block), 0)
+    step = int(self._counters.step.numpy())
+    block, _ = batches.at(step)
+    example = _given(self._feed.empty_block(block), 0, step, self._tally())
     super().prepare(example, tf.constant(0, tf.int64))
     return example
-
-  def _given(self, stacked: Any, offset: int) -> _Given:
-    counters = self._counters
-    return _Given(
-      stacked,
-      tf.constant(offset, tf.int64),
-      counters.step.read_value(),
-      counters.tally(),
-    )
 
   def _compile(self, example: _Given) -> str | None:
     """Compiles with XLA; returns what it cannot compile, if anything."""
@@ -244,6 +258,11 @@ class BlockLoop(retracing.Loop):
       return  # cut short, so it says little
     fitting = int(count * _SECONDS / max(seconds, 1e-6))
     self._most = max(1, min(fitting, 2 * self._most, blocks_lib.MOST))
+
+
+def _given(stacked: Any, offset: int, step: int, tally: _AnyTally) -> _Given:
+  offset, step = (tf.constant(value, tf.int64) for value in (offset, step))
+  return _Given(stacked, offset, step, tally)
 
 
 def _unsupported(error: tf.errors.OpError) -> str:

@@ -17,13 +17,11 @@ from tftrain.data import pipeline as pipeline_lib
 from tftrain.distribute import replica_batch
 from tftrain.distribute import row_sharding
 from tftrain.train import blocks
+from tftrain.train import stacking
 
 # Row numbers that are made at once: they take about 20 ms, in which a stop
 # request is not looked at. At least so many steps should be worth it.
 _MOST_NUMBERS, _LEAST_STEPS = 2**14, 64
-
-# Memory of batches that are stacked.
-_MOST_BYTES = 2**24
 
 
 class Feed:
@@ -50,8 +48,8 @@ class Feed:
     self._marked: tuple[int, list[int]] | None = None
     self._empty: Any = None
     self._full_rows = pipeline.batch_size  # of the first batch, if unknown
+    self._stacking: stacking.Stacking | None = None  # not of batches in memory
     self._is_stacked = False
-    self._in_memory = False  # blocks are made of row numbers
     if pipeline.has_cursor:
       with tf.device('CPU:0'):
         self._cursor = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
@@ -99,8 +97,12 @@ class Feed:
         f"Update.jit = 'block' needs numbers of static shapes, and {what}; "
         "drop or pad the last batch, or set jit='off'"
       )
-    self._in_memory = stacked and self._has_numbers
     self._is_stacked = stacked
+    self._stacking = None
+    if stacked and not self._has_numbers:
+      self._stacking = stacking.Stacking.of(
+        self._pipeline.element_spec, one_by_one=self._pipeline.keeps_iterator
+      )
 
   def not_static(self) -> str | None:
     """Returns the part of a batch without a static shape; None if none."""
@@ -116,7 +118,7 @@ class Feed:
   @property
   def in_memory(self) -> bool:
     """Whether blocks are made of row numbers; see `stack`."""
-    return self._in_memory
+    return self._is_stacked and self._stacking is None
 
   def take_block(
     self, block: Any, step: tf.Tensor, n: tf.Tensor
@@ -129,15 +131,15 @@ class Feed:
       n: Number of steps.
 
     Returns:
-      (tensors of static shapes for `batch_at`, number of steps, which is less
-      than `n` at the end of the data).
+      (tensors of static shapes for `batch_at`, number of steps, which may be
+      more than `n`, and is less at the end of the data).
 
     Raises:
       OutOfRangeError: If the data has ended.
     """
-    if self._in_memory:
-      return self._numbers(step, n, self._most(block)), n
-    stacked, count = _stacked(block, n, self._most(block))
+    if self._stacking is None:
+      return self._numbers(step, n, _most_numbers(block)), n
+    stacked, count = self._stacking.take(block, n)
     ended = tf.cond((count == 0) & (n > 0), self._end, _no_end)
     with tf.control_dependencies([ended]):
       return stacked, tf.identity(count)
@@ -147,25 +149,16 @@ class Feed:
     # Not stacked[index]: XLA would compile anew for each value of an index that
     # does not change within the block.
     batch = tf.nest.map_structure(lambda leaf: tf.gather(leaf, index), stacked)
-    if self._in_memory:
+    if self.in_memory:
       return self._pipeline.rows(batch)
     return batch if self._cursor is None else self._noted(batch)
 
   def empty_block(self, block: Any) -> Any:
     """Returns tensors like those that `take_block` takes."""
-    most = self._most(block)
-    if self._in_memory:
-      zero = tf.zeros([], tf.int64)
-      return self._numbers(zero, zero, most)
-    return tf.nest.map_structure(
-      lambda spec: tf.zeros([most, *spec.shape], spec.dtype), block.element_spec
-    )
-
-  def _most(self, block: Any) -> int:
-    """Returns the static number of batches in a block."""
-    if self._in_memory:
-      return 1 if block == blocks.RAGGED else blocks.MOST
-    return _most_stacked(block.element_spec)
+    if self._stacking is not None:
+      return self._stacking.empty(block)
+    zero = tf.zeros([], tf.int64)
+    return self._numbers(zero, zero, _most_numbers(block))
 
   @property
   def most_steps(self) -> int | None:
@@ -215,10 +208,9 @@ class Feed:
     return self._pipeline.row_numbers(self._seed, step, n, most)
 
   def _blocks(self, iterator: Any) -> blocks.Blocks:
-    if not self._in_memory:
-      most = self._most(iterator)
+    if self._stacking is not None:
       ahead = not self._pipeline.keeps_iterator
-      return blocks.Blocks(iterator, most=most, ahead=ahead)
+      return blocks.Blocks(iterator, most=self._stacking.most, ahead=ahead)
     steps = self._pipeline.num_steps
     leaves = tf.nest.flatten(self._pipeline.element_spec)
     if steps is None or leaves[0].shape[0] is not None:
@@ -235,7 +227,7 @@ class Feed:
     None if the graph makes the batches.
     """
     iterator = None
-    if not (self._in_memory or (self._in_graph and not self._is_stacked)):
+    if not (self.in_memory or (self._in_graph and not self._is_stacked)):
       iterator = self._restored(start_step)
     return self._blocks(iterator) if self._is_stacked else iterator
 
@@ -246,6 +238,8 @@ class Feed:
       where['cursor'] = self._cursor.numpy().tolist()
     with tf.device('CPU:0'):
       dataset = self._taken.dataset(self._seed, start_step, **where)
+      if self._stacking is not None:
+        dataset = self._stacking.grouped(dataset)
       if self._device is not None:
         return device_prefetch.iterator(dataset, self._device)
       iterator = iter(dataset)
@@ -311,7 +305,10 @@ class Feed:
       return self.again(step)
     taken = given.held(step)
     if taken is None:
-      return self._next(given.iterator)
+      now, one = tf.constant(step, tf.int64), tf.ones([], tf.int64)
+      taken = blocks.Taken(
+        lambda: self.take_block(given.iterator, now, one), step
+      )
     stacked, _ = taken.result()
     batch = self.batch_at(stacked, tf.constant(taken.offset))
     given.use(taken, 1)
@@ -383,48 +380,9 @@ class Feed:
     return batch
 
 
-def _most_stacked(element_spec: Any) -> int:
-  """Returns how many batches to stack, at most 16 MB."""
-  size = sum(
-    int(spec.shape.num_elements()) * int(spec.dtype.size)
-    for spec in tf.nest.flatten(element_spec)
-  )
-  return max(1, min(blocks.STACKED, _MOST_BYTES // max(size, 1)))
-
-
-def _stacked(iterator: Any, n: tf.Tensor, most: int) -> tuple[Any, tf.Tensor]:
-  """Returns up to `n` batches, stacked and filled up to `most`; their count."""
-  specs = tf.nest.flatten(iterator.element_spec)
-  arrays = [
-    tf.TensorArray(spec.dtype, size=most, element_shape=spec.shape)
-    for spec in specs
-  ]
-
-  def take(index: tf.Tensor, _: Any, arrays: Any) -> Any:
-    found = iterator.get_next_as_optional()
-    taken = tf.cond(
-      found.has_value(),
-      lambda: tf.nest.flatten(found.get_value()),
-      lambda: [tf.zeros(spec.shape, spec.dtype) for spec in specs],
-    )
-    index32 = tf.cast(index, tf.int32)
-    arrays = [
-      array.write(index32, leaf)
-      for array, leaf in zip(arrays, taken, strict=True)
-    ]
-    return (
-      index + tf.cast(found.has_value(), index.dtype),
-      found.has_value(),
-      arrays,
-    )
-
-  count, _, arrays = tf.while_loop(
-    lambda index, more, _: (index < n) & more,
-    take,
-    (tf.zeros_like(n), tf.constant(True), arrays),
-  )
-  stacked = [array.stack() for array in arrays]
-  return tf.nest.pack_sequence_as(iterator.element_spec, stacked), count
+def _most_numbers(block: Any) -> int:
+  """Returns the static number of batches in a block of row numbers."""
+  return 1 if block == blocks.RAGGED else blocks.MOST
 
 
 def _no_end() -> tf.Tensor:

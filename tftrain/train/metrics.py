@@ -88,7 +88,7 @@ class Means:
     return means
 
   def reset(self) -> None:
-    self._totals.assign(self._zeros)
+    self._totals.assign(self._zeros, read_value=False)
 
   def read_state(self) -> tf.Tensor:
     return self._totals.read_value()

@@ -105,6 +105,7 @@ _DEEP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', _DEEP)
 def test_a_record_deep_in_a_file_that_is_not_like_the_others(kind, tmp_path):
   changed, text = _DEEP[kind]
