@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tftrain import errors
 from tftrain.data import serving_decoder
-from tftrain.export import isolated_process
 from tftrain.export import _model_card
 from tftrain.export import converters
+from tftrain.export import isolated_process
 from tftrain.export import signature
 from tftrain.interop import tracking
 from tftrain.interop import variables as variables_lib

@@ -130,8 +130,8 @@ def tune(
   heavy.tunings.check_output(output)
   if not all(size.isdigit() and int(size) for size in batch_sizes):
     raise errors.ConfigError(
-      f'--tune_batch_sizes={",".join(batch_sizes)}: give whole numbers, such as '
-      '32,64'
+      f'--tune_batch_sizes={",".join(batch_sizes)}: give whole numbers, such '
+      'as 32,64'
     )
   found = heavy.tunings.tune(
     experiment, seconds=seconds, batch_sizes=[*map(int, batch_sizes)]

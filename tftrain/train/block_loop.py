@@ -66,7 +66,7 @@ def train_loop(
         call.result = autograph.converted(task.train_step)(batch)
       means.add(call.step.sums)
       well = call.step.finite
-      if task.step_runner.may_skip:
+      if isinstance(tally, counters_lib.Tally):
         well, tally = inner_loop.tallied(task, call.step, tally)
       return done + 1, well, call.step.loss, call.step.gradient_norm, tally
 
