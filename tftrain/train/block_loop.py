@@ -143,7 +143,8 @@ class BlockLoop(retracing.Loop):
         taken = batches.held(step) or self._taking(batches, step, last - step)
         stacked, ready = taken.result()
         count = min(last - step, ready, self._most)
-        self._take_ahead(batches, step + count, last, is_all=count == ready)
+        if count == ready:
+          self._take_ahead(batches, step + count, last, int(n))
         begun = time.perf_counter()
         given = _given(stacked, taken.offset, step, tally)
         done, *result, tally = super().__call__(
@@ -162,6 +163,10 @@ class BlockLoop(retracing.Loop):
       self._note(step, tally, waited)
     return result
 
+  def _is_seen(self, iterator: Any) -> bool:
+    """Returns whether batches have the shapes of the last call."""
+    return self._seen is not None and _shapes(iterator) == _shapes(self._seen)
+
   def _note(self, step: int, tally: _AnyTally, waited: float) -> None:
     """Sets the counters, which are read between the calls only."""
     self._counters.step.assign(step, read_value=False)
@@ -176,7 +181,7 @@ class BlockLoop(retracing.Loop):
     return int(self._counters.stop.numpy()) == counters_lib.RUN
 
   def _take_ahead(
-    self, batches: blocks_lib.Blocks, step: int, last: int, *, is_all: bool
+    self, batches: blocks_lib.Blocks, step: int, last: int, n: int
   ) -> None:
     """Begins to take the batches of the next block, in a thread.
 
@@ -184,11 +189,12 @@ class BlockLoop(retracing.Loop):
       batches: The batches.
       step: The first step of the next block.
       last: The last step of this call.
-      is_all: Whether this block uses all batches that were taken.
+      n: Number of steps of this call.
     """
-    if is_all and (self._feed.in_memory or (batches.ahead and step < last)):
-      # Those of arrays in memory are for the next call, too.
-      more = last - step or blocks_lib.MOST
+    more = last - step
+    if not more and self._feed.in_memory:  # for the next calls, undivided
+      more = max(1, self._most // n) * n
+    if more and (self._feed.in_memory or batches.ahead):
       batches.taken.append(self._taking(batches, step, more))
       batches.taken[0].start()
 
@@ -263,6 +269,10 @@ class BlockLoop(retracing.Loop):
 def _given(stacked: Any, offset: int, step: int, tally: _AnyTally) -> _Given:
   offset, step = (tf.constant(value, tf.int64) for value in (offset, step))
   return _Given(stacked, offset, step, tally)
+
+
+def _shapes(given: _Given) -> list[Any]:
+  return [leaf.shape for leaf in tf.nest.flatten(given.stacked)]
 
 
 def _unsupported(error: tf.errors.OpError) -> str:
