@@ -139,11 +139,14 @@ class BlockLoop(retracing.Loop):
     step, tally = int(self._counters.step.numpy()), self._tally()
     last = step + int(n)
     try:
-      while step < last and self._is_running():
+      while step < last:
+        is_running = self._is_running()
+        if not (is_running or (batches.taken and not batches.ahead)):
+          break
         taken = batches.held(step) or self._taking(batches, step, last - step)
         stacked, ready = taken.result()
         count = min(last - step, ready, self._most)
-        if count == ready:
+        if count == ready and is_running:
           self._take_ahead(batches, step + count, last, int(n))
         begun = time.perf_counter()
         given = _given(stacked, taken.offset, step, tally)
@@ -194,7 +197,7 @@ class BlockLoop(retracing.Loop):
     more = last - step
     if not more and self._feed.in_memory:  # for the next calls, undivided
       more = max(1, self._most // n) * n
-    if more and (self._feed.in_memory or batches.ahead):
+    if more:
       batches.taken.append(self._taking(batches, step, more))
       batches.taken[0].start()
 

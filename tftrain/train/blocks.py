@@ -77,8 +77,8 @@ class Blocks:
     iterator: An iterator of batches; None if they are arrays in memory.
     full_steps: Number of steps whose batches are full; None means all.
     most: Most steps of a block.
-    ahead: Whether batches may be taken from the iterator before they are
-      needed; not if checkpoints save the iterator itself.
+    ahead: Whether batches may be taken from the iterator that no step of the
+      call needs; not if checkpoints save the iterator itself.
   """
 
   def __init__(

@@ -101,7 +101,9 @@ class Feed:
     self._stacking = None
     if stacked and not self._has_numbers:
       self._stacking = stacking.Stacking.of(
-        self._pipeline.element_spec, one_by_one=self._pipeline.keeps_iterator
+        self._pipeline.element_spec,
+        one_by_one=self._pipeline.keeps_iterator,
+        is_endless=self._pipeline.repeats,
       )
 
   def not_static(self) -> str | None:
@@ -277,6 +279,11 @@ class Feed:
     if not self._pipeline.keeps_iterator:
       return {}
     if isinstance(iterator, blocks.Blocks):
+      if iterator.taken:
+        raise errors.CheckpointError(
+          'the state of the data is not known, as steps that are not finite '
+          'ended a block'
+        )
       iterator = iterator.iterator
     if iterator is None:  # not read since the restore, or never read
       saved = self._saved

@@ -21,18 +21,23 @@ class Stacking(NamedTuple):
     most: Static number of batches, a multiple of `group`.
     group: Number of batches that an element of the iterator holds; 1 is a batch
       itself.
+    is_endless: Whether the iterator is known to have no end.
   """
 
   most: int
   group: int
+  is_endless: bool = False
 
   @classmethod
-  def of(cls, element_spec: Any, *, one_by_one: bool) -> 'Stacking':
+  def of(
+    cls, element_spec: Any, *, one_by_one: bool, is_endless: bool = False
+  ) -> 'Stacking':
     """Returns the Stacking of batches: at most 64, of at most 16 MB.
 
     Args:
       element_spec: Nest of `tf.TensorSpec` of one batch.
       one_by_one: Whether no batch may be read before it is needed.
+      is_endless: Whether the iterator is known to have no end.
     """
     size = sum(
       int(spec.shape.num_elements()) * int(spec.dtype.size)
@@ -40,7 +45,7 @@ class Stacking(NamedTuple):
     )
     most = max(1, min(blocks.STACKED, _MOST_BYTES // max(size, 1)))
     group = 1 if one_by_one else min(_GROUP, most)
-    return cls(most // group * group, group)
+    return cls(most // group * group, group, is_endless)
 
   def grouped(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the dataset whose iterator `take` reads."""
@@ -68,21 +73,25 @@ class Stacking(NamedTuple):
       for spec in specs
     ]
 
+    def nothing() -> list[tf.Tensor]:
+      zeros = [tf.zeros(spec.shape, spec.dtype) for spec in specs]
+      return [*zeros, tf.zeros([], tf.int64)]
+
     def read(index: tf.Tensor, count: tf.Tensor, _: Any, arrays: Any) -> Any:
-      found = iterator.get_next_as_optional()
-      *leaves, size = tf.cond(
-        found.has_value(),
-        lambda: self._filled(found.get_value()),
-        lambda: [
-          *(tf.zeros(spec.shape, spec.dtype) for spec in specs),
-          tf.zeros([], tf.int64),
-        ],
-      )
+      more = tf.constant(True)
+      if self.is_endless:  # an optional and a branch would cost as much again
+        *leaves, size = self._filled(iterator.get_next())
+      else:
+        found = iterator.get_next_as_optional()
+        more = found.has_value()
+        *leaves, size = tf.cond(
+          more, lambda: self._filled(found.get_value()), nothing
+        )
       arrays = [
         array.write(index, leaf)
         for array, leaf in zip(arrays, leaves, strict=True)
       ]
-      return index + 1, count + size, found.has_value(), arrays
+      return index + 1, count + size, more, arrays
 
     start = tf.zeros([], tf.int32), tf.zeros_like(n), tf.constant(True), arrays
     _, count, _, arrays = tf.while_loop(

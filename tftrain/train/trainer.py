@@ -108,6 +108,7 @@ class Trainer:
       task, self._means, self._counters, self.pipeline, log_every, self.ledger
     )
     self._position: tuple[int, Any] | None = None
+    self._is_within = False  # within a block of steps, or after its error
     self.loop: retracing.Loop
     """The compiled training loop."""
     self.jit: jit_lib.Choice
@@ -345,6 +346,11 @@ class Trainer:
           -1 if self._ended is None else self._ended, tf.int64
         ),
       }
+    if self._is_within and self.pipeline.keeps_iterator:
+      raise errors.CheckpointError(
+        f'the state of the data at step {self._step} is not known, as an error '
+        'ended a block of steps'
+      )
     step, iterator = self._position or (self._step, None)
     iterator = iterator if step == self._step else None
     parts = [self._counters.read_state(), self._feed.read_state(iterator)]
@@ -369,6 +375,7 @@ class Trainer:
     self._step = int(own['step'])
     self._start_step = self._step
     self._position = None
+    self._is_within = False
     self._step_complete = True
 
   def facts(self) -> dict[str, Any]:
@@ -501,12 +508,15 @@ class Trainer:
   @contextlib.contextmanager
   def _at_step(self, iterator: Any) -> Iterator[None]:
     """Reads the step that the loop came to, at the end of this context."""
+    self._position = None
+    self._is_within = True
     try:
       with self._explained():
         yield
     finally:
       self._step = int(self._counters.step.numpy())
     self._position = (self._step, iterator)
+    self._is_within = False
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
