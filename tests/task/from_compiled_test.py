@@ -143,6 +143,10 @@ _REFUSED = {
     'OwnStep has a train_step of its own, which SupervisedTask does not call; '
     'write it as `class MyTask(tftrain.Task)`',
   ),
+  'own train_step and no loss, as a GAN has': (
+    lambda: compiled(OwnStep, loss=None),
+    'OwnStep has a train_step of its own',
+  ),
   'own test_step': (lambda: compiled(OwnTest), 'OwnTest has a test_step of'),
   'own metrics': (lambda: compiled(OwnMetrics), 'give SupervisedTask metrics='),
   'no loss': (lambda: compiled(loss=None), 'is compiled without a loss'),
