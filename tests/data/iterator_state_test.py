@@ -136,3 +136,45 @@ def test_data_that_ends_before_the_run_is_told_of_before_step_1(
   assert (
     'The training data ends at step 17 of 1000 (67 examples)' in caplog.text
   )
+
+
+@pytest.mark.parametrize('jit', ['off', 'block'])
+def test_a_file_that_is_gone_for_a_while_costs_no_batch(jit, tmp_path):
+  """An error within a block leaves the data where no checkpoint can hold it."""
+  x, y = small_tasks.arrays(200)
+  files = [tmp_path / f'{number:02}' for number in range(25)]
+  for path, rows in zip(files, x.reshape(25, 8, 6), strict=True):
+    path.write_bytes(rows.tobytes())
+
+  def data():
+    def read(name, labels):
+      content = tf.io.decode_raw(tf.io.read_file(name), tf.float32)
+      return tf.ensure_shape(tf.reshape(content, [8, 6]), [8, 6]), labels
+
+    names = [str(path) for path in files]
+    return tf.data.Dataset.from_tensor_slices((names, y.reshape(25, 8))).map(
+      read, num_parallel_calls=2
+    )
+
+  def prepared(name):
+    return tftrain.Experiment(
+      small_tasks.supervised,
+      data,
+      steps=30,
+      checkpoint_every=10,
+      export=False,
+      update=tftrain.Update(jit=jit),
+    ).prepare(tmp_path / name, quiet=True)
+
+  unbroken = prepared('unbroken')
+  unbroken.train()
+  gone = files[17].rename(tmp_path / 'gone')
+  with pytest.raises(errors.InputError):
+    prepared('broken').train()
+  gone.rename(files[17])
+  resumed = prepared('broken')
+  assert resumed.checkpointer.steps() == [10]
+  resumed.train()
+  one, other = (small_tasks.state_of(r.trainer) for r in (unbroken, resumed))
+  del one['trainer/iterator'], other['trainer/iterator']  # where, not how
+  small_tasks.assert_same_bits(one, other)

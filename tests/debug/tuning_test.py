@@ -80,9 +80,10 @@ class Sleepy(tftrain.Arrays):
     return dataset.map(sleep)
 
 
+@pytest.mark.slow
 def test_the_fast_setting_is_chosen():
   update = tftrain.Update(jit='off', clip_norm=1.0)
-  found = tuning.tune(experiment(Sleepy, update=update), seconds=3.0)
+  found = tuning.tune(experiment(Sleepy, update=update), seconds=2.0)
   assert found.best['Sleepy.prefetch'] == 8
   assert found.candidates[0].step_seconds > 0.01
   assert 'Sleepy.prefetch = 8' in found.gin()

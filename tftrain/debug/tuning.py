@@ -27,6 +27,7 @@ _LOOP = 'Experiment.steps_per_loop'
 _BUCKET = 'Experiment.bucket_mb'
 _ROUNDS = 3
 _WINDOWS = 75  # of a search: about 15 candidates, with what warms them up
+_BUFFERED = 16  # batches may be made together, or between two turns
 _WORTH = 0.03  # the share of a step's time that a setting must save
 
 
@@ -285,6 +286,7 @@ class _TimedRun:
     return statistics.median(self._times[-_ROUNDS:])
 
   def take_turn(self) -> None:
+    self._train(min(self._steps, _BUFFERED))
     seconds, steps = self._train(self._steps)
     self._times.append(seconds / steps)
 
@@ -303,8 +305,14 @@ class _TimedRun:
     asked = 1
     while True:
       seconds, steps = self._train(asked)
-      if seconds >= window / 2 or steps < asked:
-        return max(1, min(steps, round(steps * window / seconds)))
+      is_slow = seconds >= 8 * window
+      if (
+        is_slow
+        or steps < asked
+        or (asked >= _BUFFERED and seconds >= window / 2)
+      ):
+        least = 1 if is_slow else min(steps, _BUFFERED)
+        return max(least, min(steps, round(steps * window / seconds)))
       asked *= 2
 
   def _train(self, steps: int) -> tuple[float, int]:

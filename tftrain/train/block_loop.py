@@ -166,9 +166,9 @@ class BlockLoop(retracing.Loop):
       self._note(step, tally, waited)
     return result
 
-  def _is_seen(self, iterator: Any) -> bool:
-    """Returns whether batches have the shapes of the last call."""
-    return self._seen is not None and _shapes(iterator) == _shapes(self._seen)
+  def _key(self, iterator: Any) -> Any:
+    """Returns the shapes of the batches."""
+    return [leaf.shape for leaf in tf.nest.flatten(iterator.stacked)]
 
   def _note(self, step: int, tally: _AnyTally, waited: float) -> None:
     """Sets the counters, which are read between the calls only."""
@@ -272,10 +272,6 @@ class BlockLoop(retracing.Loop):
 def _given(stacked: Any, offset: int, step: int, tally: _AnyTally) -> _Given:
   offset, step = (tf.constant(value, tf.int64) for value in (offset, step))
   return _Given(stacked, offset, step, tally)
-
-
-def _shapes(given: _Given) -> list[Any]:
-  return [leaf.shape for leaf in tf.nest.flatten(given.stacked)]
 
 
 def _unsupported(error: tf.errors.OpError) -> str:

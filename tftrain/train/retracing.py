@@ -69,23 +69,24 @@ class Loop:
     self._jit_compile = jit_compile
     self._compiled: Any = self._function()
     self._writes_summaries = False
-    self._seen: Any = None  # the newest iterator; _specs holds those of all
-    self._specs: list[Any] = []
+    self._seen: Any = object()  # the key of the newest iterator
+    self._specs: list[Any] = []  # of all iterators
     # The trace for `_seen`: calling it takes half the time of a tf.function.
     self._trace: Any = None
 
   def __call__(self, iterator: Any, n: tf.Tensor) -> Any:
-    if not self._is_seen(iterator):
+    key = self._key(iterator)
+    if key != self._seen:
       self._watch(iterator)
-      self._trace = None
+      self._seen, self._trace = key, None
     with self.context(), tf.variable_creator_scope(refuse_variable):
       if self._trace is None:
         self._trace = self._traced_for(iterator, n)
       return self._trace(iterator, n)
 
-  def _is_seen(self, iterator: Any) -> bool:
-    """Returns whether the trace of the last call will do."""
-    return iterator is self._seen
+  def _key(self, iterator: Any) -> Any:
+    """Returns what is equal where the trace of an earlier call will do."""
+    return iterator
 
   def _traced_for(self, iterator: Any, n: tf.Tensor) -> Any:
     if tf.config.functions_run_eagerly():
@@ -151,7 +152,6 @@ class Loop:
     Raises:
       InputError: If that exceeds `max_traces`.
     """
-    self._seen = iterator
     spec = getattr(iterator, 'element_spec', None)
     if spec in self._specs or tf.config.functions_run_eagerly():
       return
