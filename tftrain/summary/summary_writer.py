@@ -1,6 +1,7 @@
 """SummaryWriter: writes Reports as TensorBoard summaries."""
 
 from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import math
@@ -112,11 +113,15 @@ class SummaryWriter(action_lib.Action):
     with self._best_effort(), self._writer('train').as_default(step=0):
       tf.summary.text(tag, indented)
 
-  def in_steps(self) -> Any:
-    """Returns a context for tf.summary inside steps, with the train writer."""
-    with self._best_effort():
-      return self._writer('train').as_default()
-    return contextlib.nullcontext()
+  @contextlib.contextmanager
+  def in_steps(self) -> Iterator[None]:
+    """Provides the train writer to tf.summary inside steps, as a context."""
+    with contextlib.ExitStack() as stack:
+      with self._best_effort():
+        stack.enter_context(self._writer('train').as_default())
+      yield
+      with self._best_effort():  # at its end it flushes
+        stack.close()
 
   def flush(self) -> None:
     with self._best_effort():

@@ -1,6 +1,7 @@
 """Loop: a tf.function that is traced once; retraces are logged with a cause."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import time
 from typing import Any
@@ -59,7 +60,7 @@ class Loop:
     self._rows = rows
     self._resumed = resumed
     self.context: Callable[[], Any] = contextlib.nullcontext
-    """Makes the context of each call."""
+    """Makes the context in which it is traced."""
     self.compile_seconds: float | None = None
     """Seconds to trace and compile; None before that."""
     self.flops = 0
@@ -79,10 +80,9 @@ class Loop:
     if key != self._seen:
       self._watch(iterator)
       self._seen, self._trace = key, None
-    with self.context(), tf.variable_creator_scope(refuse_variable):
-      if self._trace is None:
-        self._trace = self._traced_for(iterator, n)
-      return self._trace(iterator, n)
+    if self._trace is None:
+      self._trace = self._traced_for(iterator, n)
+    return self._trace(iterator, n)
 
   def _key(self, iterator: Any) -> Any:
     """Returns what is equal where the trace of an earlier call will do."""
@@ -90,8 +90,18 @@ class Loop:
 
   def _traced_for(self, iterator: Any, n: tf.Tensor) -> Any:
     if tf.config.functions_run_eagerly():
-      return self._compiled
-    return self._compiled.get_concrete_function(iterator, n)
+      return self._run_eagerly
+    with self._tracing():
+      return self._compiled.get_concrete_function(iterator, n)
+
+  def _run_eagerly(self, iterator: Any, n: tf.Tensor) -> Any:
+    with self._tracing():
+      return self._compiled(iterator, n)
+
+  @contextlib.contextmanager
+  def _tracing(self) -> Iterator[None]:
+    with self.context(), tf.variable_creator_scope(refuse_variable):
+      yield
 
   def _function(self) -> Any:
     return tf.function(
@@ -103,7 +113,7 @@ class Loop:
     return int(self._compiled.experimental_get_tracing_count())
 
   def record_to(self, context: Callable[[], Any]) -> None:
-    """Sets the context of each call, such as a default tf.summary writer.
+    """Sets the context of tracing, such as a default tf.summary writer.
 
     A compiled function keeps its writer. If it writes summaries, it is compiled
     again.
@@ -124,7 +134,7 @@ class Loop:
       return
     begun = time.perf_counter()
     if not tf.config.functions_run_eagerly():
-      with self.context(), tf.variable_creator_scope(refuse_variable):
+      with self._tracing():
         traced = self._compiled.get_concrete_function(iterator, n)
       self._look_at(traced.graph.as_graph_def(add_shapes=True))
     self.compile_seconds = time.perf_counter() - begun
