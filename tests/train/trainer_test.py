@@ -266,3 +266,23 @@ def test_a_task_may_have_a_second_trainer():
   second = tftrain.Trainer(first.task, tftrain.Arrays(small_tasks.arrays(), 4))
   second.train(5)
   assert second.step == 5
+
+
+def test_endless_data_that_end_are_an_error_and_no_end_of_the_run():
+  """Batches that can be read once, which nobody can tell beforehand."""
+  x, y = small_tasks.arrays(80)
+  left = iter(range(10))
+
+  def read():
+    for number in left:
+      rows = slice(8 * number, 8 * number + 8)
+      yield x[rows], y[rows]
+
+  def data():
+    spec = (tf.TensorSpec([8, 6], tf.float32), tf.TensorSpec([8], tf.int64))
+    return tf.data.Dataset.from_generator(read, output_signature=spec)
+
+  pipeline = tftrain.data.DatasetPipeline(data, resume='restart')
+  trainer = tftrain.Trainer(small_tasks.supervised(), pipeline)
+  with error_lines.refused(errors.InputError, 'repeats without end'):
+    trainer.train(100)

@@ -488,7 +488,13 @@ class Trainer:
       try:
         finite, loss, norm = self.loop(iterator, n)
         ended = False
-      except tf.errors.OutOfRangeError:
+      except tf.errors.OutOfRangeError as error:
+        # TensorFlow also calls a file that is too large, say, out of range.
+        if self.pipeline.repeats:
+          raise errors.InputError(
+            'the data ended, though it repeats without end: '
+            f'{errors.one_line(error)}'
+          ) from error
         finite, ended = True, True
       self._step_complete = True
       self._readings.seconds += time.perf_counter() - begun
