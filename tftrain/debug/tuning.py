@@ -160,7 +160,8 @@ def tune(
   for name, values in _of_data(data):
     search.vary(name, values)
   best = search.best.settings
-  search.vary(f'{type(data).__name__}.batch_size', batch_sizes, keep=False)
+  if batch_sizes:
+    search.vary(f'{type(data).__name__}.batch_size', batch_sizes, keep=False)
   count = len(search.candidates) - len(batch_sizes)
   return Tuning(
     candidates=search.candidates[:count],
